@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check lint types docs clean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.base ## train a small sparse network on the bundled digits and measure it
+	$(BIN)/lissom train digits-demo --out runs/demo --overwrite
+	$(BIN)/lissom measure runs/demo
+	@echo "Everything about this run lies in runs/demo."
+
+check: lint types docs test ## all that must pass before a change is merged
+
+lint: .venv/.ready ## style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.ready ## static types
+	$(BIN)/mypy
+
+docs: .venv/.ready ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+test: .venv/.ready ## tests, one after another, since some of them measure time
+	$(BIN)/pytest
+
+clean: ## remove the environment, caches, built documentation and the demo; other runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site runs/demo
+
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear .venv
+
+# The demo needs the package alone and does not wait for the tools.
+.venv/.base: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/.ready: .venv/.base
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev,docs]"
+	@touch $@

@@ -1,0 +1,216 @@
+"""Penalties that are budgets: 0 where the budget is met and ∞ elsewhere.
+
+The prox of a budget is the projection onto it in the given metric, and does not depend on t.
+It is met exactly, over all the norms that come together: those of one layer or of all layers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lissom.errors import PenaltyError
+from lissom.penalties import Elastic, Number, Part, Penalty, plain
+from lissom.schedules import Schedule, value_at
+from lissom.selection import SMALL, kth_largest
+
+
+@dataclass(frozen=True, repr=False)
+class TopK(Penalty):
+    """At most κ groups live: P(x) = 0 if #{x ≠ 0} ≤ κ, else ∞, plus the penalties added to it.
+
+    prox keeps the κ groups with the largest gain and zeroes the others. Alone, the gain is
+    d·r²: the largest norms, or in Adam's metric the largest w²·√v. With + L1(λ₁) + L2(λ₂) the
+    survivors are shrunk as those say, and the gain is d·u²/(1 + 2tλ₂/d), u = max(r − tλ₁/d, 0).
+    Equal gains: the first ones stay. Learning rates of several parameter groups enter the
+    shrinking, not the ranking.
+
+    Args:
+        count: κ ≥ 0, or a schedule of it.
+        fraction: κ as a part of all groups, in [0, 1], rounded to the nearest number; or a
+            schedule of it: `fraction=cubic(1, 0.02, steps=4000)` prunes gradually.
+        per_layer: whether κ is counted in each layer or over all layers together. Per layer with
+            `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %.
+        plus: the penalty added to it, by `+`.
+
+    Raises:
+        PenaltyError: unless exactly one of count and fraction is given, in its range.
+
+    Source: Idelbayev & Carreira-Perpiñán eq. 5–6 (C step, t = 1/μ: survivors × μ/(μ + 2λ)).
+    """
+
+    count: int | Schedule | None = None
+    fraction: Number | None = None
+    per_layer: bool = False
+    plus: Elastic = Elastic()
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.fraction is None):
+            raise PenaltyError(
+                f"TopK needs a count or a fraction: TopK(5000) or TopK(fraction=0.02); got "
+                f"count={self.count!r}, fraction={self.fraction!r}"
+            )
+        if isinstance(self.count, float) and not self.count.is_integer():
+            raise PenaltyError(
+                f"TopK counts whole groups, got {self.count!r}; a part of them is "
+                f"TopK(fraction={self.count!r})"
+            )
+        if not isinstance(self.count, Schedule | None) and not self.count >= 0:
+            raise PenaltyError(f"TopK needs a count ≥ 0, got {self.count!r}")
+        if not isinstance(self.fraction, Schedule | None) and not 0 <= self.fraction <= 1:
+            raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
+
+    def at(self, step: int) -> Self:
+        """This budget with every schedule replaced by its value at `step`, a count rounded."""
+        count = round(self.count(step)) if isinstance(self.count, Schedule) else self.count
+        fraction = value_at(self.fraction, step) if self.fraction is not None else None
+        return replace(self, count=count, fraction=fraction, plus=self.plus.at(step))
+
+    def kappa(self, n: int) -> int:
+        """How many of n groups may live."""
+        if self.fraction is not None:
+            return min(n, math.floor(plain(self, self.fraction) * n + 0.5))
+        assert self.count is not None
+        return min(n, round(plain(self, self.count)))
+
+    def value(self, norms: Tensor) -> Tensor:
+        if int((norms != 0).sum()) > self.kappa(norms.numel()):
+            return torch.tensor(math.inf, dtype=norms.dtype, device=norms.device)
+        return self.plus.value(norms)
+
+    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+        gain = self.plus.gain(norms, t, metric).flatten()
+        order = gain.argsort(descending=True, stable=True)
+        dead = order[self.kappa(len(gain)) :]
+        alive = torch.ones_like(gain, dtype=torch.bool).index_fill_(0, dead, False)
+        return torch.where(alive.view_as(norms), self.plus._prox(norms, t, metric), 0)
+
+    def _prox_(self, parts: Sequence[Part]) -> None:
+        n = sum(part.values.numel() for part in parts)
+        kappa = self.kappa(n)
+        if kappa == 0:
+            for part in parts:
+                part.values.zero_()
+        elif kappa < n:
+            _keep_largest_(parts, self._scores, kappa, n)
+        if self.plus != Elastic():
+            self.plus._prox_(parts)
+
+    def _scores(self, part: Part) -> Tensor:
+        """Numbers in the order of the gains, by the shortest way to them."""
+        if part.metric is None and not (self.plus.l1 or self.plus.l2):
+            return part.values.abs()
+        metric = part.metric() if part.metric else None
+        if metric is not None and not (self.plus.l1 or self.plus.l2):
+            return metric.mul_(part.values).mul_(part.values)
+        return self.plus.gain(part.values.abs(), part.t, metric)
+
+    def __add__(self, other: Penalty) -> Penalty:
+        total = self.plus + other if isinstance(other, Elastic) else None
+        return replace(self, plus=total) if isinstance(total, Elastic) else super().__add__(other)
+
+    __radd__ = __add__
+
+    def __repr__(self) -> str:
+        size = f"fraction={self.fraction}" if self.fraction is not None else f"{self.count}"
+        layer = ", per_layer=True" if self.per_layer else ""
+        plus = "" if self.plus == Elastic() else f" + {self.plus}"
+        return f"TopK({size}{layer}){plus}"
+
+
+@dataclass(frozen=True, repr=False)
+class L1Ball(Penalty):
+    """The norms sum to at most ν: P(x) = 0 if Σ x ≤ ν, else ∞.
+
+    prox(r) = max(r − τ/d, 0) with the smallest τ ≥ 0 that meets the budget.
+
+    Args:
+        radius: ν ≥ 0, in the unit of the norms, or a schedule of it.
+        per_layer: whether ν is for each layer or for all layers together.
+
+    Raises:
+        PenaltyError: if ν < 0 or not finite.
+
+    Source: Duchi et al. 2008, fig. 1 (by sorting; the fused twin is Michelot's 1986 iteration).
+    """
+
+    radius: Number
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.radius, Schedule) and not 0 <= self.radius < math.inf:
+            raise PenaltyError(f"L1Ball needs a finite radius ν ≥ 0, got {self.radius!r}")
+
+    def value(self, norms: Tensor) -> Tensor:
+        # Projected norms meet ν up to the rounding of their sum.
+        slack = 1 + 4 * torch.finfo(norms.dtype).eps
+        over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack
+        return torch.where(over, math.inf, 0.0).to(norms)
+
+    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+        radius = plain(self, self.radius)
+        if norms.sum(dtype=torch.float64) <= radius:
+            return norms.clone()
+        inverse = torch.ones_like(norms) if metric is None else 1 / metric
+        # τ at which each group dies, and the τ that meets ν if just it and those after it live.
+        death, order = (norms / inverse).flatten().sort(descending=True)
+        sums = norms.flatten()[order].cumsum(0, dtype=torch.float64)
+        inverses = inverse.flatten()[order].cumsum(0, dtype=torch.float64)
+        taus = (sums - radius) / inverses
+        tau = taus[int((death > taus).sum()) - 1] if radius > 0 else death[0]
+        return (norms - tau * inverse).clamp(min=0).to(norms)
+
+    def _prox_(self, parts: Sequence[Part]) -> None:
+        radius = plain(self, self.radius)
+        tau, alive_before = 0.0, -1
+        while True:  # each round drops the groups that τ kills; the rest ask for a larger τ
+            total, inverses, alive = 0.0, 0.0, 0
+            for part in parts:
+                inverse = part.metric().reciprocal_() if part.metric else None
+                norms = part.values.abs()
+                shrunk = norms - (tau if inverse is None else tau * inverse)
+                living = shrunk > 0
+                total += float((norms * living).sum(dtype=torch.float64))
+                count = int(living.sum())
+                alive += count
+                inverses += count if inverse is None else float((inverse * living).sum())
+            if tau == 0 and total <= radius:
+                return
+            if alive == alive_before or alive == 0:
+                break
+            tau, alive_before = (total - radius) / inverses, alive
+        for part in parts:
+            if part.metric is None:
+                torch.ops.aten.softshrink.out(part.values, tau, out=part.values)
+            else:
+                limit = tau / part.metric()
+                part.values.sub_(part.values.clamp(-limit, limit))
+
+    def __repr__(self) -> str:
+        return f"L1Ball({self.radius}{', per_layer=True' if self.per_layer else ''})"
+
+
+def _keep_largest_(
+    parts: Sequence[Part], score: Callable[[Part], Tensor], kappa: int, n: int
+) -> None:
+    """Zero all but the κ values with the largest scores; of equal ones the first stay."""
+    scores: Callable[[], list[Tensor] | map[Tensor]]
+    if n <= SMALL:
+        held = [score(part) for part in parts]
+        scores = lambda: held  # noqa: E731
+    else:  # compute them anew in each pass rather than hold a copy of all the weights
+        scores = lambda: map(score, parts)  # noqa: E731
+    cut = kth_largest(scores, kappa, n)
+    spare = cut.ties
+    for part, numbers in zip(parts, scores(), strict=True):
+        if spare is None:
+            keep = numbers.ge_(cut.threshold)
+        else:
+            tied = numbers == cut.threshold
+            first = tied.flatten().cumsum(0).view_as(tied) <= spare
+            keep = (numbers > cut.threshold) | (tied & first)
+            spare = max(0, spare - int(tied.sum()))
+        part.values.mul_(keep)  # and not masked: NaN stays NaN for the user to see

@@ -1,0 +1,86 @@
+"""Files of a run that survive a kill at any moment: written beside, then moved into place."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lissom.errors import RunError
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values so that `path` is the old file or the new one, never half."""
+    _replace(path, lambda beside: torch.save(state, beside))
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write JSON in the same way."""
+    _replace(path, lambda beside: beside.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def load_state(path: Path, device: str) -> dict[str, Any]:
+    """Read what `save_state` wrote, with `weights_only=True`: nothing in it is executed.
+
+    Raises:
+        RunError: if the file is missing or not such a file.
+    """
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}; a run is resumed from its own directory")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a different type for each kind of damage
+        raise RunError(f"{path} is not a readable checkpoint: {error}") from error
+    return state
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        RunError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path.parent} has no {path.name}: is it a run directory?") from error
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is not JSON: {error}") from error
+
+
+def append_event(event: dict[str, Any], path: Path) -> None:
+    """Add one JSON line."""
+    with path.open("a") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    events = []
+    for i, line in enumerate(lines):
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if i < len(lines) - 1:
+                raise RunError(f"{path}, line {i + 1} is not JSON: {error}") from error
+    return events
+
+
+def keep_events(wanted: Callable[[dict[str, Any]], bool], path: Path) -> None:
+    """Drop the events that a resumed run will write again."""
+    kept: Iterable[str] = (json.dumps(event) + "\n" for event in read_events(path) if wanted(event))
+    content = "".join(kept)
+    _replace(path, lambda beside: beside.write_text(content))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    beside = path.with_name(path.name + ".part")
+    write(beside)
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)

@@ -1,0 +1,177 @@
+"""A data set in memory: tensors to train on, to choose by, and to report on.
+
+Three parts with three uses: *train* fits weights, *valid* chooses λ, epochs and knees, *test* is
+looked at once. A figure chosen on the test set flatters itself, so `hold_out` makes the middle part
+out of the training examples.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lissom.errors import DataError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Examples and their classes, checked once when they are put together.
+
+    Attributes:
+        name: what the data set is called in logs and reports.
+        train_x: float32 [n, …]; images are [n, 1, h, w] with pixels in [0, 1].
+        train_y: int64 [n], classes 0 … classes − 1.
+        test_x: float32 [m, …], examples of the same shape as in `train_x`.
+        test_y: int64 [m].
+        classes: how many classes there are, also if a part does not hold them all.
+        valid_x: float32 [k, …], or None when nothing is held out.
+        valid_y: int64 [k], or None when nothing is held out.
+
+    Raises:
+        DataError: a part is empty, of the wrong type or shape, or has not one label per example; a
+            label is outside 0 … classes − 1; or only one of `valid_x` and `valid_y` is given.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: int
+    valid_x: Tensor | None = None
+    valid_y: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.classes, int) or self.classes < 1:
+            raise DataError(
+                f"{self.name}: classes must be a whole number ≥ 1, got {self.classes!r}"
+            )
+        self._check_part("train", self.train_x, self.train_y)
+        self._check_part("test", self.test_x, self.test_y)
+        if self.valid_x is not None and self.valid_y is not None:
+            self._check_part("valid", self.valid_x, self.valid_y)
+        elif self.valid_x is not None or self.valid_y is not None:
+            given, lacking = ("x", "y") if self.valid_y is None else ("y", "x")
+            raise DataError(
+                f"{self.name}: valid_{given} is given without valid_{lacking}; give both or neither"
+            )
+
+    def _check_part(self, part: str, x: Tensor, y: Tensor) -> None:
+        where = f"{self.name}: {part}"
+        if x.dtype != torch.float32 or x.ndim < 2:
+            raise DataError(
+                f"{where}_x must be float32 [n, …] with at least 2 dims, got {describe(x)}"
+            )
+        if y.dtype != torch.int64 or y.ndim != 1:
+            raise DataError(f"{where}_y must be int64 [n], got {describe(y)}")
+        if len(x) != len(y):
+            raise DataError(f"{where}_x has {len(x)} examples but {part}_y has {len(y)} labels")
+        if len(x) == 0:
+            raise DataError(f"{where} part is empty, it needs at least 1 example")
+        if x.shape[1:] != self.train_x.shape[1:]:
+            raise DataError(
+                f"{where}_x holds examples of shape {list(x.shape[1:])}, "
+                f"but train_x of shape {list(self.train_x.shape[1:])}"
+            )
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= self.classes:
+            raise DataError(
+                f"{where}_y holds labels from {low} to {high}, but with classes={self.classes} "
+                f"they lie between 0 and {self.classes - 1}"
+            )
+
+    def __repr__(self) -> str:
+        valid = "" if self.valid_y is None else f" {len(self.valid_y)} valid /"
+        return (
+            f"Dataset({self.name}: {len(self.train_y)} train /{valid} {len(self.test_y)} test, "
+            f"{list(self.train_x.shape[1:])}, {self.classes} classes)"
+        )
+
+    def hold_out(self, n: int, seed: int) -> "Dataset":
+        """Move n training examples to validation, every class in its share.
+
+        A class with c of the N training examples gives ⌊nc/N⌋ or ⌈nc/N⌉ of its own; which classes
+        round up is decided by the largest remainders. The choice depends on the labels, n and seed
+        alone, not on torch's or numpy's global state, and both parts keep the order they came in.
+
+        Args:
+            n: how many to move, 0 ≤ n < number of training examples; 0 changes nothing.
+            seed: 0 ≤ seed < 2³².
+
+        Returns:
+            A new data set; this one stays as it is.
+
+        Raises:
+            DataError: n or seed is out of range, or validation examples are already there.
+        """
+        total = len(self.train_y)
+        if not isinstance(n, int) or not 0 <= n < total:
+            raise DataError(
+                f"{self.name}: cannot hold out {n!r} of {total} training examples, "
+                f"n must be a whole number from 0 to {total - 1}"
+            )
+        if self.valid_y is not None:
+            raise DataError(
+                f"{self.name}: {len(self.valid_y)} examples are already held out; "
+                "call hold_out once, on the data set as it was loaded"
+            )
+        if n == 0:
+            return self
+        chosen = torch.from_numpy(stratified_choice(self.train_y.cpu().numpy(), n, seed))
+        chosen = chosen.to(self.train_y.device)
+        return replace(
+            self,
+            train_x=self.train_x[~chosen],
+            train_y=self.train_y[~chosen],
+            valid_x=self.train_x[chosen],
+            valid_y=self.train_y[chosen],
+        )
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data set with every tensor on `device`; this one stays where it is."""
+        return replace(
+            self,
+            train_x=self.train_x.to(device),
+            train_y=self.train_y.to(device),
+            test_x=self.test_x.to(device),
+            test_y=self.test_y.to(device),
+            valid_x=None if self.valid_x is None else self.valid_x.to(device),
+            valid_y=None if self.valid_y is None else self.valid_y.to(device),
+        )
+
+
+def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.bool_]:
+    """Choose n of the examples so that each class gives its share, to within one example.
+
+    Args:
+        labels: [N] classes ≥ 0.
+        n: how many to choose, 0 ≤ n ≤ N.
+        seed: 0 ≤ seed < 2³².
+
+    Returns:
+        [N] true for the chosen.
+
+    Raises:
+        DataError: the seed is out of range.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {seed!r}")
+    # RandomState's streams are frozen by NEP 19; Generator's and torch's may change by release,
+    # and with them every split that a published figure rests on.
+    order = np.random.RandomState(seed).permutation(len(labels))
+    counts = np.bincount(labels)
+    share, remainder = np.divmod(n * counts, len(labels))
+    rounded_up = np.argsort(-remainder, kind="stable")[: n - share.sum()]
+    share[rounded_up] += 1
+
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, take in enumerate(share):
+        chosen[order[labels[order] == label][:take]] = True
+    return chosen
+
+
+def describe(tensor: Tensor) -> str:
+    """Type and shape for an error message: `float64 [60000, 784]`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,41 @@
+"""One exception per kind of mistake, each a `ValueError`, and help with misspelt names."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LissomError(ValueError):
+    """Something the user gave cannot be used; the message quotes it and says what would work."""
+
+
+class PenaltyError(LissomError):
+    """A penalty with an impossible price, count or combination."""
+
+
+class GroupError(LissomError):
+    """Groups that are empty, overlap, or were asked for by a name that matches nothing."""
+
+
+class OptimizerError(LissomError):
+    """An optimizer, metric or schedule that the proximal step cannot work with."""
+
+
+class DataError(LissomError):
+    """A data set that is missing, damaged, or of the wrong shape."""
+
+
+class RecipeError(LissomError):
+    """A recipe with an unknown key, a wrong type or an impossible combination."""
+
+
+class RunError(LissomError):
+    """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known names closest to `name`, or all of them."""
+    names = sorted(set(known))
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return " Did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+    return f" Known: {', '.join(names)}." if names else ""

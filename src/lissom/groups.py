@@ -1,0 +1,272 @@
+"""What lives or dies together: groups of weights, their norms, and the scale that decides.
+
+A `Groups` object is a choice of blocks. A block is one tensor cut into equal groups (single
+weights, k×k kernels); units that run through several tensors will be blocks too. Whatever a
+block is, penalties and algorithms see only `norms()`, `scale_()`, `weighted()` and `cost()`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import GroupError, nearest
+from lissom.penalties import Penalty, widen
+from lissom.tables import table, text
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One parameter, cut into groups along its first `kept` dims.
+
+    With `kept` = all dims each weight is a group; with 2 of a convolution's [out, in, k, k],
+    each k×k kernel is.
+
+    Attributes:
+        name: the parameter's name in its model, for instance "features.0.weight".
+        module: the module that owns it.
+        parameter: the tensor itself.
+        kept: how many leading dims number the groups.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: nn.Parameter
+    kept: int
+
+    @property
+    def single(self) -> bool:
+        """Whether every group is one weight."""
+        return self.kept == self.parameter.ndim
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the norms: one number for each group."""
+        return torch.Size(self.parameter.shape[: self.kept])
+
+    def norms(self) -> Tensor:
+        """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
+        if self.single:
+            return widen(self.parameter).abs()
+        wide = torch.float32 if self.parameter.itemsize < 4 else None
+        return torch.linalg.vector_norm(self.parameter, dim=self._inner, dtype=wide)
+
+    def weighted(self, metric: Tensor) -> Tensor:
+        """Σ_{i∈g} d_i w_i² / r_g², the metric that every rescaling of a group sees exactly.
+
+        For s in [0, 1], ½ Σ d_i (s·w_i − w_i)² = ½ d_g (s·r_g − r_g)². A dead group gets the
+        mean of d.
+
+        Args:
+            metric: d, shaped like the parameter.
+        """
+        if self.single:
+            return metric
+        squares = widen(self.parameter.detach()).square()
+        total = squares.sum(self._inner)
+        mean = metric.mean(self._inner)
+        return torch.where(total > 0, (squares * metric).sum(self._inner) / total, mean)
+
+    @torch.no_grad()
+    def scale_(self, scales: Tensor) -> None:
+        """w_g ← w_g · s_g, for scales shaped `shape`."""
+        self.parameter.mul_(scales[(...,) + (None,) * len(self._inner)])
+
+    def cost(self) -> Tensor:
+        """Weights in each group, shaped `shape`."""
+        size = self.parameter[(0,) * self.kept].numel() if self.parameter.numel() else 0
+        return torch.tensor(size, device=self.parameter.device).expand(self.shape)
+
+    @property
+    def _inner(self) -> tuple[int, ...]:
+        return tuple(range(self.kept, self.parameter.ndim))
+
+
+Choice = str | type[nn.Module] | Callable[[Block], bool]
+
+
+class Groups:
+    """A choice of groups of weights, each of which lives or dies as one.
+
+    Made by `weights(model)` and `kernels(model)`, narrowed by `only` and `without`, printed as a
+    table, and used as the key of a `{groups: penalty}` mapping.
+
+    Attributes:
+        kind: what a group is: "weights" or "kernels".
+        blocks: the tensors that hold them.
+    """
+
+    def __init__(self, kind: str, blocks: Iterable[Block]) -> None:
+        self.kind = kind
+        self.blocks = tuple(blocks)
+        if not self.blocks:
+            raise GroupError(f"no {kind} to choose from: the model has no parameter of that kind")
+
+    def only(self, *choices: Choice) -> "Groups":
+        """The groups of the layers that match any of the choices.
+
+        Args:
+            choices: a name pattern ("features.*", "fc1": the module or parameter of that name and
+                all below it), a module class, or a function of a block.
+
+        Raises:
+            GroupError: if a choice matches nothing.
+        """
+        chosen = self._matched(choices)
+        return Groups(self.kind, (block for block in self.blocks if block in chosen))
+
+    def without(self, *choices: Choice) -> "Groups":
+        """The groups of the layers that match none of the choices (see `only`)."""
+        left = [block for block in self.blocks if block not in self._matched(choices)]
+        if not left:
+            raise GroupError(f"without({_quoted(choices)}) leaves no {self.kind} at all")
+        return Groups(self.kind, left)
+
+    def norms(self) -> list[Tensor]:
+        """The norm of every group, a tensor for each block."""
+        return [block.norms() for block in self.blocks]
+
+    def scale_(self, scales: Iterable[Tensor]) -> None:
+        """Multiply every group by its scale, given as `norms` gives the norms."""
+        for block, scale in zip(self.blocks, scales, strict=True):
+            block.scale_(scale)
+
+    def cost(self) -> list[Tensor]:
+        """The number of weights in every group, given as `norms` gives the norms."""
+        return [block.cost() for block in self.blocks]
+
+    def __len__(self) -> int:
+        return sum(block.shape.numel() for block in self.blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self.blocks)
+
+    def __str__(self) -> str:
+        rows: list[list[object]] = [
+            [
+                block.name,
+                type(block.module).__name__,
+                "×".join(map(str, block.parameter.shape)),
+                block.shape.numel(),
+                block.parameter.numel() // max(1, block.shape.numel()),
+                int(torch.count_nonzero(block.norms())),
+            ]
+            for block in self.blocks
+        ]
+        alive = sum(int(torch.count_nonzero(norms)) for norms in self.norms())
+        total = ["total", "", "", len(self), "", alive]
+        columns = ["parameter", "module", "shape", self.kind, "weights each", "non-zero"]
+        return text(table(columns, rows, total=total))
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self.kind} in {len(self.blocks)} tensors>"
+
+    def _matched(self, choices: tuple[Choice, ...]) -> list[Block]:
+        if not choices:
+            raise GroupError("name at least one layer: a pattern, a module class or a function")
+        matched: list[Block] = []
+        for choice in choices:
+            found = [block for block in self.blocks if _matches(block, choice)]
+            if not found:
+                names = [prefix for block in self.blocks for prefix in _prefixes(block.name)]
+                help_ = nearest(choice, names) if isinstance(choice, str) else f" Among:\n{self}"
+                raise GroupError(f"{_quoted([choice])} matches none of the {self.kind}.{help_}")
+            matched += found
+        return matched
+
+
+def weights(model: nn.Module, *, biases: bool = False) -> Groups:
+    """Every weight is a group of its own: unstructured sparsity.
+
+    Takes each parameter with two or more dims (of linear, convolution, attention, recurrent and
+    embedding layers) and leaves biases and the scales of normalisations alone.
+
+    Args:
+        model: any module; tied parameters are taken once.
+        biases: whether parameters named bias (with Keras' meaning: every trainable weight that is
+            added) are groups too.
+
+    Raises:
+        GroupError: if the model has no such parameter.
+    """
+    return Groups("weights", _blocks(model, lambda p: p.ndim, least=2, biases=biases))
+
+
+def kernels(model: nn.Module) -> Groups:
+    """Every k-d kernel of a convolution, w[out, in, :, …], is a group.
+
+    Zero kernels cut the connection of one input channel to one output channel.
+
+    Args:
+        model: any module with convolutions in 1, 2 or 3 dims, transposed or not.
+
+    Raises:
+        GroupError: if the model has no convolution.
+
+    Source: Formanek & Hadházi eq. 12.
+    """
+    convolutions = (nn.modules.conv._ConvNd,)
+    return Groups("kernels", _blocks(model, lambda p: 2, least=3, owners=convolutions))
+
+
+def disjoint(prices: Mapping[Groups, Penalty]) -> None:
+    """Refuse a mapping in which one tensor is priced twice: its prox would be a wrong one.
+
+    Raises:
+        GroupError: naming the tensors, or what else than {groups: penalty} was given.
+    """
+    if not isinstance(prices, Mapping) or not prices:
+        raise GroupError(f"prices are a mapping {{groups: penalty}}, got {prices!r}")
+    seen: set[int] = set()
+    for groups, penalty in prices.items():
+        if not isinstance(groups, Groups) or not isinstance(penalty, Penalty):
+            raise GroupError(
+                f"prices map groups to penalties, as in {{weights(net): L0(1e-4)}}; got "
+                f"{groups!r}: {penalty!r}"
+            )
+        twice = [block.name for block in groups if id(block.parameter) in seen]
+        if twice:
+            raise GroupError(
+                f"{', '.join(twice)} is priced twice; add the penalties with + where they are of "
+                "the same groups, or choose disjoint layers with .only() and .without()"
+            )
+        seen |= {id(block.parameter) for block in groups}
+
+
+def _blocks(
+    model: nn.Module,
+    kept: Callable[[nn.Parameter], int],
+    *,
+    least: int,
+    biases: bool = False,
+    owners: tuple[type[nn.Module], ...] = (nn.Module,),
+) -> Iterator[Block]:
+    modules = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        wanted = parameter.ndim >= least or (biases and "bias" in last)
+        if wanted and isinstance(modules[path], owners):
+            clean = name.replace("_orig_mod.", "")  # torch.compile's wrapper is not the user's
+            yield Block(clean, modules[path], parameter, kept(parameter))
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _matches(block: Block, choice: Choice) -> bool:
+    if isinstance(choice, str):
+        return any(fnmatchcase(prefix, choice) for prefix in _prefixes(block.name))
+    if isinstance(choice, type):
+        return isinstance(block.module, choice)
+    return choice(block)
+
+
+def _quoted(choices: Iterable[Choice]) -> str:
+    return ", ".join(
+        repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", repr(choice))
+        for choice in choices
+    )

@@ -1,0 +1,46 @@
+"""The papers' networks, as plain `nn.Sequential`s, by function or by name."""
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from lissom.errors import RecipeError, nearest
+from lissom.models.lenet5 import lenet5
+from lissom.models.mlp import henrikson, lenet300, mlp
+
+__all__ = ["build", "henrikson", "lenet5", "lenet300", "mlp"]
+
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "henrikson": henrikson,
+    "lenet300": lenet300,
+    "lenet5": lenet5,
+    "mlp": mlp,
+}
+
+
+def build(name: str, /, **options: object) -> nn.Module:
+    """The network called `name`, made with `options`: what a recipe's `[model]` table says.
+
+    Args:
+        name: "henrikson", "lenet300", "lenet5" or "mlp".
+        **options: the arguments of the function of that name.
+
+    Raises:
+        RecipeError: the name is unknown, an option is not the network's, or one it needs is not
+            given.
+        LissomError: an option has an impossible value.
+    """
+    if name not in _FACTORIES:
+        raise RecipeError(f"there is no model {name!r}.{nearest(name, _FACTORIES)}")
+    factory = _FACTORIES[name]
+    parameters = inspect.signature(factory).parameters
+    for option in options:
+        if option not in parameters:
+            raise RecipeError(
+                f"model {name!r} has no option {option!r}.{nearest(option, parameters)}"
+            )
+    for option, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise RecipeError(f"model {name!r} needs the option {option!r}")
+    return factory(**options)

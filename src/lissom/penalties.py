@@ -1,0 +1,297 @@
+"""What a group costs: functions of its norm, and their proximal maps.
+
+A penalty P prices the norms r_g ≥ 0 of groups of weights. Every penalty answers two questions:
+
+    value(r)           = P(r)
+    prox(r, t, metric) = argmin_x ½ Σ_g d_g (x_g − r_g)² + t·P(x),     d = metric, 1 if not given
+
+`prox` is the plain formula; `prox_` is its fused twin, in place on single signed weights and over
+parts of many tensors. Budgets, the penalties that are 0 or ∞, live in `budgets`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lissom.errors import PenaltyError
+from lissom.schedules import Schedule
+
+Number = float | Schedule
+
+
+@dataclass(frozen=True)
+class Part:
+    """Signed numbers that a prox may change in place, with their step t and their metric.
+
+    Attributes:
+        values: of any shape and sign; P is even, so the prox keeps the sign.
+        t: the step, ≥ 0.
+        metric: gives a fresh tensor d shaped like `values`, or None for d = 1.
+    """
+
+    values: Tensor
+    t: float
+    metric: Callable[[], Tensor] | None = None
+
+
+class Penalty(ABC):
+    """A price on the norms of groups; add penalties with `+` where the prox has a closed form.
+
+    Attributes:
+        per_layer: whether a budget holds for each layer on its own instead of for all together.
+    """
+
+    per_layer: bool = False
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the gradient of `value` says anything (a count has none)."""
+        return False
+
+    @abstractmethod
+    def value(self, norms: Tensor) -> Tensor:
+        """P(norms), a tensor of no dimension.
+
+        Args:
+            norms: of any shape, ≥ 0.
+        """
+
+    def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
+        """argmin_x ½ Σ_g d_g (x_g − r_g)² + t·P(x), with r = norms and d = metric.
+
+        Args:
+            norms: of any shape and float dtype, ≥ 0. NaN stays NaN.
+            t: the step, ≥ 0: a learning rate, or 1/μ. A tensor gives each group its own.
+            metric: d ≥ 0, shaped like norms; None means d = 1.
+
+        Returns:
+            x, in the shape and dtype of norms, with 0 ≤ x ≤ norms. Computed in float32 where norms
+            are float16 or bfloat16, so that small steps do not vanish.
+        """
+        wide = widen(norms)
+        return self._prox(wide, t, None if metric is None else metric.to(wide)).to(norms.dtype)
+
+    def prox_(self, parts: Sequence[Part]) -> None:
+        """Apply the prox in place to signed numbers that come in parts; a budget is met jointly."""
+        wide = [replace(part, values=widen(part.values)) for part in parts]
+        self._prox_(wide)
+        for part, computed in zip(parts, wide, strict=True):
+            if computed.values is not part.values:
+                part.values.copy_(computed.values)
+
+    def at(self, step: int) -> Self:
+        """This penalty with every schedule replaced by its value at `step`."""
+        numbers: dict[str, Any] = vars(self)
+        scheduled = {k: v(step) for k, v in numbers.items() if isinstance(v, Schedule)}
+        return replace(self, **scheduled) if scheduled else self  # type: ignore[type-var]
+
+    @abstractmethod
+    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor: ...
+
+    @abstractmethod
+    def _prox_(self, parts: Sequence[Part]) -> None: ...
+
+    def __add__(self, other: "Penalty") -> "Penalty":
+        raise PenaltyError(
+            f"{self} + {other} has no prox in closed form; L0, L1 and L2 add up to one another, "
+            "and any of them may be added to TopK"
+        )
+
+    def __radd__(self, other: "Penalty") -> "Penalty":
+        return Penalty.__add__(other, self)
+
+
+@dataclass(frozen=True, repr=False)
+class Elastic(Penalty):
+    """λ₀·#{x ≠ 0} + λ₁ Σ x + λ₂ Σ x²: what sums of `L0`, `L1` and `L2` are.
+
+    With s = t/d and u = max(r − sλ₁, 0), the prox is u / (1 + 2sλ₂) where
+    u² > 2sλ₀(1 + 2sλ₂), and 0 elsewhere.
+    """
+
+    l0: Number = 0.0
+    l1: Number = 0.0
+    l2: Number = 0.0
+
+    def __post_init__(self) -> None:
+        for name, price in self._prices():
+            if not isinstance(price, Schedule) and not 0 <= price < math.inf:
+                raise PenaltyError(f"{name} needs a finite price λ ≥ 0, got {price!r}")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether no part of the price is a count."""
+        return self.l0 == 0
+
+    def value(self, norms: Tensor) -> Tensor:
+        l0, l1, l2 = self._numbers()
+        value = l1 * norms.sum() + l2 * norms.square().sum()
+        return value + l0 * (norms != 0).sum() if l0 else value
+
+    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+        l0, l1, l2 = self._numbers()
+        s = t if metric is None else t / metric
+        u = (norms - s * l1).clamp(min=0)
+        damping = 1 + 2 * s * l2
+        threshold = torch.as_tensor(2 * s * l0 * damping).sqrt().to(u)
+        return torch.where((u <= threshold) & (l0 > 0), 0, u / damping)
+
+    def _prox_(self, parts: Sequence[Part]) -> None:
+        l0, l1, l2 = self._numbers()
+        for values, t, metric in ((p.values, p.t, p.metric) for p in parts):
+            if metric is None:
+                damping = 1 + 2 * t * l2
+                if l1:
+                    torch.ops.aten.softshrink.out(values, t * l1, out=values)
+                if l0:
+                    cut = math.sqrt(2 * t * l0 * damping)
+                    torch.ops.aten.hardshrink.out(values, cut, out=values)
+                if l2:
+                    values.div_(damping)
+                continue
+            d = metric()
+            if l1:
+                limit = (t * l1) / d
+                values.sub_(values.clamp(-limit, limit))
+            if l2:
+                values.div_(1 + (2 * t * l2) / d)
+                d.add_(2 * t * l2)
+            if l0:  # u²/(1+2sλ₂) > 2sλ₀ is x²·(d + 2tλ₂) > 2tλ₀ in the shrunk x
+                values.mul_(d.mul_(values).mul_(values).gt_(2 * t * l0))
+
+    def gain(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+        """2·(objective at x_g = 0 − objective at the best x_g ≠ 0), λ₀ aside, for each group."""
+        _, l1, l2 = self._numbers()
+        d = torch.ones_like(norms) if metric is None else metric
+        u = (norms - t * l1 / d).clamp(min=0)
+        return d * u.square() / (1 + 2 * t * l2 / d)
+
+    def __add__(self, other: Penalty) -> Penalty:
+        if not isinstance(other, Elastic):
+            return NotImplemented  # the budgets know what may be added to them
+        pairs = zip(self._prices(), other._prices(), strict=True)
+        return Elastic(*(_sum(name, mine, theirs) for (name, mine), (_, theirs) in pairs))
+
+    def _prices(self) -> list[tuple[str, Number]]:
+        return [("L0", self.l0), ("L1", self.l1), ("L2", self.l2)]
+
+    def _numbers(self) -> tuple[float, float, float]:
+        return plain(self, self.l0), plain(self, self.l1), plain(self, self.l2)
+
+    def __repr__(self) -> str:
+        terms = [f"{name}({price})" for name, price in self._prices() if price != 0]
+        return " + ".join(terms) or "L0(0)"
+
+
+def L0(price: Number) -> Elastic:  # noqa: N802
+    """λ·#{g : x_g ≠ 0}: a fixed price for every group that lives, whatever its size.
+
+    prox(r, t) = r if r² > 2tλ, else 0: a hard threshold at √(2tλ); survivors are untouched.
+
+    Args:
+        price: λ ≥ 0, or a schedule of it.
+
+    Raises:
+        PenaltyError: if λ < 0 or not finite.
+
+    Source: Formanek & Hadházi eq. 10–11 (which prints the threshold as ρμ: that is `Threshold`).
+    """
+    return Elastic(l0=price)
+
+
+def L1(price: Number) -> Elastic:  # noqa: N802
+    """λ Σ_g x_g: a price by size; the lasso on single weights, the group lasso on larger groups.
+
+    prox(r, t) = max(r − tλ, 0): a soft threshold, which also shrinks the survivors.
+
+    Args:
+        price: λ ≥ 0, or a schedule of it.
+
+    Raises:
+        PenaltyError: if λ < 0 or not finite.
+
+    Source: Formanek & Hadházi eq. 8–9 (there ‖·‖²/μ without ½, hence the threshold ρμ/2).
+    """
+    return Elastic(l1=price)
+
+
+def L2(price: Number) -> Elastic:  # noqa: N802
+    """λ Σ_g x_g²: ridge; shrinks and never gives a zero. Useful in sums.
+
+    prox(r, t) = r / (1 + 2tλ).
+
+    Args:
+        price: λ ≥ 0, or a schedule of it.
+
+    Raises:
+        PenaltyError: if λ < 0 or not finite.
+
+    Source: Formanek & Hadházi eq. 4–5.
+    """
+    return Elastic(l2=price)
+
+
+@dataclass(frozen=True, repr=False)
+class Threshold(Penalty):
+    """Every norm below θ dies, whatever the learning rate: ½θ²·#{g : x_g ≠ 0} with t held at 1.
+
+    prox(r) = r if r ≥ θ, else 0. It has no metric: in an adaptive one use `L0`.
+
+    Args:
+        threshold: θ ≥ 0, in the unit of the norms, or a schedule of it.
+
+    Raises:
+        PenaltyError: if θ < 0 or not finite, or if a metric is given to `prox`.
+
+    Source: *L0 with uniform threshold*, Formanek & Hadházi eq. 11 (θ = ρμ).
+    """
+
+    threshold: Number
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, Schedule) and not 0 <= self.threshold < math.inf:
+            raise PenaltyError(f"Threshold needs a finite norm θ ≥ 0, got {self.threshold!r}")
+
+    def value(self, norms: Tensor) -> Tensor:
+        return 0.5 * plain(self, self.threshold) ** 2 * (norms != 0).sum()
+
+    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+        if metric is not None:
+            raise PenaltyError(
+                f"{self} compares the norms themselves and knows no metric; use L0, whose "
+                "threshold √(2tλ/d) follows it"
+            )
+        return torch.where(norms < plain(self, self.threshold), 0, norms)
+
+    def _prox_(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            metric = part.metric() if part.metric else None
+            part.values.mul_(self._prox(part.values.abs(), part.t, metric) != 0)
+
+    def __repr__(self) -> str:
+        return f"Threshold({self.threshold})"
+
+
+def plain(penalty: Penalty, number: Number) -> float:
+    """A number of a penalty that must not be a schedule by now."""
+    if isinstance(number, Schedule):
+        raise PenaltyError(f"{penalty} follows a schedule: take penalty.at(step) and use that")
+    return number
+
+
+def widen(values: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, in which a step of 1e-7 is not lost; others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def _sum(name: str, mine: Number, theirs: Number) -> Number:
+    if isinstance(mine, Schedule) or isinstance(theirs, Schedule):
+        if mine == 0 or theirs == 0:
+            return mine if theirs == 0 else theirs
+        raise PenaltyError(f"two prices of {name} were added, one a schedule: {mine} and {theirs}")
+    return mine + theirs

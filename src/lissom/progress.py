@@ -1,0 +1,75 @@
+"""What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich import progress as bars
+from rich.console import Console
+
+from lissom.recipes import Recipe
+
+
+class Progress:
+    """Shows a trainer's reports: loss, error on held-out data, and the weights that are left.
+
+    Args:
+        console: where to show it; a bar if it is a terminal, about ten lines if it is not.
+        recipe: what is trained, for its title and its number of epochs.
+    """
+
+    def __init__(self, console: Console, recipe: Recipe) -> None:
+        self._console = console
+        self._epochs = recipe.train.epochs
+        self._line_every = max(1, self._epochs // 10)
+        self._next_line = 0
+        self._bar = bars.Progress(
+            bars.BarColumn(bar_width=30),
+            bars.TaskProgressColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=self._epochs)
+        self._loss, self._standing = "", ""
+        console.print(recipe.title)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def report(self, event: dict[str, Any]) -> None:
+        """Take one report of a `Trainer`."""
+        if event["event"] == "progress":
+            done = event["epoch"] + event["step"] / event["steps"]
+            self._loss = f"epoch {event['epoch'] + 1}/{self._epochs}  loss {event['loss']:.4f}"
+        else:
+            done = event["epochAfter"]
+            self._standing = standing(event)
+        self._bar.update(self._task, completed=done, description=f"{self._loss}  {self._standing}")
+        if event["event"] != "progress" and not self._console.is_terminal:
+            self._print_line(event["epochAfter"])
+
+    def _print_line(self, epoch: int) -> None:
+        if epoch >= self._next_line or epoch == self._epochs:
+            self._console.print(f"epoch {epoch:4d}/{self._epochs}  {self._standing}")
+            self._next_line = epoch + self._line_every
+
+
+def standing(event: dict[str, Any]) -> str:
+    """One line about an evaluation: loss, accuracy and non-zeros."""
+    part = "valid" if "inacc_valid" in event else "test"
+    total = event["num_nonzero"]["total"]
+    accuracy = 100 - 100 * event[f"inacc_{part}"]
+    return (
+        f"{part} loss {event[f'ent_{part}']:.4f}  accuracy {accuracy:.2f} %  "
+        f"non-zeros {total['numNz']:,} of {total['num']:,}"
+    )

@@ -1,0 +1,87 @@
+"""Numbers that change during training: a price, a fraction or a learning-rate factor by step.
+
+A schedule is a function of a step n = 0, 1, 2, …; every number of a penalty may be one:
+`L0(linear(0, 2e-4, steps=1000))`, `TopK(fraction=cubic(1, 0.02, steps=4000))`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lissom.errors import LissomError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value by step: from `start` to `end` over `steps`, along `shape`, then `end` for ever.
+
+    Attributes:
+        start: value at step 0 (and before).
+        end: value at step `steps` and after.
+        steps: length, in optimizer steps; 0 jumps to `end` at once.
+        shape: f with f(0) = 0 and f(1) = 1; the value is start + (end − start)·f(n/steps).
+        next: what follows when this one is over, in steps of its own.
+    """
+
+    start: float
+    end: float
+    steps: int
+    shape: Callable[[float], float]
+    next: "Schedule | None" = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise LissomError(f"a schedule needs a whole number of steps ≥ 0, got {self.steps!r}")
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise LissomError(f"a schedule runs between finite numbers, got {self}")
+
+    def __call__(self, step: int) -> float:
+        """The value at `step`."""
+        if step >= self.steps:
+            return self.next(step - self.steps) if self.next else self.end
+        return self.start + (self.end - self.start) * self.shape(max(step, 0) / self.steps)
+
+    def then(self, after: "Schedule") -> "Schedule":
+        """This schedule, followed by another that counts its steps from the end of this one."""
+        last = self.next.then(after) if self.next else after
+        return Schedule(self.start, self.end, self.steps, self.shape, last)
+
+    def __str__(self) -> str:
+        part = f"{self.start:g}→{self.end:g} over {self.steps} steps"
+        return f"{part}, {self.next}" if self.next else part
+
+
+def linear(start: float, end: float, steps: int) -> Schedule:
+    """From `start` to `end` in a straight line over `steps`; a warm-up is `linear(0, λ, n)`."""
+    return Schedule(start, end, steps, lambda x: x)
+
+
+def cubic(start: float, end: float, steps: int) -> Schedule:
+    """end + (start − end)(1 − n/steps)³: quick at first, slow at the end.
+
+    The gradual pruning ramp of Zhu & Gupta 2017, eq. 1, for `TopK(fraction=…)`.
+    """
+    return Schedule(start, end, steps, lambda x: 1 - (1 - x) ** 3)
+
+
+def exponential(start: float, end: float, steps: int) -> Schedule:
+    """start·(end/start)^(n/steps): the same factor each step. Both ends must be > 0."""
+    if not (start > 0 and end > 0):
+        raise LissomError(
+            f"an exponential schedule keeps its sign and never reaches 0: it needs start > 0 and "
+            f"end > 0, got {start!r} and {end!r}; linear() and cubic() can reach 0"
+        )
+    if start == end:
+        return linear(start, end, steps)
+    ratio = end / start
+    return Schedule(start, end, steps, lambda x: (ratio**x - 1) / (ratio - 1))
+
+
+def cosine(start: float, end: float, steps: int) -> Schedule:
+    """From `start` to `end` along half a cosine over `steps` (Loshchilov & Hutter 2017)."""
+    return Schedule(start, end, steps, lambda x: (1 - math.cos(math.pi * x)) / 2)
+
+
+def value_at(number: "float | Schedule", step: int) -> float:
+    """The number itself, or a schedule's value at `step`."""
+    return number(step) if isinstance(number, Schedule) else number

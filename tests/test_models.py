@@ -1,0 +1,185 @@
+"""The papers' networks: their published counts, names, shapes and initialisation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lissom.errors import LissomError, RecipeError
+from lissom.models import build, henrikson, lenet5, lenet300, mlp
+
+
+def count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def count_weights(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.ndim > 1)
+
+
+def names(net: nn.Module) -> list[str]:
+    return [name for name, _ in net.named_children()]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "parameters"),
+    [
+        ("henrikson", 54_912, 55_050),
+        ("lenet300", 266_200, 266_610),
+        ("lenet5", 430_500, 431_080),
+    ],
+)
+def test_published_counts(name: str, weights: int, parameters: int) -> None:
+    net = build(name)
+    assert count_weights(net) == weights
+    assert count(net) == parameters
+
+
+@pytest.mark.parametrize("name", ["henrikson", "lenet300", "lenet5"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_mnist_images_give_logits(name: str, batch: int) -> None:
+    assert build(name)(torch.rand(batch, 1, 28, 28)).shape == (batch, 10)
+
+
+@given(widths=st.lists(st.integers(1, 12), min_size=2, max_size=6), batch=st.integers(1, 4))
+def test_mlp_of_any_widths(widths: list[int], batch: int) -> None:
+    net = mlp(widths)
+    layers = len(widths) - 1
+    assert count(net) == sum((widths[i] + 1) * widths[i + 1] for i in range(layers))
+    assert [name for name in names(net) if name.startswith("fc")] == [
+        f"fc{number}" for number in range(1, layers + 1)
+    ]
+    assert sum(isinstance(layer, nn.ReLU) for layer in net) == layers - 1
+    assert isinstance(net[-1], nn.Linear)
+    assert net(torch.rand(batch, widths[0])).shape == (batch, widths[-1])
+
+
+def test_mlp_names_its_children() -> None:
+    assert names(mlp([4, 3, 2])) == ["flatten", "fc1", "act1", "fc2"]
+    assert names(mlp((4, 3, 2), input_dropout=0.2)) == [
+        "flatten",
+        "input_dropout",
+        "fc1",
+        "act1",
+        "fc2",
+    ]
+
+
+def test_input_dropout_is_off_in_evaluation() -> None:
+    net = lenet300(input_dropout=0.2)
+    dropout = net.get_submodule("input_dropout")
+    assert isinstance(dropout, nn.Dropout) and dropout.p == 0.2
+    x = torch.rand(2, 784)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+def test_activation_is_the_callers_and_one_of_its_own_between_each_two_layers() -> None:
+    net = lenet300(activation=nn.Tanh)
+    assert names(net) == ["flatten", "fc1", "act1", "fc2", "act2", "fc3"]
+    first, second = net.get_submodule("act1"), net.get_submodule("act2")
+    assert isinstance(first, nn.Tanh) and isinstance(second, nn.Tanh)
+    assert first is not second
+
+
+def test_other_inputs_and_classes() -> None:
+    assert henrikson(inputs=64, classes=3)(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    assert lenet300(inputs=64, classes=3)(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    assert lenet5(classes=3)(torch.rand(2, 1, 28, 28)).shape == (2, 3)
+
+
+def test_henrikson_starts_as_keras_does() -> None:
+    torch.manual_seed(0)
+    for layer in henrikson():
+        if isinstance(layer, nn.Linear):
+            bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+            assert layer.weight.abs().max() <= bound
+            assert layer.weight.abs().max() > 0.95 * bound
+            assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+            assert layer.bias.count_nonzero() == 0
+
+
+def test_lenet300_starts_as_torch_does() -> None:
+    torch.manual_seed(0)
+    net = lenet300()
+    torch.manual_seed(0)
+    first = nn.Linear(784, 300)
+    assert torch.equal(net.get_parameter("fc1.weight"), first.weight)
+    assert torch.equal(net.get_parameter("fc1.bias"), first.bias)
+
+
+def test_lenet5_is_caffes_with_a_relu_after_each_convolution() -> None:
+    net = lenet5()
+    assert names(net) == [
+        "conv1",
+        "act1",
+        "pool1",
+        "conv2",
+        "act2",
+        "pool2",
+        "flatten",
+        "fc1",
+        "act3",
+        "fc2",
+    ]
+    assert net.get_parameter("conv1.weight").shape == (20, 1, 5, 5)
+    assert net.get_parameter("conv2.weight").shape == (50, 20, 5, 5)
+    assert net.get_parameter("fc1.weight").shape == (500, 800)
+    assert net.get_parameter("fc2.weight").shape == (10, 500)
+    assert net[:6](torch.rand(2, 1, 28, 28)).shape == (2, 50, 4, 4)
+
+
+@pytest.mark.parametrize("widths", [[], [784], [784, 0, 10], [784, 2.5], ["784", 10], 784, "784"])
+def test_impossible_widths_are_quoted(widths: object) -> None:
+    with pytest.raises(LissomError, match="at least two widths") as caught:
+        mlp(widths)  # type: ignore[arg-type]
+    assert repr(widths) in str(caught.value)
+    assert "[784, 300, 100, 10]" in str(caught.value)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1, float("nan"), "0.2"])
+def test_impossible_dropout_is_quoted(p: float) -> None:
+    with pytest.raises(LissomError, match=r"0 ≤ p < 1, got ") as caught:
+        mlp([4, 2], input_dropout=p)
+    assert repr(p) in str(caught.value)
+
+
+def test_an_activation_must_be_callable() -> None:
+    with pytest.raises(LissomError, match=r"such as nn.ReLU, got 'tanh'"):
+        build("lenet300", activation="tanh")
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.5, "10"])
+def test_impossible_classes_are_quoted(classes: object) -> None:
+    with pytest.raises(LissomError, match="got") as caught:
+        build("lenet5", classes=classes)
+    assert repr(classes) in str(caught.value)
+
+
+def test_build_passes_options_on() -> None:
+    net = build("mlp", widths=[6, 5, 4], input_dropout=0.1)
+    assert names(net) == ["flatten", "input_dropout", "fc1", "act1", "fc2"]
+    assert count(net) == 7 * 5 + 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lenet-5", {}, r"no model 'lenet-5'\. Did you mean 'lenet5'"),
+        ("resnet18", {}, r"no model 'resnet18'\."),
+        ("xyz", {}, r"Known: henrikson, lenet300, lenet5, mlp\."),
+        ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
+        ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
+        ("henrikson", {"input_dropout": 0.2}, r"'henrikson' has no option 'input_dropout'\."),
+        ("mlp", {}, r"'mlp' needs the option 'widths'"),
+    ],
+)
+def test_build_explains_what_it_cannot_build(
+    name: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build(name, **options)
