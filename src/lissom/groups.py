@@ -49,9 +49,10 @@ class Block:
     def norms(self) -> Tensor:
         """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
         if self.single:
-            return widen(self.parameter).abs()
+            return torch.abs(widen(self.parameter))
         wide = torch.float32 if self.parameter.itemsize < 4 else None
-        return torch.linalg.vector_norm(self.parameter, dim=self._inner, dtype=wide)
+        norms: Tensor = torch.linalg.vector_norm(self.parameter, dim=self._inner, dtype=wide)
+        return norms
 
     def weighted(self, metric: Tensor) -> Tensor:
         """Σ_{i∈g} d_i w_i² / r_g², the metric that every rescaling of a group sees exactly.

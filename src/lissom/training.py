@@ -39,6 +39,7 @@ class Options:
     average_decay: float = 0.999
     evaluate_every: int = 1
     bf16: bool = False
+    channels_last: bool = False
     device: str = "cpu"
     seed: int = 0
 
@@ -75,7 +76,8 @@ class Trainer:
             patience, evaluations without a better validation error after which to stop and take
             the best one's weights, counted from epoch patience_from; average_from, the epoch after
             which the weights are averaged (exponentially, average_decay) for evaluation and the
-            final result; evaluate_every, in epochs; bf16 autocast; device; seed.
+            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout for
+            convolutions; device; seed.
 
     Raises:
         RunError: impossible options, or a loss that is no longer finite.
@@ -95,7 +97,8 @@ class Trainer:
         **options: Any,
     ) -> None:
         self.options = Options(epochs=epochs, **options)
-        self.model = model.to(self.options.device)
+        self._layout = torch.channels_last if self.options.channels_last else torch.preserve_format
+        self.model = model.to(self.options.device, memory_format=self._layout)
         self.optimizer, self.proximal, self.penalties = optimizer, proximal, penalties
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
@@ -167,7 +170,8 @@ class Trainer:
         for i, batch in enumerate(order.split(options.batch_size)):
             self._set_rates(self.epoch * self.steps_per_epoch + i)
             with torch.autocast(y.device.type, torch.bfloat16, enabled=options.bf16):
-                loss = F.cross_entropy(self.model(x[batch]), y[batch])
+                logits = self.model(x[batch].to(memory_format=self._layout))
+                loss = F.cross_entropy(logits, y[batch])
             if self.penalties is not None:
                 loss = loss + penalty_loss(self.penalties, self.epoch * self.steps_per_epoch + i)
             self.optimizer.zero_grad()

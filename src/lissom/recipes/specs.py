@@ -86,6 +86,7 @@ class TrainSpec(Spec):
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     bf16: bool = False
+    channels_last: bool = False
 
     @model_validator(mode="after")
     def _within_the_run(self) -> Self:
@@ -171,9 +172,7 @@ class Recipe(Spec):
     def _fits_together(self) -> Self:
         train, proximal = self.train, self.proximal
         complaint = ""
-        if "proximal" in self.model_fields_set and not self.prices:
-            complaint = "[proximal] without [[prices]] has nothing to do: add a price"
-        elif "proximal" in self.model_fields_set and self.method == "subgradient":
+        if "proximal" in self.model_fields_set and self.method == "subgradient":
             complaint = "method = 'subgradient' has no [proximal] step: remove one of the two"
         elif self.method == "subgradient" and not self.prices:
             complaint = "method = 'subgradient' needs [[prices]] to add to the loss"

@@ -1,0 +1,97 @@
+"""Run a study: recipes × changes × seeds, one process each, and keep what came out as JSON.
+
+    python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR]
+
+A study is a table of benchmarks/studies.toml. A run that is finished is not run again, one that was
+killed goes on from its checkpoint. The result goes to benchmarks/results/STUDY.json, from which
+benchmarks/tables.py makes the tables and figures of the documentation.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+HERE = Path(__file__).parent
+
+
+def main(
+    study: str,
+    data_dir: Path | None = None,
+    jobs: int = 2,
+    runs: Path = Path("runs"),
+    seeds: Annotated[int | None, typer.Option(help="Instead of the study's own.")] = None,
+) -> None:
+    """Run one study of studies.toml."""
+    studies = tomllib.loads((HERE / "studies.toml").read_text())
+    if study not in studies:
+        raise SystemExit(f"there is no study {study!r}; known: {', '.join(studies)}")
+    plan = studies[study]
+    todo = [
+        (entry, seed) for seed in range(seeds or plan["seeds"]) for entry in expand(plan["runs"])
+    ]
+    if data_dir is not None:
+        os.environ["LISSOM_DATA_DIR"] = str(data_dir)
+    # One thread for each run: the same sums in the same order wherever it is repeated.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ThreadPoolExecutor(jobs) as pool:
+        done = list(pool.map(lambda task: train(runs / study, *task), todo))
+    record = {"study": study, "title": plan["title"], "command": command(study), "runs": done}
+    out = HERE / "results" / f"{study}.json"
+    out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{len(done)} runs in {out}")
+
+
+def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An entry with `values` for one key becomes an entry for each of them."""
+    expanded = []
+    for entry in entries:
+        for value in entry.get("values", [None]):
+            changes = list(entry.get("set", []))
+            if value is not None:
+                changes.append(f"{entry['vary']}={value}")
+            label = entry.get("label", entry["recipe"])
+            expanded.append(
+                {"recipe": entry["recipe"], "label": label, "value": value, "set": changes}
+            )
+    return expanded
+
+
+def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One run, unless its result is there already."""
+    value = "" if entry["value"] is None else f"-{entry['value']}"
+    name = f"{entry['label']}{value}-seed{seed}".replace(" ", "-").replace("/", "-")
+    out = folder / name
+    if not (out / "result.json").exists():
+        changes = [option for change in entry["set"] for option in ("--set", change)]
+        arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
+        if (out / "recipe.json").exists():
+            arguments.append("--resume")
+        lissom = Path(sys.executable).with_name("lissom")
+        done = subprocess.run([str(lissom), *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name} failed:\n{done.stdout}{done.stderr}")
+    result = json.loads((out / "result.json").read_text())
+    total = result["num_nonzero"]["total"]
+    print(
+        f"{name}: error {100 * result['inacc_test']:.2f} %, "
+        f"non-zeros {total['numNz']:,} of {total['num']:,}",
+        flush=True,
+    )
+    result["command"] = result["command"].replace(f" --out {out}", "")
+    return {**entry, **result}
+
+
+def command(study: str) -> str:
+    """How to make this result again."""
+    return f"python benchmarks/run.py {study}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
