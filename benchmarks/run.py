@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 
@@ -44,6 +45,7 @@ def main(
         done = list(pool.map(lambda task: train(runs / study, *task), todo))
     record = {"study": study, "title": plan["title"], "command": command(study), "runs": done}
     out = HERE / "results" / f"{study}.json"
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{len(done)} runs in {out}")
 
@@ -84,6 +86,8 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
         f"non-zeros {total['numNz']:,} of {total['num']:,}",
         flush=True,
     )
+    tensors = load_file(out / "model.safetensors")
+    result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = result["command"].replace(f" --out {out}", "")
     return {**entry, **result}
 

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -305,8 +304,6 @@ def test_a_hub_out_of_reach_is_a_data_error(
 
 @pytest.fixture(scope="module")
 def mnist() -> Dataset:
-    if not os.environ.get("LISSOM_DATA_DIR"):
-        pytest.skip("LISSOM_DATA_DIR is not set")
     return load("mnist")
 
 

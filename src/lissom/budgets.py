@@ -17,6 +17,8 @@ from lissom.penalties import Elastic, Number, Part, Penalty, plain
 from lissom.schedules import Schedule, value_at
 from lissom.selection import SMALL, kth_largest
 
+LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
+
 
 @dataclass(frozen=True, repr=False)
 class TopK(Penalty):
@@ -25,8 +27,9 @@ class TopK(Penalty):
     prox keeps the κ groups with the largest gain and zeroes the others. Alone, the gain is
     d·r²: the largest norms, or in Adam's metric the largest w²·√v. With + L1(λ₁) + L2(λ₂) the
     survivors are shrunk as those say, and the gain is d·u²/(1 + 2tλ₂/d), u = max(r − tλ₁/d, 0).
-    Equal gains: the first ones stay. Learning rates of several parameter groups enter the
-    shrinking, not the ranking.
+    Equal gains: the first ones stay. Where parameter groups have several learning rates, each has its
+    own t in u and in the shrinking; with + L0(λ₀) what is kept must also be worth its price, which is
+    the exact minimum where t is the same for all.
 
     Args:
         count: κ ≥ 0, or a schedule of it.
@@ -85,7 +88,7 @@ class TopK(Penalty):
         gain = self.plus.gain(norms, t, metric).flatten()
         order = gain.argsort(descending=True, stable=True)
         dead = order[self.kappa(len(gain)) :]
-        alive = torch.ones_like(gain, dtype=torch.bool).index_fill_(0, dead, False)
+        alive = torch.ones_like(gain, dtype=torch.bool).index_fill_(0, dead, False) | gain.isnan()
         return torch.where(alive.view_as(norms), self.plus._prox(norms, t, metric), 0)
 
     def _prox_(self, parts: Sequence[Part]) -> None:
@@ -93,19 +96,17 @@ class TopK(Penalty):
         kappa = self.kappa(n)
         if kappa == 0:
             for part in parts:
-                part.values.zero_()
+                part.values.mul_(0)  # NaN stays NaN
         elif kappa < n:
             _keep_largest_(parts, self._scores, kappa, n)
         if self.plus != Elastic():
             self.plus._prox_(parts)
 
     def _scores(self, part: Part) -> Tensor:
-        """Numbers in the order of the gains, by the shortest way to them."""
-        if part.metric is None and not (self.plus.l1 or self.plus.l2):
-            return part.values.abs()
+        """The gains, by the shortest way to them."""
         metric = part.metric() if part.metric else None
         if metric is not None and not (self.plus.l1 or self.plus.l2):
-            return metric.mul_(part.values).mul_(part.values)
+            return metric.sqrt_().mul_(part.values).abs_()
         return self.plus.gain(part.values.abs(), part.t, metric)
 
     def __add__(self, other: Penalty) -> Penalty:
@@ -146,51 +147,62 @@ class L1Ball(Penalty):
 
     def value(self, norms: Tensor) -> Tensor:
         # Projected norms meet ν up to the rounding of their sum.
-        slack = 1 + 4 * torch.finfo(norms.dtype).eps
+        slack = 1 + max(1e-6, 4 * torch.finfo(norms.dtype).eps)
         over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack
         return torch.where(over, math.inf, 0.0).to(norms)
 
     def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
         radius = plain(self, self.radius)
-        if norms.sum(dtype=torch.float64) <= radius:
+        wide = norms.double()  # or rounding would break the budget
+        known = wide.nan_to_num(0.0)
+        if known.sum() <= radius:
             return norms.clone()
-        inverse = torch.ones_like(norms) if metric is None else 1 / metric
-        # τ at which each group dies, and the τ that meets ν if just it and those after it live.
-        death, order = (norms / inverse).flatten().sort(descending=True)
-        sums = norms.flatten()[order].cumsum(0, dtype=torch.float64)
-        inverses = inverse.flatten()[order].cumsum(0, dtype=torch.float64)
+        inverse = torch.ones_like(wide) if metric is None else 1 / metric.double().clamp(min=LEAST)
+        # τ at which each group dies, and the τ that meets ν if just it and those before it live.
+        death, order = (known / inverse).flatten().sort(descending=True)
+        sums = known.flatten()[order].cumsum(0)
+        inverses = inverse.flatten()[order].cumsum(0)
         taus = (sums - radius) / inverses
-        tau = taus[int((death > taus).sum()) - 1] if radius > 0 else death[0]
-        return (norms - tau * inverse).clamp(min=0).to(norms)
+        tau = taus[max(1, int((death > taus).sum())) - 1] if radius > 0 else death[0]
+        dead = wide / inverse <= tau
+        return torch.where(dead, 0, (wide - tau * inverse).clamp(min=0)).to(norms)
 
     def _prox_(self, parts: Sequence[Part]) -> None:
         radius = plain(self, self.radius)
-        tau, alive_before = 0.0, -1
-        while True:  # each round drops the groups that τ kills; the rest ask for a larger τ
-            total, inverses, alive = 0.0, 0.0, 0
+        if radius == 0:
             for part in parts:
-                inverse = part.metric().reciprocal_() if part.metric else None
-                norms = part.values.abs()
-                shrunk = norms - (tau if inverse is None else tau * inverse)
-                living = shrunk > 0
-                total += float((norms * living).sum(dtype=torch.float64))
-                count = int(living.sum())
+                part.values.mul_(0)
+            return
+        tau, alive_before = 0.0, math.inf
+        while True:  # Newton's method from below: each round drops the groups that τ kills
+            excess, inverses, alive = -radius, 0.0, 0
+            for part in parts:
+                inverse = _inverse(part)
+                limit = tau if inverse is None else tau * inverse
+                shrunk = (part.values.abs() - limit).clamp_(min=0).nan_to_num_(0.0)
+                count = int(shrunk.count_nonzero())
+                excess += float(shrunk.sum(dtype=torch.float64))
                 alive += count
-                inverses += count if inverse is None else float((inverse * living).sum())
-            if tau == 0 and total <= radius:
+                inverses += count if inverse is None else float((inverse * (shrunk > 0)).sum())
+            if tau == 0 and excess <= 0:
                 return
-            if alive == alive_before or alive == 0:
+            if alive >= alive_before or alive == 0:  # more alive than before: by rounding
                 break
-            tau, alive_before = (total - radius) / inverses, alive
+            tau, alive_before = tau + excess / inverses, alive
         for part in parts:
-            if part.metric is None:
+            inverse = _inverse(part)
+            if inverse is None:
                 torch.ops.aten.softshrink.out(part.values, tau, out=part.values)
             else:
-                limit = tau / part.metric()
+                limit = inverse.mul_(tau)
                 part.values.sub_(part.values.clamp(-limit, limit))
 
     def __repr__(self) -> str:
         return f"L1Ball({self.radius}{', per_layer=True' if self.per_layer else ''})"
+
+
+def _inverse(part: Part) -> Tensor | None:
+    return part.metric().clamp_(min=LEAST).reciprocal_() if part.metric else None
 
 
 def _keep_largest_(

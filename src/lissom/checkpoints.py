@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lissom.errors import RunError
 
@@ -21,19 +24,41 @@ def save_json(value: Any, path: Path) -> None:
     _replace(path, lambda beside: beside.write_text(json.dumps(value, indent=2) + "\n"))
 
 
-def load_state(path: Path, device: str) -> dict[str, Any]:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors in the same way."""
+    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda beside: save_file(dense, beside))
+
+
+def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote, with `weights_only=True`: nothing in it is executed.
+
+    Returns:
+        The state with its tensors on the CPU, from where `load_state_dict` takes them anywhere.
 
     Raises:
         RunError: if the file is missing or not such a file.
     """
     if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}; a run is resumed from its own directory")
+        raise RunError(f"{path.parent} has no {path.name}: nothing was trained there yet")
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for each kind of damage
         raise RunError(f"{path} is not a readable checkpoint: {error}") from error
     return state
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is not a readable safetensors file: {error}") from error
+    return tensors
 
 
 def load_json(path: Path) -> Any:
@@ -44,9 +69,9 @@ def load_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"{path.parent} has no {path.name}: is it a run directory?") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise RunError(f"{path} is not JSON: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,36 +12,63 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lissom.checkpoints import load_json, load_state, save_json
+from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
 from lissom.errors import LissomError, RunError
 from lissom.measure import measure as measure_model
 from lissom.progress import Progress
-from lissom.recipes import Recipe, make_data, make_model, make_trainer, read_recipe, recipe_names
+from lissom.recipes import (
+    Recipe,
+    Record,
+    make_data,
+    make_model,
+    make_trainer,
+    read_recipe,
+    read_record,
+    recipe_names,
+)
 from lissom.tables import table
 
 app = typer.Typer(
     help="Train PyTorch networks to exact zeros.", no_args_is_help=True, add_completion=False
 )
 console = Console()
+stderr = Console(stderr=True)
 
-RUN_FILES = ("recipe.json", "events.jsonl", "checkpoint.pt", "model.safetensors", "result.json")
+RUN_FILES = (
+    "recipe.json",
+    "events.jsonl",
+    "checkpoint.pt",
+    "model.safetensors",
+    "result.json",
+    "report.html",
+)
+MAX_SEED = 2**32 - 1
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .toml file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, a .toml file, or the recipe.json of a run.")
+    ],
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; runs/RECIPE by default.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initialisation, order and dropout.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; runs/RECIPE or that of the recipe.json.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MAX_SEED,
+            help="Of initialisation, order and dropout; 0 or that of the recipe.json.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
@@ -48,39 +76,46 @@ def train(
     """Train a recipe into a run directory: recipe, events, checkpoint, result."""
     with _told():
         read = read_recipe(recipe, changes or [])
-        run = out or Path("runs") / Path(recipe).stem
-        record = {"recipe": read.model_dump(by_alias=True, exclude_none=True), "seed": seed}
-        _prepare(run, record, resume=resume, overwrite=overwrite)
+        of_run = recipe.endswith(".json")
+        if seed is None:
+            seed = read_record(Path(recipe)).seed if of_run else 0
+        run = out or (Path(recipe).parent if of_run else Path("runs") / Path(recipe).stem)
+        _check_run(run, resume=resume, overwrite=overwrite)
+        if resume and (run / "recipe.json").exists():
+            _check_same(run, read, seed)
         data = make_data(read, data_dir, seed=seed)
-        with Progress(console, read) as progress:
+        shape = list(data.train_x.shape[1:])
+        with _resumable(run), Progress(console, read) as progress:
             trainer = make_trainer(
                 read, data, seed=seed, device=device, out=run, report=progress.report
             )
-            save_json(record, run / "recipe.json")
+            record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
+            _start(run, record, resume=resume)
             if resume and (run / "checkpoint.pt").exists():
                 trainer.resume()
             event = trainer.fit()
-        _save_model(trainer.model, run)
+        save_tensors(trainer.model.state_dict(), run / "model.safetensors")
         result = {
             "title": read.title,
             **event,
-            "command": " ".join(["lissom", *sys.argv[1:]]),
+            "command": shlex.join(["lissom", *sys.argv[1:]]),
             "seed": seed,
             "versions": _versions(),
         }
         save_json(result, run / "result.json")
         console.print(measure_model(trainer.model).table())
         console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
-        console.print(f"kept in {run}")
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def recipes() -> None:
     """List the recipes that come with lissom."""
     rows = []
-    for name in recipe_names():
-        read = read_recipe(name)
-        rows.append([name, read.data.name, read.train.epochs, read.title])
+    with _told():
+        for name in recipe_names():
+            read = read_recipe(name)
+            rows.append([name, read.data.name, read.train.epochs, read.title])
     console.print(table(["recipe", "data", "epochs", "what it does"], rows))
 
 
@@ -94,39 +129,36 @@ def measure(
 ) -> None:
     """Count the non-zero weights of a run, variable by variable (Henrikson's table)."""
     with _told():
-        record = load_json(run / "recipe.json")
-        model = _load_model(run, Recipe.model_validate(record["recipe"]))
-        counted = measure_model(model, tolerance=tolerance)
+        counted = measure_model(_load_model(run), tolerance=tolerance)
         if as_json:
             typer.echo(json.dumps(counted.to_dict(), indent=2))
         else:
             console.print(counted.table())
 
 
-def _prepare(run: Path, record: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Make the run directory, or check that an old one is to be resumed or replaced."""
+def _check_run(run: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix this run with what its directory holds."""
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite replaces it: choose one")
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file; a run needs a directory: choose another --out")
     if (run / "recipe.json").exists():
-        if resume:
-            _same_recipe(load_json(run / "recipe.json"), record, run)
-        elif overwrite:
-            for name in RUN_FILES:
-                (run / name).unlink(missing_ok=True)
-        else:
+        if not resume and not overwrite:
             raise RunError(
                 f"{run} holds a run already: --resume goes on with it, --overwrite replaces it, "
                 "--out DIR writes elsewhere"
             )
     elif resume and not run.exists():
         raise RunError(f"there is no run {run} to resume; without --resume it is started")
-    elif run.exists() and any(run.iterdir()) and not resume:
+    elif run.exists() and any(found.name != "recipe.json.part" for found in run.iterdir()):
         raise RunError(f"{run} is not empty and not a run; choose another --out")
-    run.mkdir(parents=True, exist_ok=True)
 
 
-def _same_recipe(old: Any, new: Any, run: Path) -> None:
-    before, now = _leaves(old), _leaves(new)
+def _check_same(run: Path, recipe: Recipe, seed: int) -> None:
+    """Refuse to go on with another recipe than the run was started with."""
+    old = read_record(run / "recipe.json")
+    before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
+    now = _leaves({**recipe.model_dump(by_alias=True), "seed": seed})
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -144,19 +176,42 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path.removeprefix("."): value}
 
 
-def _save_model(model: nn.Module, run: Path) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, run / "model.safetensors")
+def _start(run: Path, record: Record, *, resume: bool) -> None:
+    """Make the run directory; an old run goes only now that the new one is known to be possible."""
+    run.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for name in RUN_FILES:
+            (run / name).unlink(missing_ok=True)
+            (run / f"{name}.part").unlink(missing_ok=True)
+    save_json(record.to_json(), run / "recipe.json")
 
 
-def _load_model(run: Path, recipe: Recipe) -> nn.Module:
+@contextmanager
+def _resumable(run: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        given = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        command = shlex.join(["lissom", *given, "--resume"])
+        stderr.print(f"stopped; {run} goes on with: {command}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from error
+
+
+def _load_model(run: Path) -> nn.Module:
     """The finished network of a run, or of its last checkpoint while it is not finished."""
-    model = make_model(recipe, make_data(recipe))
-    if (run / "model.safetensors").exists():
-        model.load_state_dict(load_file(run / "model.safetensors"))
+    record = read_record(run / "recipe.json")
+    model = make_model(record.recipe, record.shape, record.classes)
+    finished, unfinished = run / "model.safetensors", run / "checkpoint.pt"
+    if finished.exists():
+        state, path = load_tensors(finished), finished
     else:
-        model.load_state_dict(load_state(run / "checkpoint.pt", "cpu")["model"])
-        console.print(f"[dim]{run} is not finished; this is its last checkpoint[/dim]")
+        state, path = load_state(unfinished).get("model", {}), unfinished
+        stderr.print(f"{run} is not finished; this is its last checkpoint", markup=False)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
     return model
 
 
@@ -170,6 +225,7 @@ def _told() -> Iterator[None]:
     """Tell the user's mistakes in red, without a traceback."""
     try:
         yield
-    except LissomError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+    except (LissomError, OSError) as error:
+        stderr.print("[red]error:[/red]", end=" ")
+        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -44,14 +44,28 @@ class Penalty(ABC):
 
     Attributes:
         per_layer: whether a budget holds for each layer on its own instead of for all together.
+        has_metric: whether the prox is defined for d ≠ 1 too.
     """
 
     per_layer: bool = False
+    has_metric: bool = True
 
     @property
     def differentiable(self) -> bool:
         """Whether the gradient of `value` says anything (a count has none)."""
         return False
+
+    def require_metric(self) -> None:
+        """Refuse a metric where the prox has none.
+
+        Raises:
+            PenaltyError: saying what would work.
+        """
+        if not self.has_metric:
+            raise PenaltyError(
+                f"{self} compares the norms themselves and knows no metric; use L0, whose "
+                "threshold √(2tλ/d) follows it, or metric='euclidean'"
+            )
 
     @abstractmethod
     def value(self, norms: Tensor) -> Tensor:
@@ -130,16 +144,18 @@ class Elastic(Penalty):
 
     def value(self, norms: Tensor) -> Tensor:
         l0, l1, l2 = self._numbers()
+        norms = widen(norms)
         value = l1 * norms.sum() + l2 * norms.square().sum()
         return value + l0 * (norms != 0).sum() if l0 else value
 
     def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
         l0, l1, l2 = self._numbers()
         s = t if metric is None else t / metric
-        u = (norms - s * l1).clamp(min=0)
-        damping = 1 + 2 * s * l2
-        threshold = torch.as_tensor(2 * s * l0 * damping).sqrt().to(u)
-        return torch.where((u <= threshold) & (l0 > 0), 0, u / damping)
+        # A price of 0 is left out, since where d = 0 it would be ∞·0.
+        u = (norms - s * l1).clamp(min=0) if l1 else norms
+        damping = 1 + 2 * s * l2 if l2 else 1.0
+        x = u / damping
+        return torch.where(u <= (2 * s * l0 * damping) ** 0.5, 0, x) if l0 else x
 
     def _prox_(self, parts: Sequence[Part]) -> None:
         l0, l1, l2 = self._numbers()
@@ -165,11 +181,15 @@ class Elastic(Penalty):
                 values.mul_(d.mul_(values).mul_(values).gt_(2 * t * l0))
 
     def gain(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
-        """2·(objective at x_g = 0 − objective at the best x_g ≠ 0), λ₀ aside, for each group."""
+        """√(2·(objective at x_g = 0 − objective at the best x_g ≠ 0)), λ₀ aside, for each group.
+
+        The root, because squares of very small and very large norms would be 0 and ∞ alike.
+        """
         _, l1, l2 = self._numbers()
-        d = torch.ones_like(norms) if metric is None else metric
-        u = (norms - t * l1 / d).clamp(min=0)
-        return d * u.square() / (1 + 2 * t * l2 / d)
+        s = t if metric is None else t / metric
+        u = (norms - s * l1).clamp(min=0) if l1 else norms
+        u = u if metric is None else u * metric.sqrt()
+        return u / (1 + 2 * s * l2) ** 0.5 if l2 else u
 
     def __add__(self, other: Penalty) -> Penalty:
         if not isinstance(other, Elastic):
@@ -252,6 +272,7 @@ class Threshold(Penalty):
     """
 
     threshold: Number
+    has_metric = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, Schedule) and not 0 <= self.threshold < math.inf:
@@ -262,10 +283,7 @@ class Threshold(Penalty):
 
     def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
         if metric is not None:
-            raise PenaltyError(
-                f"{self} compares the norms themselves and knows no metric; use L0, whose "
-                "threshold √(2tλ/d) follows it"
-            )
+            self.require_metric()
         return torch.where(norms < plain(self, self.threshold), 0, norms)
 
     def _prox_(self, parts: Sequence[Part]) -> None:

@@ -24,7 +24,8 @@ class Preconditioner:
 
     Attributes:
         moment: v, the running second moment, shaped like the parameter (or a part of it).
-        scale: 1/√(1 − β₂ⁿ) in Adam, else 1.
+        scale: 1/√(1 − β₂ⁿ) in Adam; 1 − μ under heavy-ball momentum, whose steps add up to
+            lr/(1 − μ); else 1.
         eps: the optimizer's ε.
         mean: the running mean of the gradient if v is centred by it.
     """
@@ -52,7 +53,10 @@ class Preconditioner:
 
 @singledispatch
 def preconditioner(optimizer: Optimizer, group: Group, parameter: Tensor) -> Preconditioner | None:
-    """D of a parameter in its param group; None where the optimizer has none (D = 1).
+    """D of a parameter in its param group; None where it is 1 for all weights.
+
+    lr/D is the length that the optimizer's step has in the long run, for a gradient of 1. So where
+    training with L1 rests, |gradient| = λ, whichever the optimizer.
 
     Raises:
         OptimizerError: for an optimizer whose preconditioner is not known here.
@@ -71,8 +75,10 @@ def _moment(state: dict[str, Any], name: str, parameter: Tensor) -> Tensor:
 
 
 @preconditioner.register
-def _(optimizer: SGD, group: Group, parameter: Tensor) -> None:
-    return None
+def _(optimizer: SGD, group: Group, parameter: Tensor) -> Preconditioner | None:
+    scale = (1 - group["momentum"]) / (1 - group["dampening"]) if group["momentum"] else 1.0
+    ones = parameter.detach().new_ones(()).expand_as(parameter)
+    return None if scale == 1 else Preconditioner(ones, scale, 0.0)
 
 
 @preconditioner.register
@@ -87,7 +93,9 @@ def _(optimizer: Adagrad, group: Group, parameter: Tensor) -> Preconditioner:
 def _(optimizer: RMSprop, group: Group, parameter: Tensor) -> Preconditioner:
     state = optimizer.state.get(parameter, {})
     mean = state.get("grad_avg") if group["centered"] else None
-    return Preconditioner(_moment(state, "square_avg", parameter), 1.0, group["eps"], mean)
+    scale = 1 - group["momentum"]
+    moment = _moment(state, "square_avg", parameter)
+    return Preconditioner(moment, scale, group["eps"] * scale, mean)
 
 
 @preconditioner.register(Adam)

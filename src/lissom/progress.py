@@ -32,7 +32,7 @@ class Progress:
         )
         self._task = self._bar.add_task("", total=self._epochs)
         self._loss, self._standing = "", ""
-        console.print(recipe.title)
+        console.print(recipe.title, markup=False)
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -51,9 +51,10 @@ class Proximal:
         self._optimizer = optimizer
         self._group_of = _param_groups(optimizer, prices)
         self._alive: list[Tensor] | None = None
-        if metric == "adaptive":  # an optimizer without a known metric is refused now, not later
-            for block in self._blocks():
-                self._preconditioner(block)
+        if metric == "adaptive":  # what knows no metric is refused now, not at the first step
+            for groups, penalty in prices.items():
+                if any(self._preconditioner(block) is not None for block in groups):
+                    penalty.require_metric()
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
     @property
@@ -115,7 +116,7 @@ class Proximal:
             self._keep_zeros()
             return
         since = self.step - self.start
-        freezes = self.step == self.freeze_at
+        freezes = self.freeze_at is not None and self.step >= self.freeze_at
         if since > 0 and (since % self.every == 0 or freezes):
             self.apply()
         if freezes:
@@ -184,6 +185,9 @@ def proximal(
     (the prox acts on the iterate), so schedulers, GradScaler, gradient accumulation, compiled
     models and `state_dict` work as before. A zero may come back while the prox is active.
 
+    Heavy-ball momentum μ (SGD, RMSprop) lengthens steps to lr/(1 − μ) in the long run. The adaptive
+    metric knows it; in the Euclidean one t stays lr, so that a price λ acts as (1 − μ)λ.
+
     Args:
         optimizer: any torch optimizer that holds the priced parameters.
         prices: {groups: penalty}; disjoint groups, each with a price of its own.
@@ -191,7 +195,8 @@ def proximal(
             it is an epoch. The step t stays lr, so λ then acts `every` times less often.
         metric: "euclidean" (t = lr for all weights) or "adaptive": the optimizer's own D, so that
             a weight's step is lr/D_i. λ means different things in the two. D = √v̂ + ε in Adam,
-            AdamW and RMSprop, √(Σg²) in Adagrad, 1 in SGD. For a group of several weights
+            AdamW and RMSprop, √(Σg²) in Adagrad, 1 in SGD, times 1 − μ under heavy-ball
+            momentum. For a group of several weights
             d_g = Σ D_i w_i² / Σ w_i², exact among all rescalings of the group.
         start: steps to train without a price first. Schedules count from here.
         freeze_at: the step after which zeros are frozen and the survivors retrain unpriced.
@@ -203,6 +208,7 @@ def proximal(
     Raises:
         OptimizerError: a parameter the optimizer does not hold, an unknown metric, or counts that
             cannot be.
+        PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one.
         GroupError: overlapping groups.
 
     Source: Formanek & Hadházi eq. 16–18; with Adagrad (initial_accumulator_value=lr²) and the
@@ -235,10 +241,10 @@ def penalty_loss(prices: Mapping[Groups, Penalty], step: int = 0) -> Tensor:
     values: list[Tensor] = []
     for groups, penalty in prices.items():
         now = penalty.at(step)
-        if not now.differentiable:
+        if not penalty.differentiable:  # asked before a schedule of L0 starts at 0
             raise PenaltyError(
-                f"{now} has no gradient that could train a network; use "
-                f"lissom.proximal(optimizer, {{groups: {now}}})"
+                f"{penalty} has no gradient that could train a network; use "
+                f"lissom.proximal(optimizer, {{groups: {penalty}}})"
             )
         values += [now.value(norms) for norms in groups.norms()]
     return torch.stack([value.to(values[0]) for value in values]).sum()
@@ -258,6 +264,10 @@ def _check_counts(every: int, start: int, freeze_at: int | None) -> None:
 
 def _param_groups(optimizer: Optimizer, prices: Mapping[Groups, Penalty]) -> dict[Block, int]:
     """Which param group of the optimizer holds each block's parameter."""
+    if not isinstance(optimizer, Optimizer):
+        raise OptimizerError(
+            f"proximal follows the steps of a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
     index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     blocks = [block for groups in prices for block in groups]
     missing = [block.name for block in blocks if id(block.parameter) not in index]

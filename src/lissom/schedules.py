@@ -37,9 +37,10 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """The value at `step`."""
+        step = max(step, 0)
         if step >= self.steps:
             return self.next(step - self.steps) if self.next else self.end
-        return self.start + (self.end - self.start) * self.shape(max(step, 0) / self.steps)
+        return self.start + (self.end - self.start) * self.shape(step / self.steps)
 
     def then(self, after: "Schedule") -> "Schedule":
         """This schedule, followed by another that counts its steps from the end of this one."""

@@ -39,17 +39,21 @@ def kth_largest(numbers: Callable[[], Iterable[Tensor]], k: int, n: int) -> Cut:
         n: how many numbers there are in all.
     """
     if n <= SMALL:
-        return _cut(_collect(numbers()), k, above=0)
+        return _cut(_collect(numbers()), k)
     low, high = _bracket(numbers(), k, n)
     while True:
-        above, inside = 0, []
+        above, at_low, inside = 0, 0, []
         for part in numbers():
             over = ~(part <= high)  # so that NaN is over
             above += int(over.sum())
-            inside.append(part[(part >= low) & ~over])
+            at_low += int((part == low).sum())  # counted and not kept: they may be all the zeros
+            inside.append(part[(part > low) & ~over])
         candidates = _collect(inside)
-        if above < k <= above + len(candidates):
-            return _cut(candidates, k - above, above)
+        reached = above + len(candidates)
+        if above < k <= reached:
+            return _cut(candidates, k - above)
+        if reached < k <= reached + at_low:
+            return Cut(low, None if k == reached + at_low else k - reached)
         # An unlucky sample: look on the side where the answer must be.
         infinity = torch.full_like(low, torch.inf)
         low, high = (high, infinity) if above >= k else (-infinity, low)
@@ -61,8 +65,8 @@ def _collect(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def _cut(numbers: Tensor, k: int, above: int) -> Cut:
-    """The k-th largest of a vector; `above` are known to be larger and not in it."""
+def _cut(numbers: Tensor, k: int) -> Cut:
+    """The k-th largest of a vector."""
     n = len(numbers)
     if numbers.device.type == "cpu":  # NumPy's partition is vectorised: 17 × torch.kthvalue
         parts = numbers.numpy().copy()
@@ -71,19 +75,24 @@ def _cut(numbers: Tensor, k: int, above: int) -> Cut:
         tied = n > k and bool(parts[: n - k].max() == parts[n - k])
     else:
         threshold = numbers.kthvalue(n - k + 1).values
-        tied = int((numbers >= threshold).sum()) > k
+        tied = int((~(numbers < threshold)).sum()) > k and not bool(threshold.isnan())
     return Cut(threshold, k - int((~(numbers <= threshold)).sum()) if tied else None)
 
 
 def _bracket(parts: Iterable[Tensor], k: int, n: int) -> tuple[Tensor, Tensor]:
     """Two numbers that the k-th largest of n almost surely lies between, from a sample."""
     stride = n // SAMPLE | 1  # odd, so that it does not run along a column
-    offset, sampled = 0, []
+    offset, filled, sampled = 0, 0, torch.empty(0)
     for part in parts:
-        flat = part.flatten()
-        sampled.append(flat[offset::stride].clone())
-        offset = (offset - len(flat)) % stride
-    sample = _collect(sampled).sort(descending=True).values
+        if not filled:  # one buffer for all: many small pieces would hold holes in memory open
+            sampled = part.new_empty(n // stride + 1)
+        piece = part.flatten()[offset::stride]
+        sampled[filled : filled + len(piece)] = piece
+        filled += len(piece)
+        offset = (offset - part.numel()) % stride
+    # NaN is above every bound, and no bound itself: the answer would be on neither side of it.
+    sample = sampled[:filled].nan_to_num_(torch.inf, torch.inf, -torch.inf)
+    sample = sample.sort(descending=True).values
     share = k / n
     rank, margin = share * len(sample), 4 * (len(sample) * share * (1 - share)) ** 0.5 + 4
     low, high = int(rank + margin), int(rank - margin)

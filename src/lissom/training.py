@@ -44,15 +44,24 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise RunError(f"{name} is a whole number ≥ 1, got {getattr(self, name)!r}")
-        if self.patience is not None and self.patience < 1:
-            raise RunError(f"patience counts evaluations, 1 or more, got {self.patience!r}")
+        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
+            number = getattr(self, name)
+            if number is None and name == "patience":
+                continue
+            if not isinstance(number, int) or number < 1:
+                raise RunError(f"{name} is a whole number ≥ 1, got {number!r}")
+        for name in ("patience_from", "average_from"):
+            epoch = getattr(self, name)
+            if epoch is not None and (not isinstance(epoch, int) or not 0 <= epoch < self.epochs):
+                raise RunError(
+                    f"{name} is an epoch from 0 to {self.epochs - 1}, before the last of "
+                    f"epochs={self.epochs}; got {epoch!r}"
+                )
         if not 0 <= self.average_decay < 1:
             raise RunError(f"average_decay is in [0, 1), got {self.average_decay!r}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise RunError(f"device {self.device!r} was asked for, but torch sees no GPU here")
+        if not isinstance(self.seed, int):
+            raise RunError(f"a seed is a whole number, got {self.seed!r}")
+        usable_device(self.device)
 
 
 class Trainer:
@@ -69,15 +78,16 @@ class Trainer:
         epochs: passes over the training examples.
         proximal: the handle of `lissom.proximal` on this optimizer, kept in the checkpoints.
         penalties: {groups: penalty} added to the loss (`penalty_loss`), the subgradient baseline.
-        out: directory for events.jsonl and checkpoint.pt; None keeps nothing.
+        out: directory for events.jsonl and checkpoint.pt, made if it is not there; None keeps
+            nothing.
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
         options: batch_size; lr_factor, a schedule by step that multiplies every learning rate;
             patience, evaluations without a better validation error after which to stop and take
             the best one's weights, counted from epoch patience_from; average_from, the epoch after
             which the weights are averaged (exponentially, average_decay) for evaluation and the
-            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout for
-            convolutions; device; seed.
+            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout
+            for convolutions; device; seed.
 
     Raises:
         RunError: impossible options, or a loss that is no longer finite.
@@ -97,8 +107,9 @@ class Trainer:
         **options: Any,
     ) -> None:
         self.options = Options(epochs=epochs, **options)
-        self._layout = torch.channels_last if self.options.channels_last else torch.preserve_format
-        self.model = model.to(self.options.device, memory_format=self._layout)
+        self.model = model.to(self.options.device)
+        if self.options.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer, self.proximal, self.penalties = optimizer, proximal, penalties
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
@@ -124,6 +135,9 @@ class Trainer:
             The event of the epoch whose weights the model now has: the last one, or with patience
             the best on validation data.
         """
+        if self.out is not None:  # events after the last checkpoint come again
+            self.out.mkdir(parents=True, exist_ok=True)
+            keep_events(lambda event: event["epochAfter"] <= self.epoch, self.out / "events.jsonl")
         while self.epoch < self.options.epochs and not self._out_of_patience():
             started = time.perf_counter()
             self._train_epoch()
@@ -138,16 +152,25 @@ class Trainer:
         return self._last_event
 
     def resume(self) -> None:
-        """Load the last checkpoint of the `out` directory, and forget events after it.
+        """Load the last checkpoint of the `out` directory; `fit` then goes on from it.
 
         Raises:
-            RunError: if there is none, or it cannot be read.
+            RunError: if there is none, it cannot be read, or it is of another model or optimizer.
         """
         if self.out is None:
             raise RunError("a trainer without an out directory has nothing to resume from")
-        state = load_state(self.out / "checkpoint.pt", self.options.device)
+        path = self.out / "checkpoint.pt"
+        state = load_state(path)
+        try:
+            self._load(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is of another model or optimizer: {error}") from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if (self.proximal is None) != (state["proximal"] is None):
+            raise RunError("only one of the two has a proximal step")
         if self.proximal is not None:
             self.proximal.load_state_dict(state["proximal"])
         if state["average"] is not None:
@@ -156,7 +179,6 @@ class Trainer:
             self._average.load_state_dict(state["average"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self._best, self._last_event = state["best"], state["event"]
-        keep_events(lambda event: event["epochAfter"] <= self.epoch, self.out / "events.jsonl")
 
     def _train_epoch(self) -> None:
         options, x, y = self.options, self.data.train_x, self.data.train_y
@@ -170,7 +192,10 @@ class Trainer:
         for i, batch in enumerate(order.split(options.batch_size)):
             self._set_rates(self.epoch * self.steps_per_epoch + i)
             with torch.autocast(y.device.type, torch.bfloat16, enabled=options.bf16):
-                logits = self.model(x[batch].to(memory_format=self._layout))
+                inputs = x[batch]
+                if options.channels_last:
+                    inputs = inputs.to(memory_format=torch.channels_last)
+                logits = self.model(inputs)
                 loss = F.cross_entropy(logits, y[batch])
             if self.penalties is not None:
                 loss = loss + penalty_loss(self.penalties, self.epoch * self.steps_per_epoch + i)
@@ -182,14 +207,11 @@ class Trainer:
             total += loss.detach()
             if i % 50 == 0:
                 self._progress(i, loss)
-        if not bool(total.isfinite()):
-            raise RunError(
-                f"the loss was {float(total):g} in epoch {self.epoch + 1}: training diverged. A "
-                "smaller learning rate or a later start of the penalty usually helps"
-            )
+        self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
 
     def _after_epoch(self) -> None:
         event = self._evaluate()
+        self._check_finite(event["ent_train"], self.epoch)
         if self.options.patience is not None and self.epoch > self.options.patience_from:
             key = [event["inacc_valid"], event["ent_valid"]]
             if self._best is None or key < self._best["key"]:
@@ -255,22 +277,50 @@ class Trainer:
         patience, best = self.options.patience, self._best
         return patience is not None and best is not None and best["waited"] >= patience
 
+    def _check_finite(self, loss: float, epoch: int) -> None:
+        """Stop before a checkpoint of weights that are not numbers replaces a good one."""
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss was {loss:g} in epoch {epoch}: training diverged. A smaller learning "
+                "rate or a later start of the penalty usually helps"
+            )
+
     def _check(self) -> None:
         options = self.options
+        if options.channels_last and self.data.train_x.ndim != 4:
+            raise RunError(
+                "channels_last is a layout of images [n, channels, height, width], but examples "
+                f"here are {list(self.data.train_x.shape)}"
+            )
+        if self.penalties is not None:
+            penalty_loss(self.penalties)  # refuses now what has no gradient
         if options.patience is not None and self.data.valid_y is None:
             raise RunError(
                 f"patience={options.patience} chooses an epoch by validation data, and there are "
                 "none: hold some out with data.hold_out(5000, seed=0)"
             )
-        frozen_at = None if self.proximal is None else self.proximal.freeze_at
-        if options.average_from is not None and self.proximal is not None:
-            first = options.average_from * self.steps_per_epoch
-            if frozen_at is None or frozen_at > first:
+        if options.average_from is not None and self.proximal and not self.proximal.frozen:
+            first, frozen = options.average_from * self.steps_per_epoch, self.proximal.freeze_at
+            if frozen is None or frozen > first:
+                when = "never frozen" if frozen is None else f"frozen at step {frozen}"
                 raise RunError(
-                    f"weights are averaged from step {first} on, but zeros are frozen at step "
-                    f"{frozen_at}: an average over weights that come and go has no zeros. Freeze "
-                    "before the average starts"
+                    f"weights are averaged from step {first} on, but zeros are {when}: an average "
+                    f"over weights that come and go has no zeros. Set freeze_at={first} or earlier"
                 )
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, if it can hold a number.
+
+    Raises:
+        RunError: quoting torch's reason.
+    """
+    try:
+        torch.zeros((), device=name).item()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise RunError(f"device {name!r} cannot be used here: {reason}") from error
+    return torch.device(name)
 
 
 @torch.no_grad()

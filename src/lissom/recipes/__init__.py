@@ -7,16 +7,18 @@ from lissom.recipes.making import (
     make_prices,
     make_trainer,
 )
-from lissom.recipes.reading import read_recipe, recipe_names
-from lissom.recipes.specs import Recipe
+from lissom.recipes.reading import read_recipe, read_record, recipe_names
+from lissom.recipes.specs import Recipe, Record
 
 __all__ = [
     "Recipe",
+    "Record",
     "make_data",
     "make_model",
     "make_optimizer",
     "make_prices",
     "make_trainer",
     "read_recipe",
+    "read_record",
     "recipe_names",
 ]

@@ -1,7 +1,6 @@
 """From a recipe to the objects it names: data, model, optimizer, prices, trainer."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lissom.budgets import L1Ball, TopK
 from lissom.data import Dataset, load
-from lissom.errors import RecipeError
+from lissom.errors import GroupError, RecipeError
 from lissom.groups import Groups, kernels, weights
 from lissom.models import build
-from lissom.penalties import L0, L1, L2, Penalty, Threshold
+from lissom.penalties import Penalty
 from lissom.proximal import proximal
-from lissom.recipes.specs import NumberSpec, OptimizerSpec, PriceSpec, RampSpec, Recipe
-from lissom.schedules import Schedule, cosine, cubic, exponential, linear
-from lissom.training import Report, Trainer
-
-SHAPES: Mapping[str, Callable[[float, float, int], Schedule]] = {
-    "linear": linear,
-    "cubic": cubic,
-    "exponential": exponential,
-    "cosine": cosine,
-}
+from lissom.recipes.prices import PriceSpec
+from lissom.recipes.specs import OptimizerSpec, Recipe
+from lissom.schedules import cosine, linear
+from lissom.training import Report, Trainer, usable_device
 
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
@@ -34,16 +26,23 @@ def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int =
     return data.hold_out(recipe.data.validation, seed) if recipe.data.validation else data
 
 
-def make_model(recipe: Recipe, data: Dataset, *, seed: int = 0) -> nn.Module:
-    """The recipe's network for these data, initialised by `seed`."""
+def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int = 0) -> nn.Module:
+    """The recipe's network, initialised by `seed`.
+
+    Args:
+        recipe: whose [model] is made.
+        shape: of one example.
+        classes: how many outputs.
+        seed: also of torch's global random state from here on.
+    """
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"classes": data.classes}
+    options: dict[str, Any] = {"classes": classes}
     if recipe.model.name != "lenet5":
-        options["inputs"] = data.train_x[0].numel()
-    elif data.train_x.shape[1:] != (1, 28, 28):
+        options["inputs"] = torch.Size(shape).numel()
+    elif tuple(shape) != (1, 28, 28):
         raise RecipeError(
-            f"model 'lenet5' takes images of 1×28×28, but {data.name} has examples of "
-            f"{tuple(data.train_x.shape[1:])}; 'lenet300' and 'henrikson' take any"
+            f"model 'lenet5' takes images of 1×28×28, but {recipe.data.name} has examples of "
+            f"{'×'.join(map(str, shape))}; 'lenet300' and 'henrikson' take any"
         )
     if recipe.model.input_dropout is not None:
         options["input_dropout"] = recipe.model.input_dropout
@@ -52,27 +51,23 @@ def make_model(recipe: Recipe, data: Dataset, *, seed: int = 0) -> nn.Module:
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
     """The torch optimizer that the recipe names, for all the model's parameters."""
-    factory = getattr(torch.optim, spec.name)
-    options = spec.model_dump(exclude_none=True, exclude={"name", "beta1", "beta2"})
-    if spec.beta1 is not None or spec.beta2 is not None:
-        options["betas"] = (
-            0.9 if spec.beta1 is None else spec.beta1,
-            0.999 if spec.beta2 is None else spec.beta2,
-        )
-    known = inspect.signature(factory).parameters
-    for option in options:
-        if option not in known:
-            raise RecipeError(f"optimizer.{option} is not an argument of torch.optim.{spec.name}")
-    try:
-        made: Optimizer = factory(model.parameters(), **options)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"torch.optim.{spec.name} refuses {options}: {error}") from error
-    return made
+    return spec.make(model.parameters())
 
 
 def make_prices(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> dict[Groups, Penalty]:
-    """{groups: penalty} as the recipe's [[prices]] say."""
-    return {_groups(price, model): _penalty(price, steps_per_epoch) for price in recipe.prices}
+    """{groups: penalty} as the recipe's [[prices]] say.
+
+    Raises:
+        RecipeError: for groups that this model has not, naming the price.
+    """
+    prices = {}
+    for i, price in enumerate(recipe.prices):
+        try:
+            groups = _groups(price, model)
+        except GroupError as error:
+            raise RecipeError(f"prices.{i} for model {recipe.model.name!r}: {error}") from error
+        prices[groups] = price.penalty(steps_per_epoch)
+    return prices
 
 
 def make_trainer(
@@ -85,7 +80,8 @@ def make_trainer(
     report: Report | None = None,
 ) -> Trainer:
     """Everything put together and ready to `fit`."""
-    model = make_model(recipe, data, seed=seed).to(device)
+    shape, classes = data.train_x.shape[1:], data.classes
+    model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
     optimizer = make_optimizer(recipe.optimizer, model)
     train = recipe.train
     epoch = -(-len(data.train_y) // train.batch_size)
@@ -125,48 +121,3 @@ def _groups(price: PriceSpec, model: nn.Module) -> Groups:
     made = kernels(model) if price.groups == "kernels" else weights(model, biases=price.biases)
     made = made.only(*price.only) if price.only else made
     return made.without(*price.without) if price.without else made
-
-
-def _penalty(price: PriceSpec, epoch: int) -> Penalty:
-    """The sum of the penalties of one price; a sum without a closed form is refused by `+`."""
-    terms: list[Penalty] = []
-    for make, number in (
-        (L0, price.l0),
-        (L1, price.l1),
-        (L2, price.l2),
-        (Threshold, price.threshold),
-    ):
-        if number is not None:
-            terms.append(make(_number(number, epoch)))
-    if price.top_k is not None:
-        spec = price.top_k
-        count = None if spec.count is None else _number(spec.count, epoch)
-        fraction = None if spec.fraction is None else _number(spec.fraction, epoch)
-        whole = int(count) if isinstance(count, float) and count.is_integer() else count
-        terms.append(TopK(whole, fraction=fraction, per_layer=spec.per_layer))  # type: ignore[arg-type]
-    if price.l1_ball is not None:
-        radius = _number(price.l1_ball.radius, epoch)
-        terms.append(L1Ball(radius, per_layer=price.l1_ball.per_layer))
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
-def _number(spec: NumberSpec, epoch: int) -> float | Schedule:
-    if not isinstance(spec, list):
-        return float(spec)
-    pieces: list[Schedule] = []
-    for ramp in spec:
-        pieces.append(_ramp(ramp, pieces[-1].end if pieces else None, epoch))
-    total = pieces[-1]
-    for piece in reversed(pieces[:-1]):
-        total = piece.then(total)
-    return total
-
-
-def _ramp(ramp: RampSpec, before: float | None, epoch: int) -> Schedule:
-    start = ramp.start if ramp.start is not None else before
-    if start is None:
-        raise RecipeError("the first piece of a schedule needs a start, as in start = 1.0")
-    return SHAPES[ramp.shape](start, ramp.end, round(ramp.epochs * epoch))

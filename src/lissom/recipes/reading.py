@@ -3,17 +3,28 @@
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from lissom.checkpoints import load_json
 from lissom.errors import RecipeError, nearest
-from lissom.recipes.specs import Recipe
+from lissom.recipes.lines import Location, line_numbers
+from lissom.recipes.specs import Recipe, Record
+from lissom.recipes.strict import Spec
 
-Location = tuple[str | int, ...]
+Made = TypeVar("Made", bound=Spec)
+
+# pydantic's words where they speak of Python and not of a recipe.
+WORDS = {
+    "missing": "this key is required",
+    "model_type": "this must be a table",
+    "list_type": "this must be a list, in [ ]",
+    "too_short": "this list needs an entry",
+}
 
 
 def recipe_names() -> list[str]:
@@ -24,7 +35,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe by name, or from a TOML file (or a run's recipe.json), with some keys changed.
+    """A recipe by name, from a TOML file, or from the recipe.json of a run, with keys changed.
 
     Args:
         source: "henrikson-l1-proximal-adagrad", or a path that ends in .toml or .json.
@@ -35,63 +46,48 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
         RecipeError: naming the file, the line, what is wrong with it and what would work.
     """
     text, name = _text(source)
+    of_run = source.endswith(".json")
     try:
-        table = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
+        table = json.loads(text) if of_run else tomllib.loads(text)
     except ValueError as error:
-        raise RecipeError(
-            f"{name} is not valid {name.rpartition('.')[2].upper()}: {error}"
-        ) from error
+        kind = "JSON" if of_run else "TOML"
+        raise RecipeError(f"{name} is not valid {kind}: {error}") from error
+    if of_run:
+        table = table.get("recipe") if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            raise RecipeError(f"{name} is not the recipe.json of a run; other recipes are .toml")
     for change in changes:
         _apply(table, change)
-    changed = [change.partition("=")[0].strip() for change in changes]
-    try:
-        return Recipe.model_validate(table)
-    except ValidationError as error:
-        lines = {} if name.endswith(".json") else line_numbers(text)
-        told = [_explain(detail, name, lines, changed) for detail in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(told))) from None
+    changed = [_split(change.partition("=")[0]) for change in changes]
+    return _made(Recipe, table, name, {} if of_run else line_numbers(text), changed)
 
 
-def line_numbers(text: str) -> dict[Location, int]:
-    """The line on which each key of a TOML text is set, by its path: ("prices", 0, "L1") → 12."""
-    lines: dict[Location, int] = {}
-    here: Location = ()
-    arrays: dict[Location, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        bare = line.split("#")[0]
-        if header := re.match(r"\s*(\[\[?)\s*([\w.\-\"]+)\s*\]\]?", bare):
-            path: Location = ()
-            for part in header[2].replace('"', "").split("."):
-                path = (*path, part)
-                if path in arrays and (header[1] == "[" or path != _split(header[2])):
-                    path = (*path, arrays[path])
-            if header[1] == "[[":
-                arrays[path] = arrays.get(path, -1) + 1
-                path = (*path, arrays[path])
-            here = path
-            lines[here] = number
-        else:
-            found = re.findall(r"([\w\-.\"]+)\s*=(?!=)", bare)
-            outer: Location = ()
-            for i, key in enumerate(found):
-                path = (*here, *_split(key)) if i == 0 else (*outer, *_split(key))
-                outer = path if i == 0 else outer
-                lines.setdefault(path, number)
-    return lines
+def read_record(path: Path) -> Record:
+    """The recipe.json of a run.
+
+    Raises:
+        RunError: if it is missing or not JSON.
+        RecipeError: if it says what no run would have written.
+    """
+    return _made(Record, load_json(path), str(path))
 
 
 def _text(source: str) -> tuple[str, str]:
+    """The text of a recipe and what to call it."""
     if source.endswith((".toml", ".json")):
-        path = Path(source)
-        if not path.is_file():
-            raise RecipeError(f"there is no recipe file {source}")
-        return path.read_text(), path.name
+        try:
+            return Path(source).read_text(encoding="utf-8"), source
+        except FileNotFoundError as error:
+            raise RecipeError(f"there is no recipe file {source}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"the recipe file {source} cannot be read: {error}") from error
     if source not in recipe_names():
         raise RecipeError(
             f"there is no recipe {source!r}.{nearest(source, recipe_names())} `lissom recipes` "
             "lists them; a recipe of your own is a file that ends in .toml"
         )
-    return (files(__package__) / f"{source}.toml").read_text(), f"{source}.toml"
+    name = f"{source}.toml"
+    return (files(__package__) / name).read_text(encoding="utf-8"), name
 
 
 def _apply(table: dict[str, Any], change: str) -> None:
@@ -103,48 +99,83 @@ def _apply(table: dict[str, Any], change: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
-    *path, last = _split(key.strip())
+    *path, last = _split(key)
     inner: Any = table
     for part in path:
         if isinstance(inner, list):
-            inner = _item(inner, part, change)
+            inner = inner[_index(inner, part, change)]
         elif isinstance(inner, dict):
             inner = inner.setdefault(str(part), {})
     if isinstance(inner, list):
-        inner[inner.index(_item(inner, last, change))] = parsed
+        inner[_index(inner, last, change)] = parsed
     elif isinstance(inner, dict):
         inner[str(last)] = parsed
     else:
         raise RecipeError(f"--set {change}: {'.'.join(map(str, path))} is a value, not a table")
 
 
-def _item(entries: list[Any], part: str | int, change: str) -> Any:
+def _index(entries: list[Any], part: str | int, change: str) -> int:
     if not isinstance(part, int) or part >= len(entries):
-        raise RecipeError(f"--set {change}: {part!r} is not one of its {len(entries)} entries, 0 …")
-    return entries[part]
+        known = ", ".join(map(str, range(len(entries)))) or "none, it is empty"
+        raise RecipeError(f"--set {change}: there is no entry {part}; known: {known}")
+    return part
 
 
 def _split(dotted: str) -> Location:
-    return tuple(int(p) if p.isdigit() else p for p in dotted.replace('"', "").split("."))
+    parts = (part.strip(" \"'") for part in dotted.split("."))
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def _explain(detail: Any, name: str, lines: dict[Location, int], changed: Sequence[str]) -> str:
-    """One line for one complaint of pydantic: where, what, and what was given."""
-    key = detail.get("ctx", {}).get("key")
-    location: Location = (*detail["loc"], key) if key else tuple(detail["loc"])
-    # pydantic puts the names of union members between the keys; a TOML file has none of them.
-    location = tuple(part for part in location if part not in ("number", "schedule", "int"))
-    dotted = ".".join(map(str, location))
+def _made(
+    kind: type[Made],
+    table: Any,
+    name: str,
+    lines: Mapping[Location, int] | None = None,
+    changed: Sequence[Location] = (),
+) -> Made:
+    """The checked form of a table, or every complaint about it in a line of its own."""
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        told = [_explain(detail, table, name, lines or {}, changed) for detail in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(told))) from None
+
+
+def _explain(
+    detail: Any,
+    table: Any,
+    name: str,
+    lines: Mapping[Location, int],
+    changed: Sequence[Location],
+) -> str:
+    """One complaint of pydantic: where, what, and what was given."""
+    location = _location(detail, table)
     line = next(
         (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None
     )
-    place = "--set" if any(dotted.startswith(c) for c in changed) else f"line {line}"
-    where = f"{name}, {place}" if line or place == "--set" else name
-    given = detail.get("input")
-    simple = isinstance(given, str | int | float | bool) and detail["type"] != "unknown_key"
-    got = f", got {given!r}" if simple else ""
-    what = detail["msg"].removeprefix("Value error, ")
-    if isinstance(given, str) and detail["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        got += "." + nearest(given, choices)
-    return f"{where}: {dotted}: {what}{got}" if location else f"{where}: {what}"
+    # A change is to blame for its key, for what it put there, and for a table it made impossible.
+    if any(all(a == b for a, b in zip(key, location, strict=False)) for key in changed):
+        name += ", --set"
+    elif line:
+        name += f", line {line}"
+    given, kind = detail["input"], detail["type"]
+    what = WORDS.get(kind, detail["msg"].removeprefix("Value error, "))
+    if isinstance(given, str | int | float | bool) and kind != "complaint":
+        what += f", got {given!r}"
+    if isinstance(given, str) and kind == "literal_error":
+        what += "." + nearest(given, re.findall(r"'([^']*)'", str(detail["ctx"]["expected"])))
+    return ": ".join([name, *([".".join(map(str, location))] if location else []), what])
+
+
+def _location(detail: Any, table: Any) -> Location:
+    """The path of a complaint, without the names of union members that pydantic puts into it."""
+    location: Location = ()
+    parts = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
+    for i, part in enumerate(parts):
+        try:
+            table = table[part]
+        except (LookupError, TypeError):
+            if detail["type"] != "missing" or i < len(parts) - 1:
+                continue
+        location = (*location, part)
+    return location

@@ -1,48 +1,17 @@
 """What a recipe may say: every key of its TOML file, its type, and what cannot go together."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.optim import Optimizer
 
 from lissom.errors import nearest
-
-
-class Spec(BaseModel):
-    """A table of a recipe; keys it does not know are named together with the nearest it does."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", populate_by_name=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in given:
-                if key not in known:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key '{key}'.{help}",
-                        {"key": key, "help": nearest(str(key), known)},
-                    )
-        return given
-
-
-class RampSpec(Spec):
-    """One piece of a schedule: from `start` (or where the last piece ended) to `end`."""
-
-    shape: Literal["linear", "cubic", "exponential", "cosine"] = "linear"
-    start: float | None = None
-    end: float
-    epochs: Annotated[float, Field(ge=0)]
-
-
-NumberSpec = Annotated[
-    Annotated[float, Tag("number")]
-    | Annotated[list[RampSpec], Tag("schedule"), Field(min_length=1)],
-    Discriminator(lambda given: "schedule" if isinstance(given, list) else "number"),
-]
+from lissom.recipes.prices import PriceSpec
+from lissom.recipes.strict import Spec, complaint
 
 
 class DataSpec(Spec):
@@ -58,9 +27,15 @@ class ModelSpec(Spec):
     name: Literal["henrikson", "lenet300", "lenet5"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
+    @model_validator(mode="after")
+    def _has_its_options(self) -> Self:
+        if self.name == "lenet5" and self.input_dropout is not None:
+            raise complaint("model 'lenet5' has no dropout of its inputs", "input_dropout")
+        return self
+
 
 class OptimizerSpec(Spec):
-    """[optimizer]: a torch optimizer and its arguments."""
+    """[optimizer]: a torch optimizer and its arguments; beta1 and beta2 are its `betas`."""
 
     name: Literal["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]
     lr: Annotated[float, Field(gt=0)]
@@ -72,6 +47,31 @@ class OptimizerSpec(Spec):
     beta2: float | None = None
     eps: float | None = None
     initial_accumulator_value: float | None = None
+
+    def make(self, parameters: Iterable[Tensor]) -> Optimizer:
+        """The optimizer of these parameters."""
+        arguments = self.model_dump(exclude_none=True, exclude={"name", "beta1", "beta2"})
+        if self.beta1 is not None or self.beta2 is not None:
+            beta1 = 0.9 if self.beta1 is None else self.beta1
+            beta2 = 0.999 if self.beta2 is None else self.beta2
+            arguments["betas"] = (beta1, beta2)
+        made: Optimizer = getattr(torch.optim, self.name)(parameters, **arguments)
+        return made
+
+    @model_validator(mode="after")
+    def _taken_by_torch(self) -> Self:
+        parameters = inspect.signature(getattr(torch.optim, self.name)).parameters
+        fields = [key for key in type(self).model_fields if key != "name"]
+        takes = [key for key in fields if ("betas" if "beta" in key else key) in parameters]
+        for key in fields:
+            if getattr(self, key) is not None and key not in takes:
+                what = f"not an argument of torch.optim.{self.name}.{nearest(key, takes)}"
+                raise complaint(what, key)
+        try:
+            self.make([torch.zeros(1)])
+        except (TypeError, ValueError) as error:
+            raise complaint(f"torch.optim.{self.name} refuses this: {error}") from error
+        return self
 
 
 class TrainSpec(Spec):
@@ -93,11 +93,8 @@ class TrainSpec(Spec):
         for name in ("cosine_from", "average_from", "patience_from"):
             epoch = getattr(self, name)
             if epoch is not None and epoch >= self.epochs:
-                raise PydanticCustomError(
-                    "combination",
-                    "{name} = {epoch} is not before the end of training, epochs = {epochs}",
-                    {"name": name, "epoch": epoch, "epochs": self.epochs, "key": name},
-                )
+                what = f"{epoch} is not before the end of training, epochs = {self.epochs}"
+                raise complaint(what, name)
         return self
 
 
@@ -108,51 +105,6 @@ class ProximalSpec(Spec):
     every: Annotated[int, Field(ge=1)] | Literal["epoch"] = 1
     start: Annotated[int, Field(ge=0)] = 0
     freeze: Annotated[int, Field(ge=1)] | None = None
-
-
-class TopKSpec(Spec):
-    """TopK = { fraction = … } or { count = … }."""
-
-    count: NumberSpec | None = None
-    fraction: NumberSpec | None = None
-    per_layer: bool = False
-
-
-class L1BallSpec(Spec):
-    """L1Ball = { radius = … }."""
-
-    radius: NumberSpec
-    per_layer: bool = False
-
-
-class PriceSpec(Spec):
-    """[[prices]]: groups, and the penalties on them, which are added."""
-
-    groups: Literal["weights", "kernels"] = "weights"
-    biases: bool = False
-    only: list[str] = []
-    without: list[str] = []
-    l0: NumberSpec | None = Field(None, alias="L0")
-    l1: NumberSpec | None = Field(None, alias="L1")
-    l2: NumberSpec | None = Field(None, alias="L2")
-    top_k: TopKSpec | None = Field(None, alias="TopK")
-    l1_ball: L1BallSpec | None = Field(None, alias="L1Ball")
-    threshold: NumberSpec | None = Field(None, alias="Threshold")
-
-    @model_validator(mode="after")
-    def _some_penalty(self) -> Self:
-        penalties = (self.l0, self.l1, self.l2, self.top_k, self.l1_ball, self.threshold)
-        if all(penalty is None for penalty in penalties):
-            raise PydanticCustomError(
-                "combination",
-                "a price needs a penalty: L0, L1, L2, TopK, L1Ball or Threshold",
-                {},
-            )
-        if self.biases and self.groups == "kernels":
-            raise PydanticCustomError(
-                "combination", "biases = true goes with groups = 'weights', not 'kernels'", {}
-            )
-        return self
 
 
 class Recipe(Spec):
@@ -166,25 +118,73 @@ class Recipe(Spec):
     train: TrainSpec
     method: Literal["proximal", "subgradient"] = "proximal"
     proximal: ProximalSpec = ProximalSpec()
-    prices: list[PriceSpec] = []
+    prices: list[PriceSpec] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         train, proximal = self.train, self.proximal
-        complaint = ""
-        if "proximal" in self.model_fields_set and self.method == "subgradient":
-            complaint = "method = 'subgradient' has no [proximal] step: remove one of the two"
-        elif self.method == "subgradient" and not self.prices:
-            complaint = "method = 'subgradient' needs [[prices]] to add to the loss"
-        elif train.patience is not None and not self.data.validation:
-            complaint = "train.patience needs validation data: set data.validation = 5000, say"
-        elif proximal.freeze is not None and not proximal.start < proximal.freeze <= train.epochs:
-            complaint = (
-                f"proximal.freeze = {proximal.freeze} must lie after proximal.start = "
-                f"{proximal.start} and within train.epochs = {train.epochs}"
+        if train.patience is not None and not self.data.validation:
+            raise complaint(
+                "it needs validation data: set data.validation = 5000, say", "train", "patience"
             )
-        elif proximal.start >= train.epochs:
-            complaint = f"proximal.start = {proximal.start} is after the last of the epochs"
-        if complaint:
-            raise PydanticCustomError("combination", "{complaint}", {"complaint": complaint})
+        if self.method == "subgradient":
+            self._check_subgradient()
+        if proximal.start >= train.epochs:
+            what = f"{proximal.start} is not before the end of training, epochs = {train.epochs}"
+            raise complaint(what, "proximal", "start")
+        if proximal.freeze is not None and not proximal.start < proximal.freeze <= train.epochs:
+            raise complaint(
+                f"{proximal.freeze} must lie after proximal.start = {proximal.start} and within "
+                f"train.epochs = {train.epochs}",
+                "proximal",
+                "freeze",
+            )
+        if self.prices and self.method == "proximal":
+            self._check_zeros_last()
         return self
+
+    def _check_subgradient(self) -> None:
+        if self.proximal != ProximalSpec():
+            what = "method = 'subgradient' has no [proximal] step: remove one of the two"
+            raise complaint(what, "method")
+        if not self.prices:
+            raise complaint("'subgradient' needs [[prices]] to add to the loss", "method")
+        for i, price in enumerate(self.prices):
+            if not price.penalty(1).differentiable:
+                what = (
+                    f"method = 'subgradient' needs a gradient, and {price.penalty(1)} has none: "
+                    "L1 and L2 have"
+                )
+                raise complaint(what, "prices", i)
+
+    def _check_zeros_last(self) -> None:
+        first, freeze = self.train.average_from, self.proximal.freeze
+        if first is not None and (freeze is None or freeze > first):
+            frozen = "they are never frozen" if freeze is None else f"they are frozen at {freeze}"
+            what = f"an average from epoch {first} on needs zeros that stay, and {frozen}: set "
+            raise complaint(f"{what}proximal.freeze ≤ {first}", "train", "average_from")
+        if self.proximal.metric == "adaptive" and self.optimizer.name != "SGD":
+            for i, price in enumerate(self.prices):
+                if not price.penalty(1).has_metric:
+                    what = f"{price.penalty(1)} knows no metric; use L0, or metric = 'euclidean'"
+                    raise complaint(what, "prices", i)
+
+
+class Record(Spec):
+    """recipe.json of a run: all that its network and its training follow from.
+
+    Attributes:
+        recipe: with every default written out.
+        seed: of the initialisation, the order and the dropout.
+        shape: of one example, so that the network can be made without the data.
+        classes: of the data.
+    """
+
+    recipe: Recipe
+    seed: Annotated[int, Field(ge=0)]
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    classes: Annotated[int, Field(ge=1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file says."""
+        return self.model_dump(by_alias=True, exclude_none=True)

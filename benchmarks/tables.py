@@ -1,0 +1,201 @@
+"""Make the tables and figures of the documentation from benchmarks/results/*.json.
+
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    fail if a table is not what the results say
+
+A table stands in a Markdown file between <!-- results: NAME --> and <!-- end -->.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "results.md")
+FIGURES = ROOT / "docs" / "figures"
+COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"}  # Formanek's
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return record
+
+
+def settings(name: str) -> list[dict[str, Any]]:
+    """The settings of a study, each with the errors (%) and non-zero weights of its seeds."""
+    found: dict[tuple[str, Any], dict[str, Any]] = {}
+    for run in load(name)["runs"]:
+        key = (run["label"], run["value"])
+        entry = found.setdefault(
+            key, {"label": key[0], "value": key[1], "errors": [], "alive": [], "runs": []}
+        )
+        weights = [v for k, v in run["num_nonzero"].items() if priced(name, k)]
+        entry["errors"].append(100 * run["inacc_test"])
+        entry["alive"].append(sum(v["numNz"] for v in weights))
+        entry["all"] = sum(v["num"] for v in weights)
+        entry["runs"].append(run)
+    return list(found.values())
+
+
+def priced(study: str, variable: str) -> bool:
+    """Whether a variable's weights are counted: weights, and in LeNet-5 those of kernels."""
+    kernels = study == "formanek-kernels"
+    return variable.endswith("weight") and ("conv" in variable or not kernels)
+
+
+def spread(numbers: list[float], digits: int = 2) -> str:
+    """Mean ± standard deviation over seeds."""
+    mean = statistics.mean(numbers)
+    if len(numbers) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(numbers):.{digits}f}"
+
+
+def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(lines)
+
+
+def alive(entry: dict[str, Any]) -> str:
+    """Weights that are left, and which part of all."""
+    mean = statistics.mean(entry["alive"])
+    return f"{mean:,.0f} ({100 * mean / entry['all']:.2f} %)"
+
+
+def plain_table(name: str) -> str:
+    """Setting, weights left, test error and spread."""
+    rows = []
+    for entry in settings(name):
+        label = entry["label"] if entry["value"] is None else f"{entry['label']} {entry['value']:g}"
+        errors = spread(entry["errors"])
+        rows.append([label, alive(entry), errors, str(len(entry["errors"]))])
+    return markdown(["setting", "weights left", "test error, %", "seeds"], rows)
+
+
+def henrikson_table() -> str:
+    """Zeros as the article counts them: of all variables, biases included."""
+    rows = []
+    for entry in settings("henrikson"):
+        totals = [run["num_nonzero"]["total"] for run in entry["runs"]]
+        zeros = [100 * (1 - t["numNz"] / t["num"]) for t in totals]
+        rows.append([entry["label"], spread(zeros), spread(entry["errors"])])
+    return markdown(["recipe", "exact zeros, % of 55,050", "test error, %"], rows)
+
+
+def lambda_table() -> str:
+    """What is minimised, L + λ‖w‖₁, and where each optimizer ended."""
+    price = 1e-4
+    rows = []
+    for entry in settings("lambda"):
+        objectives = [run["ent_train"] + price * run["l1"] for run in entry["runs"]]
+        norms = [run["l1"] for run in entry["runs"]]
+        rows.append(
+            [
+                entry["label"],
+                alive(entry),
+                spread(norms, 0),
+                spread(objectives, 4),
+                spread(entry["errors"]),
+            ]
+        )
+    columns = ["optimizer, metric", "weights left", "‖w‖₁", "L + λ‖w‖₁ in training"]
+    return markdown([*columns, "test error, %"], rows)
+
+
+def cost_table() -> str:
+    """Ratios to the plain step."""
+    record = load("cost")
+    rows = [
+        [name, f"{entry['ratio']:.3f}"]
+        for name, entry in record["variants"].items()
+        if name != "plain"
+    ]
+    return markdown(["with", "× the plain step"], rows)
+
+
+def large_text() -> str:
+    """One sentence about the global TopK."""
+    record = load("cost-large")
+    return (
+        f"One global TopK over {record['weights']:,} weights took {record['seconds']:.1f} s on "
+        f"{record['threads']} threads and {record['copies']:.2f} × the memory of the weights on "
+        "top of them."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "topk": lambda: plain_table("topk"),
+    "henrikson": henrikson_table,
+    "formanek-weights": lambda: plain_table("formanek-weights"),
+    "formanek-kernels": lambda: plain_table("formanek-kernels"),
+    "lambda": lambda_table,
+    "cost": cost_table,
+    "cost-large": large_text,
+}
+
+
+def formanek_figure(name: str, title: str) -> None:
+    """Test accuracy against the part of the weights that was removed (Formanek fig. 2–3)."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    for label, colour in COLOURS.items():
+        chosen = [entry for entry in settings(name) if entry["label"] == label]
+        chosen.sort(key=lambda entry: statistics.mean(entry["alive"]), reverse=True)
+        x = [100 * (1 - statistics.mean(e["alive"]) / e["all"]) for e in chosen]
+        y = [100 - statistics.mean(e["errors"]) for e in chosen]
+        error = [statistics.stdev(e["errors"]) if len(e["errors"]) > 1 else 0 for e in chosen]
+        axes.errorbar(x, y, error, marker="o", color=colour, label=label, capsize=2, lw=1.2, ms=4)
+    dense = [entry for entry in settings(name) if entry["label"] == "dense"][0]
+    axes.axhline(100 - statistics.mean(dense["errors"]), color="gray", ls=":", label="dense")
+    axes.set(xlabel="weights removed, %", ylabel="test accuracy, %", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    save(figure, name)
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    """Write an SVG that is the same whenever the data are."""
+    FIGURES.mkdir(exist_ok=True)
+    figure.tight_layout()
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main(check: bool) -> int:
+    """Bring every page up to date, or tell which is not."""
+    stale = []
+    for page in PAGES:
+        old = page.read_text()
+        new = re.sub(
+            r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)",
+            lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}",
+            old,
+            flags=re.DOTALL,
+        )
+        if new != old:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new)
+    if check:
+        if stale:
+            print(f"not what the results say: {', '.join(stale)}; run benchmarks/tables.py")
+        return len(stale)
+    formanek_figure("formanek-weights", "LeNet-300-100 on MNIST, single weights")
+    formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

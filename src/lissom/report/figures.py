@@ -1,0 +1,45 @@
+"""Figures of a run, each a function that returns a matplotlib figure."""
+
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+from matplotlib.figure import Figure
+
+COLOURS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
+
+
+def history(events: Sequence[dict[str, Any]]) -> Figure:
+    """Error by part and non-zeros by variable, over the epochs of a run.
+
+    Args:
+        events: the evaluations of a run, as in events.jsonl.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    error, size = figure.subplots(1, 2)
+    epochs = [event["epochAfter"] for event in events]
+    for part, colour in COLOURS.items():
+        if all(f"inacc_{part}" in event for event in events):
+            percent = [100 * event[f"inacc_{part}"] for event in events]
+            error.plot(epochs, percent, color=colour, label=part)
+    error.set(xlabel="epoch", ylabel="error, %", ylim=(0, None))
+    counts = [event["num_nonzero"] for event in events]
+    for name in counts[-1] if counts else ():
+        bold = name == "total"
+        alive = [count[name]["numNz"] for count in counts]
+        size.plot(epochs, alive, label=name, color="#0d7d76" if bold else None, lw=2 if bold else 1)
+    size.set(xlabel="epoch", ylabel="non-zero weights", yscale="symlog", ylim=(0, None))
+    for axes in (error, size):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element to be put into a page."""
+    out = StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,552 @@
+"""The command line: what it does, and one clear line for everything it cannot do."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from rich.console import Console
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import lissom.cli
+import lissom.recipes.making
+from lissom.cli import app
+from lissom.progress import Progress
+from lissom.recipes import make_data, read_recipe, recipe_names
+
+pytestmark = pytest.mark.usefixtures("one_thread", "in_a_folder_of_its_own")
+
+QUICK = """\
+title = "Quick [/b] and sparse"
+source = "a test"
+
+[data]
+name = "digits"
+
+[model]
+name = "henrikson"
+
+[optimizer]
+name = "Adam"
+lr = 3e-3
+
+[train]
+epochs = 2
+batch_size = 64
+
+[[prices]]
+TopK = { fraction = 0.5 }
+"""
+
+
+@pytest.fixture
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LISSOM_DATA_DIR", raising=False)
+    Path("quick.toml").write_text(QUICK)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "quick.toml").write_text(QUICK)
+    done = CliRunner().invoke(
+        app, ["train", str(folder / "quick.toml"), "--out", str(folder / "run")]
+    )
+    assert done.exit_code == 0, done.output
+    return folder / "run"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def well(*arguments: str) -> str:
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def refused(*arguments: str) -> str:
+    """What is told about a mistake: on stderr, with exit code 2, and no traceback."""
+    done = invoke(*arguments)
+    assert done.exit_code == 2, done.output
+    assert isinstance(done.exception, SystemExit)
+    assert "Traceback" not in done.output
+    assert done.stdout == "" or done.stdout.startswith("Quick [/b] and sparse")
+    assert done.stderr.startswith("error: ")
+    return done.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def weights(run: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(run) / "model.safetensors")
+
+
+def same(one: str | Path, other: str | Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def result(run: str | Path) -> Any:
+    return json.loads((Path(run) / "result.json").read_text())
+
+
+def test_train_keeps_everything_about_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lissom", "train", "quick.toml", "--set", "title=a b"])
+    told = well("train", "quick.toml")
+    run = Path("runs/quick")
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoint.pt",
+        "events.jsonl",
+        "model.safetensors",
+        "recipe.json",
+        "result.json",
+    ]
+    record = json.loads((run / "recipe.json").read_text())
+    assert record.keys() == {"recipe", "seed", "shape", "classes"}
+    assert (record["seed"], record["shape"], record["classes"]) == (0, [1, 8, 8], 10)
+    assert record["recipe"]["train"]["average_decay"] == 0.999  # defaults are written out
+    kept = result(run)
+    assert kept["title"] == "Quick [/b] and sparse"
+    assert kept["command"] == "lissom train quick.toml --set 'title=a b'"
+    assert kept["versions"].keys() == {"python", "lissom", "torch", "numpy"}
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert events[-1].items() <= kept.items()
+    counts = kept["num_nonzero"]
+    assert counts["fc1.weight"]["num"] == 64 * 64
+    for name, tensor in weights(run).items():
+        assert counts[name]["numNz"] == int(tensor.count_nonzero())
+    for line in ("Quick [/b] and sparse", "epoch    2/2", "fc3.weight", "kept in runs/quick"):
+        assert line in told
+    assert f"test error {100 * kept['inacc_test']:.2f} %, epoch 2" in told
+
+
+def test_the_seed_decides() -> None:
+    for out, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        well("train", "quick.toml", "--seed", seed, "--out", out)
+    assert same("a", "b") and not same("a", "c")
+    assert result("c")["seed"] == 4
+    well("train", "quick.toml", "--out", "d")
+    well("train", "quick.toml", "--out", "e", "--seed", "0")
+    assert same("d", "e")
+
+
+def test_the_seed_holds_out_the_validation_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    make = lissom.cli.make_trainer
+
+    def make_trainer(recipe: Any, data: Any, **options: Any) -> Any:
+        given.append(data)
+        return make(recipe, data, **options)
+
+    monkeypatch.setattr(lissom.cli, "make_trainer", make_trainer)
+    well("train", "quick.toml", "--set", "data.validation=100", "--seed", "1")
+    recipe = read_recipe("quick.toml", ["data.validation=100"])
+    assert torch.equal(given[0].valid_x, make_data(recipe, seed=1).valid_x)
+    assert "inacc_valid" in result("runs/quick")
+
+
+def test_changes_are_made_and_kept() -> None:
+    well("train", "quick.toml", "--set", "train.epochs=1", "--set", "prices.0.TopK.fraction=0.1")
+    record = json.loads(Path("runs/quick/recipe.json").read_text())
+    assert record["recipe"]["train"]["epochs"] == 1
+    alive = sum(int(t.count_nonzero()) for name, t in weights("runs/quick").items() if "w" in name)
+    assert alive == round(0.1 * (64 * 64 + 64 * 64 + 64 * 10))
+
+
+def test_a_run_can_be_repeated_from_its_recipe(finished: Path) -> None:
+    well("train", "quick.toml", "--seed", "5", "--set", "train.batch_size=50", "--out", "first")
+    Path("quick.toml").unlink()
+    well("train", "first/recipe.json", "--out", "second")
+    assert same("first", "second")
+    assert Path("first/recipe.json").read_text() == Path("second/recipe.json").read_text()
+    well("train", "first/recipe.json", "--out", "third", "--seed", "6")
+    assert not same("first", "third")
+    well("train", "first/recipe.json", "--out", "fourth", "--set", "train.epochs=1")
+    assert result("fourth")["epochAfter"] == 1 and result("fourth")["seed"] == 5
+
+
+def test_the_recipe_of_a_run_names_its_directory() -> None:
+    well("train", "quick.toml", "--out", "first")
+    before = Path("first/model.safetensors").read_bytes()
+    assert "first holds a run already" in refused("train", "first/recipe.json")
+    well("train", "first/recipe.json", "--resume")
+    well("train", "first/recipe.json", "--overwrite")
+    assert Path("first/model.safetensors").read_bytes() == before
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["henrikson-l1-subgradient", "lenet5-kernels-l1", "digits-demo"])
+def test_the_recipe_of_every_kind_of_run_can_be_read_back(name: str) -> None:
+    changes = ["data.name=digits", "train.epochs=1", "model={name='henrikson'}"]
+    if name != "henrikson-l1-subgradient":
+        changes += ["train={epochs=1}", "proximal={}", "prices=[]"]
+    well("train", name, *(word for change in changes for word in ("--set", change)))
+    well("train", f"runs/{name}/recipe.json", "--out", "again")
+    assert same(f"runs/{name}", "again")
+    well("measure", f"runs/{name}")
+
+
+def test_overwrite_replaces_a_run() -> None:
+    well("train", "quick.toml", "--out", "run")
+    Path("run/notes.txt").write_text("mine")
+    Path("run/checkpoint.pt.part").write_text("half")
+    well("train", "quick.toml", "--out", "run", "--overwrite", "--seed", "1")
+    well("train", "quick.toml", "--out", "fresh", "--seed", "1")
+    assert same("run", "fresh")
+    assert len(Path("run/events.jsonl").read_text().splitlines()) == 2
+    assert not Path("run/checkpoint.pt.part").exists()
+    assert Path("run/notes.txt").read_text() == "mine"
+
+
+def test_nothing_of_an_overwritten_run_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    well("train", "quick.toml", "--out", "run")
+
+    def interrupted(self: lissom.Trainer) -> None:
+        raise KeyboardInterrupt
+
+    new = ["train", "quick.toml", "--out", "run", "--seed", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(lissom.training.Trainer, "_train_epoch", interrupted)
+        assert invoke(*new, "--overwrite").exit_code == 130
+    assert "nothing was trained there yet" in refused("measure", "run")
+    well(*new, "--resume")
+    well("train", "quick.toml", "--out", "fresh", "--seed", "1")
+    assert same("run", "fresh")
+
+
+def test_an_old_run_is_not_lost_to_one_that_cannot_start() -> None:
+    well("train", "quick.toml", "--out", "run")
+    before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
+    for bad in (
+        ["--set", "data.name=mnist", "--data-dir", "absent"],
+        ["--set", "prices.0.groups=kernels"],
+        ["--device", "nonsense"],
+    ):
+        refused("train", "quick.toml", "--out", "run", "--overwrite", *bad)
+    assert {path.name: path.read_bytes() for path in Path("run").iterdir()} == before
+
+
+def test_recipes_lists_them_all() -> None:
+    told = well("recipes")
+    for name in recipe_names():
+        assert name in told
+    assert "digits" in told and "mnist" in told
+
+
+def test_measure_prints_henriksons_table(finished: Path) -> None:
+    told = well("measure", str(finished))
+    rows = [line.split() for line in told.splitlines()]
+    assert ["variable", "non-zeros", "weights", "zeros"] in rows
+    total = result(finished)["num_nonzero"]["total"]
+    (row,) = (row for row in rows if row[:1] == ["total"])
+    assert row[1:3] == [f"{total['numNz']:,}", f"{total['num']:,}"]
+
+
+def test_measure_as_json_is_nothing_but_json(finished: Path) -> None:
+    done = invoke("measure", str(finished), "--json")
+    assert done.exit_code == 0 and done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["nonzeros"] == result(finished)["num_nonzero"]["total"]["numNz"]
+    assert [v["name"] for v in found["variables"]][:2] == ["fc1.weight", "fc1.bias"]
+    assert found["tolerance"] == 0
+
+
+def test_measure_with_a_tolerance(finished: Path) -> None:
+    tensors = weights(finished)
+    for tolerance in (0.0, 0.02, 1e9):
+        found = json.loads(well("measure", str(finished), "--json", "--tolerance", str(tolerance)))
+        assert found["nonzeros"] == sum(int((t.abs() > tolerance).sum()) for t in tensors.values())
+        assert found["tolerance"] == tolerance
+
+
+def test_measure_needs_no_data(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_data(*_: Any) -> None:
+        raise AssertionError("the data set was loaded")
+
+    monkeypatch.setattr(lissom.recipes.making, "load", no_data)
+    well("measure", str(finished))
+
+
+def unfinished(out: str, monkeypatch: pytest.MonkeyPatch, recipe: str = "quick.toml") -> None:
+    """A run that was interrupted by Ctrl-C after its first epoch."""
+    train_epoch = lissom.training.Trainer._train_epoch
+
+    def interrupted(self: lissom.Trainer) -> None:
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        train_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lissom.training.Trainer, "_train_epoch", interrupted)
+        assert invoke("train", recipe, "--out", out).exit_code == 130
+
+
+def test_measure_of_a_run_that_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished("run", monkeypatch)
+    done = invoke("measure", "run", "--json")
+    assert done.exit_code == 0
+    assert done.stderr == "run is not finished; this is its last checkpoint\n"
+    (event,) = map(json.loads, Path("run/events.jsonl").read_text().splitlines())
+    assert json.loads(done.stdout)["nonzeros"] == event["num_nonzero"]["total"]["numNz"]
+    Path("run/checkpoint.pt").unlink()
+    assert "run has no checkpoint.pt: nothing was trained there yet" in refused("measure", "run")
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["train", "quick.toml", "--out", "a run", "--overwrite"]
+    monkeypatch.setattr(sys, "argv", ["lissom", *arguments])
+
+    def interrupted(self: lissom.Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lissom.training.Trainer, "_train_epoch", interrupted)
+        done = invoke(*arguments)
+    assert done.exit_code == 130
+    assert done.stderr == (
+        "stopped; a run goes on with: lissom train quick.toml --out 'a run' --resume\n"
+    )
+    well("train", "quick.toml", "--out", "a run", "--resume")
+
+
+def test_ctrl_c_in_a_real_process() -> None:
+    command = [sys.executable, "-m", "lissom", "train", "quick.toml"]
+    process = subprocess.Popen(
+        [*command, "--set", "train.epochs=1000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while not Path("runs/quick/checkpoint.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+    assert process.returncode == 130
+    resume = "lissom train quick.toml --set train.epochs=1000 --resume"
+    assert told == f"stopped; runs/quick goes on with: {resume}\n"
+
+
+def test_a_resumed_run_is_the_whole_run(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished("run", monkeypatch)
+    assert "run holds a run already" in refused("train", "quick.toml", "--out", "run")
+    well("train", "quick.toml", "--out", "run", "--resume")
+    assert same("run", finished)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "train.epochs=3"], "train.epochs was 2 and is 3"),
+        (["--set", "prices.0.TopK.fraction=0.25"], "prices.0.TopK.fraction was 0.5 and is 0.25"),
+        (["--set", "prices=[]"], "prices.0.TopK.fraction was 0.5 and is None"),
+        (["--set", "proximal.freeze=1"], "proximal.freeze was None and is 1"),
+        (["--seed", "1"], "seed was 0 and is 1"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_recipe(
+    finished: Path, options: Sequence[str], message: str
+) -> None:
+    told = refused("train", "quick.toml", "--out", str(finished), "--resume", *options)
+    assert f"{finished} was started with another recipe: " in told
+    assert message in told
+    assert "title" not in told
+
+
+def test_a_diverged_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = ["--set", "optimizer={name='SGD', lr=1e30}"]
+    told = refused("train", "quick.toml", *change)
+    assert "training diverged" in told and "smaller learning rate" in told
+
+
+def bad_runs(folder: Path) -> None:
+    """Directories and files that are no runs, or no longer."""
+    (folder / "full").mkdir()
+    (folder / "full" / "notes.txt").write_text("")
+    (folder / "file").write_text("")
+    (folder / "empty").mkdir()
+    for name, record in {
+        "no-recipe": {"seed": 0},
+        "no-json": "{",
+        "other": {"recipe": {"titel": "x"}, "seed": 0, "shape": [1], "classes": 2},
+    }.items():
+        (folder / name).mkdir()
+        content = record if isinstance(record, str) else json.dumps(record)
+        (folder / name / "recipe.json").write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train digit-demo", "there is no recipe 'digit-demo'. Did you mean 'digits-demo'"),
+        ("train absent.toml", "there is no recipe file absent.toml"),
+        ("train runs/absent/recipe.json", "there is no recipe file runs/absent/recipe.json"),
+        ("train no-json/recipe.json", "recipe.json is not valid JSON"),
+        ("train no-recipe/recipe.json", "recipe.json is not the recipe.json of a run"),
+        ("train other/recipe.json", "recipe.json: titel: unknown key 'titel'"),
+        ("train quick.toml --set train.epochs", "--set takes key=value"),
+        ("train quick.toml --set train.epochs=0", "quick.toml, --set: train.epochs: "),
+        ("train quick.toml --set train.epoch=1", "Did you mean 'epochs'"),
+        ("train quick.toml --set model.name=lenet5", "'lenet5' takes images of 1×28×28"),
+        ("train quick.toml --set prices.0.groups=kernels", "no kernels to choose from"),
+        ("train quick.toml --set prices.0.only=['fc9']", "'fc9' matches none of the weights"),
+        ("train quick.toml --set data.validation=1347", "cannot hold out 1347 of 1347"),
+        ("train quick.toml --device gpu", "device 'gpu' cannot be used here"),
+        ("train quick.toml --device cuda:99", "device 'cuda:99' cannot be used here"),
+        ("train quick.toml --resume", "there is no run runs/quick to resume"),
+        ("train quick.toml --resume --overwrite", "choose one"),
+        ("train quick.toml --out full", "full is not empty and not a run"),
+        ("train quick.toml --out full --resume", "full is not empty and not a run"),
+        ("train quick.toml --out full --overwrite", "full is not empty and not a run"),
+        ("train quick.toml --out file", "file is a file; a run needs a directory"),
+        ("train quick.toml --out file/run", "Not a directory"),
+        ("train quick.toml --out no-json --resume", "recipe.json is not JSON"),
+        ("train quick.toml --out other --resume", "recipe.json: recipe.titel: unknown key"),
+        ("train henrikson-dense --data-dir absent", "expected a folder at absent, found nothing"),
+        ("train henrikson-dense --data-dir empty", "none of its four files was found in empty"),
+        ("measure absent", "absent has no recipe.json: is it a run directory?"),
+        ("measure empty", "empty has no recipe.json: is it a run directory?"),
+        ("measure file", "file has no recipe.json: is it a run directory?"),
+        ("measure no-json", "recipe.json is not JSON"),
+        ("measure no-recipe", "recipe.json: recipe: this key is required"),
+        ("measure other", "recipe.json: recipe.titel: unknown key"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(tmp_path: Path, arguments: str, message: str) -> None:
+    bad_runs(tmp_path)
+    assert message in refused(*arguments.split())
+    assert list((tmp_path / "full").iterdir()) == [tmp_path / "full" / "notes.txt"]
+
+
+def test_a_run_that_could_not_start_leaves_nothing_in_the_way() -> None:
+    refused("train", "quick.toml", "--set", "prices.0.groups=kernels")
+    refused("train", "quick.toml", "--set", "data.name=mnist", "--data-dir", "absent")
+    assert not Path("runs").exists()
+    well("train", "quick.toml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train",
+        "train quick.toml --seed -1",
+        f"train quick.toml --seed {2**32}",
+        "train quick.toml --seed x",
+        "train quick.toml --nonsense",
+        "measure",
+        "measure run --tolerance x",
+        "nonsense",
+    ],
+)
+def test_mistyped_options_are_told(arguments: str) -> None:
+    done = invoke(*arguments.split())
+    assert done.exit_code == 2 and "Usage" in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan"])
+def test_a_negative_tolerance_is_told(finished: Path, tolerance: str) -> None:
+    assert "a tolerance is a size ≥ 0" in refused(
+        "measure", str(finished), "--tolerance", tolerance
+    )
+
+
+def test_damaged_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    well("train", "quick.toml", "--out", "run")
+    path = Path("run/model.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    assert "model.safetensors is not a readable safetensors file" in refused("measure", "run")
+    path.unlink()
+    Path("run/checkpoint.pt").write_bytes(b"half")
+    assert "checkpoint.pt is not a readable checkpoint" in refused("measure", "run")[-200:]
+    told = refused("train", "quick.toml", "--out", "run", "--resume")
+    assert "checkpoint.pt is not a readable checkpoint" in told
+
+
+def test_weights_of_another_network_are_told(finished: Path) -> None:
+    well("train", "quick.toml", "--out", "run")
+    record = json.loads(Path("run/recipe.json").read_text())
+    Path("run/recipe.json").write_text(json.dumps({**record, "classes": 7}))
+    assert "model.safetensors does not fit the recipe beside it" in refused("measure", "run")
+
+
+def test_mnist_without_a_folder_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    told = refused("train", "henrikson-dense")
+    assert "LISSOM_DATA_DIR" in told and "pip install 'lissom[hub]'" in told
+    monkeypatch.setenv("LISSOM_DATA_DIR", "absent")
+    assert "expected a folder at absent" in refused("train", "henrikson-dense")
+
+
+def test_no_command_shows_the_commands() -> None:
+    done = invoke()
+    for command in ("train", "recipes", "measure"):
+        assert command in done.output
+
+
+def test_python_m_lissom() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lissom", "measure", "absent"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: absent has no recipe.json: is it a run directory?\n"
+
+
+def event(epoch: int, part: str = "test") -> dict[str, Any]:
+    return {
+        "event": "measure_test",
+        "epochAfter": epoch,
+        f"ent_{part}": 0.25,
+        f"inacc_{part}": 0.125,
+        "num_nonzero": {"total": {"num": 12_345, "numNz": 1_234}},
+    }
+
+
+def progress(console: Console, epochs: int, part: str = "test") -> str:
+    """What is shown of a run."""
+    recipe = read_recipe("quick.toml", [f"train.epochs={epochs}"])
+    with Progress(console, recipe) as shown:
+        for epoch in range(epochs):
+            told = {"event": "progress", "epoch": epoch, "step": 0, "steps": 9, "loss": 0.5}
+            shown.report(told)
+            shown.report(event(epoch + 1, part))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(("epochs", "lines"), [(1, 1), (7, 7), (10, 10), (100, 11), (1005, 12)])
+def test_progress_is_about_ten_lines_where_there_is_no_terminal(epochs: int, lines: int) -> None:
+    title, *rows = progress(Console(file=StringIO(), width=120), epochs).splitlines()
+    assert title == "Quick [/b] and sparse"
+    assert len(rows) == lines
+    assert rows[-1] == (
+        f"epoch {epochs:4d}/{epochs}  test loss 0.2500  accuracy 87.50 %  non-zeros 1,234 of 12,345"
+    )
+
+
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    shown = progress(Console(file=StringIO(), width=160, force_terminal=True), 3, part="valid")
+    assert "epoch 3/3  loss 0.5000" in shown
+    assert "valid loss 0.2500  accuracy 87.50 %" in shown and "100%" in shown
+
+
+def test_the_demo_is_as_sparse_as_it_says() -> None:
+    recipe = read_recipe("digits-demo")
+    fraction = recipe.prices[0].top_k.fraction
+    assert f"{100 * fraction[-1].end:.0f} %" in recipe.title

@@ -1,0 +1,221 @@
+"""A run that is killed at any moment and resumed ends in the same bits as one that was not."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lissom.training
+from lissom.cli import app
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EPOCHS = 8
+# Pruning from epoch 1 to 3, then frozen and averaged; dropout draws random numbers all the time.
+SHORT = (
+    f"train.epochs={EPOCHS}",
+    "train.cosine_from=4",
+    "train.average_from=3",
+    "model.input_dropout=0.2",
+    "proximal.start=1",
+    "proximal.freeze=3",
+    "prices.0.TopK.fraction.0.epochs=1",
+    "prices.0.TopK.fraction.1.epochs=1",
+)
+ARGUMENTS = ["train", "digits-demo", *(word for change in SHORT for word in ("--set", change))]
+
+
+class Killed(BaseException):
+    """No Exception, so that nothing catches it, as nothing catches SIGKILL."""
+
+
+def timeless(value: Any) -> Any:
+    """Without what may differ between two runs: seconds, and the command that was typed."""
+    if isinstance(value, dict):
+        keep = (key for key in value if key not in ("seconds", "command"))
+        return {key: timeless(value[key]) for key in keep}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    path = run / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (run / "recipe.json").read_text() == (whole / "recipe.json").read_text()
+    assert timeless(events(run)) == timeless(events(whole))
+    assert [event["epochAfter"] for event in events(run)] == list(range(1, EPOCHS + 1))
+    results = [json.loads((folder / "result.json").read_text()) for folder in (run, whole)]
+    assert timeless(results[0]) == timeless(results[1])
+    kept = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (run, whole)]
+    for name, tensor in kept[0]["average"].items():
+        assert torch.equal(tensor, kept[1]["average"][name])
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        path.name for path in whole.iterdir()
+    )
+
+
+def train(run: Path, *options: str) -> None:
+    done = CliRunner().invoke(app, [*ARGUMENTS, "--out", str(run), *options])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody interrupted, in a process of its own."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(run)
+    assert process.wait(timeout=300) == 0
+    return run
+
+
+def start(run: Path, *options: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "lissom", *ARGUMENTS, "--out", str(run), *options]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
+
+
+def kill_when(process: "subprocess.Popen[bytes]", moment: Callable[[], bool]) -> None:
+    """SIGKILL as soon as the moment has come."""
+    try:
+        while not moment():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait(timeout=60)
+    assert process.returncode == -9
+
+
+def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    kill_when(start(run), (run / "recipe.json").exists)
+    assert not (run / "checkpoint.pt").exists()
+    kill_when(start(run, "--resume"), lambda: len(events(run)) >= EPOCHS // 2)
+    assert (run / "checkpoint.pt").exists()
+    assert not (run / "model.safetensors").exists()
+    assert start(run, "--resume").wait(timeout=300) == 0
+    assert_same_run(run, whole)
+
+
+def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path) -> None:
+    train(tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose event of this epoch is written and whose checkpoint is not."""
+    save = lissom.training.save_state
+
+    def save_or_die(state: dict[str, Any], path: Path) -> None:
+        if state["epoch"] == epoch:
+            raise Killed
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lissom.training, "save_state", save_or_die)
+        with pytest.raises(Killed):
+            train(run)
+    assert len(events(run)) == epoch
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_killed_between_event_and_checkpoint(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    run = tmp_path / "run"
+    killed_before_checkpoint(run, epoch, monkeypatch)
+    train(run, "--resume")
+    assert_same_run(run, whole)
+
+
+def cut_the_last_line(run: Path) -> None:
+    path = run / "events.jsonl"
+    path.write_text(path.read_text()[:-50])
+
+
+def begin_another_line(run: Path) -> None:
+    with (run / "events.jsonl").open("a") as file:
+        file.write('{"event": "measure_te')
+
+
+def lose_the_last_newline(run: Path) -> None:
+    path = run / "events.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+
+
+def leave_half_a_checkpoint(run: Path) -> None:
+    content = (run / "checkpoint.pt").read_bytes()
+    (run / "checkpoint.pt.part").write_bytes(content[: len(content) // 2])
+
+
+def leave_parts_of_everything(run: Path) -> None:
+    for name in ("recipe.json", "events.jsonl", "checkpoint.pt", "model.safetensors"):
+        (run / f"{name}.part").write_bytes(b"{")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        cut_the_last_line,
+        begin_another_line,
+        lose_the_last_newline,
+        leave_half_a_checkpoint,
+        leave_parts_of_everything,
+    ],
+)
+def test_killed_while_writing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    run = tmp_path / "run"
+    killed_before_checkpoint(run, 4, monkeypatch)
+    harm(run)
+    train(run, "--resume")
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("missing", [("result.json",), ("result.json", "model.safetensors")])
+def test_killed_after_the_last_epoch(tmp_path: Path, whole: Path, missing: tuple[str, ...]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in whole.iterdir():
+        if file.name not in missing:
+            (run / file.name).write_bytes(file.read_bytes())
+    (run / "model.safetensors.part").write_bytes(b"half")
+    train(run, "--resume")
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("part", [None, "recipe.json.part"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_killed_before_the_recipe_was_kept(
+    tmp_path: Path, whole: Path, part: str | None, resume: bool
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    if part:
+        (run / part).write_text('{"recipe')
+    train(run, *["--resume"] * resume)
+    assert_same_run(run, whole)
+
+
+def test_a_damaged_line_in_the_middle_is_not_a_kill(tmp_path: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in whole.iterdir():
+        (run / file.name).write_bytes(file.read_bytes())
+    lines = (run / "events.jsonl").read_text().splitlines()
+    (run / "events.jsonl").write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
+    done = CliRunner().invoke(app, [*ARGUMENTS, "--out", str(run), "--resume"])
+    assert done.exit_code == 2
+    assert "events.jsonl, line 2 is not JSON" in done.stderr

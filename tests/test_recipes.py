@@ -1,0 +1,582 @@
+"""Recipes: every bundled one can be trained, and every mistake is found where it stands."""
+
+import json
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lissom.data
+from lissom import L1, Dataset, Schedule, TopK, measure
+from lissom.budgets import L1Ball
+from lissom.errors import RecipeError, RunError
+from lissom.penalties import L0, L2, Threshold
+from lissom.recipes import (
+    Recipe,
+    Record,
+    make_data,
+    make_model,
+    make_optimizer,
+    make_prices,
+    make_trainer,
+    read_recipe,
+    read_record,
+    recipe_names,
+)
+from lissom.recipes.lines import line_numbers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = recipe_names()
+PLAIN = """\
+title = "x # = [y]"  # a comment = 3
+
+[data]
+name = "digits"
+
+[model]
+name = "lenet300"
+
+[optimizer]
+name = "Adam"
+lr = 1e-3
+
+[train]
+epochs = 10
+
+[proximal]
+every = 1
+
+[[prices]]
+only = ["fc1"]
+L1 = 1e-4
+
+[[prices]]
+only = [
+    "fc2",  # the second
+]
+TopK = { fraction = [
+    { shape = "cubic", start = 1.0, end = 0.5, epochs = 2 },
+    { end = 0.25, epochs = 2 },
+], per_layer = true }
+"""
+
+
+def fake(shape: tuple[int, ...] = (1, 28, 28), n: int = 20) -> Dataset:
+    """A few random images with the classes 0 … 9."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(n, *shape, generator=generator), torch.arange(n) % 10
+    return Dataset("fake", x, y, x[:10], y[:10], classes=10)
+
+
+def bundled(name: str) -> str:
+    return (files("lissom.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bundled_recipe_trains_to_its_end(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = read_recipe(name)
+    shape = (1, 8, 8) if recipe.data.name == "digits" else (1, 28, 28)
+    monkeypatch.setitem(lissom.data._LOADERS, recipe.data.name, lambda _folder: fake(shape))
+    trainer = make_trainer(recipe, make_data(recipe), out=tmp_path)
+    steps = 1  # 20 examples are one batch
+    assert trainer.steps_per_epoch == steps
+    assert (trainer.penalties is not None) == (recipe.method == "subgradient")
+    assert (trainer.proximal is None) == (recipe.method == "subgradient" or not recipe.prices)
+    event = trainer.fit()
+    assert event["epochAfter"] == recipe.train.epochs
+    counts = event["num_nonzero"]
+    assert counts["total"]["numNz"] == measure(trainer.model).nonzeros
+    for price in recipe.prices:
+        if price.top_k is not None:
+            kept = [
+                (block.norms() > 0).flatten()
+                for groups in make_prices(recipe, trainer.model, steps)
+                for block in groups
+            ]
+            fraction = price.top_k.fraction
+            part = fraction[-1].end if isinstance(fraction, list) else fraction
+            for layer in kept if price.top_k.per_layer else [torch.cat(kept)]:
+                assert int(layer.sum()) == round(part * len(layer))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) -> None:
+    recipe = read_recipe(name)
+    assert 20 < len(recipe.title) <= 100
+    assert recipe.source or name in ("digits-demo", "one-price")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_read_back_from_a_run(name: str, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    record = Record(recipe=recipe, seed=7, shape=[1, 28, 28], classes=10)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(record.to_json()))
+    assert read_record(path) == record
+    assert read_recipe(str(path)) == recipe
+    changed = read_recipe(str(path), ["title=another", "train.batch_size=7"])
+    assert (changed.title, changed.train.batch_size) == ("another", 7)
+    assert changed.prices == recipe.prices
+
+
+def test_read_back_with_everything(tmp_path: Path) -> None:
+    text = PLAIN.replace("every = 1", 'every = "epoch"\nstart = 2\nfreeze = 9')
+    text = text.replace("L1 = 1e-4", "L1Ball = { radius = [{ start = 9, end = 0, epochs = 0.5 }] }")
+    recipe = read_recipe(written(tmp_path, text))
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(Record(recipe=recipe, seed=0, shape=[64], classes=10).to_json()))
+    assert read_recipe(str(path)) == recipe
+
+
+def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
+    record = Record(recipe=read_recipe("digits-demo"), seed=0, shape=[1, 8, 8], classes=10)
+    path = tmp_path / "recipe.json"
+    for key in record.to_json():
+        less = {k: v for k, v in record.to_json().items() if k != key}
+        path.write_text(json.dumps(less))
+        with pytest.raises(RecipeError, match=rf"recipe\.json: {key}: this key is required"):
+            read_record(path)
+    for key, value, message in (
+        ("seed", -1, r"seed: Input should be greater than or equal to 0, got -1"),
+        ("shape", [], r"shape: this list needs an entry"),
+        ("shape", [0], r"shape\.0: Input should be greater than or equal to 1, got 0"),
+        ("recipe", 3, r"recipe: this must be a table, got 3"),
+        ("sede", 3, r"sede: unknown key 'sede'\. Did you mean 'seed'"),
+    ):
+        path.write_text(json.dumps({**record.to_json(), key: value}))
+        with pytest.raises(RecipeError, match=rf"recipe\.json: {message}"):
+            read_record(path)
+    for content in ("[]", "3", '{"title": "x"}', '{"recipe": 3}'):
+        path.write_text(content)
+        with pytest.raises(RecipeError, match=r"recipe\.json is not the recipe\.json of a run"):
+            read_recipe(str(path))
+        with pytest.raises(RecipeError):
+            read_record(path)
+    path.write_text("{")
+    with pytest.raises(RecipeError, match="is not valid JSON"):
+        read_recipe(str(path))
+    with pytest.raises(RunError, match="is not JSON"):
+        read_record(path)
+    with pytest.raises(RunError, match="is it a run directory"):
+        read_record(tmp_path / "absent" / "recipe.json")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 10", "epoch = 10",
+         r"line 14: train\.epoch: unknown key 'epoch'\. Did you mean 'epochs'\?"),
+        ("epochs = 10", 'epochs = "10"', r"line 14: train\.epochs: .*valid integer, got '10'"),
+        ("epochs = 10", "epochs = 10.0", r"line 14: train\.epochs: .*valid integer, got 10\.0"),
+        ("epochs = 10", "epochs = true", r"line 14: train\.epochs: .*valid integer, got True"),
+        ("epochs = 10", "", r"line 13: train\.epochs: this key is required"),
+        ("epochs = 10", "epochs = 10\nbf16 = 1", r"line 15: train\.bf16: .*valid boolean, got 1"),
+        ("epochs = 10", "epochs = 10\nnumber = 1", r"line 15: train\.number: unknown key 'number'"),
+        ("epochs = 10", "epochs = 10\npatience = 3",
+         r"line 15: train\.patience: it needs validation data: set data\.validation"),
+        ("epochs = 10", "epochs = 10\ncosine_from = 10",
+         r"line 15: train\.cosine_from: 10 is not before the end of training, epochs = 10"),
+        ("epochs = 10", "epochs = 10\naverage_from = 5",
+         r"line 15: train\.average_from: .* never frozen: set proximal\.freeze ≤ 5"),
+        ("[data]", "[dat]", r"line 3: dat: unknown key 'dat'\. Did you mean 'data'"),
+        ("[data]\nname", "data", r"line 3: data: this must be a table, got 'digits'"),
+        ('"digits"', '"digit"', r"line 4: data\.name: .*got 'digit'\. Did you mean 'digits'\?"),
+        ('"lenet300"', '"lenet5"\ninput_dropout = 0.2',
+         r"line 8: model\.input_dropout: model 'lenet5' has no dropout"),
+        ('"Adam"', '"adam"', r"line 10: optimizer\.name: .*got 'adam'\. Did you mean 'Adam'"),
+        ('"Adam"', '"SGD"\nalpha = 0.5',
+         r"line 11: optimizer\.alpha: not an argument of torch\.optim\.SGD\. Known: .*momentum"),
+        ('"Adam"', '"RMSprop"\nbeta1 = 0.5',
+         r"line 11: optimizer\.beta1: not an argument of torch\.optim\.RMSprop"),
+        ('"Adam"', '"Adam"\nbeta2 = 1.5',
+         r"line 9: optimizer: torch\.optim\.Adam refuses this: Invalid beta parameter"),
+        ('"Adam"', '"SGD"\nnesterov = true',
+         r"line 9: optimizer: torch\.optim\.SGD refuses this: Nesterov momentum requires"),
+        ("lr = 1e-3", "lr = 0", r"line 11: optimizer\.lr: .*greater than 0, got 0"),
+        ("lr = 1e-3", "lr = inf", r"line 11: optimizer\.lr: .*finite number, got inf"),
+        ("every = 1", 'every = "epochs"',
+         r"line 17: proximal\.every: .*got 'epochs'\. Did you mean 'epoch'\?"),
+        ("every = 1", "every = 0", r"line 17: proximal\.every: .*got 0"),
+        ("every = 1", "start = 10", r"line 17: proximal\.start: 10 is not before the end"),
+        ("every = 1", "freeze = 11",
+         r"line 17: proximal\.freeze: 11 must lie after .* and within train\.epochs = 10"),
+        ("every = 1", "start = 5\nfreeze = 5",
+         r"line 18: proximal\.freeze: 5 must lie after proximal\.start = 5"),
+        ("L1 = 1e-4", "l1 = 1e-4", r"line 21: prices\.0\.l1: unknown key 'l1'\. Did you mean 'L1'"),
+        ("L1 = 1e-4", "L1 = -1e-4",
+         r"line 21: prices\.0\.L1: .*greater than or equal to 0, got -0\.0001"),
+        ("L1 = 1e-4", 'L1 = "a"', r"line 21: prices\.0\.L1: .*valid number, got 'a'"),
+        ("L1 = 1e-4", "L1 = nan", r"line 21: prices\.0\.L1: .*got nan"),
+        ("L1 = 1e-4", "L1 = []", r"line 21: prices\.0\.L1: this list needs an entry"),
+        ("L1 = 1e-4", "L1 = { end = 1, epochs = 3 }",
+         r"line 21: prices\.0\.L1: this must be a list"),
+        ("L1 = 1e-4", "L1 = [{ end = 1, epochs = 3 }]",
+         r"line 21: prices\.0\.L1: the first piece of a schedule needs a start"),
+        ("L1 = 1e-4", "L1 = [{ start = 1, epochs = 3 }]",
+         r"line 21: prices\.0\.L1\.0\.end: this key is required"),
+        ("L1 = 1e-4", 'L1 = [{ start = 0, end = 1, epochs = 3, shape = "exponential" }]',
+         r"line 21: prices\.0\.L1: an exponential schedule .*start > 0"),
+        ("L1 = 1e-4", "L1 = [\n { start = 1, end = 1, epochs = 1 },\n { end = 0, epochs = -3 } ]",
+         r"line 23: prices\.0\.L1\.1\.epochs: .*got -3"),
+        ("L1 = 1e-4", "", r"line 19: prices\.0: a price needs a penalty: L0, L1"),
+        ("L1 = 1e-4", "L1 = 1\nThreshold = 2",
+         r"line 19: prices\.0: .*L1\(1\.0\) \+ Threshold\(2\.0\) has no prox"),
+        ("L1 = 1e-4", 'groups = "kernels"\nbiases = true\nL1 = 1',
+         r"line 22: prices\.0\.biases: .* not 'kernels'"),
+        ("L1 = 1e-4", 'groups = "kernel"\nL1 = 1',
+         r"line 21: prices\.0\.groups: .*Did you mean 'kernels'"),
+        ('"fc2"', "2", r"line 25: prices\.1\.only\.0: .*valid string, got 2"),
+        ('"cubic"', '"cubc"',
+         r"line 28: prices\.1\.TopK\.fraction\.0\.shape: .*Did you mean 'cubic'\?"),
+        ("start = 1.0", "strat = 1.0",
+         r"line 28: prices\.1\.TopK\.fraction\.0\.strat: unknown key 'strat'\. .*'start'"),
+        ("end = 0.25", "end = 2.5",
+         r"line 29: prices\.1\.TopK\.fraction\.1\.end: a fraction lies between 0 and 1, got 2\.5"),
+        ("end = 0.25", 'end = "x"',
+         r"line 29: prices\.1\.TopK\.fraction\.1\.end: .*valid number, got 'x'"),
+        ("per_layer = true", "per_layr = true",
+         r"line 30: prices\.1\.TopK\.per_layr: unknown key .*'per_layer'"),
+        ("per_layer = true", "count = 5",
+         r"line 27: prices\.1\.TopK: TopK needs either a count or a fraction"),
+        ("title", 'method = "subgradient"\ntitle',
+         r"line 24: prices\.1: .*needs a gradient, and TopK.* has none"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_where_they_stand(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert PLAIN.count(old) >= 1
+    with pytest.raises(RecipeError, match=rf"mine\.toml, {message}") as caught:
+        read_recipe(written(tmp_path, PLAIN.replace(old, new, 1)))
+    assert "pydantic" not in str(caught.value) and "number." not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = PLAIN.replace("epochs = 10", "epochs = 0").replace("lr = 1e-3", "lr = -1")
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(written(tmp_path, text.replace("end = 0.25", "end = -1")))
+    lines = [re.search(r"line (\d+)", line) for line in str(caught.value).splitlines()]
+    assert [line and int(line[1]) for line in lines] == [11, 14, 29]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["train.epochs=0"], r"mine\.toml, --set: train\.epochs: .*got 0"),
+        (["train.epoch=5"], r"mine\.toml, --set: train\.epoch: unknown key .*'epochs'"),
+        (["trian.epochs=5"],
+         r"mine\.toml, --set: trian: unknown key 'trian'\. Did you mean 'train'"),
+        (["train.bf16=True"], r"--set: train\.bf16: .*valid boolean, got 'True'"),
+        (["prices.0.L1=-1"], r"mine\.toml, --set: prices\.0\.L1: .*got -1"),
+        (["prices.1.TopK.fraction.0.end=7"], r"--set: prices\.1\.TopK\.fraction\.0\.end: .*got 7"),
+        (["prices.1={L1=[{start=1,end=1,epochs=-1}]}"],
+         r"--set: prices\.1\.L1\.0\.epochs: .*got -1"),
+        (["prices.0.Threshold=2"], r"mine\.toml, --set: prices\.0: .* has no prox"),
+        (["optimizer.name=SGD", "optimizer.nesterov=true"],
+         r"mine\.toml, --set: optimizer: torch\.optim\.SGD refuses this: Nesterov"),
+        (["prices.2.L1=1"], r"--set prices\.2\.L1=1: there is no entry 2; known: 0, 1"),
+        (["prices.2=1"], r"--set prices\.2=1: there is no entry 2; known: 0, 1"),
+        (["prices.-1.L1=1"], r"there is no entry -1; known: 0, 1"),
+        (["prices.x.L1=1"], r"there is no entry x; known: 0, 1"),
+        (["prices=[]", "prices.0.L1=1"], r"there is no entry 0; known: none, it is empty"),
+        (["prices=7"], r"--set: prices: this must be a list, in \[ \], got 7"),
+        (["prices=[]", "method=subgradient"], r"--set: method: 'subgradient' needs \[\[prices\]\]"),
+        (["method=subgradient", "prices=[{L1=1}]", "proximal.every=2"],
+         r"--set: method: .*no \[proximal\] step"),
+        (["title.x=1"], r"--set title\.x=1: title is a value, not a table"),
+        (["train.epochs.x.y=1"],
+         r"--set train\.epochs\.x\.y=1: train\.epochs\.x is a value, not a table"),
+        (["epochs"], r"--set takes key=value, as in train\.epochs=5; got 'epochs'"),
+        (["=3"], r"--set takes key=value"),
+        (["title=3"], r"--set: title: .*valid string, got 3"),
+        (["train.epochs="], r"--set: train\.epochs: .*valid integer, got ''"),
+        (["train.cosine_from=99"], r"--set: train\.cosine_from: 99 is not before the end"),
+        (["prices=[{Threshold=1}]", "proximal.metric=adaptive"],
+         r"--set: prices\.0: Threshold\(1\.0\) knows no metric; use L0"),
+    ],
+)  # fmt: skip
+def test_bad_changes_are_named(tmp_path: Path, changes: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, PLAIN), changes)
+
+
+def test_a_change_is_blamed_only_for_its_own_key(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN.replace("epochs = 10", "epochs = 10\ncosine_from = 5"))
+    with pytest.raises(RecipeError, match=r"mine\.toml, line 15: train\.cosine_from: 5 is not"):
+        read_recipe(path, ["train.epochs=3"])
+    path = written(tmp_path, PLAIN.replace("epochs = 10", "epochs = 10\npatience_from = -1"))
+    with pytest.raises(RecipeError, match=r"mine\.toml, line 15: train\.patience_from: .*got -1"):
+        read_recipe(path, ["train.patience=3", "data.validation=10"])
+
+
+def test_changes_of_nested_and_array_keys(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+    assert read_recipe(path, ["train.epochs=3"]).train.epochs == 3
+    assert read_recipe(path, [" train . epochs = 3 "]).train.epochs == 3
+    assert read_recipe(path, ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
+    assert read_recipe(path, ["title=Two words"]).title == "Two words"
+    assert read_recipe(path, ['title="quoted = [x]"']).title == "quoted = [x]"
+    assert read_recipe(path, ["proximal.every=epoch"]).proximal.every == "epoch"
+    assert read_recipe(path, ["data.validation=5"]).data.validation == 5
+    assert read_recipe(path, ["prices.0.L1=2e-3"]).prices[0].l1 == 2e-3
+    assert read_recipe(path, ['prices."0".L1=2e-3']).prices[0].l1 == 2e-3
+    assert read_recipe(path, ["prices=[]"]).prices == []
+    assert read_recipe(path, ["prices=[{L0=1}]"]).prices[0].l0 == 1
+    assert read_recipe(path, ['prices.1.only.0="fc3"']).prices[1].only == ["fc3"]
+    assert read_recipe(path, ["prices.1.TopK={count=3}"]).prices[1].top_k.count == 3
+    ramps = read_recipe(path, ["prices.1.TopK.fraction.1.end=0.125"]).prices[1].top_k.fraction
+    assert [ramp.end for ramp in ramps] == [0.5, 0.125]
+    ramps = read_recipe(path, ["prices.0.L1=[{start=0, end=1, epochs=2}]"]).prices[0].l1
+    assert [ramp.end for ramp in ramps] == [1]
+
+
+def test_one_of_equal_entries_is_changed_and_not_the_other(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+    changed = read_recipe(path, ["prices=[{L1=1}, {L1=1}]", "prices.1={L0=2}"])
+    assert [(price.l1, price.l0) for price in changed.prices] == [(1, None), (None, 2)]
+
+
+def test_recipes_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"no recipe 'digit-demo'\. Did you mean 'digits-demo'"):
+        read_recipe("digit-demo")
+    for path in ("absent.toml", "absent.json"):
+        with pytest.raises(RecipeError, match=f"there is no recipe file {path}"):
+            read_recipe(path)
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(RecipeError, match=r"recipe file folder\.toml cannot be read"):
+        read_recipe("folder.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"title = '\xff'")
+    with pytest.raises(RecipeError, match=r"recipe file bytes\.toml cannot be read: .*utf-8"):
+        read_recipe("bytes.toml")
+    for text in ("[data", "a = 1\na = 2", "a = ", "["):
+        with pytest.raises(RecipeError, match=r"mine\.toml is not valid TOML: "):
+            read_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", [PLAIN, *map(bundled, NAMES)], ids=["PLAIN", *NAMES])
+def test_every_key_is_on_the_line_that_says_it(text: str) -> None:
+    lines, rows = line_numbers(text), text.splitlines()
+
+    def paths(value: Any, path: tuple[Any, ...] = ()) -> Any:
+        if path:
+            yield path
+        inner = value.items() if isinstance(value, dict) else ()
+        for key, item in enumerate(value) if isinstance(value, list) else inner:
+            yield from paths(item, (*path, key))
+
+    found = list(paths(tomllib.loads(text)))
+    assert set(found) == set(lines)
+    for path in found:
+        if isinstance(path[-1], str):
+            assert re.search(rf"\b{path[-1]}\b", rows[lines[path] - 1]), path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("# a = 1\n\n  # [b]", {}),
+        ("a = 1\r\nb = 2\r\n", {("a",): 1, ("b",): 2}),
+        ("a.b = 1\n'c.d'.\"e\" = 2", {
+            ("a",): 1, ("a", "b"): 1, ("c.d",): 2, ("c.d", "e"): 2,
+        }),
+        ("[a.b]\nc = 1\n[d]\n", {("a",): 1, ("a", "b"): 1, ("a", "b", "c"): 2, ("d",): 3}),
+        ("[ a . 'b c' ]", {("a",): 1, ("a", "b c"): 1}),
+        ("[[a]]\nx = 1\n[[a]]\nx = 2\n[a.b]\ny = 3", {
+            ("a",): 1, ("a", 0): 1, ("a", 0, "x"): 2, ("a", 1): 3, ("a", 1, "x"): 4,
+            ("a", 1, "b"): 5, ("a", 1, "b", "y"): 6,
+        }),
+        ("[[a]]\n[[a.b]]\n[[a.b]]\n[[a]]\n[[a.b]]\n", {
+            ("a",): 1, ("a", 0): 1, ("a", 0, "b"): 2, ("a", 0, "b", 0): 2, ("a", 0, "b", 1): 3,
+            ("a", 1): 4, ("a", 1, "b"): 5, ("a", 1, "b", 0): 5,
+        }),
+        ('a = "b = 1" # c = 2\nd = "\\"e = 1"\nf = \'g = "\'', {("a",): 1, ("d",): 2, ("f",): 3}),
+        ('a = """\nb = 1\n[c]\n"""\nd = \'\'\'\ne = 1\'\'\'\nf = 1', {
+            ("a",): 1, ("d",): 5, ("f",): 7,
+        }),
+        ('a = ""\nb = """"""\nc = """x\\"""" \nd = 1', {
+            ("a",): 1, ("b",): 2, ("c",): 3, ("d",): 4,
+        }),
+        ("a = [\n  1,\n\n  # two\n  [2.5, 3], # three\n]\nb = 1", {
+            ("a",): 1, ("a", 0): 2, ("a", 1): 5, ("a", 1, 0): 5, ("a", 1, 1): 5, ("b",): 7,
+        }),
+        ("a = { b = 1, c = { d.e = [] } }", {
+            ("a",): 1, ("a", "b"): 1, ("a", "c"): 1, ("a", "c", "d"): 1, ("a", "c", "d", "e"): 1,
+        }),
+        ("a = [\n { b = 1 },\n { b = [\n 2 ] } ]", {
+            ("a",): 1, ("a", 0): 2, ("a", 0, "b"): 2, ("a", 1): 3, ("a", 1, "b"): 3,
+            ("a", 1, "b", 0): 4,
+        }),
+        ("a = 1979-05-27 07:32:00.5\nb = -1.5e-3\nc = +inf\n3 = 0x1F", {
+            ("a",): 1, ("b",): 2, ("c",): 3, ("3",): 4,
+        }),
+    ],
+)  # fmt: skip
+def test_line_numbers(text: str, expected: dict[Any, int]) -> None:
+    tomllib.loads(text)
+    assert line_numbers(text) == expected
+
+
+def only(recipe: Recipe, model: nn.Module, epoch: int = 5) -> list[Any]:
+    return list(make_prices(recipe, model, epoch).items())
+
+
+def test_prices_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, PLAIN))
+    model = make_model(recipe, (1, 8, 8), 10)
+    (first, l1), (second, top) = only(recipe, model, epoch=7)
+    assert [block.name for block in first] == ["fc1.weight"]
+    assert [block.name for block in second] == ["fc2.weight"]
+    assert l1 == L1(1e-4)
+    assert isinstance(top, TopK) and top.per_layer
+    fractions = [top.at(step).fraction for step in (0, 7, 14, 21, 28, 1000)]
+    assert fractions == pytest.approx([1, 0.5 + 0.5 / 8, 0.5, 0.375, 0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("price", "penalty"),
+    [
+        ("L0 = 2", L0(2)),
+        ("L1 = 2", L1(2)),
+        ("L2 = 2", L2(2)),
+        ("L0 = 1\nL1 = 2\nL2 = 3", L0(1) + L1(2) + L2(3)),
+        ("Threshold = 0.5", Threshold(0.5)),
+        ("L1Ball = { radius = 3, per_layer = true }", L1Ball(3, per_layer=True)),
+        ("TopK = { count = 30 }", TopK(30)),
+        ("TopK = { fraction = 0.5, per_layer = true }", TopK(fraction=0.5, per_layer=True)),
+        ("L2 = 0.1\nTopK = { count = 30 }", TopK(30) + L2(0.1)),
+        ("L0 = 0", L0(0)),
+    ],
+)
+def test_penalties_of_a_price(tmp_path: Path, price: str, penalty: Any) -> None:
+    recipe = read_recipe(written(tmp_path, PLAIN.replace("L1 = 1e-4", price)))
+    ((_, made), _) = only(recipe, make_model(recipe, (64,), 10))
+    assert made == penalty
+
+
+@pytest.mark.parametrize("shape", ["linear", "cubic", "exponential", "cosine"])
+def test_schedules_run_from_epoch_to_epoch(tmp_path: Path, shape: str) -> None:
+    ramps = f'L1 = [{{ shape = "{shape}", start = 1, end = 0.5, epochs = 1.5 }}]'
+    recipe = read_recipe(written(tmp_path, PLAIN.replace("L1 = 1e-4", ramps)))
+    ((_, made), _) = only(recipe, make_model(recipe, (64,), 10), epoch=6)
+    schedule = made.l1
+    assert isinstance(schedule, Schedule) and schedule.steps == 9
+    assert (schedule(0), schedule(9), schedule(10)) == pytest.approx((1, 0.5, 0.5))
+    assert 0.5 < schedule(8) < schedule(1) < 1
+
+
+def test_groups_of_a_price(tmp_path: Path) -> None:
+    def names(change: str) -> list[str]:
+        recipe = read_recipe(written(tmp_path, PLAIN), [f"prices=[{{L1=1, {change}}}]"])
+        ((groups, _),) = only(recipe, make_model(recipe, (64,), 10))
+        return [block.name for block in groups]
+
+    assert names("biases=false") == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    assert len(names("biases=true")) == 6
+    assert names("without=['fc2']") == ["fc1.weight", "fc3.weight"]
+    assert names("only=['fc*'], without=['fc1', 'fc2']") == ["fc3.weight"]
+
+
+def test_groups_that_the_model_has_not_are_named(tmp_path: Path) -> None:
+    def message(*changes: str) -> str:
+        recipe = read_recipe(written(tmp_path, PLAIN), changes)
+        with pytest.raises(RecipeError) as caught:
+            make_trainer(recipe, fake((1, 8, 8)))
+        return str(caught.value)
+
+    found = message("prices.1={groups='kernels', L1=1}")
+    assert found.startswith("prices.1 for model 'lenet300': no kernels to choose from")
+    found = message("prices.0.only.0=fc7")
+    assert found.startswith("prices.0 for model 'lenet300': 'fc7' matches none of the weights")
+    assert "Did you mean" in found and "'fc1'" in found
+    assert "leaves no weights at all" in message("prices.0={L1=1, without=['fc*']}")
+
+
+def test_lenet5_takes_mnist_only() -> None:
+    recipe = read_recipe("lenet5-kernels-l1")
+    assert measure(make_model(recipe, (1, 28, 28), 10)).weights == 431_080
+    with pytest.raises(
+        RecipeError, match=r"'lenet5' takes images of 1×28×28, .* examples of 1×8×8"
+    ):
+        make_model(recipe, (1, 8, 8), 10)
+
+
+def test_models_fit_their_data_and_follow_the_seed() -> None:
+    recipe = read_recipe("digits-demo", ["model.input_dropout=0.25"])
+    model = make_model(recipe, (1, 8, 8), 7, seed=3)
+    assert (model.fc1.in_features, model.fc3.out_features) == (64, 7)
+    assert model.input_dropout.p == 0.25
+    again, other = (make_model(recipe, (64,), 7, seed=seed) for seed in (3, 4))
+    assert torch.equal(model.fc1.weight, again.fc1.weight)
+    assert not torch.equal(model.fc1.weight, other.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"name": "SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
+         {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}),
+        ({"name": "Adagrad", "initial_accumulator_value": 1e-4},
+         {"initial_accumulator_value": 1e-4}),
+        ({"name": "RMSprop", "alpha": 0.9, "eps": 1e-7}, {"alpha": 0.9, "eps": 1e-7}),
+        ({"name": "Adam", "beta2": 0.99}, {"betas": (0.9, 0.99)}),
+        ({"name": "AdamW", "beta1": 0.8}, {"betas": (0.8, 0.999), "weight_decay": 0.01}),
+    ],
+)  # fmt: skip
+def test_optimizers_get_their_arguments(table: dict[str, Any], expected: dict[str, Any]) -> None:
+    changes = [f"optimizer.{key}={json.dumps(value)}" for key, value in table.items()]
+    recipe = read_recipe("henrikson-dense", ["optimizer={lr=0.5}", *changes])
+    model = make_model(recipe, (4,), 2)
+    optimizer = make_optimizer(recipe.optimizer, model)
+    assert type(optimizer) is getattr(torch.optim, table["name"])
+    (group,) = optimizer.param_groups
+    assert {"lr": 0.5, **expected}.items() <= group.items()
+    assert len(group["params"]) == len(list(model.parameters()))
+
+
+def test_epochs_become_steps() -> None:
+    train = "epochs=8, cosine_from=4, average_from=6, batch_size=6, average_decay=0.99"
+    changes = [f"train={{{train}}}", "proximal.start=2", "proximal.freeze=5"]
+    changes += ["proximal.every=epoch"]
+    trainer = make_trainer(read_recipe("digits-demo", changes), fake((1, 8, 8)))
+    steps = trainer.steps_per_epoch
+    assert steps == 4  # 20 examples by 6
+    step, factor = trainer.proximal, trainer.options.lr_factor
+    assert step is not None and factor is not None
+    assert (step.every, step.start, step.freeze_at) == (steps, 2 * steps, 5 * steps)
+    assert step.metric == "adaptive"
+    assert [factor(n) for n in (0, 4 * steps, 6 * steps, 8 * steps)] == pytest.approx(
+        [1, 1, 0.5, 0], abs=1e-12
+    )
+    assert (trainer.options.average_from, trainer.options.average_decay) == (6, 0.99)
+
+
+def test_validation_data_are_held_out_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lissom.data._LOADERS, "digits", lambda _folder: fake((1, 8, 8)))
+    recipe = read_recipe("digits-demo", ["data.validation=10"])
+    one, again, other = (make_data(recipe, seed=seed) for seed in (1, 1, 2))
+    assert one.valid_x is not None and again.valid_x is not None and other.valid_x is not None
+    assert len(one.valid_x) == 10 and len(one.train_x) == 10
+    assert torch.equal(one.valid_x, again.valid_x)
+    assert not torch.equal(one.valid_x, other.valid_x)
+
+
+def test_specs_cannot_be_changed() -> None:
+    recipe = read_recipe("digits-demo")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.title = "another"

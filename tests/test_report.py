@@ -1,0 +1,59 @@
+"""The page about a run: it holds what the run did, and nothing from outside."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lissom.checkpoints import append_event, save_json
+from lissom.errors import RunError
+from lissom.report import history, write_report
+
+
+def event(epoch: int) -> dict[str, object]:
+    left = {"num": 100, "numNz": 100 - 10 * epoch}
+    return {
+        "event": "measure_test",
+        "epochAfter": epoch,
+        "inacc_train": 0.1 / epoch,
+        "inacc_test": 0.2 / epoch,
+        "num_nonzero": {"fc1.weight": left, "total": left},
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for epoch in (1, 2, 4):
+        append_event(event(epoch), tmp_path / "events.jsonl")
+    about = {
+        "title": "a <b> & c",
+        "command": "lissom train x",
+        "seed": 3,
+        "versions": {"torch": "2"},
+    }
+    save_json({**event(4), **about}, tmp_path / "result.json")
+    save_json({"recipe": {"title": "a <b> & c"}, "seed": 3}, tmp_path / "recipe.json")
+    return tmp_path
+
+
+def test_figures_hold_the_events() -> None:
+    error, size = history([event(1), event(2), event(4)]).axes
+    lines = {line.get_label(): line.get_ydata() for line in error.lines}
+    assert set(lines) == {"train", "test"}  # nothing was held out
+    assert list(lines["test"]) == pytest.approx([20, 10, 5])
+    assert list(size.lines[0].get_xdata()) == [1, 2, 4]
+    assert list(size.lines[-1].get_ydata()) == [90, 80, 60]
+
+
+def test_page_stands_alone_and_escapes(run: Path) -> None:
+    page = write_report(run).read_text()
+    assert "a &lt;b&gt; &amp; c" in page
+    assert "95.00 %" in page and "40.00 %" in page and "seed 3" in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+    assert page.count("<svg") == 1
+
+
+def test_an_unfinished_run_is_refused(run: Path) -> None:
+    (run / "result.json").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        write_report(run)
