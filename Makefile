@@ -11,7 +11,7 @@ help: ## show this list
 demo: .venv/.base ## train a small sparse network on the bundled digits and measure it
 	$(BIN)/lissom train digits-demo --out runs/demo --overwrite
 	$(BIN)/lissom measure runs/demo
-	@echo "Everything about this run lies in runs/demo."
+	$(BIN)/lissom report runs/demo
 
 check: lint types docs test ## all that must pass before a change is merged
 

@@ -1,12 +1,12 @@
 """What a proximal step costs: a whole training step with it over the same step without.
 
-    python benchmarks/cost.py [--rounds 300] [--threads 2] [--save]
+    python benchmarks/cost.py [--rounds 15] [--threads 2] [--save]
     python benchmarks/cost.py --large 100000000 [--save]
 
-The variants take turns within each round, on models of the same weights and the same batch, so that
-a machine that slows down slows them all. Printed are medians over rounds of the step and of its
-ratio to the plain step of the same round. `--large` makes one model of so many weights and tells
-the time and the memory of one global TopK.
+A variant and the plain step take turns in blocks of 100 steps, on models of the same weights and
+the same batch, so that a machine that slows down slows both and each has its memory at hand.
+Printed is the median over the blocks of the ratio of their times. `--large` makes one model of so
+many weights and tells the time and the memory of one global TopK.
 """
 
 import json
@@ -24,6 +24,7 @@ import lissom
 from lissom import L0, L1, TopK
 from lissom.models import lenet300
 
+BLOCK = 100
 RESULTS = Path(__file__).parent / "results"
 
 VARIANTS: dict[str, tuple[lissom.Penalty | None, dict[str, object]]] = {
@@ -61,7 +62,7 @@ def stepper(
 
 
 def main(
-    rounds: int = 300,
+    rounds: int = 15,
     batch_size: int = 128,
     threads: int = 2,
     large: int = 0,
@@ -81,27 +82,29 @@ def main(
 
 
 def compare(rounds: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """Median step and median ratio of every variant, in turns.
-
-    A round is 100 steps where the prox comes once in 100, so that each round holds one.
-    """
-    steps = {name: stepper(*variant, batch_size) for name, variant in VARIANTS.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 10):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - started)
+    """Median over blocks of each variant's time over that of the plain blocks beside it."""
     table = {}
-    for name, taken in times.items():
-        pairs = zip(taken[10:], times["plain"][10:], strict=True)
-        if "every=100" in name:  # the mean, or the one step in a hundred would not be seen
-            ratio = sum(taken[10:]) / sum(times["plain"][10:])
-        else:
-            ratio = statistics.median(mine / plain for mine, plain in pairs)
-        table[name] = {"microseconds": 1e6 * statistics.median(taken[10:]), "ratio": ratio}
-        print(f"{name:40} {table[name]['microseconds']:8.0f} µs   × {ratio:.3f}")
+    for name, variant in VARIANTS.items():
+        plain, step = stepper(*VARIANTS["plain"], batch_size), stepper(*variant, batch_size)
+        block(plain), block(step)
+        pairs = [(block(step), block(plain)) for _ in range(rounds)]
+        ratios = [mine / other for mine, other in pairs]
+        table[name] = {
+            "microseconds": 1e6 * statistics.median(mine for mine, _ in pairs) / BLOCK,
+            "ratio": statistics.median(ratios),
+            "lowest": min(ratios),
+            "highest": max(ratios),
+        }
+        print("{:40} {microseconds:6.0f} µs  × {ratio:.3f}".format(name, **table[name]))
     return table
+
+
+def block(step: Callable[[], None]) -> float:
+    """Seconds for a block of steps, which holds one prox where it comes every 100 steps."""
+    started = time.perf_counter()
+    for _ in range(BLOCK):
+        step()
+    return time.perf_counter() - started
 
 
 def global_topk(n: int) -> dict[str, float]:

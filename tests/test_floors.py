@@ -14,7 +14,7 @@ MAX_NAMES = 25
 # A room is a module or a package directly under lissom; it may import from lower floors, and from
 # its own floor without going round in a circle.
 FLOORS = (
-    {"errors", "schedules", "selection", "tables"},
+    {"errors", "schedules", "scratch", "selection", "tables"},
     {"penalties", "budgets", "groups", "coupling"},
     {"proximal", "preconditioners", "gates", "learning_compression"},
     {"shrink", "measure", "export"},

@@ -174,7 +174,7 @@ def test_build_passes_options_on() -> None:
         ("xyz", {}, r"Known: henrikson, lenet300, lenet5, mlp\."),
         ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
         ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
-        ("henrikson", {"input_dropout": 0.2}, r"'henrikson' has no option 'input_dropout'\."),
+        ("lenet5", {"input_dropout": 0.2}, r"'lenet5' has no option 'input_dropout'\."),
         ("mlp", {}, r"'mlp' needs the option 'widths'"),
     ],
 )

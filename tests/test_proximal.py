@@ -83,8 +83,8 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups) -> None:
     """Tensors above a size are worked on in parts; here the size is 7 weights."""
-    for module in ("proximal", "budgets", "selection"):
-        monkeypatch.setattr(importlib.import_module(f"lissom.{module}"), "SMALL", 7)
+    for module, name in (("proximal", "SMALL"), ("budgets", "SMALL"), ("selection", "SMALL")):
+        monkeypatch.setattr(importlib.import_module(f"lissom.{module}"), name, 7)
     test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, torch.float32)
 
 

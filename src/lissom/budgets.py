@@ -5,7 +5,7 @@ It is met exactly, over all the norms that come together: those of one layer or 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lissom.errors import PenaltyError
-from lissom.penalties import Elastic, Number, Part, Penalty, plain
+from lissom.penalties import Elastic, Number, Part, Penalty, plain, soft_threshold_
 from lissom.schedules import Schedule, value_at
-from lissom.selection import SMALL, kth_largest
+from lissom.scratch import SMALL, scratch
+from lissom.selection import cut_, kth_largest
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
@@ -27,9 +28,9 @@ class TopK(Penalty):
     prox keeps the κ groups with the largest gain and zeroes the others. Alone, the gain is
     d·r²: the largest norms, or in Adam's metric the largest w²·√v. With + L1(λ₁) + L2(λ₂) the
     survivors are shrunk as those say, and the gain is d·u²/(1 + 2tλ₂/d), u = max(r − tλ₁/d, 0).
-    Equal gains: the first ones stay. Where parameter groups have several learning rates, each has its
-    own t in u and in the shrinking; with + L0(λ₀) what is kept must also be worth its price, which is
-    the exact minimum where t is the same for all.
+    Equal gains: the first ones stay. Where parameter groups have several learning rates, each has
+    its own t in u and in the shrinking; with + L0(λ₀) what is kept must also be worth its price,
+    which is the exact minimum where t is the same for all.
 
     Args:
         count: κ ≥ 0, or a schedule of it.
@@ -70,7 +71,10 @@ class TopK(Penalty):
         """This budget with every schedule replaced by its value at `step`, a count rounded."""
         count = round(self.count(step)) if isinstance(self.count, Schedule) else self.count
         fraction = value_at(self.fraction, step) if self.fraction is not None else None
-        return replace(self, count=count, fraction=fraction, plus=self.plus.at(step))
+        plus = self.plus.at(step)
+        if (count, fraction, plus) == (self.count, self.fraction, self.plus):
+            return self
+        return replace(self, count=count, fraction=fraction, plus=plus)
 
     def kappa(self, n: int) -> int:
         """How many of n groups may live."""
@@ -98,16 +102,18 @@ class TopK(Penalty):
             for part in parts:
                 part.values.mul_(0)  # NaN stays NaN
         elif kappa < n:
-            _keep_largest_(parts, self._scores, kappa, n)
-        if self.plus != Elastic():
+            plain_sizes = not (self.plus.l1 or self.plus.l2 or any(p.metric for p in parts))
+            _keep_largest_(parts, self._score, kappa, n, by_size=plain_sizes)
+        if self.plus.l0 or self.plus.l1 or self.plus.l2:
             self.plus._prox_(parts)
 
-    def _scores(self, part: Part) -> Tensor:
-        """The gains, by the shortest way to them."""
+    def _score(self, part: Part, out: Tensor) -> Tensor:
+        """The gains of a part, written to `out`."""
         metric = part.metric() if part.metric else None
-        if metric is not None and not (self.plus.l1 or self.plus.l2):
-            return metric.sqrt_().mul_(part.values).abs_()
-        return self.plus.gain(part.values.abs(), part.t, metric)
+        if self.plus.l1 or self.plus.l2:
+            return out.copy_(self.plus.gain(part.values.abs(), part.t, metric))
+        torch.abs(part.values, out=out)
+        return out if metric is None else out.mul_(metric.sqrt_())
 
     def __add__(self, other: Penalty) -> Penalty:
         total = self.plus + other if isinstance(other, Elastic) else None
@@ -194,8 +200,7 @@ class L1Ball(Penalty):
             if inverse is None:
                 torch.ops.aten.softshrink.out(part.values, tau, out=part.values)
             else:
-                limit = inverse.mul_(tau)
-                part.values.sub_(part.values.clamp(-limit, limit))
+                soft_threshold_(part.values, inverse.mul_(tau))
 
     def __repr__(self) -> str:
         return f"L1Ball({self.radius}{', per_layer=True' if self.per_layer else ''})"
@@ -206,18 +211,44 @@ def _inverse(part: Part) -> Tensor | None:
 
 
 def _keep_largest_(
-    parts: Sequence[Part], score: Callable[[Part], Tensor], kappa: int, n: int
+    parts: Sequence[Part],
+    score: Callable[[Part, Tensor], Tensor],
+    kappa: int,
+    n: int,
+    *,
+    by_size: bool,
 ) -> None:
-    """Zero all but the κ values with the largest scores; of equal ones the first stay."""
-    scores: Callable[[], list[Tensor] | map[Tensor]]
+    """Zero all but the κ values with the largest scores; of equal ones the first stay.
+
+    `by_size` says that the scores are the sizes of the values, which then need no second look.
+    """
+
+    def anew() -> Iterator[Tensor]:
+        for part in parts:
+            yield score(part, scratch(part.values, "score"))
+
     if n <= SMALL:
-        held = [score(part) for part in parts]
-        scores = lambda: held  # noqa: E731
+        flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
+        pieces = flat.split([part.values.numel() for part in parts])
+        held = [
+            score(part, piece.view_as(part.values))
+            for part, piece in zip(parts, pieces, strict=True)
+        ]
+        if by_size:
+            cut = cut_(flat, kappa)
+            if cut.ties is None and cut.threshold > 0:
+                below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
+                for part in parts:
+                    torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
+                return
+            held = [score(part, held[i]) for i, part in enumerate(parts)]
+        else:
+            cut = cut_(scratch(flat, "order").copy_(flat), kappa)
+        scores: Iterator[Tensor] = iter(held)
     else:  # compute them anew in each pass rather than hold a copy of all the weights
-        scores = lambda: map(score, parts)  # noqa: E731
-    cut = kth_largest(scores, kappa, n)
+        cut, scores = kth_largest(anew, kappa, n), anew()
     spare = cut.ties
-    for part, numbers in zip(parts, scores(), strict=True):
+    for part, numbers in zip(parts, scores, strict=True):
         if spare is None:
             keep = numbers.ge_(cut.threshold)
         else:

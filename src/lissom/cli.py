@@ -1,4 +1,4 @@
-"""The command line: train a recipe, list the recipes, measure a run."""
+"""The command line: train a recipe, list the recipes, measure and report a run."""
 
 import json
 import platform
@@ -28,6 +28,7 @@ from lissom.recipes import (
     read_record,
     recipe_names,
 )
+from lissom.report import write_report
 from lissom.tables import table
 
 app = typer.Typer(
@@ -134,6 +135,13 @@ def measure(
             typer.echo(json.dumps(counted.to_dict(), indent=2))
         else:
             console.print(counted.table())
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A finished run's directory.")]) -> None:
+    """Write report.html into a run's directory: one page that works offline."""
+    with _told():
+        console.print(f"written: {write_report(run)}", markup=False, soft_wrap=True)
 
 
 def _check_run(run: Path, *, resume: bool, overwrite: bool) -> None:

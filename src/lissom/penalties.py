@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lissom.errors import PenaltyError
 from lissom.schedules import Schedule
+from lissom.scratch import scratch
 
 Number = float | Schedule
 
@@ -31,7 +32,8 @@ class Part:
     Attributes:
         values: of any shape and sign; P is even, so the prox keeps the sign.
         t: the step, ≥ 0.
-        metric: gives a fresh tensor d shaped like `values`, or None for d = 1.
+        metric: gives d, shaped like `values`, in memory that the prox may write to and that the
+            next call of any part's metric may use again; or None for d = 1.
     """
 
     values: Tensor
@@ -92,6 +94,9 @@ class Penalty(ABC):
 
     def prox_(self, parts: Sequence[Part]) -> None:
         """Apply the prox in place to signed numbers that come in parts; a budget is met jointly."""
+        if all(widen(part.values) is part.values for part in parts):
+            self._prox_(parts)
+            return
         wide = [replace(part, values=widen(part.values)) for part in parts]
         self._prox_(wide)
         for part, computed in zip(parts, wide, strict=True):
@@ -172,8 +177,7 @@ class Elastic(Penalty):
                 continue
             d = metric()
             if l1:
-                limit = (t * l1) / d
-                values.sub_(values.clamp(-limit, limit))
+                soft_threshold_(values, torch.div(t * l1, d, out=scratch(d, "limit")))
             if l2:
                 values.div_(1 + (2 * t * l2) / d)
                 d.add_(2 * t * l2)
@@ -300,6 +304,12 @@ def plain(penalty: Penalty, number: Number) -> float:
     if isinstance(number, Schedule):
         raise PenaltyError(f"{penalty} follows a schedule: take penalty.at(step) and use that")
     return number
+
+
+def soft_threshold_(values: Tensor, limit: Tensor) -> None:
+    """sign(v)·max(|v| − limit, 0) in place, each value with a limit of its own."""
+    sizes = torch.abs(values, out=scratch(values, "sizes")).sub_(limit).clamp_(min=0)
+    torch.copysign(sizes, values, out=values)
 
 
 def widen(values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from lissom.errors import OptimizerError
 from lissom.penalties import widen
+from lissom.scratch import scratch
 
 Group = dict[str, Any]
 
@@ -37,10 +38,18 @@ class Preconditioner:
 
     def __call__(self) -> Tensor:
         """D, a fresh tensor."""
+        return self.into(torch.empty_like(widen(self.moment)))
+
+    def scratch(self) -> Tensor:
+        """D, in memory that the next call uses again."""
+        return self.into(scratch(widen(self.moment), "metric"))
+
+    def into(self, out: Tensor) -> Tensor:
+        """D, written to `out`."""
         moment = widen(self.moment)
         if self.mean is not None:
             moment = (moment - widen(self.mean).square()).clamp(min=0)
-        return moment.sqrt().mul_(self.scale).add_(self.eps)
+        return torch.sqrt(moment, out=out).mul_(self.scale).add_(self.eps)
 
     def parts(self, rows: int) -> list["Preconditioner"]:
         """This one for each `rows` rows of the parameter."""

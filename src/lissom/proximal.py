@@ -17,7 +17,7 @@ from lissom.errors import OptimizerError, PenaltyError
 from lissom.groups import Block, Groups, disjoint
 from lissom.penalties import Part, Penalty
 from lissom.preconditioners import Preconditioner, preconditioner
-from lissom.selection import SMALL
+from lissom.scratch import SMALL
 
 Metric = Literal["euclidean", "adaptive"]
 
@@ -67,7 +67,7 @@ class Proximal:
         """Apply the prox now, with the prices of the present step."""
         for groups, penalty in self.prices.items():
             now = penalty.at(max(0, self.step - self.start))
-            together = [[b] for b in groups] if now.per_layer else [list(groups)]
+            together = [(b,) for b in groups.blocks] if now.per_layer else [groups.blocks]
             for blocks in together:
                 if self.fused:
                     self._apply_fused(now, blocks)
@@ -283,7 +283,7 @@ def _in_place(block: Block, lr: float, metric: Preconditioner | None) -> list[Pa
     """The parameter itself as parts of at most SMALL weights, so that no copy of it is made."""
     values = block.parameter.detach()
     if values.numel() <= SMALL:
-        return [Part(values, lr, metric)]
+        return [Part(values, lr, metric and metric.scratch)]
     rows = max(1, SMALL // values[0].numel())
     metrics = metric.parts(rows) if metric else None
     return [

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALL = 2**22  # numbers held at once without a thought: 16 MB in float32
+from lissom.scratch import SMALL
+
 SAMPLE = 2**16  # numbers that bracket the answer; the bracket holds ≈ 8·√(p(1−p)/SAMPLE) of all
 
 
@@ -39,7 +40,7 @@ def kth_largest(numbers: Callable[[], Iterable[Tensor]], k: int, n: int) -> Cut:
         n: how many numbers there are in all.
     """
     if n <= SMALL:
-        return _cut(_collect(numbers()), k)
+        return cut_(torch.cat([part.flatten() for part in numbers()]), k)
     low, high = _bracket(numbers(), k, n)
     while True:
         above, at_low, inside = 0, 0, []
@@ -48,10 +49,10 @@ def kth_largest(numbers: Callable[[], Iterable[Tensor]], k: int, n: int) -> Cut:
             above += int(over.sum())
             at_low += int((part == low).sum())  # counted and not kept: they may be all the zeros
             inside.append(part[(part > low) & ~over])
-        candidates = _collect(inside)
+        candidates = torch.cat(inside)
         reached = above + len(candidates)
         if above < k <= reached:
-            return _cut(candidates, k - above)
+            return cut_(candidates, k - above)
         if reached < k <= reached + at_low:
             return Cut(low, None if k == reached + at_low else k - reached)
         # An unlucky sample: look on the side where the answer must be.
@@ -61,15 +62,11 @@ def kth_largest(numbers: Callable[[], Iterable[Tensor]], k: int, n: int) -> Cut:
             return Cut(torch.full_like(low, torch.nan), None)
 
 
-def _collect(parts: Iterable[Tensor]) -> Tensor:
-    return torch.cat([part.flatten() for part in parts])
-
-
-def _cut(numbers: Tensor, k: int) -> Cut:
-    """The k-th largest of a vector."""
+def cut_(numbers: Tensor, k: int) -> Cut:
+    """The k-th largest of a vector, whose numbers may be in another order afterwards."""
     n = len(numbers)
     if numbers.device.type == "cpu":  # NumPy's partition is vectorised: 17 × torch.kthvalue
-        parts = numbers.numpy().copy()
+        parts = numbers.numpy()
         parts.partition(n - k)
         threshold = torch.from_numpy(parts[n - k : n - k + 1].copy())[0]
         tied = n > k and bool(parts[: n - k].max() == parts[n - k])

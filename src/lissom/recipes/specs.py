@@ -163,6 +163,9 @@ class Recipe(Spec):
             frozen = "they are never frozen" if freeze is None else f"they are frozen at {freeze}"
             what = f"an average from epoch {first} on needs zeros that stay, and {frozen}: set "
             raise complaint(f"{what}proximal.freeze ≤ {first}", "train", "average_from")
+        if self.train.patience is not None and self.train.patience_from < (freeze or 0):
+            what = f"an epoch before the zeros are frozen, at {freeze}, could be chosen: set it to "
+            raise complaint(f"{what}{freeze} or more", "train", "patience_from")
         if self.proximal.metric == "adaptive" and self.optimizer.name != "SGD":
             for i, price in enumerate(self.prices):
                 if not price.penalty(1).has_metric:

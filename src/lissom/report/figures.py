@@ -27,6 +27,8 @@ def history(events: Sequence[dict[str, Any]]) -> Figure:
     for name in counts[-1] if counts else ():
         bold = name == "total"
         alive = [count[name]["numNz"] for count in counts]
+        if not bold and min(alive) == max(alive):
+            continue  # biases, mostly: a flat line says nothing
         size.plot(epochs, alive, label=name, color="#0d7d76" if bold else None, lw=2 if bold else 1)
     size.set(xlabel="epoch", ylabel="non-zero weights", yscale="symlog", ylim=(0, None))
     for axes in (error, size):
