@@ -1,6 +1,6 @@
 """What a proximal step costs: a whole training step with it over the same step without.
 
-    python benchmarks/cost.py [--rounds 15] [--threads 2] [--save]
+    python benchmarks/cost.py [--rounds 15] [--save]
     python benchmarks/cost.py --large 100000000 [--save]
 
 A variant and the plain step take turns in blocks of 100 steps, on models of the same weights and
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import typer
 from torch.nn import functional as F
@@ -61,24 +62,22 @@ def stepper(
     return step
 
 
-def main(
-    rounds: int = 15,
-    batch_size: int = 128,
-    threads: int = 2,
-    large: int = 0,
-    save: bool = False,
-) -> None:
+def main(rounds: int = 15, batch_size: int = 128, large: int = 0, save: bool = False) -> None:
     """Print the table, and with --save keep it under benchmarks/results."""
-    torch.set_num_threads(threads)
+    about = {"torch": torch.__version__, "numpy": np.__version__}
     if large:
-        record = global_topk(large)
-        name, command = "cost-large", f"python benchmarks/cost.py --large {large}"
+        record = {"command": f"python benchmarks/cost.py --large {large}", **global_topk(large)}
     else:
-        record = {"batch_size": batch_size, "variants": compare(rounds, batch_size)}
-        name, command = "cost", f"python benchmarks/cost.py --rounds {rounds} --threads {threads}"
+        threads = {}
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            print(f"{count} thread{'s' * (count - 1)}")
+            threads[str(count)] = compare(rounds, batch_size)
+        command = f"python benchmarks/cost.py --rounds {rounds}"
+        record = {"command": command, "batch_size": batch_size, "threads": threads}
     if save:
-        about = {"command": command, "threads": threads, "torch": torch.__version__}
-        (RESULTS / f"{name}.json").write_text(json.dumps({**about, **record}, indent=1) + "\n")
+        path = RESULTS / ("cost-large.json" if large else "cost.json")
+        path.write_text(json.dumps({**record, "versions": about}, indent=1) + "\n")
 
 
 def compare(rounds: int, batch_size: int) -> dict[str, dict[str, float]]:
@@ -120,7 +119,8 @@ def global_topk(n: int) -> dict[str, float]:
     copies = (peak_bytes() - before) / (4 * n)
     alive = sum(int(p.count_nonzero()) for p in net.parameters())
     print(f"{n:,} weights, {alive:,} kept: {seconds:.2f} s, {copies:.2f} copies of the weights")
-    return {"weights": n, "kept": alive, "seconds": seconds, "copies": copies}
+    threads = torch.get_num_threads()
+    return {"weights": n, "kept": alive, "seconds": seconds, "copies": copies, "threads": threads}
 
 
 def peak_bytes() -> int:

@@ -115,14 +115,16 @@ def lambda_table() -> str:
 
 
 def cost_table() -> str:
-    """Ratios to the plain step."""
-    record = load("cost")
-    rows = [
-        [name, f"{entry['ratio']:.3f}"]
-        for name, entry in record["variants"].items()
-        if name != "plain"
-    ]
-    return markdown(["with", "× the plain step"], rows)
+    """Ratios to the plain step, and the microseconds of that."""
+    by_threads = load("cost")["threads"]
+    rows = []
+    for name in by_threads["1"]:
+        cells = [
+            f"{entry['ratio']:.2f} ({entry['lowest']:.2f} … {entry['highest']:.2f})"
+            for entry in (variants[name] for variants in by_threads.values())
+        ]
+        rows.append(["plain, against itself" if name == "plain" else name, *cells])
+    return markdown(["with", "× the plain step, 1 thread", "2 threads"], rows)
 
 
 def large_text() -> str:
