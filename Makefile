@@ -8,9 +8,8 @@ BIN := .venv/bin
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.base ## train a small sparse network on the bundled digits and measure it
+demo: .venv/.base ## train a small sparse network on the bundled digits and report on it
 	$(BIN)/lissom train digits-demo --out runs/demo --overwrite
-	$(BIN)/lissom measure runs/demo
 	$(BIN)/lissom report runs/demo
 
 check: lint types docs test ## all that must pass before a change is merged

@@ -59,7 +59,12 @@ def spread(numbers: list[float], digits: int = 2) -> str:
     mean = statistics.mean(numbers)
     if len(numbers) == 1:
         return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {statistics.stdev(numbers):.{digits}f}"
+    return f"{mean:.{digits}f} ± {deviation(numbers):.{digits}f}"
+
+
+def deviation(numbers: list[float]) -> float:
+    """Standard deviation over seeds, 0 for a single one."""
+    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
 def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
@@ -166,7 +171,7 @@ def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
         for label, colour in COLOURS.items():
             chosen = sorted((e for e in entries if e["label"] == label), key=removed)
             y = [100 - statistics.mean(e["errors"]) for e in chosen]
-            error = [statistics.stdev(e["errors"]) for e in chosen]
+            error = [deviation(e["errors"]) for e in chosen]
             x = list(map(removed, chosen))
             axes.errorbar(
                 x, y, error, marker="o", color=colour, label=label, capsize=2, lw=1.2, ms=4
