@@ -1,7 +1,6 @@
 """Which tests this machine can run, and fixtures for all of them."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,10 +13,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("LISSOM_DATA_DIR is not set")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small networks are faster on one thread, and their sums come in one order."""
-    before = torch.get_num_threads()
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small networks are faster on one thread, and their sums come in one order.
+
+    For the whole session, since runs that are compared may be made by fixtures of any scope.
+    """
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -23,7 +23,7 @@ from lissom.cli import app
 from lissom.progress import Progress
 from lissom.recipes import make_data, read_recipe, recipe_names
 
-pytestmark = pytest.mark.usefixtures("one_thread", "in_a_folder_of_its_own")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 QUICK = """\
 title = "Quick [/b] and sparse"

@@ -30,7 +30,6 @@ from lissom.recipes import (
 )
 from lissom.recipes.lines import line_numbers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = recipe_names()
 PLAIN = """\
