@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import lissom.training
 from lissom.cli import app
 
-
 EPOCHS = 8
 # Pruning from epoch 1 to 3, then frozen and averaged; dropout draws random numbers all the time.
 SHORT = (

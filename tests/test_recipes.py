@@ -30,7 +30,6 @@ from lissom.recipes import (
 )
 from lissom.recipes.lines import line_numbers
 
-
 NAMES = recipe_names()
 PLAIN = """\
 title = "x # = [y]"  # a comment = 3

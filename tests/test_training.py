@@ -20,7 +20,6 @@ from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
 from lissom.training import entropy_and_inaccuracy
 
-
 CLASSES, EXAMPLES, BATCH = 3, 64, 16
 STEPS = EXAMPLES // BATCH
 
