@@ -43,7 +43,12 @@ def main(
     os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda task: train(runs / study, *task), todo))
-    record = {"study": study, "title": plan["title"], "command": command(study), "runs": done}
+    record = {
+        "study": study,
+        "title": plan["title"],
+        "command": command(study, seeds),
+        "runs": done,
+    }
     out = HERE / "results" / f"{study}.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")
@@ -92,9 +97,9 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**entry, **result}
 
 
-def command(study: str) -> str:
+def command(study: str, seeds: int | None) -> str:
     """How to make this result again."""
-    return f"python benchmarks/run.py {study}"
+    return f"python benchmarks/run.py {study}" + (f" --seeds {seeds}" if seeds else "")
 
 
 if __name__ == "__main__":

@@ -42,17 +42,6 @@ PENALTIES = {
     "threshold": Threshold(0.2),
 }
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-        ],
-    ),
-]
-
 
 def each(name: str, cases: Mapping[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(name, cases.values(), ids=cases.keys())

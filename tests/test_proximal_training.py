@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proximal_cases import (
-    DEVICES,
     LR,
     METRICS,
     OPTIMIZERS,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,17 +15,6 @@ from lissom import selection
 from lissom.selection import Cut, kth_largest
 
 INF, NAN = math.inf, math.nan
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        ],
-    ),
-]
 
 
 @pytest.fixture

@@ -94,13 +94,13 @@ class Penalty(ABC):
 
     def prox_(self, parts: Sequence[Part]) -> None:
         """Apply the prox in place to signed numbers that come in parts; a budget is met jointly."""
-        if all(widen(part.values) is part.values for part in parts):
-            self._prox_(parts)
-            return
-        wide = [replace(part, values=widen(part.values)) for part in parts]
+        wide = [
+            part if (values := widen(part.values)) is part.values else replace(part, values=values)
+            for part in parts
+        ]
         self._prox_(wide)
         for part, computed in zip(parts, wide, strict=True):
-            if computed.values is not part.values:
+            if computed is not part:
                 part.values.copy_(computed.values)
 
     def at(self, step: int) -> Self:

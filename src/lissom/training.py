@@ -114,7 +114,7 @@ class Trainer:
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
         self.report = report or (lambda event: None)
-        self.steps_per_epoch = math.ceil(len(data.train_y) / self.options.batch_size)
+        self.steps_per_epoch = steps_per_epoch(data, self.options.batch_size)
         self.epoch = 0
         self.seconds = 0.0
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -307,6 +307,11 @@ class Trainer:
                     f"weights are averaged from step {first} on, but zeros are {when}: an average "
                     f"over weights that come and go has no zeros. Set freeze_at={first} or earlier"
                 )
+
+
+def steps_per_epoch(data: Dataset, batch_size: int) -> int:
+    """Batches in one pass over the training examples; the last one may be smaller."""
+    return math.ceil(len(data.train_y) / batch_size)
 
 
 def usable_device(name: str) -> torch.device:

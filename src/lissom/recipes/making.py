@@ -17,7 +17,7 @@ from lissom.proximal import proximal
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.specs import OptimizerSpec, Recipe
 from lissom.schedules import cosine, linear
-from lissom.training import Report, Trainer, usable_device
+from lissom.training import Report, Trainer, steps_per_epoch, usable_device
 
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
@@ -84,7 +84,7 @@ def make_trainer(
     model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
     optimizer = make_optimizer(recipe.optimizer, model)
     train = recipe.train
-    epoch = -(-len(data.train_y) // train.batch_size)
+    epoch = steps_per_epoch(data, train.batch_size)
     prices = make_prices(recipe, model, epoch)
     step, subgradient = None, recipe.method == "subgradient"
     if prices and not subgradient:
