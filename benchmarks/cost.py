@@ -28,7 +28,7 @@ from lissom.models import lenet300
 BLOCK = 100
 RESULTS = Path(__file__).parent / "results"
 
-VARIANTS: dict[str, tuple[lissom.Penalty | None, dict[str, object]]] = {
+VARIANTS: dict[str, tuple[lissom.penalties.Penalty | None, dict[str, object]]] = {
     "plain": (None, {}),
     "L0": (L0(1e-6), {}),
     "L1": (L1(1e-5), {}),
@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[lissom.Penalty | None, dict[str, object]]] = {
 
 
 def stepper(
-    penalty: lissom.Penalty | None, options: dict[str, object], batch_size: int
+    penalty: lissom.penalties.Penalty | None, options: dict[str, object], batch_size: int
 ) -> Callable[[], None]:
     """One training step of LeNet-300-100 under Adam, with its own model and optimizer."""
     torch.manual_seed(0)

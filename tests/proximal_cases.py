@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 import lissom
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK, kernels, linear
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK, kernels
 from lissom.groups import Groups
+from lissom.schedules import linear
 
 LR = 0.01
 

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from click.testing import Result
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lissom.cli
+import lissom.models
 import lissom.recipes.making
 from lissom.cli import app
 from lissom.progress import Progress
@@ -260,6 +262,52 @@ def test_measure_as_json_is_nothing_but_json(finished: Path) -> None:
     assert found["nonzeros"] == result(finished)["num_nonzero"]["total"]["numNz"]
     assert [v["name"] for v in found["variables"]][:2] == ["fc1.weight", "fc1.bias"]
     assert found["tolerance"] == 0
+
+
+def test_measure_runs_the_network_once(finished: Path) -> None:
+    found = json.loads(well("measure", str(finished), "--json"))
+    alive = {name: int(t.count_nonzero()) for name, t in weights(finished).items()}
+    assert [layer["name"] for layer in found["layers"]] == ["fc1", "fc2", "fc3"]
+    assert found["macs"] == 64 * 64 + 64 * 64 + 64 * 10  # of one input
+    for layer in found["layers"]:
+        assert layer["effective_macs"] == alive[f"{layer['name']}.weight"]
+    assert found["latency"] is None
+    assert json.loads(well("measure", str(finished), "--json", "--latency"))["latency"]["calls"] > 1
+    told = well("measure", str(finished), "--latency")
+    for line in ("1×64", "all layers", "bytes, smallest", "latency"):
+        assert line in told
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_export_writes_the_network_of_a_run(form: str, finished: Path) -> None:
+    told = well("export", str(finished), "--to", form, "--out", f"net.{form}")
+    assert told.startswith(f"written: net.{form}: {form}, ") and "any batch size" in told
+    x = torch.rand(3, 1, 8, 8)
+    if form == "onnx":
+        session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    else:
+        found = torch.export.load("net.pt2").module()(x).detach()
+    read = json.loads((finished / "recipe.json").read_text())
+    net = lissom.models.build("henrikson", inputs=64, classes=read["classes"])
+    net.load_state_dict(weights(finished))
+    assert torch.allclose(torch.as_tensor(found), net(x).detach(), atol=1e-5)
+
+
+def test_export_writes_into_the_run_and_overwrite_removes_it() -> None:
+    well("train", "quick.toml", "--out", "run")
+    well("export", "run")
+    assert Path("run/model.onnx").is_file()
+    well("train", "quick.toml", "--out", "run", "--overwrite")
+    assert not Path("run/model.onnx").exists()
+
+
+def test_export_tells_mistakes(finished: Path) -> None:
+    said = refused("export", str(finished), "--to", "pt2", "--out", "net.onnx")
+    assert said == "--to pt2 writes a file that ends in .pt2, got --out net.onnx"
+    assert "no is no directory" in refused("export", str(finished), "--out", "no/net.onnx")
+    assert "absent has no recipe.json" in refused("export", "absent")
+    assert invoke("export", str(finished), "--to", "tflite").exit_code == 2
 
 
 def test_measure_with_a_tolerance(finished: Path) -> None:

@@ -14,12 +14,12 @@ MAX_NAMES = 25
 # A room is a module or a package directly under lissom; it may import from lower floors, and from
 # its own floor without going round in a circle.
 FLOORS = (
-    {"errors", "schedules", "scratch", "selection", "tables"},
+    {"checkpoints", "errors", "running", "schedules", "scratch", "selection", "tables"},
     {"penalties", "budgets", "groups", "coupling"},
     {"proximal", "preconditioners", "gates", "learning_compression"},
-    {"shrink", "measure", "export"},
+    {"shrink", "saving", "measure", "export"},
     {"path", "ensemble", "distill"},
-    {"training", "data", "models", "recipes", "checkpoints"},
+    {"training", "data", "models", "recipes"},
     {"report", "progress", "cli", "__init__", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Penalty, Threshold, TopK, budgets, selection
-from lissom.penalties import Elastic, Part
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK, budgets, selection
+from lissom.penalties import Elastic, Part, Penalty
 
 SEPARABLE = [
     L0(0.3),

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from lissom import L0, L1, L2, Groups, Penalty, TopK, kernels, weights
+from lissom import L0, L1, L2, Groups, TopK, kernels, weights
 from lissom.errors import GroupError
-from lissom.groups import Block, disjoint
+from lissom.groups import TensorBlock, disjoint
+from lissom.penalties import Penalty
 
 CONVOLUTIONS = {
     "Conv1d": (nn.Conv1d(4, 6, 3), (6, 4), 3),
@@ -275,22 +276,22 @@ def test_iterates_over_its_blocks() -> None:
     groups = weights(Small())
     assert list(groups) == list(groups.blocks)
     assert len(list(groups)) == 3
-    assert all(isinstance(block, Block) for block in groups)
+    assert all(isinstance(block, TensorBlock) for block in groups)
 
 
 def test_prints_as_a_table() -> None:
     net = Small()
     nn.init.zeros_(net.features[0].weight[0, 0])
     assert str(kernels(net)).splitlines() == [
-        "  parameter           module   shape     kernels   weights each   non-zero",
+        "  parameter           module   shape     weights each   kernels   non-zero",
         " ──────────────────────────────────────────────────────────────────────────",
-        "  features.0.weight   Conv2d   4×2×3×3         8              9          7",
-        "  features.3.weight   Conv2d   3×4×3×3        12              9         12",
+        "  features.0.weight   Conv2d   4×2×3×3              9         8          7",
+        "  features.3.weight   Conv2d   3×4×3×3              9        12         12",
         "",
-        "  total                                       20                        19",
+        "  total                                                      20         19",
     ]
-    assert repr(kernels(net)) == "<20 kernels in 2 tensors>"
-    assert repr(weights(nn.Linear(100, 20))) == "<2,000 weights in 1 tensors>"
+    assert repr(kernels(net)) == "<20 kernels in 2 blocks>"
+    assert repr(weights(nn.Linear(100, 20))) == "<2,000 weights in 1 blocks>"
 
 
 F0, F3, HEAD = "features.0.weight", "features.3.weight", "head.weight"
@@ -384,8 +385,8 @@ def test_prices_map_groups_to_penalties() -> None:
     groups = weights(nn.Linear(3, 2))
     for prices, given_ in (
         ({"fc1": L0(1)}, r"'fc1': L0\(1\)"),
-        ({groups: 1e-4}, r"<6 weights in 1 tensors>: 0\.0001"),
-        ({L0(1): groups}, r"L0\(1\): <6 weights in 1 tensors>"),
+        ({groups: 1e-4}, r"<6 weights in 1 blocks>: 0\.0001"),
+        ({L0(1): groups}, r"L0\(1\): <6 weights in 1 blocks>"),
     ):
         message = rf"prices map groups to penalties, as in \{{weights\(net\): .*; got {given_}$"
         with pytest.raises(GroupError, match=message):

@@ -1,4 +1,4 @@
-"""Honest counting: what is zero, and nothing else."""
+"""Honest counting: what is zero, and nothing else. What it costs is in test_costs.py."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lissom import LissomError, Measurement, measure
-from lissom.measure import Variable
+from lissom import LissomError, measure
+from lissom.measure import Measurement, Variable
 
 
 class One(nn.Module):
@@ -45,6 +45,7 @@ def test_counts_by_variable_and_in_total() -> None:
     assert found.sparsity == pytest.approx(4 / 14)
 
 
+not_run = {"shape": None, "macs": None, "effective_macs": None}
 numbers = st.lists(
     st.floats(width=32, allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1e-5]),
     min_size=1,
@@ -125,9 +126,30 @@ def test_as_json() -> None:
         "weights": 14,
         "sparsity": pytest.approx(4 / 14),
         "tolerance": 1e-5,
+        "layers": [
+            {"name": "0", "type": "Linear", "nonzeros": 4, "weights": 8} | not_run,
+            {"name": "1", "type": "BatchNorm1d", "nonzeros": 4, "weights": 4} | not_run,
+            {"name": "2", "type": "Linear", "nonzeros": 2, "weights": 2} | not_run,
+        ],
+        "storage": [
+            {"name": "0.weight", "dense": 24, "sparse": 13, "format": "bitmap"},
+            {"name": "0.bias", "dense": 8, "sparse": 5, "format": "bitmap"},
+            {"name": "1.weight", "dense": 8, "sparse": 8, "format": "dense"},
+            {"name": "1.bias", "dense": 8, "sparse": 8, "format": "dense"},
+            {"name": "2.weight", "dense": 8, "sparse": 8, "format": "dense"},
+        ],
+        "dense_bytes": 56,
+        "sparse_bytes": 42,
+        "macs": None,
+        "effective_macs": None,
+        "uncounted": None,
+        "neurons": None,
+        "notation": None,
+        "shrunk_weights": None,
+        "unshrunk": None,
+        "latency": None,
     }
-    variables = tuple(Variable(**variable) for variable in read["variables"])
-    assert Measurement(variables, read["tolerance"]) == found
+    assert Measurement(found.variables, 1e-5, found.layers, found.storage) == found
 
 
 def test_as_text() -> None:
@@ -135,7 +157,9 @@ def test_as_text() -> None:
     assert lines[0] == ["variable", "non-zeros", "weights", "zeros"]
     assert ["0.weight", "3", "6", "50.00", "%"] in lines
     assert ["1.weight", "2", "2", "0.00", "%"] in lines
-    assert lines[-1] == ["total", "10", "14", "28.57", "%"]
+    assert ["total", "10", "14", "28.57", "%"] in lines
+    assert lines[-2] == ["bytes,", "dense", "56"]
+    assert lines[-1] == ["bytes,", "smallest", "42", "(18", "bitmap,", "24", "dense)"]
 
 
 def test_large_numbers_are_grouped() -> None:
@@ -146,6 +170,11 @@ def test_large_numbers_are_grouped() -> None:
 def test_a_negative_tolerance_is_quoted(tolerance: float) -> None:
     with pytest.raises(LissomError, match=rf"tolerance .* ≥ 0 .* got {tolerance!r}"):
         measure(small(), tolerance=tolerance)
+
+
+def test_a_model_that_has_no_numbers_yet() -> None:
+    with pytest.raises(LissomError, match=r"0.weight has no numbers yet: run the model once"):
+        measure(nn.Sequential(nn.LazyLinear(3)))
 
 
 @pytest.mark.parametrize("net", [nn.ReLU(), nn.Sequential(), One([])], ids=str)

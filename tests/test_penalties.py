@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Penalty, Threshold, TopK
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK
 from lissom.errors import PenaltyError
-from lissom.penalties import Part
+from lissom.penalties import Part, Penalty
 from lissom.schedules import Schedule, cosine, cubic, linear
 
 Array = np.ndarray

@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adadelta, Adam
 
 import lissom
-from lissom import L0, L1, L2, L1Ball, Penalty, Threshold, TopK, cubic, kernels, linear
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK, kernels
 from lissom.errors import GroupError, LissomError, OptimizerError, PenaltyError
+from lissom.penalties import Penalty
 from lissom.preconditioners import preconditioner
+from lissom.schedules import cubic, linear
 
 FREE = {
     "l0": L0(0.0),

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 import lissom
-from lissom import L0, L1, L2, Penalty, Threshold, TopK
+from lissom import L0, L1, L2, Threshold, TopK
+from lissom.penalties import Penalty
 
 Array = np.ndarray
 

@@ -31,8 +31,10 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import lissom
-from lissom import L0, L1, Proximal, TopK, cubic, kernels, linear
+from lissom import L0, L1, TopK, kernels
 from lissom.errors import OptimizerError
+from lissom.proximal import Proximal
+from lissom.schedules import cubic, linear
 
 
 def sum_of_rates(opt: Optimizer, scheduler: Any, steps: int) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import lissom.data
-from lissom import L1, Dataset, Schedule, TopK, measure
+from lissom import L1, Dataset, TopK, measure
 from lissom.budgets import L1Ball
 from lissom.errors import RecipeError, RunError
 from lissom.penalties import L0, L2, Threshold
@@ -29,6 +29,7 @@ from lissom.recipes import (
     recipe_names,
 )
 from lissom.recipes.lines import line_numbers
+from lissom.schedules import Schedule
 
 NAMES = recipe_names()
 PLAIN = """\
@@ -102,7 +103,7 @@ def test_every_bundled_recipe_trains_to_its_end(
         if price.top_k is not None:
             kept = [
                 (block.norms() > 0).flatten()
-                for groups in make_prices(recipe, trainer.model, steps)
+                for groups in make_prices(recipe, trainer.model, shape, steps)
                 for block in groups
             ]
             fraction = price.top_k.fraction
@@ -430,8 +431,10 @@ def test_line_numbers(text: str, expected: dict[Any, int]) -> None:
     assert line_numbers(text) == expected
 
 
-def only(recipe: Recipe, model: nn.Module, epoch: int = 5) -> list[Any]:
-    return list(make_prices(recipe, model, epoch).items())
+def only(
+    recipe: Recipe, model: nn.Module, epoch: int = 5, shape: tuple[int, ...] = (64,)
+) -> list[Any]:
+    return list(make_prices(recipe, model, shape, epoch).items())
 
 
 def test_prices_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:

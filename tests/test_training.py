@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 import lissom
-from lissom import L0, L1, Dataset, L1Ball, Threshold, TopK, Trainer, cubic, linear, weights
+from lissom import L0, L1, Dataset, L1Ball, Threshold, TopK, Trainer, weights
 from lissom.data import load_digits
 from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
+from lissom.schedules import cubic, linear
 from lissom.training import entropy_and_inaccuracy
 
 CLASSES, EXAMPLES, BATCH = 3, 64, 16
@@ -367,7 +368,7 @@ def test_the_price_in_the_loss_is_subgradient_descent() -> None:
 
 
 @pytest.mark.parametrize("penalty", [L0(1e-3), TopK(5), L1Ball(3.0), Threshold(0.1)], ids=str)
-def test_a_price_without_a_gradient_is_refused_at_once(penalty: lissom.Penalty) -> None:
+def test_a_price_without_a_gradient_is_refused_at_once(penalty: lissom.penalties.Penalty) -> None:
     net = dense()
     with pytest.raises(PenaltyError, match="no gradient"):
         trainer(net, penalties={weights(net): penalty})

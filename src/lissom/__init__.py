@@ -1,13 +1,17 @@
-"""lissom trains PyTorch networks to exact zeros and shows what every degree of simplicity costs."""
+"""lissom trains PyTorch networks to exact zeros, removes them, and shows what simplicity costs."""
 
+from lissom import schedules
 from lissom.budgets import L1Ball, TopK
+from lissom.coupling import channels, heads, neurons
 from lissom.data import Dataset
 from lissom.errors import LissomError
+from lissom.export import export
 from lissom.groups import Groups, kernels, weights
-from lissom.measure import Measurement, measure
-from lissom.penalties import L0, L1, L2, Penalty, Threshold
-from lissom.proximal import Proximal, penalty_loss, proximal
-from lissom.schedules import Schedule, cosine, cubic, exponential, linear
+from lissom.measure import measure
+from lissom.penalties import L0, L1, L2, Threshold
+from lissom.proximal import penalty_loss, proximal
+from lissom.saving import load, save
+from lissom.shrink import shrink
 from lissom.training import Trainer
 
 __all__ = [
@@ -18,20 +22,20 @@ __all__ = [
     "Groups",
     "L1Ball",
     "LissomError",
-    "Measurement",
-    "Penalty",
-    "Proximal",
-    "Schedule",
     "Threshold",
     "TopK",
     "Trainer",
-    "cosine",
-    "cubic",
-    "exponential",
+    "channels",
+    "export",
+    "heads",
     "kernels",
-    "linear",
+    "load",
     "measure",
+    "neurons",
     "penalty_loss",
     "proximal",
+    "save",
+    "schedules",
+    "shrink",
     "weights",
 ]

@@ -24,10 +24,12 @@ def save_json(value: Any, path: Path) -> None:
     _replace(path, lambda beside: beside.write_text(json.dumps(value, indent=2) + "\n"))
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors in the same way."""
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, header: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors in the same way, with a few words in the header."""
     dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda beside: save_file(dense, beside))
+    _replace(path, lambda beside: save_file(dense, beside, header))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: train a recipe, list the recipes, measure and report a run."""
+"""The command line: train a recipe, list the recipes, measure, export and report a run."""
 
 import json
 import platform
@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
 from lissom.errors import LissomError, RunError
+from lissom.export import export as export_model
 from lissom.measure import measure as measure_model
 from lissom.progress import Progress
 from lissom.recipes import (
@@ -44,6 +46,8 @@ RUN_FILES = (
     "model.safetensors",
     "result.json",
     "report.html",
+    "model.onnx",
+    "model.pt2",
 )
 MAX_SEED = 2**32 - 1
 
@@ -127,14 +131,33 @@ def measure(
         float, typer.Option(help="Count |w| ≤ tolerance as zero; exact zeros by default.")
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure the time as well.")] = False,
 ) -> None:
-    """Count the non-zero weights of a run, variable by variable (Henrikson's table)."""
+    """Measure a run: non-zeros by variable (Henrikson's table), MACs by layer, neurons, bytes."""
     with _told():
-        counted = measure_model(_load_model(run), tolerance=tolerance)
+        model, example = _load_model(run)
+        counted = measure_model(model, example, tolerance=tolerance, latency=latency)
         if as_json:
             typer.echo(json.dumps(counted.to_dict(), indent=2))
         else:
             console.print(counted.table())
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[Literal["onnx", "pt2"], typer.Option(help="The format.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file; RUN/model.onnx or .pt2.")] = None,
+) -> None:
+    """Write the network of a run as one checked file for ONNX Runtime or torch.export.load."""
+    with _told():
+        path = out or run / f"model.{to}"
+        if path.suffix != f".{to}":
+            raise RunError(f"--to {to} writes a file that ends in .{to}, got --out {path}")
+        model, example = _load_model(run)
+        console.print(
+            f"written: {export_model(model, example, path)}", markup=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -206,8 +229,8 @@ def _resumable(run: Path) -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _load_model(run: Path) -> nn.Module:
-    """The finished network of a run, or of its last checkpoint while it is not finished."""
+def _load_model(run: Path) -> tuple[nn.Module, Tensor]:
+    """The finished network of a run, or of its last checkpoint, and one input for it."""
     record = read_record(run / "recipe.json")
     model = make_model(record.recipe, record.shape, record.classes)
     finished, unfinished = run / "model.safetensors", run / "checkpoint.pt"
@@ -220,7 +243,7 @@ def _load_model(run: Path) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
-    return model
+    return model, torch.rand(1, *record.shape, generator=torch.Generator().manual_seed(0))
 
 
 def _versions() -> dict[str, str]:

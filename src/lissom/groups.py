@@ -1,13 +1,16 @@
 """What lives or dies together: groups of weights, their norms, and the scale that decides.
 
 A `Groups` object is a choice of blocks. A block is one tensor cut into equal groups (single
-weights, k×k kernels); units that run through several tensors will be blocks too. Whatever a
-block is, penalties and algorithms see only `norms()`, `scale_()`, `weighted()` and `cost()`.
+weights, k×k kernels), or a family of units that run through several tensors (`lissom.coupling`).
+Whatever a block is, penalties and algorithms see only `norms()`, `scale_()`, `weighted()` and
+`cost()`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +20,74 @@ from lissom.penalties import Penalty, widen
 from lissom.tables import table, text
 
 
+class Block(ABC):
+    """Groups of one kind and size, numbered by `shape`.
+
+    Attributes:
+        name: of the parameter, or of the first of them, in its model: "features.0.weight".
+        module: the module that owns it.
+        parameters: the tensors whose weights count in the norms.
+    """
+
+    name: str
+    module: nn.Module
+    columns: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[nn.Parameter, ...]: ...
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """The shape of the norms: one number for each group."""
+
+    @property
+    def single(self) -> bool:
+        """Whether every group is one weight."""
+        return False
+
+    @abstractmethod
+    def norms(self) -> Tensor:
+        """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
+
+    @abstractmethod
+    def weighted(self, *metrics: Tensor) -> Tensor:
+        """Σ_{i∈g} d_i w_i² / r_g², the metric that every rescaling of a group sees exactly.
+
+        For s in [0, 1], ½ Σ d_i (s·w_i − w_i)² = ½ d_g (s·r_g − r_g)². A dead group gets the
+        mean of d.
+
+        Args:
+            *metrics: d, for each of `parameters` and shaped like it.
+        """
+
+    @abstractmethod
+    def scale_(self, scales: Tensor) -> None:
+        """w_g ← w_g · s_g, for scales shaped `shape`."""
+
+    @abstractmethod
+    def cost(self) -> Tensor:
+        """Weights in each group, shaped `shape`."""
+
+    @abstractmethod
+    def row(self) -> list[object]:
+        """A line of the printed table, under `columns`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it can be chosen by."""
+        return (self.name,)
+
+
 @dataclass(frozen=True, eq=False)
-class Block:
+class TensorBlock(Block):
     """One parameter, cut into groups along its first `kept` dims.
 
     With `kept` = all dims each weight is a group; with 2 of a convolution's [out, in, k, k],
     each k×k kernel is.
 
     Attributes:
-        name: the parameter's name in its model, for instance "features.0.weight".
-        module: the module that owns it.
         parameter: the tensor itself.
         kept: how many leading dims number the groups.
     """
@@ -35,34 +96,29 @@ class Block:
     module: nn.Module
     parameter: nn.Parameter
     kept: int
+    columns: ClassVar[tuple[str, ...]] = ("parameter", "module", "shape", "weights each")
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        return (self.parameter,)
 
     @property
     def single(self) -> bool:
-        """Whether every group is one weight."""
         return self.kept == self.parameter.ndim
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the norms: one number for each group."""
         return torch.Size(self.parameter.shape[: self.kept])
 
     def norms(self) -> Tensor:
-        """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
         if self.single:
             return torch.abs(widen(self.parameter))
         wide = torch.float32 if self.parameter.itemsize < 4 else None
         norms: Tensor = torch.linalg.vector_norm(self.parameter, dim=self._inner, dtype=wide)
         return norms
 
-    def weighted(self, metric: Tensor) -> Tensor:
-        """Σ_{i∈g} d_i w_i² / r_g², the metric that every rescaling of a group sees exactly.
-
-        For s in [0, 1], ½ Σ d_i (s·w_i − w_i)² = ½ d_g (s·r_g − r_g)². A dead group gets the
-        mean of d.
-
-        Args:
-            metric: d, shaped like the parameter.
-        """
+    def weighted(self, *metrics: Tensor) -> Tensor:
+        [metric] = metrics
         if self.single:
             return metric
         squares = widen(self.parameter.detach()).square()
@@ -72,13 +128,16 @@ class Block:
 
     @torch.no_grad()
     def scale_(self, scales: Tensor) -> None:
-        """w_g ← w_g · s_g, for scales shaped `shape`."""
         self.parameter.mul_(scales[(...,) + (None,) * len(self._inner)])
 
     def cost(self) -> Tensor:
-        """Weights in each group, shaped `shape`."""
         size = self.parameter[(0,) * self.kept].numel() if self.parameter.numel() else 0
         return torch.tensor(size, device=self.parameter.device).expand(self.shape)
+
+    def row(self) -> list[object]:
+        shape = "×".join(map(str, self.parameter.shape))
+        each = self.parameter.numel() // max(1, self.shape.numel())
+        return [self.name, type(self.module).__name__, shape, each]
 
     @property
     def _inner(self) -> tuple[int, ...]:
@@ -91,12 +150,12 @@ Choice = str | type[nn.Module] | Callable[[Block], bool]
 class Groups:
     """A choice of groups of weights, each of which lives or dies as one.
 
-    Made by `weights(model)` and `kernels(model)`, narrowed by `only` and `without`, printed as a
-    table, and used as the key of a `{groups: penalty}` mapping.
+    Made by `weights(model)`, `kernels(model)`, `channels(model, example)` and so on, narrowed by
+    `only` and `without`, printed as a table, and used as the key of a `{groups: penalty}` mapping.
 
     Attributes:
-        kind: what a group is: "weights" or "kernels".
-        blocks: the tensors that hold them.
+        kind: what a group is: "weights", "kernels", "channels", "neurons" or "heads".
+        blocks: the tensors that hold them, or families of units.
     """
 
     def __init__(self, kind: str, blocks: Iterable[Block]) -> None:
@@ -145,24 +204,18 @@ class Groups:
         return iter(self.blocks)
 
     def __str__(self) -> str:
-        rows: list[list[object]] = [
-            [
-                block.name,
-                type(block.module).__name__,
-                "×".join(map(str, block.parameter.shape)),
-                block.shape.numel(),
-                block.parameter.numel() // max(1, block.shape.numel()),
-                int(torch.count_nonzero(block.norms())),
-            ]
-            for block in self.blocks
+        norms = self.norms()
+        alive = [int(torch.count_nonzero(found)) for found in norms]
+        rows = [
+            [*block.row(), found.numel(), nonzero]
+            for block, found, nonzero in zip(self.blocks, norms, alive, strict=True)
         ]
-        alive = sum(int(torch.count_nonzero(norms)) for norms in self.norms())
-        total = ["total", "", "", len(self), "", alive]
-        columns = ["parameter", "module", "shape", self.kind, "weights each", "non-zero"]
-        return text(table(columns, rows, total=total))
+        columns = self.blocks[0].columns
+        total = ["total", *[""] * (len(columns) - 1), len(self), sum(alive)]
+        return text(table([*columns, self.kind, "non-zero"], rows, total=total))
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} {self.kind} in {len(self.blocks)} tensors>"
+        return f"<{len(self):,} {self.kind} in {len(self.blocks)} blocks>"
 
     def _matched(self, choices: tuple[Choice, ...]) -> list[Block]:
         if not choices:
@@ -171,7 +224,7 @@ class Groups:
         for choice in choices:
             found = [block for block in self.blocks if _matches(block, choice)]
             if not found:
-                names = [prefix for block in self.blocks for prefix in _prefixes(block.name)]
+                names = [p for b in self.blocks for name in b.names for p in _prefixes(name)]
                 help_ = nearest(choice, names) if isinstance(choice, str) else f" Among:\n{self}"
                 raise GroupError(f"{_quoted([choice])} matches none of the {self.kind}.{help_}")
             matched += found
@@ -227,13 +280,13 @@ def disjoint(prices: Mapping[Groups, Penalty]) -> None:
                 f"prices map groups to penalties, as in {{weights(net): L0(1e-4)}}; got "
                 f"{groups!r}: {penalty!r}"
             )
-        twice = [block.name for block in groups if id(block.parameter) in seen]
+        twice = [b.name for b in groups if any(id(p) in seen for p in b.parameters)]
         if twice:
             raise GroupError(
                 f"{', '.join(twice)} is priced twice; add the penalties with + where they are of "
                 "the same groups, or choose disjoint layers with .only() and .without()"
             )
-        seen |= {id(block.parameter) for block in groups}
+        seen |= {id(parameter) for block in groups for parameter in block.parameters}
 
 
 def _blocks(
@@ -250,7 +303,7 @@ def _blocks(
         wanted = parameter.ndim >= least or (biases and "bias" in last)
         if wanted and isinstance(modules[path], owners):
             clean = name.replace("_orig_mod.", "")  # torch.compile's wrapper is not the user's
-            yield Block(clean, modules[path], parameter, kept(parameter))
+            yield TensorBlock(clean, modules[path], parameter, kept(parameter))
 
 
 def _prefixes(name: str) -> list[str]:
@@ -260,7 +313,7 @@ def _prefixes(name: str) -> list[str]:
 
 def _matches(block: Block, choice: Choice) -> bool:
     if isinstance(choice, str):
-        return any(fnmatchcase(prefix, choice) for prefix in _prefixes(block.name))
+        return any(fnmatchcase(p, choice) for name in block.names for p in _prefixes(name))
     if isinstance(choice, type):
         return isinstance(block.module, choice)
     return choice(block)

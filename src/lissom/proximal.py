@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError, PenaltyError
@@ -53,7 +53,7 @@ class Proximal:
         self._alive: list[Tensor] | None = None
         if metric == "adaptive":  # what knows no metric is refused now, not at the first step
             for groups, penalty in prices.items():
-                if any(self._preconditioner(block) is not None for block in groups):
+                if any(self._preconditioners(block) is not None for block in groups):
                     penalty.require_metric()
         self._hook = optimizer.register_step_post_hook(self._after_step)
 
@@ -77,7 +77,7 @@ class Proximal:
     @torch.no_grad()
     def freeze(self) -> None:
         """From now on zeros stay zero, and what lives is trained without a price: healing."""
-        self._alive = [(block.norms() > 0).to(block.parameter.dtype) for block in self._blocks()]
+        self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self._blocks()]
 
     def remove(self) -> None:
         """Detach from the optimizer, which then steps as it did before."""
@@ -103,7 +103,7 @@ class Proximal:
             )
         self.step = int(state["step"])
         self._alive = alive and [
-            mask.to(b.parameter.device, b.parameter.dtype)
+            mask.to(b.parameters[0].device, b.parameters[0].dtype)
             for mask, b in zip(alive, blocks, strict=True)
         ]
 
@@ -132,19 +132,38 @@ class Proximal:
         return [block for groups in self.prices for block in groups]
 
     def _lr(self, block: Block) -> float:
-        return float(self._optimizer.param_groups[self._group_of[block]]["lr"])
+        rates = {float(self._optimizer.param_groups[i]["lr"]) for i in self._group_of[block]}
+        if len(rates) > 1:
+            raise OptimizerError(
+                f"the members of {block.name} ({', '.join(block.names)}) are one group, so its "
+                f"prox has one step; the optimizer gives them the learning rates {sorted(rates)}"
+            )
+        return rates.pop()
 
-    def _preconditioner(self, block: Block) -> Preconditioner | None:
+    def _preconditioners(self, block: Block) -> list[Preconditioner] | None:
+        """One for each parameter of a block; None where the metric is 1 throughout."""
         if self.metric == "euclidean":
             return None
-        group = self._optimizer.param_groups[self._group_of[block]]
-        return preconditioner(self._optimizer, group, block.parameter)
+        found = [
+            preconditioner(self._optimizer, self._optimizer.param_groups[i], parameter)
+            for i, parameter in zip(self._group_of[block], block.parameters, strict=True)
+        ]
+        if all(d is None for d in found):
+            return None
+        return [
+            d or Preconditioner(torch.ones_like(p), 1.0, 0.0)
+            for d, p in zip(found, block.parameters, strict=True)
+        ]
+
+    def _weighted(self, block: Block) -> Tensor | None:
+        found = self._preconditioners(block)
+        return None if found is None else block.weighted(*(d() for d in found))
 
     def _apply_reference(self, penalty: Penalty, blocks: Sequence[Block]) -> None:
         """The definition: all norms at once, one prox, one scale for each group."""
         norms = [block.norms() for block in blocks]
         steps = [torch.full_like(n, self._lr(b)) for n, b in zip(norms, blocks, strict=True)]
-        metrics = [b.weighted(d()) for b in blocks if (d := self._preconditioner(b)) is not None]
+        metrics = [d for b in blocks if (d := self._weighted(b)) is not None]
         new = penalty.prox(_flat(norms), _flat(steps), _flat(metrics) if metrics else None)
         sizes = [n.numel() for n in norms]
         for block, old, x in zip(blocks, norms, new.split(sizes), strict=True):
@@ -155,14 +174,15 @@ class Proximal:
         parts: list[Part] = []
         lifted: list[tuple[Block, Tensor, Tensor]] = []
         for block in blocks:
-            lr, d = self._lr(block), self._preconditioner(block)
+            lr = self._lr(block)
             if block.single:
-                parts += _in_place(block, lr, d)
+                found = self._preconditioners(block)
+                parts += _in_place(block.parameters[0], lr, found[0] if found else None)
             else:
                 norms = block.norms()
                 new = norms.clone()
-                metric = None if d is None else block.weighted(d()).clone
-                parts.append(Part(new, lr, metric))
+                metric = self._weighted(block)
+                parts.append(Part(new, lr, None if metric is None else metric.clone))
                 lifted.append((block, norms, new))
         penalty.prox_(parts)
         for block, norms, new in lifted:
@@ -262,7 +282,7 @@ def _check_counts(every: int, start: int, freeze_at: int | None) -> None:
         )
 
 
-def _param_groups(optimizer: Optimizer, prices: Mapping[Groups, Penalty]) -> dict[Block, int]:
+def _param_groups(optimizer: Optimizer, prices: Mapping[Groups, Penalty]) -> dict[Block, list[int]]:
     """Which param group of the optimizer holds each block's parameter."""
     if not isinstance(optimizer, Optimizer):
         raise OptimizerError(
@@ -270,18 +290,18 @@ def _param_groups(optimizer: Optimizer, prices: Mapping[Groups, Penalty]) -> dic
         )
     index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     blocks = [block for groups in prices for block in groups]
-    missing = [block.name for block in blocks if id(block.parameter) not in index]
+    missing = [block.name for block in blocks if any(id(p) not in index for p in block.parameters)]
     if missing:
         raise OptimizerError(
             f"the optimizer does not hold {', '.join(missing)}, so no step would precede its prox; "
             "give it model.parameters(), or leave these out with .without(…)"
         )
-    return {block: index[id(block.parameter)] for block in blocks}
+    return {block: [index[id(p)] for p in block.parameters] for block in blocks}
 
 
-def _in_place(block: Block, lr: float, metric: Preconditioner | None) -> list[Part]:
+def _in_place(parameter: nn.Parameter, lr: float, metric: Preconditioner | None) -> list[Part]:
     """The parameter itself as parts of at most SMALL weights, so that no copy of it is made."""
-    values = block.parameter.detach()
+    values = parameter.detach()
     if values.numel() <= SMALL:
         return [Part(values, lr, metric and metric.scratch)]
     rows = max(1, SMALL // values[0].numel())

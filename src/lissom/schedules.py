@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from lissom.errors import LissomError
 
+__all__ = ["Schedule", "cosine", "cubic", "exponential", "linear"]
+
 
 @dataclass(frozen=True)
 class Schedule:

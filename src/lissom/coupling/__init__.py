@@ -1,0 +1,103 @@
+"""Which slices of which tensors are coupled through a network, and so must go together."""
+
+from torch import nn
+
+from lissom.coupling import contractions as _contractions  # fills the table
+from lissom.coupling.coupler import Coupler, Role
+from lissom.coupling.rules import RULES
+from lissom.coupling.trace import Trace, trace
+from lissom.coupling.units import Family, Member, families, groups_of
+from lissom.groups import Groups
+from lissom.running import Example
+
+__all__ = [
+    "Coupler",
+    "Family",
+    "Member",
+    "Role",
+    "Trace",
+    "channels",
+    "couple",
+    "families",
+    "heads",
+    "neurons",
+    "trace",
+    "units",
+]
+
+del _contractions
+
+
+def couple(traced: Trace, *, inputs: bool = False) -> Coupler:
+    """Label every dim of every tensor of a trace."""
+    return Coupler(traced, RULES, inputs=inputs)
+
+
+def units(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+    """All coupled units of a model: `channels`, `neurons` and `heads` together.
+
+    Args:
+        model: any module that `torch.export` can read; neither it nor its mode is changed.
+        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every
+            unit then pays with the weights that read it, not with those that make it: so the norms
+            of all of them are disjoint.
+
+    Raises:
+        GroupError: if the model cannot be traced on the example, or has no unit to remove.
+    """
+    return _of_kind("units", model, example, inputs)
+
+
+def channels(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+    """Every channel that convolutions make or read is a group, with all that is coupled to it.
+
+    One group is a row of each convolution that writes the channel (their norm is the group's), the
+    biases and normalisations (set to zero with it), and the columns of all layers that read it.
+    Channels that are added up, as in residual networks, are one.
+
+    Args:
+        model: any module that `torch.export` can read; neither it nor its mode is changed.
+        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        inputs: see `lissom.coupling.units`.
+
+    Raises:
+        GroupError: if the model cannot be traced on the example, or has no channels to remove.
+
+    Source: Formanek & Hadházi, section 3 (channel-wise), for coupled layers.
+    """
+    return _of_kind("channels", model, example, inputs)
+
+
+def neurons(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+    """Every neuron of dense, recurrent and embedding layers is a group; see `channels`.
+
+    Args:
+        model: any module that `torch.export` can read; neither it nor its mode is changed.
+        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        inputs: see `lissom.coupling.units`.
+
+    Raises:
+        GroupError: if the model cannot be traced on the example, or has no neurons to remove.
+    """
+    return _of_kind("neurons", model, example, inputs)
+
+
+def heads(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+    """Every attention head is a group: its rows of queries, keys and values; see `channels`.
+
+    Query heads that share keys and values (grouped-query attention) are one group.
+
+    Args:
+        model: any module that `torch.export` can read; neither it nor its mode is changed.
+        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        inputs: see `lissom.coupling.units`.
+
+    Raises:
+        GroupError: if the model cannot be traced on the example, or has no heads to remove.
+    """
+    return _of_kind("heads", model, example, inputs)
+
+
+def _of_kind(kind: str, model: nn.Module, example: Example, inputs: bool) -> Groups:
+    return groups_of(kind, families(couple(trace(model, example), inputs=inputs), model))

@@ -1,0 +1,210 @@
+"""One pass over a trace that gives every tensor its axes of labels."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import numpy as np
+from torch import fx
+
+from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
+from lissom.coupling.ops import Call, call, is_tensor
+from lissom.coupling.sites import Site
+from lissom.coupling.trace import Trace
+
+
+class Role(StrEnum):
+    """What happens to a member of a unit.
+
+    PAY: its norm is the unit's price. ZEROED: set to zero with the unit. CUT: only removed with it.
+    """
+
+    PAY = "pay"
+    ZEROED = "zeroed"
+    CUT = "cut"
+
+
+Rule = Callable[["Coupler", Call], Axes | list[Axes]]
+
+
+class Coupler:
+    """Labels, axes, and the sites where units are read.
+
+    Attributes:
+        trace: the graph.
+        labels: the union-find.
+        sites: where the value of a unit matters.
+        roles: of the dims of parameters, where an operation says more than the default.
+        heads: axes that stand for heads of attention.
+        unknown: operations without a rule, whose inputs are pinned.
+        inputs: the axes of the model's inputs, where they are free.
+    """
+
+    def __init__(self, trace: Trace, rules: dict[str, Rule], *, inputs: bool = False) -> None:
+        self.trace = trace
+        self.labels = Labels()
+        self.sites: list[Site] = []
+        self.roles: dict[tuple[fx.Node, int], set[Role]] = {}
+        self.heads: list[Axis] = []
+        self.unknown: list[Call] = []
+        self.inputs: dict[fx.Node, Axis] = {}
+        self._axes: dict[fx.Node, Axes | list[Axes]] = {}
+        self._rules = rules
+        self._frees_inputs = inputs
+        self._of_memory: dict[str, Axes] = {}
+        for node in trace.nodes:
+            self._axes[node] = self._visit(node)
+        self._make_rectangular()
+
+    def axes(self, node: fx.Node, output: int | None = None) -> Axes:
+        """The axes of a tensor, or of one of several outputs, as merged so far."""
+        kept = self._axes.get(node, ())
+        if isinstance(kept, list):
+            kept = kept[output] if output is not None and output < len(kept) else ()
+        return self.labels.settled(kept)
+
+    def outputs(self, node: fx.Node) -> Axes | list[Axes]:
+        """What the rule gave: axes, or a list of them for an operation with several outputs."""
+        return self._axes.get(node, ())
+
+    def vector(self, node: fx.Node, dim: int) -> Axis | None:
+        """The labels along one dim; None if nothing can go there."""
+        dim %= max(1, len(self.trace.shape(node)))
+        for axis in self.axes(node):
+            if axis.shape[dim] > 1:
+                return self.labels.along(axis, dim)
+        return None
+
+    def rigid(self, node: fx.Node, *dims: int) -> None:
+        """The sizes of these dims must not change."""
+        ndim = len(self.trace.shape(node))
+        for dim in dims:
+            for axis in self.axes(node):
+                self.labels.rigid(axis, dim % ndim)
+
+    def pin(self, node: fx.Node) -> None:
+        """Nothing may go from this tensor, or from any of its outputs."""
+        kept = self._axes.get(node, ())
+        for axes in kept if isinstance(kept, list) else [kept]:
+            for axis in axes:
+                self.labels.pin(axis)
+
+    def tie(self, *sides: Axis | None) -> Axis | None:
+        """These vectors shrink together; None stands for a side that cannot."""
+        vectors = [side for side in sides if side is not None]
+        if len(vectors) < len(sides):
+            for vector in vectors:
+                self.labels.pin(vector)
+            return None
+        for vector in vectors[1:]:
+            self.labels.union(vectors[0], vector)
+        return self.labels.find(vectors[0])
+
+    def align(self, shapes: Sequence[Sequence[int]], operands: Sequence[Axes]) -> Axes:
+        """Tensors that meet element by element, broadcast: the axes of the result.
+
+        Args:
+            shapes: of the operands, all with as many dims as the result.
+            operands: their axes, in the same layout.
+        """
+        for dim in range(len(shapes[0])):
+            large = [axes for shape, axes in zip(shapes, operands, strict=True) if shape[dim] > 1]
+            here = [[axis for axis in axes if axis.shape[dim] > 1] for axes in large]
+            if all(here):
+                continue
+            for axis in (axis for found in here for axis in found):
+                self.labels.rigid(axis, dim)
+        result: list[Axis] = []
+        for axes in operands:
+            for axis in self.labels.settled(axes):
+                met = [other for other in result if set(varying(other)) & set(varying(axis))]
+                for other in met:
+                    self.labels.union(*np.broadcast_arrays(other, axis))
+                if not met:
+                    result.append(axis)
+        return self.labels.settled(tuple(result))
+
+    def mark(self, node: fx.Node, dim: int, role: Role) -> None:
+        """Say what a dim of a weight is, or of the parameters that a computed weight is made of."""
+        if self._frees_inputs and role is not Role.ZEROED:
+            role = Role.CUT if role is Role.PAY else Role.PAY  # then readers pay
+        shape = self.trace.shape(node)
+        todo, seen = [node], {node}
+        while todo:
+            here = todo.pop()
+            if here in self.trace.names:
+                self.roles.setdefault((here, dim % len(shape)), set()).add(role)
+            for source in here.all_input_nodes:
+                if source not in seen and is_tensor(source) and self.trace.shape(source) == shape:
+                    seen.add(source)
+                    todo.append(source)
+
+    def _visit(self, node: fx.Node) -> Axes | list[Axes]:
+        if node.op == "get_attr":
+            return self._own(node)
+        if node.op == "placeholder":
+            return self._input(node)
+        if node.op == "output":
+            for source in node.all_input_nodes:
+                self.pin(source)
+            return ()
+        if node.op != "call_function":
+            return self._without_rule(Call(node, str(node.target), {}))
+        made = call(node)
+        rule = self._rules.get(made.name)
+        return rule(self, made) if rule else self._without_rule(made)
+
+    def _own(self, node: fx.Node) -> Axes:
+        """Fresh labels for each dim of a parameter or buffer; the same ones where it is tied."""
+        name = self.trace.names.get(node)
+        if name is None or not self.trace.tensors[node].is_floating_point():
+            return ()
+        if name not in self._of_memory:
+            shape = self.trace.shape(node)
+            self._of_memory[name] = tuple(
+                placed(self.labels.fresh([size]), dim, len(shape))
+                for dim, size in enumerate(shape)
+                if size > 1
+            )
+        return self._of_memory[name]
+
+    def _input(self, node: fx.Node) -> Axes:
+        """Inputs are fixed, or free in all but their first dim, the batch."""
+        value = node.meta.get("val")
+        if not self._frees_inputs or value is None or not value.is_floating_point():
+            return ()
+        shape = self.trace.shape(node)
+        if len(shape) < 2:
+            return ()
+        self.inputs[node] = self.labels.fresh([1, *shape[1:]])
+        return (self.inputs[node],)
+
+    def _without_rule(self, made: Call) -> Axes | list[Axes]:
+        """Safe by default: what the operation reads stays."""
+        before = any(self.outputs(source) for source in made.node.all_input_nodes)
+        for source in made.node.all_input_nodes:
+            self.pin(source)
+        if before:
+            self.unknown.append(made)
+        return ()
+
+    def _make_rectangular(self) -> None:
+        """Every tensor must stay rectangular, so an axis over several dims is cut along one.
+
+        Free inputs need not be: the small network takes them flat, if they are flattened anyway.
+        """
+        everything = np.arange(len(self.labels))
+        given = np.concatenate([[0], *(axis.ravel() for axis in self.inputs.values())])
+        while True:
+            before = self.labels.find(everything)
+            for kept in self._axes.values():
+                for axes in kept if isinstance(kept, list) else [kept]:
+                    for axis in self.labels.settled(axes):
+                        if not np.isin(axis, self.labels.find(given)).all():
+                            self.labels.settle(axis)
+            if np.array_equal(before, self.labels.find(everything)):
+                return
+
+
+def grown(axes: Axes, ndim: int) -> Axes:
+    """Axes of a tensor that is broadcast to more dims, which come first."""
+    return tuple(axis.reshape([1] * (ndim - axis.ndim) + list(axis.shape)) for axis in axes)

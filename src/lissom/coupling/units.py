@@ -1,0 +1,291 @@
+"""Units as groups: slices of many tensors that must be removed together, in families."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lissom.coupling import ops
+from lissom.coupling.coupler import Coupler, Role
+from lissom.coupling.labels import PINNED, Axis
+from lissom.coupling.ops import call
+from lissom.coupling.sites import Contraction
+from lissom.errors import GroupError
+from lissom.groups import Block, Groups
+from lissom.penalties import widen
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """The slices of one tensor along one dim that belong to the units of a family.
+
+    Attributes:
+        name: of the tensor in its model.
+        tensor: a parameter or a buffer.
+        dim: along which it is sliced.
+        role: what happens to the slices.
+        unit: for each index of the dim the number of its unit, or −1.
+    """
+
+    name: str
+    tensor: Tensor
+    dim: int
+    role: Role
+    unit: Tensor
+    _moved: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def units(self) -> Tensor:
+        """`unit`, where the tensor is."""
+        device = self.tensor.device
+        if device not in self._moved:
+            self._moved[device] = self.unit.to(device)
+        return self._moved[device]
+
+    def sums(self, values: Tensor, units: int) -> Tensor:
+        """Σ of values, which are shaped like the tensor, over each unit's slices."""
+        rest = [d for d in range(values.ndim) if d != self.dim]
+        return self.gathered(values.sum(rest) if rest else values, units)
+
+    def squares(self, units: int) -> Tensor:
+        """Σ w² over each unit's slices."""
+        rest = [d for d in range(self.tensor.ndim) if d != self.dim]
+        wide = torch.float32 if self.tensor.itemsize < 4 else None
+        if rest:
+            norms = torch.linalg.vector_norm(self.tensor, dim=rest, dtype=wide)
+        else:
+            norms = widen(self.tensor)
+        return self.gathered(norms.square(), units)
+
+    def gathered(self, rows: Tensor, units: int) -> Tensor:
+        """Σ of rows, one number for each index, over each unit's indices."""
+        out = rows.new_zeros(units + 1)  # the last takes what belongs to no unit
+        return out.index_add(0, self.units() % (units + 1), rows)[:units]
+
+    @torch.no_grad()
+    def scale_(self, scales: Tensor) -> None:
+        """Multiply each unit's slices by its scale."""
+        scales = scales.to(self.tensor.device)
+        every = torch.cat([scales, scales.new_ones(1)]).to(self.tensor.dtype)
+        factors = every[self.units()]  # unit −1 finds the 1 at the end
+        self.tensor.mul_(
+            factors.view([-1 if d == self.dim else 1 for d in range(self.tensor.ndim)])
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Family(Block):
+    """Units with the same members: all channels of a layer, or of layers that are added up.
+
+    A unit is the smallest set of slices that must be removed together so that every tensor stays
+    rectangular. Its norm is that of the slices that pay; what is zeroed goes to zero with them, and
+    what is cut is only removed.
+
+    Attributes:
+        members: their slices.
+        kind: "channels", "neurons" or "heads".
+        macs: multiply–accumulate operations for each unit and example: that make it and read it.
+        labels: of the units in the coupler that found them.
+    """
+
+    name: str
+    module: nn.Module
+    members: tuple[Member, ...]
+    kind: str
+    macs: int
+    labels: Axis
+    columns: ClassVar[tuple[str, ...]] = (
+        "family", "paid by", "zeroed", "cut", "weights each", "MACs each"
+    )  # fmt: skip
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        return tuple(m.tensor for m in self.paying if isinstance(m.tensor, nn.Parameter))
+
+    @property
+    def paying(self) -> list[Member]:
+        """The members whose norm is the unit's price."""
+        return [member for member in self.members if member.role is Role.PAY]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.paying)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([len(self.labels)])
+
+    def norms(self) -> Tensor:
+        squares = self._squares()
+        alive = squares > 0  # the root's gradient at 0 is taken to be 0
+        return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)
+
+    def weighted(self, *metrics: Tensor) -> Tensor:
+        units = len(self.labels)
+        total = self._squares().detach()
+        sums, count = torch.zeros_like(total), torch.zeros_like(total)
+        for member, metric in zip(self.paying, metrics, strict=True):
+            values = widen(member.tensor.detach()).square()
+            sums = sums + member.sums(values * metric, units).to(total)
+            ones = torch.ones((), device=metric.device, dtype=metric.dtype).expand(metric.shape)
+            mean = member.sums(metric, units) / member.sums(ones, units).clamp(min=1)
+            count = count + mean.to(total) / len(metrics)
+        return torch.where(total > 0, sums / total, count)
+
+    @torch.no_grad()
+    def scale_(self, scales: Tensor) -> None:
+        for member in self.members:
+            if member.role is Role.PAY:
+                member.scale_(scales)
+            elif member.role is Role.ZEROED:
+                member.scale_((scales != 0).to(scales))
+
+    def cost(self) -> Tensor:
+        device = self.parameters[0].device
+        return torch.tensor(self._weights_each(), device=device).expand(self.shape)
+
+    def row(self) -> list[object]:
+        def named(role: Role) -> str:
+            owners = [m.name.rpartition(".")[0] or m.name for m in self.members if m.role is role]
+            first, *others = dict.fromkeys(owners) if owners else [""]
+            return f"{first} and {len(others)} more" if others else first
+
+        return [
+            self.name.removesuffix(".weight"),
+            *(named(role) for role in (Role.PAY, Role.ZEROED, Role.CUT)),
+            self._weights_each(),
+            self.macs,
+        ]
+
+    def _squares(self) -> Tensor:
+        units = len(self.labels)
+        first, *others = (member.squares(units) for member in self.paying)
+        return sum((other.to(first) for other in others), start=first)
+
+    def _weights_each(self) -> int:
+        """Parameters that go with one unit, while all others stay."""
+        total = 0
+        for member in self.members:
+            if isinstance(member.tensor, nn.Parameter):
+                size = member.tensor.numel() // len(member.unit)
+                total += size * int((member.unit >= 0).sum()) // len(self.labels)
+        return total
+
+
+def families(coupler: Coupler, model: nn.Module) -> list[Family]:
+    """All units that the coupler found, gathered in families, in the order of the layers."""
+    modules = dict(model.named_modules())
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    slices = list(_slices(coupler))
+    where: dict[int, list[tuple[int, int]]] = {}
+    for i, (_, _, _, vector) in enumerate(slices):
+        for label, count in zip(*np.unique(vector, return_counts=True), strict=True):
+            where.setdefault(int(label), []).append((i, int(count)))
+    where.pop(PINNED, None)
+    by_place: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for label, found_at in where.items():
+        by_place.setdefault(tuple(found_at), []).append(label)
+    kinds, macs = _kinds(coupler), _macs(coupler)
+    found: list[Family] = []
+    for places, labels in by_place.items():
+        first = slices[places[0][0]][3]
+        order = first[np.sort(np.unique(first, return_index=True)[1])]
+        units = order[np.isin(order, labels)]
+        number = np.full(len(coupler.labels), -1)
+        number[units] = np.arange(len(units))
+        members = tuple(
+            Member(name, tensors[name], dim, role, torch.from_numpy(number[vector]))
+            for name, dim, role, vector in (slices[i] for i, _ in places)
+        )
+        paying = next((m for m in members if m.role is Role.PAY), None)
+        if paying is not None and isinstance(paying.tensor, nn.Parameter):
+            module = modules[paying.name.rpartition(".")[0]]
+            each = int(macs[units].mean())
+            found.append(Family(paying.name, module, members, kinds(units[0]), each, units))
+    order_of = {name: i for i, name in enumerate(tensors)}
+    return sorted(found, key=lambda family: order_of[family.name])
+
+
+def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, Axis]]:
+    """(tensor, dim, role, labels), each dim of each tensor once."""
+    roles: dict[tuple[str, int], set[Role]] = {}
+    for (node, dim), said in coupler.roles.items():
+        roles.setdefault((coupler.trace.names[node], dim), set()).update(said)
+    pays: dict[str, int] = {}  # a tensor pays along one dim, or its weights would pay twice
+    for (name, dim), said in sorted(roles.items()):
+        if Role.PAY in said:
+            pays.setdefault(name, dim)
+    seen: set[str] = set()
+    for node, name in coupler.trace.names.items():
+        if name in seen:
+            continue
+        seen.add(name)
+        for axis in coupler.axes(node):
+            [dim] = (d for d, size in enumerate(axis.shape) if size > 1)
+            if not isinstance(coupler.trace.tensors[node], nn.Parameter):
+                role = Role.CUT
+            elif pays.get(name) == dim:
+                role = Role.PAY
+            else:
+                role = Role.CUT if (name, dim) in roles else Role.ZEROED
+                role = Role.ZEROED if roles.get((name, dim)) == {Role.ZEROED} else role
+            yield name, dim, role, axis.ravel()
+
+
+def _kinds(coupler: Coupler) -> "_Kinds":
+    size = len(coupler.labels)
+    heads, channels = np.zeros(size, bool), np.zeros(size, bool)
+    for axis in coupler.heads:
+        heads[coupler.labels.find(axis)] = True
+    for site in coupler.sites:
+        convolves = isinstance(site, Contraction) and call(site.node).name in (
+            ops.CONVOLUTIONS.keys() | ops.TRANSPOSED.keys()
+        )
+        if isinstance(site, Contraction) and convolves:
+            for labels in (site.labels, site.rows):
+                if labels is not None:
+                    channels[coupler.labels.find(labels)] = True
+    return _Kinds(heads, channels)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    heads: np.ndarray
+    channels: np.ndarray
+
+    def __call__(self, label: int) -> str:
+        if self.heads[label]:
+            return "heads"
+        return "channels" if self.channels[label] else "neurons"
+
+
+def _macs(coupler: Coupler) -> np.ndarray:
+    """For each label the operations that make it and that read it, for one example."""
+    macs = np.zeros(len(coupler.labels))
+    first = next(x for x in coupler.trace.example if isinstance(x, Tensor))
+    examples = max(1, first.shape[0] if first.ndim else 1)
+    for site in coupler.sites:
+        if isinstance(site, Contraction):
+            for labels in (site.labels, site.rows):
+                if labels is not None:
+                    found = coupler.labels.find(labels)
+                    np.add.at(macs, found, site.macs / len(labels) / examples)
+    return macs
+
+
+def groups_of(kind: str, found: list[Family]) -> Groups:
+    """The families of one kind.
+
+    Raises:
+        GroupError: if there is none, saying what there is.
+    """
+    chosen = [family for family in found if kind in ("units", family.kind)]
+    if not chosen:
+        others = sorted({family.kind for family in found})
+        raise GroupError(
+            f"no {kind} can be removed from this model"
+            + (f"; it has {' and '.join(others)}" if others else ", nor any other units")
+        )
+    return Groups(kind, chosen)

@@ -1,0 +1,313 @@
+"""A network as one file for other programs: ONNX, or torch's own `.pt2`, checked on the spot."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from lissom.errors import LissomError
+from lissom.running import Example, as_inputs, evaluating, leaves, run
+
+# A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
+ONE_FILE_BYTES = 2**31 - 2**24
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.
+
+    Attributes:
+        path: the file.
+        format: "onnx" or "pt2".
+        bytes: of the file, and of ONNX's files of weights beside it if the network is too large
+            for one (2 GB).
+        difference: the largest |difference| to the model's outputs, relative to the largest
+            |output|, over the inputs it was checked with; None if it was not checked.
+        dynamic: whether it runs at any batch size; if not, at that of the example only.
+        opset: ONNX's version of its operators; None for "pt2".
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    difference: float | None
+    dynamic: bool
+    opset: int | None
+
+    def __str__(self) -> str:
+        kind = self.format if self.opset is None else f"{self.format}, opset {self.opset}"
+        batch = "any batch size" if self.dynamic else "the example's batch size only"
+        same = "not checked" if self.difference is None else f"difference {self.difference:.1e}"
+        return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
+
+
+def export(
+    model: nn.Module,
+    example: Example,
+    path: str | os.PathLike[str],
+    *,
+    check: bool = True,
+    tolerance: float | None = None,
+    opset: int | None = None,
+) -> Exported:
+    """Write a network as ONNX or as torch's `.pt2`, and compare what was written with the network.
+
+    The network is exported in eval mode and left as it was found. The first dimension of the
+    example, and of each further input that has the same one, becomes dynamic: the file runs at any
+    batch size. A network that is tied to its batch size is exported with that of the example, and
+    `dynamic` is False. Nothing is written where the check fails.
+
+    Args:
+        model: the network.
+        example: a tensor or a tuple of tensors that it runs on, such as `torch.rand(1, 784)`.
+        path: the file, "….onnx" for ONNX and "….pt2" for `torch.export.load`. It is replaced if it
+            exists.
+        check: run the file on random inputs at two batch sizes and compare it with the network:
+            floating-point inputs are normal, integers between the example's least and largest.
+            ONNX is run by ONNX Runtime on the CPU.
+        tolerance: largest difference allowed, relative to the largest output; half of the digits
+            of the output's dtype (√ε, 3e-4 for float32) if not given. Integers must be equal.
+        opset: ONNX's version of its operators; torch's choice if not given.
+
+    Raises:
+        LissomError: the path has another suffix or no directory, the example does not fit, ONNX
+            is not installed (`pip install 'lissom[onnx]'`), the network cannot be exported, or what
+            was written differs from it, with the largest difference.
+    """
+    if not isinstance(model, nn.Module):
+        raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise LissomError(
+            f"the suffix says what to write, {' or '.join(map(repr, FORMATS))}, got {str(path)!r}"
+        )
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"
+        raise LissomError(f"{wrong}: export writes one file into a directory that exists")
+    if tolerance is not None and not tolerance >= 0:
+        raise LissomError(f"a tolerance is a size ≥ 0, got {tolerance!r}")
+    inputs = as_inputs(example)
+    with evaluating(model), torch.no_grad():
+        run(model, inputs)
+        program, dynamic = _program(model, inputs)
+        # Written beside and moved, so that what fails the check never stands at `path`.
+        with TemporaryDirectory(prefix=".export-", dir=path.parent) as beside:
+            written = Path(beside) / path.name
+            used_opset, load = FORMATS[path.suffix](program, written, opset, dynamic)
+            difference = None
+            if check:
+                difference = _difference(model, load, inputs, dynamic, tolerance, path)
+            size = sum(file.stat().st_size for file in Path(beside).iterdir())
+            for file in Path(beside).iterdir():
+                os.replace(file, path.parent / file.name)
+    return Exported(path, path.suffix[1:], size, difference, dynamic is not None, used_opset)
+
+
+Runner = Callable[[Inputs], list[Tensor]]
+# For each input, whether its first dimension is the batch; None where nothing is dynamic.
+Batched = tuple[bool, ...] | None
+
+
+def _program(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Batched]:
+    """The traced network, with a dynamic batch if it has one."""
+    batch = inputs[0].shape[:1]
+    batched = tuple(x.dim() > 0 and x.shape[:1] == batch for x in inputs)
+    if any(batched):
+        # torch.export takes a size of 1 for a constant.
+        traced = _resized(inputs, batched) if batch[0] == 1 else inputs
+        dims = tuple({0: Dim("batch")} if yes else None for yes in batched)
+        # What torch raises differs by reason; a network tied to its batch size is one of them.
+        with suppress(Exception), _quiet():
+            return torch.export.export(model, traced, dynamic_shapes=dims), batched
+    try:
+        with _quiet():
+            return torch.export.export(model, inputs), None
+    except Exception as error:
+        raise LissomError(
+            f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
+        ) from error
+
+
+def _resized(inputs: Inputs, batched: tuple[bool, ...]) -> Inputs:
+    return tuple(torch.cat([x, x]) if yes else x for x, yes in zip(inputs, batched, strict=True))
+
+
+def _write_pt2(
+    program: ExportedProgram, path: Path, opset: int | None, batched: Batched
+) -> tuple[None, Callable[[], Runner]]:
+    if opset is not None:
+        raise LissomError(f"only ONNX has an opset, .pt2 has none; got opset={opset!r}")
+    with _quiet():
+        torch.export.save(program, path)
+
+    def load() -> Runner:
+        with _quiet():
+            loaded = torch.export.load(path).module()
+        return lambda inputs: leaves(loaded(*inputs))
+
+    return None, load
+
+
+def _write_onnx(
+    program: ExportedProgram, path: Path, opset: int | None, batched: Batched
+) -> tuple[int, Callable[[], Runner]]:
+    for needed in ("onnx", "onnxscript"):
+        _optional(needed)
+    names = tuple({0: "batch"} if yes else None for yes in batched) if batched else None
+    try:
+        with _quiet():
+            made: Any = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=names,
+            )
+    except Exception as error:
+        raise LissomError(
+            f"the network cannot be written as ONNX, opset {opset or 'of torch'}: "
+            f"{_first_line(error)}"
+        ) from error
+    written = int(made.model.opset_imports[""])
+    if opset not in (None, written):
+        raise LissomError(f"torch cannot write opset {opset!r} of this network, but {written}")
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    with _quiet():
+        made.save(path, external_data=size > ONE_FILE_BYTES)
+
+    def load() -> Runner:
+        runtime = _optional("onnxruntime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        fed = [value.name for value in session.get_inputs()]
+
+        def run_session(inputs: Inputs) -> list[Tensor]:
+            arrays = [x.cpu().numpy() for x in inputs]
+            feed = dict(zip(fed, arrays, strict=True))
+            return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+        return run_session
+
+    return written, load
+
+
+FORMATS: dict[str, Callable[..., tuple[int | None, Callable[[], Runner]]]] = {
+    ".onnx": _write_onnx,
+    ".pt2": _write_pt2,
+}
+
+
+def _difference(
+    model: nn.Module,
+    load: Callable[[], Runner],
+    inputs: Inputs,
+    batched: Batched,
+    tolerance: float | None,
+    path: Path,
+) -> float:
+    """The largest relative difference between the network and the file."""
+    generator = torch.Generator().manual_seed(0)
+    largest, written = 0.0, None
+    for size in (1, 3) if batched else (None, None):
+        drawn = tuple(
+            _random(x, size if batched and batched[i] else None, generator)
+            for i, x in enumerate(inputs)
+        )
+        expected = leaves(run(model, drawn))
+        try:
+            written = written or load()
+            found = written(drawn)
+        except LissomError:
+            raise
+        except Exception as error:
+            raise LissomError(
+                f"{path.name} cannot be run on inputs of shape {[list(x.shape) for x in drawn]}, "
+                f"so it was not written: {_first_line(error)}. check=False writes it all the same"
+            ) from error
+        if [x.shape for x in found] != [x.shape for x in expected]:
+            raise LissomError(
+                f"{path.name} gives outputs of shape {[list(x.shape) for x in found]} and "
+                f"the network {[list(x.shape) for x in expected]}, so it was not written"
+            )
+        for number, (there, here) in enumerate(zip(found, expected, strict=True)):
+            absolute, relative = _compare(there, here)
+            allowed = _allowed(here.dtype) if tolerance is None else tolerance
+            if not relative <= allowed:
+                raise LissomError(
+                    f"{path.name} differs from the network, so it was not written: output "
+                    f"{number} by up to {absolute:.3g}, which is {relative:.3g} of the largest "
+                    f"output; {allowed:.3g} is allowed (tolerance)"
+                )
+            largest = max(largest, relative)
+    return largest
+
+
+def _compare(there: Tensor, here: Tensor) -> tuple[float, float]:
+    """The largest difference, and the same over the largest |output|; equal NaN and ∞ are none."""
+    if here.numel() == 0:
+        return 0.0, 0.0
+    a, b = there.cpu().to(torch.float64), here.cpu().to(torch.float64)
+    same = (a == b) | (a.isnan() & b.isnan())
+    absolute = float(torch.where(same, 0.0, (a - b).abs()).nan_to_num(torch.inf, torch.inf).max())
+    size = float(torch.where(b.isfinite(), b, 0.0).abs().max())
+    return absolute, absolute / (size or 1.0)
+
+
+def _allowed(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 0.0
+
+
+def _random(x: Tensor, size: int | None, generator: torch.Generator) -> Tensor:
+    """Fresh numbers of the kind of x, with another batch size."""
+    shape = x.shape if size is None else (size, *x.shape[1:])
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        drawn = torch.randn(shape, generator=generator)
+    else:
+        low, high = int(x.min()), int(x.max())
+        drawn = torch.randint(low, high + 1, shape, generator=generator)
+    return drawn.to(x.device, x.dtype)
+
+
+def _optional(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise LissomError(
+            f"writing ONNX needs {name}, which is not installed: pip install 'lissom[onnx]'"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' progress, log and warnings; what goes wrong is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,148 @@
+"""Honest counting: what of a model is not zero, and what it costs in MACs, bytes and seconds."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import LissomError
+from lissom.measure.macs import forward_pass, owners
+from lissom.measure.measurement import Layer, Measurement, Variable
+from lissom.measure.storage import Storage, storage
+from lissom.measure.timing import Latency, latency
+from lissom.measure.units import neurons, shrunk_weights
+from lissom.running import Example, as_inputs
+
+__all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    example: Example | None = None,
+    *,
+    tolerance: float = 0.0,
+    latency: bool = False,
+) -> Measurement:
+    """What a model has that is not zero, and what it costs: weights, neurons, MACs, bytes, seconds.
+
+    The model is run in eval mode on the example, and left as it was found.
+
+    * Non-zeros are counted by variable and by layer, biases included, buffers not.
+    * MACs are half the FLOPs that torch's own `FlopCounterMode` counts for the whole batch of the
+      example. Additions of biases, normalisation and activation functions are none. A weight that
+      is used several times counts each time. The effective MACs of a weight are its MACs times its
+      part that is not zero.
+    * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
+      the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included.
+    * The neurons and weights of the network that `lissom.shrink` makes of this one.
+
+    Args:
+        model: any module; every parameter is counted, biases too, and no buffer.
+        example: a tensor or a tuple of tensors that the model runs on, such as
+            `torch.rand(1, 784)`. Without it, non-zeros and bytes are all that is known.
+        tolerance: |w| ≤ tolerance counts as zero. The default counts exact zeros; Henrikson's
+            article takes 1e-5.
+        latency: measure the time of a forward pass on the example as well, as `latency` does.
+
+    Raises:
+        LissomError: if the tolerance is negative, the model has no parameters or none yet, the
+            example is no tensor or the model cannot run on it, or a latency is asked for without
+            an example.
+    """
+    if not tolerance >= 0:
+        raise LissomError(
+            f"a tolerance is a size ≥ 0 below which weights count as zero, got {tolerance!r}"
+        )
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise LissomError(f"{name} has no numbers yet: run the model once before measuring it")
+    zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
+    variables = tuple(
+        Variable(name, p.numel() - int(zeros[name].sum()), p.numel())
+        for name, p in parameters.items()
+    )
+    if not any(variable.weights for variable in variables):
+        raise LissomError(f"{type(model).__name__} has no parameters to measure")
+    counted = Measurement(
+        variables,
+        tolerance,
+        layers=_layers(model, variables),
+        storage=tuple(storage(name, p, zeros[name]) for name, p in parameters.items()),
+    )
+    if example is None:
+        if latency:
+            raise LissomError("a latency is measured on an example: measure(model, example, …)")
+        return counted
+    return _run(model, as_inputs(example), counted, timed=latency)
+
+
+def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...]:
+    """Modules with parameters of their own, in the order of `model.modules()`."""
+    counted = {variable.name: variable for variable in variables}
+    held = owners(model)
+    own = {
+        layer: [counted[name] for name, layers in held.items() if layers[0] == layer]
+        for layer in {layer for layers in held.values() for layer in layers}
+    }
+    return tuple(
+        Layer(
+            layer,
+            type(module).__name__,
+            nonzeros=sum(variable.nonzeros for variable in own[layer]),
+            weights=sum(variable.weights for variable in own[layer]),
+        )
+        for layer, module in model.named_modules()
+        if layer in own
+    )
+
+
+def _run(
+    model: nn.Module, inputs: tuple[Tensor, ...], counted: Measurement, *, timed: bool
+) -> Measurement:
+    """Add what only a run on the example can tell."""
+    done = forward_pass(model, inputs)
+    by_name = {variable.name: variable for variable in counted.variables}
+    macs: Counter[str] = Counter()
+    effective: Counter[str] = Counter()
+    for (layer, name), count in done.macs.items():
+        macs[layer] += count
+        effective[layer] += count * by_name[name].nonzeros // by_name[name].weights
+    place = {layer: i for i, layer in enumerate(done.shapes)}
+    layers = tuple(
+        replace(
+            layer,
+            shape=done.shapes.get(layer.name),
+            macs=macs[layer.name],
+            effective_macs=effective[layer.name],
+        )
+        for layer in sorted(counted.layers, key=lambda layer: place.get(layer.name, len(place)))
+    )
+    multiplied = {name for _, name in done.macs}
+    uncounted = tuple(
+        name
+        for name, layers_of in owners(model).items()
+        if model.get_parameter(name).dim() > 1
+        and name not in multiplied
+        and any(layer in done.shapes for layer in layers_of)
+    )
+    left = shrunk = unshrunk = None
+    try:
+        left = neurons(model, inputs, counted.tolerance)
+        shrunk = shrunk_weights(model, inputs, counted.tolerance)
+    except LissomError as error:
+        unshrunk = str(error)
+    return replace(
+        counted,
+        layers=layers,
+        macs=done.total,
+        effective_macs=done.total - sum(macs.values()) + sum(effective.values()),
+        uncounted=uncounted,
+        neurons=left,
+        shrunk_weights=shrunk,
+        unshrunk=unshrunk,
+        latency=latency({"model": model}, inputs)["model"] if timed else None,
+    )

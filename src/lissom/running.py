@@ -1,0 +1,71 @@
+"""Running a model on example inputs and leaving it as it was found."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import LissomError
+
+Example = Tensor | tuple[Tensor, ...]
+
+
+def as_inputs(example: object) -> tuple[Tensor, ...]:
+    """The example inputs of a model as a tuple: one tensor, or a tuple or list of them.
+
+    Raises:
+        LissomError: if anything in it is not a tensor, or a tensor is empty.
+    """
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    if not inputs:
+        raise LissomError(f"an example holds at least one tensor, got {example!r}")
+    tensors = []
+    for value in inputs:
+        if not isinstance(value, Tensor):
+            raise LissomError(
+                "an example is a tensor, such as torch.rand(1, 784), or a tuple of tensors, "
+                f"got {value!r}" + (f" in {type(example).__name__}" if value is not example else "")
+            )
+        if value.numel() == 0:
+            raise LissomError(
+                f"an example needs at least one input, got a tensor of shape {list(value.shape)}"
+            )
+        tensors.append(value)
+    return tuple(tensors)
+
+
+def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -> Any:
+    """model(*inputs), with the user's mistake named if that fails.
+
+    Raises:
+        LissomError: quoting the shapes and what the model said.
+    """
+    try:
+        return model(*inputs)
+    except Exception as error:  # a model may raise anything
+        shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
+        raise LissomError(
+            f"{name or type(model).__name__} cannot run on the example of shape {shapes}: {error}"
+        ) from error
+
+
+@contextmanager
+def evaluating(*models: object) -> Iterator[None]:
+    """Put every module in eval mode, and each submodule back into its own mode afterwards."""
+    roots = [model for model in models if isinstance(model, nn.Module)]
+    modes = {module: module.training for root in roots for module in root.modules()}
+    for root in roots:
+        root.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def leaves(output: object) -> list[Tensor]:
+    """The tensors in a model's output, in the order in which ONNX and torch list them."""
+    found = torch.utils._pytree.tree_leaves(output)
+    return [leaf for leaf in found if isinstance(leaf, Tensor)]

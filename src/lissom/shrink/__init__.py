@@ -1,0 +1,272 @@
+"""A smaller network that computes what the sparse one did."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lissom.coupling import Coupler, Family, couple, families, trace
+from lissom.errors import GroupError, LissomError
+from lissom.running import Example, as_inputs
+from lissom.shrink import products as _products  # fills the table
+from lissom.shrink import statistics as _statistics  # as well
+from lissom.shrink.constants import Constants
+from lissom.shrink.decision import Decider, Decision, Mask
+from lissom.shrink.graph import cut_graph
+from lissom.shrink.report import Kept, Shrinkage
+from lissom.shrink.selection import Selected
+from lissom.shrink.surgery import Surgery, operate, plan
+from lissom.shrink.verify import Inputs, difference, fresh_inputs, larger_inputs
+
+__all__ = ["Shrinkage", "Surgery", "operate", "shrink"]
+
+del _products, _statistics
+
+
+def shrink(
+    model: nn.Module,
+    example: Example,
+    *,
+    round_to: int = 1,
+    fold: bool = True,
+    inputs: bool = False,
+    in_place: bool = False,
+    verify: bool | Iterable[Example] = True,
+    as_graph: bool | None = None,
+) -> nn.Module:
+    """Remove every unit that cannot change the output, and check that nothing else changed.
+
+    A unit goes if everything that reads it finds it zero, or constant where a bias can take the
+    constant, or multiplies it by zeros in all rows that stay. This is decided by rules on the
+    traced graph, for all inputs; the check on fresh random inputs guards the implementation. It
+    does not matter what made the zeros: an algorithm of lissom, torch.nn.utils.prune, or a mask.
+
+    Args:
+        model: any module that `torch.export` can read. It is left as it is, unless `in_place`.
+        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        round_to: leave a multiple of this many units in each layer where there are so many;
+            widths that are multiples of 8 or 16 are often faster.
+        fold: whether units that are constant but not zero (a bias was left in) are folded into the
+            biases of the layers that read them. Otherwise they stay.
+        inputs: whether entries of the inputs that nothing reads may go too; the small network then
+            starts with a selection of them.
+        in_place: cut the model itself; its parameters stay the same objects, so an optimizer may go
+            on (`small.shrinkage.slice_optimizer` cuts its moments).
+        verify: True for random inputs like the example, also at a larger resolution where the model
+            takes one; inputs of your own to be checked besides; False for the example alone.
+        as_graph: True for the traced graph as the result; False for the model's own class, even if
+            less can be removed; None for the graph only where the own class cannot express it.
+
+    Returns:
+        The small module, in the mode the model is in, with its report as `small.shrinkage`.
+
+    Raises:
+        GroupError: if the model cannot be traced on the example.
+        LissomError: if an option has an impossible value, or the model is random.
+    """
+    _check_options(round_to, in_place, as_graph)
+    args = as_inputs(example)
+    checks = [args, fresh_inputs(args)] if verify else [args]
+    if not isinstance(verify, bool):
+        checks += [as_inputs(given) for given in verify]
+    case = _Case(model, args, checks, bool(verify), fold, inputs, round_to)
+    found = None if as_graph else case.by_module()
+    if found is None and not in_place and as_graph is not False:
+        found = case.by_graph()
+    if found is None:
+        found = case.by_module(case.what_modules_cannot())
+    if found is None:
+        raise LissomError(
+            f"{type(model).__name__} gives other outputs than a copy of itself: is it random in "
+            "evaluation mode? shrink cannot be checked on it"
+        )
+    result, report = found.small, case.report(found)
+    if in_place:
+        operate(model, found.surgery, in_place=True)
+        result = Selected(model, found.surgery.inputs) if found.surgery.inputs else model
+    result.training = model.training  # each submodule of a copy has its own mode already
+    object.__setattr__(result, "shrinkage", report)
+    return result
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A small module that has been checked, and how it came about."""
+
+    small: nn.Module
+    traced: "_Traced"
+    decision: Decision
+    surgery: Surgery
+    difference: float
+    tolerance: float
+
+
+class _Traced:
+    """A model's coupling, and what is known of its constants."""
+
+    def __init__(
+        self, model: nn.Module, args: Inputs, *, fold: bool, inputs: bool, dynamic: bool
+    ) -> None:
+        self.coupler: Coupler = couple(trace(model, args, dynamic=dynamic), inputs=inputs)
+        self.constants = Constants(self.coupler.trace)
+        self.decider = Decider(self.coupler, self.constants, fold=fold)
+        self.families = families(self.coupler, model)
+
+
+class _Case:
+    """One model to be shrunk."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Inputs,
+        checks: list[Inputs],
+        larger: bool,
+        fold: bool,
+        inputs: bool,
+        round_to: int,
+    ) -> None:
+        self.model, self.args, self.checks = model, args, checks
+        self.fold, self.inputs, self.round_to = fold, inputs, round_to
+        grown = larger_inputs(args) if larger and not inputs else None
+        self.optional = [grown] if grown else []
+        self.weights = sum(p.numel() for p in model.parameters())
+        self.traced = _Traced(model, args, fold=fold, inputs=inputs, dynamic=False)
+        self.refused: list[Family] = []
+
+    def by_module(self, stay: Mask | None = None) -> _Found | None:
+        """The model's own class with smaller tensors, if its code can express that."""
+        traced = self.traced
+        decision = traced.decider.decide(stay, self.round_to)
+        for counts_only in (False, True):
+            surgery = plan(
+                self.model, traced.coupler, decision, traced.constants, counts_only=counts_only
+            )
+            small = copied(self.model)
+            operate(small, surgery)
+            found = self._checked(small, traced, decision, surgery, self.optional)
+            if found is not None:
+                return found
+        return None
+
+    def by_graph(self) -> _Found | None:
+        """The traced graph on smaller tensors."""
+        try:
+            traced = _Traced(
+                self.model, self.args, fold=self.fold, inputs=self.inputs, dynamic=True
+            )
+            decision = traced.decider.decide(None, self.round_to)
+            surgery = plan(self.model, traced.coupler, decision, traced.constants)
+            small = cut_graph(traced.coupler, decision, traced.constants, surgery)
+        except GroupError:
+            return None
+        return self._checked(small, traced, decision, surgery, [])
+
+    def what_modules_cannot(self) -> Mask:
+        """The labels of families whose new sizes the model's code does not follow, by bisection."""
+        traced = self.traced
+        gone = traced.decider.decide(None, self.round_to).gone
+        losing = [family for family in traced.families if gone[family.labels].any()]
+        self.refused = self._failing(losing)
+        stay = np.zeros(len(gone), bool)
+        for family in self.refused:
+            stay[family.labels] = True
+        return stay
+
+    def _failing(self, suspects: list[Family]) -> list[Family]:
+        stay = np.ones(len(self.traced.coupler.labels), bool)
+        for family in suspects:
+            stay[family.labels] = False
+        if not suspects or self.by_module(stay) is not None:
+            return []
+        if len(suspects) == 1:
+            return suspects
+        half = len(suspects) // 2
+        return self._failing(suspects[:half]) + self._failing(suspects[half:])
+
+    def _checked(
+        self,
+        small: nn.Module,
+        traced: _Traced,
+        decision: Decision,
+        surgery: Surgery,
+        optional: list[Inputs],
+    ) -> _Found | None:
+        whole = Selected(small, surgery.inputs) if surgery.inputs else small
+        apart, tolerance = difference(self.model, whole, self.checks, optional)
+        if not apart <= tolerance:
+            return None
+        return _Found(whole, traced, decision, surgery, apart, tolerance)
+
+    def report(self, found: _Found) -> Shrinkage:
+        """What happened."""
+        gone = found.decision.gone
+        families_ = found.traced.families
+        folded = {
+            int(label)
+            for site, constants in found.decision.folds.items()
+            for label in found.traced.coupler.labels.find(site.labels)[(constants != 0).numpy()]
+        }
+        return Shrinkage(
+            families=tuple(
+                (f.name, f.kind, len(f.labels), int((~gone[f.labels]).sum())) for f in families_
+            ),
+            weights=(self.weights, sum(p.numel() for p in found.small.parameters())),
+            folded=len(folded),
+            kept=tuple(self._kept(found)),
+            pinned_by=dict(Counter(call.name for call in found.traced.coupler.unknown)),
+            difference=found.difference,
+            tolerance=found.tolerance,
+            as_graph=isinstance(found.small, torch.fx.GraphModule),
+            surgery=found.surgery,
+            example=self.args,
+        )
+
+    def _kept(self, found: _Found) -> Iterator[Kept]:
+        """Families with units that pay nothing and stay, by reason."""
+        decision = found.decision
+        refused = {label for family in self.refused for label in family.labels.tolist()}
+        for family in found.traced.families:
+            norms = self._norms(family)
+            dead = family.labels[(norms == 0) & ~decision.gone[family.labels]]
+            reasons: Counter[str] = Counter()
+            for label in dead.tolist():
+                if label in refused:
+                    reasons["the model's code fixes this size"] += 1
+                elif label in decision.last:
+                    reasons["the layer is dead; one unit stays, or it would be empty"] += 1
+                elif label in decision.rounded:
+                    reasons[f"widths are multiples of {self.round_to}"] += 1
+                else:
+                    reasons[decision.reasons.get(label, "it is read")] += 1
+            yield from (Kept(family.name, count, reason) for reason, count in reasons.items())
+
+    @torch.no_grad()
+    def _norms(self, family: Family) -> np.ndarray:
+        norms: np.ndarray = family.norms().cpu().numpy()
+        return norms
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def _check_options(round_to: int, in_place: bool, as_graph: bool | None) -> None:
+    if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
+        raise LissomError(f"round_to is a whole number of units, 1 or more; got {round_to!r}")
+    if in_place and as_graph:
+        raise LissomError(
+            "in_place=True cuts the model itself and as_graph=True makes another module of it: "
+            "choose one"
+        )

@@ -1,0 +1,345 @@
+"""What every tensor of a network is whatever the input: numbers, and NaN where it depends on it.
+
+One pass over the graph by rules, not by looking at samples. A known entry is the same at every
+spatial position *for every input size*: a non-zero constant that meets zero padding counts as
+unknown, because its border differs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from lissom.coupling import ops
+from lissom.coupling.ops import Call, call, concrete, is_tensor
+from lissom.coupling.trace import Trace
+
+Known = Tensor | None  # float64, or whole numbers; None stands for a tensor that is NaN throughout
+Rule = Callable[["Constants", Call], Known]
+
+NAN = float("nan")
+SHARING = ops.MOVEMENT | frozenset("getitem alias detach to contiguous view_as expand_as".split())
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Put a function into the table under these operators."""
+
+    def enter(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return enter
+
+
+class Constants:
+    """The known value of every node of a trace."""
+
+    @torch.no_grad()
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._known: dict[fx.Node, Any] = {}
+        for node in trace.nodes:
+            self._known[node] = self._visit(node)
+
+    def of(self, node: fx.Node, output: int | None = None) -> Tensor:
+        """The known value, full of NaN where nothing is known."""
+        known = self._known.get(node)
+        if isinstance(known, list):
+            known = known[output or 0]
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        value = node.meta["val"]
+        shape = (value if isinstance(value, Tensor) else value[output or 0]).shape
+        return torch.full((), NAN, dtype=torch.float64).expand([int(size) for size in shape])
+
+    def get(self, node: fx.Node | None) -> Known:
+        """The known value, or None where nothing is known."""
+        known = self._known.get(node) if node is not None else None
+        return known if isinstance(known, Tensor) else None
+
+    def _visit(self, node: fx.Node) -> Any:
+        if node.op == "get_attr":
+            return _wide(self.trace.tensors[node]) if node in self.trace.tensors else None
+        if node.op != "call_function":
+            return None
+        made = call(node)
+        if made.name == "getitem":
+            source, index = node.args
+            known = self._known.get(source) if isinstance(source, fx.Node) else None
+            return known[index] if isinstance(known, list) and isinstance(index, int) else None
+        value = self._value(made)
+        if made.in_place and isinstance(made.first, fx.Node):
+            self._overwrite(made.first, value)
+        return value
+
+    def _value(self, made: Call) -> Any:
+        found = RULES.get(made.name)
+        if found is not None:
+            value = found(self, made)
+        elif made.in_place or torch.Tag.nondeterministic_seeded in _tags(made):
+            value = None
+        else:
+            value = self.all_known(made)
+        if isinstance(value, Tensor) and value.is_floating_point() and _nothing(value):
+            return None
+        return value
+
+    def all_known(self, made: Call) -> Any:
+        """An operation without a rule, or with whole numbers, if all that it reads is known."""
+        inputs = made.node.all_input_nodes
+        for node in inputs:
+            if is_tensor(node) and (self.get(node) is None or bool(self.of(node).isnan().any())):
+                return None
+            if not is_tensor(node) and not isinstance(node.meta.get("val"), int | torch.SymInt):
+                return None
+        try:
+            value = self.run(made)
+        except (RuntimeError, TypeError, ValueError):
+            return None
+        if isinstance(value, Tensor):
+            return _wide(value)
+        parts = value if isinstance(value, tuple | list) else []
+        return [_wide(part) if isinstance(part, Tensor) else None for part in parts]
+
+    def run(self, made: Call, **replaced: Any) -> Any:
+        """The operation itself on known values, or on `replaced` ones by the argument's name."""
+        nodes = {v: replaced[k] for k, v in made.arguments.items() if k in replaced}
+
+        def value(node: fx.Node) -> Any:
+            if node in nodes:
+                return nodes[node]
+            return self.of(node) if is_tensor(node) else concrete(node)
+
+        target: Any = made.node.target
+        return target(*fx.node.map_arg(made.node.args, value), **_kwargs(made, value))
+
+    def _overwrite(self, node: fx.Node, value: Known) -> None:
+        """An in-place operation: the tensor itself, and whatever shares its memory."""
+        shared = self._sharing(node)
+        names = {call(other).name for other in shared if other.op == "call_function"}
+        for other in shared:
+            self._known[other] = None if names & SHARING else value
+
+    def _sharing(self, node: fx.Node) -> set[fx.Node]:
+        """The tensors so far that may lie in the same memory."""
+        while node.op == "call_function" and (call(node).name in SHARING or call(node).in_place):
+            node = call(node).first
+        found, todo = {node}, [node]
+        while todo:
+            here = todo.pop()
+            for user in here.users:
+                if user in found or user not in self._known or user.op != "call_function":
+                    continue
+                made = call(user)
+                if made.first is here and (made.name in SHARING or made.in_place):
+                    found.add(user)
+                    todo.append(user)
+        return found
+
+
+@rule(*ops.ELEMENTWISE - {"mul", "multiply", "where", "copy", "dropout"})
+def elementwise(k: Constants, made: Call) -> Known:
+    """Known where all operands are."""
+    nodes = made.tensors[:1] if made.name in ops.OF_THE_FIRST else made.tensors
+    if made.name in ("zeros_like", "ones_like"):
+        return spread(torch.tensor(float(made.name == "ones_like")).double(), made)
+    if made.name == "full_like":
+        return spread(torch.tensor(float(concrete(made["fill_value"]))).double(), made)
+    operands = {node: compact(k.of(node)) for node in nodes}
+    if any(k.get(node) is None for node in nodes):
+        return None
+    unknown = [x.isnan() for x in operands.values() if x.is_floating_point()]
+    result = _call(made, {n: without_nan(x) for n, x in operands.items()})
+    if made.name in ("to", "_to_copy", "type_as") and result.is_floating_point():
+        result = without_nan(operands[nodes[0]]).double()
+    for mask in unknown:
+        if not result.is_floating_point():
+            if mask.any():
+                return None
+            continue
+        result = torch.where(mask, NAN, _wide(result))
+    return spread(_wide(result), made)
+
+
+@rule("dropout")
+def dropout(k: Constants, made: Call) -> Known:
+    """Nothing happens in evaluation mode."""
+    return k.get(made.first)
+
+
+@rule("copy")
+def copy(k: Constants, made: Call) -> Known:
+    """What is written."""
+    return spread(k.of(made["src"]), made) if k.get(made["src"]) is not None else None
+
+
+@rule("mul", "multiply")
+def mul(k: Constants, made: Call) -> Known:
+    """Zero times anything is zero."""
+    operands = [compact(_wide(k.of(node))) for node in made.tensors]
+    number = [x for x in (made["self"], made["other"]) if not is_tensor(x)]
+    if len(made.tensors) == 1 and not number:
+        operands *= 2
+    result = _wide(torch.as_tensor(concrete(number[0]) if number else 1)).double()
+    for x in operands:
+        zero = (x == 0) | (result == 0)
+        result = torch.where(zero, 0, x * result)
+    if not made.node.meta["val"].is_floating_point():
+        return k.all_known(made)  # type: ignore[no-any-return]
+    return spread(result, made)
+
+
+@rule("prelu")
+def prelu(k: Constants, made: Call) -> Known:
+    """max(x, 0) + slope·min(x, 0)."""
+    x, slope = k.get(made["self"]), k.get(made["weight"])
+    if x is None or slope is None:
+        return None
+    layout = [1, -1, *[1] * (x.ndim - 2)] if x.ndim > 1 else [-1]
+    return torch.where(x >= 0, x, x * slope.view(layout))
+
+
+@rule("glu")
+def glu(k: Constants, made: Call) -> Known:
+    """x[:half] · σ(x[half:])."""
+    x = k.get(made["self"])
+    if x is None:
+        return None
+    value, gate = x.chunk(2, int(concrete(made["dim"])))
+    return torch.where(value == 0, value, value * gate.sigmoid())
+
+
+@rule("where")
+def where(k: Constants, made: Call) -> Known:
+    """Known where the chosen side is, or where both sides agree."""
+    sides = [
+        compact(_wide(k.of(s))) if isinstance(s, fx.Node) else torch.as_tensor(concrete(s))
+        for s in (made["self"], made["other"])
+    ]
+    condition = k.get(made["condition"])
+    if not made.node.meta["val"].is_floating_point():
+        return k.all_known(made)  # type: ignore[no-any-return]
+    if condition is None:
+        result = torch.where(sides[0] == sides[1], sides[0], NAN)
+    else:
+        result = torch.where(compact(condition), sides[0], sides[1])
+    return spread(result.double(), made)
+
+
+@rule(*ops.MOVEMENT)
+def movement(k: Constants, made: Call) -> Any:
+    """The operation itself."""
+    x = k.get(made.first)
+    value = made.node.meta["val"]
+    if x is None:
+        return None if isinstance(value, Tensor) else [None for _ in value]
+    if made.name in ("view", "reshape", "view_as", "reshape_as"):
+        return x.reshape(_shape(value))
+    moved = x.expand(_shape(value)) if made.name == "expand_as" else made.on(x.expand(x.shape))
+    return moved if isinstance(moved, Tensor) else list(moved)
+
+
+@rule("cat", "concat", "concatenate", "stack")
+def cat(k: Constants, made: Call) -> Known:
+    """Side by side."""
+    parts = [node for node in made["tensors"] if isinstance(node, fx.Node)]
+    if all(k.get(part) is None for part in parts):
+        return None
+    dim = int(concrete(made["dim"]) or 0)
+    tensors = [_wide(k.of(part)) for part in parts if _shape_of(k, part) != (0,)]
+    ndim = tensors[0].ndim
+    if made.name == "cat":
+        same = [
+            d for d in range(ndim) if d != dim % ndim and all(t.stride(d) == 0 for t in tensors)
+        ]
+        tensors = [_narrowed(t, same) for t in tensors]
+        return spread(torch.cat(tensors, dim), made)
+    return torch.stack(tensors, dim)
+
+
+@rule("pad", "constant_pad_nd")
+def pad(k: Constants, made: Call) -> Known:
+    """Zeros beside a constant that is not zero make a border: unknown."""
+    x = k.get(made["self"])
+    if x is None:
+        return None
+    sizes, shape = concrete(made["pad"]), made.shape
+    if made.name == "pad" and made["mode"] != "constant":
+        return spread(uniform(x, tuple(range(2, x.ndim))), made)
+    value = float(concrete(made["value"]) or 0)
+    spatial = tuple(d for d in range(2, x.ndim) if x.shape[d] != shape[d])
+    if len(spatial) < sum(x.shape[d] != shape[d] for d in range(x.ndim)):
+        return F.pad(x, sizes, value=value)
+    channels = uniform(x, spatial)
+    return spread(torch.where(channels == value, channels, NAN), made)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
+
+
+def _nothing(x: Tensor) -> bool:
+    return bool(compact(x).isnan().all())
+
+
+def without_nan(x: Tensor) -> Tensor:
+    """Zero where nothing is known."""
+    return torch.where(unknown, 0, x) if (unknown := x.isnan()).any() else x
+
+
+def compact(x: Tensor, *, but: int | None = None) -> Tensor:
+    """Size 1 along the dims that are an expansion, `but` one that is to keep its size."""
+    kept = None if but is None else but % x.ndim
+    return _narrowed(x, [d for d in range(x.ndim) if x.stride(d) == 0 and d != kept])
+
+
+def _narrowed(x: Tensor, dims: list[int]) -> Tensor:
+    for dim in dims:
+        x = x.narrow(dim, 0, min(1, x.shape[dim]))
+    return x
+
+
+def spread(x: Tensor, made: Call) -> Tensor:
+    """Expanded to the shape of the result."""
+    return x.expand(made.shape)
+
+
+def uniform(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """One number for each channel where all along `dims` are the same, else NaN; size 1 there."""
+    first = _narrowed(x, [d % x.ndim for d in dims])
+    if not dims or all(x.stride(d) == 0 or x.shape[d] == 1 for d in dims):
+        return first
+    return torch.where((x == first).all(dims, keepdim=True), first, NAN)
+
+
+def _call(made: Call, tensors: dict[fx.Node, Tensor]) -> Tensor:
+    def value(node: fx.Node) -> Any:
+        return tensors[node] if node in tensors else concrete(node)
+
+    target: Any = made.node.target
+    if made.in_place:
+        target = getattr(torch.ops.aten, made.name)
+    result: Tensor = target(*fx.node.map_arg(made.node.args, value), **_kwargs(made, value))
+    return result
+
+
+def _kwargs(made: Call, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
+    kwargs = dict(fx.node.map_arg(made.node.kwargs, value))
+    if kwargs.get("device") is not None:
+        kwargs["device"] = torch.device("cpu")
+    return kwargs
+
+
+def _tags(made: Call) -> list[Any]:
+    return list(getattr(made.node.target, "tags", []))
+
+
+def _shape(value: Tensor) -> list[int]:
+    return [int(size) for size in value.shape]
+
+
+def _shape_of(k: Constants, node: fx.Node) -> tuple[int, ...]:
+    return tuple(k.of(node).shape)

@@ -1,0 +1,181 @@
+"""The table of constants, continued: operators that sum products."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lissom.coupling import ops
+from lissom.coupling.ops import Call, concrete
+from lissom.shrink.constants import NAN, Constants, Known, rule, uniform, without_nan
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+@rule("linear")
+def linear(k: Constants, made: Call) -> Known:
+    """y = x Wᵀ + b."""
+    return _layer(k, made, made["input"], made["weight"], made["bias"], F.linear)
+
+
+@rule("addmm")
+def addmm(k: Constants, made: Call) -> Known:
+    """y = b + x W."""
+    if made["alpha"] != 1 or made["beta"] != 1:
+        return None
+    return _layer(k, made, made["mat1"], made["mat2"], made["self"], torch.matmul)
+
+
+@rule("matmul", "mm", "bmm")
+def matmul(k: Constants, made: Call) -> Known:
+    """A·B."""
+    return _layer(k, made, made["self"], made["other"] or made["mat2"], None, torch.matmul)
+
+
+@rule("einsum")
+def einsum(k: Constants, made: Call) -> Known:
+    """One or two factors."""
+    parts = list(made["tensors"])
+    if len(parts) != 2:
+        return k.all_known(made)  # type: ignore[no-any-return]
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum(str(made["equation"]), a, b)
+
+    if all(k.get(part) is None for part in parts):
+        return None
+    return _product(k.of(parts[0]), k.of(parts[1]), product)
+
+
+@rule(*ops.CONVOLUTIONS)
+def convolution(k: Constants, made: Call) -> Known:
+    """One number for each output channel that sees constants alone, and no padding beside them."""
+    spatial = ops.CONVOLUTIONS[made.name]
+    padding = concrete(made["padding"])
+    pads = padding != "valid" and (isinstance(padding, str) or any(padding))
+    return _convolution(k, made, spatial, pads, int(concrete(made["groups"])), transposed=False)
+
+
+@rule(*ops.TRANSPOSED)
+def transposed_convolution(k: Constants, made: Call) -> Known:
+    """As a convolution; a constant input leaves a pattern of overlaps, so only zeros are known."""
+    spatial = ops.TRANSPOSED[made.name]
+    return _convolution(k, made, spatial, True, int(concrete(made["groups"])), transposed=True)
+
+
+@rule("scaled_dot_product_attention")
+def attention(k: Constants, made: Call) -> Known:
+    """A weighted mean of equal values is that value; a mask may leave no key, and then zero."""
+    value = k.get(made["value"])
+    out = made.shape
+    if value is None or float(concrete(made["dropout_p"]) or 0):
+        return None
+    first = value[..., :1, :]
+    known = torch.where((value == first).all(-2, keepdim=True), first, NAN)
+    if made["attn_mask"] is not None:
+        known = torch.where(known == 0, known, NAN)
+    if made["enable_gqa"] and len(out) > 2:
+        known = known.repeat_interleave(out[-3] // known.shape[-3], -3)
+    return known.expand(out)
+
+
+@rule("embedding")
+def embedding(k: Constants, made: Call) -> Known:
+    """A column that is the same for all words."""
+    table = k.get(made["weight"])
+    if table is None:
+        return None
+    return torch.where((table == table[:1]).all(0), table[0], NAN).expand(made.shape)
+
+
+@rule("index", "index_select")
+def index(k: Constants, made: Call) -> Known:
+    """Known numbers pick known entries; unknown ones pick zeros where there is nothing else."""
+    x = k.get(made.first)
+    if x is None:
+        return None
+    picks = [made["index"]] if made.name == "index_select" else made["indices"]
+    if all(k.get(pick) is not None for pick in picks if pick is not None):
+        result: Tensor = k.run(made)
+        return result
+    return None
+
+
+@rule(*ops.RECURRENT)
+def recurrent(k: Constants, made: Call) -> Any:
+    """Units whose candidate gate never moves, from a zero state: zero for ever."""
+    value = made.node.meta["val"]
+    params, each = list(made["params"]), 4 if made["has_biases"] else 2
+    width = int(value[1].shape[-1])
+    states = made["hx"] if isinstance(made["hx"], list | tuple) else [made["hx"]]
+    directions = 2 if made["bidirectional"] else 1
+    gate = {"lstm": 2, "gru": 2, "rnn_tanh": 0}[made.name]
+    if k.get(params[1]) is None or k.of(params[1]).shape[-1] != width:
+        return [None for _ in value]
+    still = []
+    for i in range(0, len(params), each):
+        rows = [k.of(p).reshape(ops.RECURRENT[made.name], width, -1) for p in params[i : i + each]]
+        zero = torch.stack([(r[gate] == 0).all(-1) for r in rows]).all(0)
+        for state in states:
+            zero &= (k.of(state)[i // each] == 0).reshape(-1, width).all(0)
+        still.append(torch.where(zero, 0.0, NAN).double())
+    shapes = [[int(size) for size in part.shape] for part in value]
+    final = torch.stack(still).view(len(still), *[1] * (len(shapes[1]) - 2), width)
+    top = torch.cat(still[-directions:]).expand(shapes[0])
+    return [top, *(final.expand(shape) for shape in shapes[1:])]
+
+
+def _layer(k: Constants, made: Call, x: Any, weight: Any, bias: Any, product: Product) -> Known:
+    shift = k.of(bias) if bias is not None else None
+    a, b = k.of(x), k.of(weight)
+    if k.get(x) is None and k.get(weight) is None:
+        return None
+    result = _product(_compact_rows(a), b, product)
+    if shift is not None:
+        result = result + shift
+    return result.expand(made.shape)
+
+
+def _product(a: Tensor, b: Tensor, product: Product) -> Tensor:
+    """Σ_k a_k·b_k, unknown where one factor is unknown and the other not zero."""
+    result = product(without_nan(a), without_nan(b))
+    bad = product(a.isnan().double(), ((b != 0) | b.isnan()).double())
+    if b.isnan().any():
+        bad += product(((a != 0) | a.isnan()).double(), b.isnan().double())
+    return torch.where(bad > 0, NAN, result)
+
+
+def _convolution(
+    k: Constants, made: Call, spatial: int, pads: bool, groups: int, *, transposed: bool
+) -> Known:
+    x, weight, bias = k.of(made["input"]), k.get(made["weight"]), made["bias"]
+    if weight is None:
+        return None
+    first = uniform(x, tuple(range(-spatial, 0))).flatten(-spatial - 1)  # [batch, channels]
+    rows = first.reshape(-1, first.shape[-1])
+    channels = torch.where((rows == rows[:1]).all(0), rows[0], NAN)
+    if pads:
+        channels = torch.where(channels == 0, channels, NAN)
+    read = channels.view(groups, -1)  # [groups, in]
+    kernel = weight.flatten(2)
+    size, touched = kernel.sum(-1), (kernel != 0).any(-1)
+    if transposed:  # [in, out/groups] → [groups, out/groups, in]
+        size, touched = (t.view(groups, -1, t.shape[1]).transpose(1, 2) for t in (size, touched))
+    else:
+        size, touched = (t.view(groups, -1, t.shape[1]) for t in (size, touched))
+    result = torch.einsum("goi,gi->go", size, without_nan(read)).reshape(-1)
+    bad = torch.einsum("goi,gi->go", touched.double(), read.isnan().double()).reshape(-1)
+    result = torch.where(bad > 0, NAN, result)
+    if bias is not None:
+        result = result + k.of(bias)
+    return result.view(-1, *[1] * spatial).expand(made.shape)
+
+
+def _compact_rows(x: Tensor) -> Tensor:
+    """Size 1 along leading dims that are an expansion."""
+    for dim in range(x.ndim - 1):
+        if x.stride(dim) == 0 and x.shape[dim] > 1:
+            x = x.narrow(dim, 0, 1)
+    return x

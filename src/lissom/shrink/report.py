@@ -1,0 +1,128 @@
+"""What shrinking did: how much went, what was folded, what stayed and why."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lissom.shrink.surgery import Keep, Surgery
+from lissom.tables import table, text
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Units of one family that carry nothing but zeros, and yet stay."""
+
+    family: str
+    units: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """The report that `shrink` leaves on its result, as `small.shrinkage`.
+
+    Attributes:
+        families: (name, kind, units before, units after) for each family of units.
+        weights: parameters before and after.
+        folded: units whose constant went into the bias of what read them.
+        kept: units that are zero and stayed.
+        pinned_by: operations without a rule, and how often they pinned something.
+        difference: the largest difference of outputs relative to the largest output, on inputs
+            that were not used before; None if it was not verified.
+        tolerance: what was tolerated.
+        as_graph: whether the result is the traced graph instead of the model's own class.
+        surgery: all changes as data; `lissom.save` writes it.
+        example: the inputs it was traced with.
+    """
+
+    families: tuple[tuple[str, str, int, int], ...]
+    weights: tuple[int, int]
+    folded: int
+    kept: tuple[Kept, ...]
+    pinned_by: dict[str, int]
+    difference: float | None
+    tolerance: float
+    as_graph: bool
+    surgery: Surgery = field(repr=False)
+    example: tuple[Tensor, ...] = field(repr=False)
+
+    @property
+    def keep(self) -> Keep:
+        """For each tensor that was cut, by dim: the indices that stayed."""
+        return self.surgery.keep
+
+    @property
+    def removed(self) -> int:
+        """How many units went."""
+        return sum(before - after for _, _, before, after in self.families)
+
+    def slice(self, name: str, tensor: Tensor) -> Tensor:
+        """What is left of a tensor that belongs to the parameter `name`: a moment, an average."""
+        for dim, indices in self.keep.get(name, {}).items():
+            tensor = tensor.index_select(dim, indices.to(tensor.device))
+        return tensor.contiguous()
+
+    def slice_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the large model (an average of its weights) cut to the small one."""
+        return {name: self.slice(name, tensor) for name, tensor in state.items()}
+
+    @torch.no_grad()
+    def slice_optimizer(self, optimizer: Optimizer, named: dict[str, Tensor]) -> None:
+        """Cut the moments of an optimizer that holds the parameters of `shrink(…, in_place=True)`.
+
+        Args:
+            optimizer: its parameters are cut already, its state is not.
+            named: the parameters by name: `dict(model.named_parameters())`.
+        """
+        names = {id(parameter): name for name, parameter in named.items()}
+        for parameter, state in optimizer.state.items():
+            name = names.get(id(parameter))
+            for key, value in state.items():
+                like = isinstance(value, Tensor) and value.ndim == parameter.ndim and value.ndim
+                if name is not None and like and value.shape != parameter.shape:
+                    state[key] = self.slice(name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "families": [
+                {"name": name, "kind": kind, "before": before, "after": after}
+                for name, kind, before, after in self.families
+            ],
+            "weights_before": self.weights[0],
+            "weights_after": self.weights[1],
+            "removed": self.removed,
+            "folded": self.folded,
+            "kept": [vars(kept) for kept in self.kept],
+            "pinned_by": self.pinned_by,
+            "difference": self.difference,
+            "tolerance": self.tolerance,
+            "as_graph": self.as_graph,
+        }
+
+    def table(self) -> Table:
+        """A rich table: the families and what is left of them."""
+        rows = [[name, kind, before, after] for name, kind, before, after in self.families]
+        total = ["total", "", sum(r[2] for r in rows), sum(r[3] for r in rows)]  # type: ignore[misc]
+        return table(["family", "kind", "units", "left"], rows, total=total)
+
+    def __str__(self) -> str:
+        before, after = self.weights
+        lines = [
+            text(self.table()),
+            f"{before:,} weights → {after:,}"
+            + ("" if self.difference is None else f", largest difference {self.difference:.1e}"),
+        ]
+        if self.folded:
+            lines.append(f"{self.folded:,} constant units folded into biases")
+        lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
+        if self.pinned_by:
+            names = ", ".join(f"{name} ×{count}" for name, count in self.pinned_by.items())
+            lines.append(f"operations without a rule, whose inputs stay: {names}")
+        if self.as_graph:
+            lines.append("the result is the traced graph: the model's own code has fixed sizes")
+        return "\n".join(lines)

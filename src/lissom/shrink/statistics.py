@@ -1,0 +1,84 @@
+"""The table of constants, continued: statistics along a dim, normalisations, pooling."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lissom.coupling import ops
+from lissom.coupling.ops import Call, concrete
+from lissom.shrink.constants import NAN, Constants, Known, rule, spread, uniform
+
+
+@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "linalg_vector_norm")
+def reduction(k: Constants, made: Call) -> Known:
+    """Known if all that is reduced is; these propagate NaN themselves."""
+    x = k.get(made.first)
+    if x is None or not x.is_floating_point():
+        return k.all_known(made)  # type: ignore[no-any-return]
+    result: Tensor = k.run(made)
+    return result
+
+
+@rule("softmax", "log_softmax")
+def softmax(k: Constants, made: Call) -> Known:
+    """Known along a dim that is known throughout."""
+    x = k.get(made.first)
+    if x is None:
+        return None
+    dim = int(concrete(made["dim"]))
+    result = torch.softmax(x.nan_to_num(0.0), dim)
+    result = result.log() if made.name == "log_softmax" else result
+    return torch.where(x.isnan().any(dim, keepdim=True), NAN, result)
+
+
+@rule("layer_norm", "rms_norm", "group_norm")
+def normalisation(k: Constants, made: Call) -> Known:
+    """The shift alone where the scale is zero, or where what is normalised is known."""
+    x, out = k.get(made["input"]), made.shape
+    scale, shift = k.get(made["weight"]), k.get(made["bias"])
+    nothing = torch.full((), NAN, dtype=torch.float64)
+    result = nothing if x is None else k.run(made)
+    if scale is not None:
+        layout = [1, -1, *[1] * (len(out) - 2)] if made.name == "group_norm" else list(scale.shape)
+        shift = torch.zeros_like(scale) if shift is None else shift
+        result = torch.where(scale.view(layout) == 0, shift.view(layout), result)
+    return result.expand(out)
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(k: Constants, made: Call) -> Known:
+    """A scale and a shift for each channel."""
+    x = uniform(k.of(made["input"]), tuple(range(2, k.of(made["input"]).ndim)))
+    channels = x[:1].reshape(-1) if x.shape[0] == 1 or x.stride(0) == 0 else None
+    mean, var = k.get(made["running_mean"]), k.get(made["running_var"])
+    scale, shift = k.get(made["weight"]), k.get(made["bias"])
+    if channels is None:
+        channels = torch.where((x == x[:1]).all(0), x[0], NAN).reshape(-1)
+    scale = torch.ones_like(channels) if scale is None else scale
+    shift = torch.zeros_like(channels) if shift is None else shift
+    if made["training"]:
+        return k.all_known(made)  # type: ignore[no-any-return]
+    if made.name == "instance_norm" or mean is None or var is None:
+        centred = torch.where(channels.isnan(), NAN, 0.0)
+    else:
+        centred = (channels - mean) / torch.sqrt(var + float(made["eps"]))
+    result = torch.where(scale == 0, 0, centred * scale) + shift
+    return spread(result.view(1, -1, *[1] * (x.ndim - 2)), made)
+
+
+@rule(*ops.POOLING, *ops.UPSAMPLING)
+def pooling(k: Constants, made: Call) -> Any:
+    """A constant channel stays what it is, unless zeros are averaged in."""
+    x = k.get(made.first)
+    if x is None:
+        return None
+    spatial = {**ops.POOLING, **ops.UPSAMPLING}[made.name]
+    channels = uniform(x, tuple(range(-spatial, 0)))
+    padded = made.name.startswith("avg_pool") and any(concrete(made["padding"]) or [0])
+    if padded or made["divisor_override"] is not None:
+        channels = torch.where(channels == 0, channels, NAN)
+    value = made.node.meta["val"]
+    if isinstance(value, Tensor):
+        return channels.expand(made.shape)
+    return [channels.expand([int(size) for size in value[0].shape]), None]

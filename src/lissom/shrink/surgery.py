@@ -1,0 +1,160 @@
+"""What is cut where, and the knife: on the user's own module, which stays the class it was."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lissom.coupling.coupler import Coupler
+from lissom.coupling.labels import varying
+from lissom.coupling.sites import Contraction
+from lissom.shrink.attention import FewerHeads
+from lissom.shrink.constants import Constants
+from lissom.shrink.decision import Decision
+from lissom.shrink.sizes import Sizes, new_sizes
+
+Keep = dict[str, dict[int, Tensor]]
+IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")
+
+
+@dataclass
+class Surgery:
+    """All changes to a module, as data: they can be saved, and done again on a fresh one.
+
+    Attributes:
+        keep: for each parameter and buffer that is cut, by dim: the indices that stay.
+        sizes: for each module by path: attributes and their new values.
+        biases: what is added to biases; those that do not exist are made.
+        attention: paths of `nn.MultiheadAttention` that lose heads: (heads left, width of each).
+        inputs: what is left of free inputs, by position: (dim, indices), where the input is
+            flattened to two dims first if dim is None.
+    """
+
+    keep: Keep = field(default_factory=dict)
+    sizes: dict[str, Sizes] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)
+    attention: dict[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
+
+
+def plan(
+    model: nn.Module,
+    coupler: Coupler,
+    decision: Decision,
+    constants: Constants,
+    *,
+    counts_only: bool = False,
+) -> Surgery:
+    """The changes that a decision means for the traced module.
+
+    Args:
+        model: which was traced.
+        coupler: the labels.
+        decision: what goes.
+        constants: where the weights of folds are taken from.
+        counts_only: in modules that torch does not know, change only attributes that are named
+            like a number of things (num_heads, n_head), not all that equal an old size.
+    """
+    surgery = Surgery()
+    for node, name in coupler.trace.names.items():
+        for axis in coupler.axes(node):
+            [dim] = (d for d, size in enumerate(axis.shape) if size > 1)
+            stays = ~decision.gone[axis.ravel()]
+            if not stays.all():
+                surgery.keep.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(stays))
+    for site, values in decision.folds.items():
+        assert site.takes is not None
+        surgery.biases[site.takes] = folded(coupler, decision, constants, site, values)
+    surgery.sizes = new_sizes(model, coupler, decision, counts_only=counts_only)
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        rows = next((surgery.keep.get(prefix + n, {}).get(0) for n in IN_PROJECTIONS), None)
+        if path and isinstance(module, nn.MultiheadAttention) and rows is not None:
+            stacked = 3 if module.in_proj_weight is not None else 1
+            surgery.attention[path] = (len(rows) // stacked // module.head_dim, module.head_dim)
+    surgery.inputs = _left_of_inputs(coupler, decision)
+    return surgery
+
+
+def folded(
+    coupler: Coupler, decision: Decision, constants: Constants, site: Contraction, values: Tensor
+) -> Tensor:
+    """Σ_k w_ok·c_k for the rows o that stay."""
+    inner, outer = site.other_dims
+    weight = constants.of(site.other)
+    assert outer is not None
+    kernel = (
+        weight.movedim((outer, inner), (0, 1)).flatten(2).sum(-1) if weight.ndim > 2 else weight
+    )
+    if weight.ndim == 2 and inner == 0:
+        kernel = weight.T
+    per_group = kernel.view(site.groups, -1, kernel.shape[1])
+    added = torch.einsum("goi,gi->go", per_group, values.view(site.groups, -1)).reshape(-1)
+    if site.rows is not None:
+        stays = ~decision.gone[coupler.labels.find(site.rows)]
+        added = added[torch.from_numpy(stays)]
+    return added
+
+
+@torch.no_grad()
+def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> None:
+    """Carry the changes out on a module; with `in_place`, parameters stay the objects they are."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    done: dict[Tensor, Tensor] = {}
+    for path, module in modules.items():
+        for table in (module._parameters, module._buffers):
+            for name, old in list(table.items()):
+                full = f"{path}.{name}".lstrip(".")
+                if old is None or (full not in surgery.keep and old not in done):
+                    continue
+                if old not in done:
+                    done[old] = _cut(old, surgery.keep[full], in_place)
+                table[name] = done[old]
+    for full, added in surgery.biases.items():
+        path, _, name = full.rpartition(".")
+        bias = getattr(modules[path], name)
+        weight = next(p for p in modules[path].parameters(recurse=False) if p is not bias)
+        new = added.to(weight.device, weight.dtype)
+        if bias is None:
+            modules[path].register_parameter(name, nn.Parameter(new))
+        else:
+            bias += new
+    for path, sizes in surgery.sizes.items():
+        for name, size in sizes.items():
+            setattr(modules[path], name, size)
+        if isinstance(modules[path], nn.RNNBase):
+            modules[path].flatten_parameters()
+    for path, (heads, head_dim) in surgery.attention.items():
+        parent, _, name = path.rpartition(".")
+        attention = modules[path]
+        assert isinstance(attention, nn.MultiheadAttention)
+        setattr(modules[parent], name, FewerHeads(attention, heads, head_dim))
+
+
+def _cut(old: Tensor, keep: dict[int, Tensor], in_place: bool) -> Tensor:
+    new = old.detach()
+    for dim, indices in keep.items():
+        new = new.index_select(dim, indices.to(new.device))
+    new = new.contiguous()
+    if not isinstance(old, nn.Parameter):
+        return new
+    if in_place:
+        old.data, old.grad = new, None
+        return old
+    return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def _left_of_inputs(coupler: Coupler, decision: Decision) -> dict[int, tuple[int | None, Tensor]]:
+    """For each input that loses entries, by position: the dim and what is left along it."""
+    found: dict[int, tuple[int | None, Tensor]] = {}
+    inputs = [node for node in coupler.trace.nodes if node.op == "placeholder"]
+    for node, fresh in coupler.inputs.items():
+        for axis in coupler.axes(node):
+            dims = varying(axis)
+            dim = dims[0] if len(dims) == 1 else None
+            shape = fresh.shape if dim is None else axis.shape
+            stays = ~decision.gone[np.broadcast_to(axis, shape)].ravel()
+            if not stays.all():
+                found[inputs.index(node)] = dim, torch.from_numpy(np.flatnonzero(stays))
+    return found
