@@ -39,5 +39,5 @@ $(BIN)/pip:
 	@touch $@
 
 .venv/.ready: .venv/.base
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev,zoo,docs]"
 	@touch $@

@@ -113,6 +113,8 @@ def load(
         operate(net, surgery)
         with torch.no_grad():
             own = dict(_tensors(net))
+            if missing := own.keys() - tensors.keys() - record["tied"].keys():
+                raise KeyError(f"nothing was saved for {', '.join(sorted(missing))}")
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
     except (AttributeError, KeyError, RuntimeError) as error:

@@ -119,10 +119,9 @@ def matmul(c: Coupler, call: Call) -> Axes:
 def attention(c: Coupler, call: Call) -> Axes:
     """softmax(Q Kᵀ / √d) V: heads go, their width and the tokens stay."""
     q, k, v, mask = (call[name] for name in ("query", "key", "value", "attn_mask"))
-    for node in (q, k):
-        _keep_heads(c, node, -1)
-    for node in (q, k, v):
-        _keep_heads(c, node, -2)
+    for node, *dims in ((q, -1, -2), (k, -1, -2), (v, -2), (mask, -1, -2)):
+        if node is not None:
+            c.rigid(node, *dims)
     ndim = len(call.shape)
     shapes, sides = [], []
     for node in filter(None, (q, k, v, mask)):
@@ -183,10 +182,12 @@ def recurrent(c: Coupler, call: Call) -> list[Axes]:
         for node in (x, *params):
             c.pin(node)
         return [()] * outputs
-    for node in call.tensors:
-        if node is not x and node not in params:  # initial states
-            c.rigid(node, -1)
+    steps = _numel(call.node.meta["val"][0]) // (directions * width)
+    macs = steps * sum(prod(s) for s in map(c.trace.shape, params) if len(s) == 2)  # told once
     unit = c.vector(params[1], 1)
+    for state in call.tensors:
+        if state is not x and state not in params and (own := c.vector(state, -1)) is not None:
+            unit = c.tie(unit, own)
     for i in range(0, len(params), each):
         first, *others = params[i : i + each]
         for p in (first, *others):
@@ -201,15 +202,10 @@ def recurrent(c: Coupler, call: Call) -> list[Axes]:
         c.mark(first, 1, Role.CUT)
         if i < each * directions:
             read = c.tie(c.vector(x, -1), c.vector(first, 1))
-            if read is not None:
-                macs = (
-                    _numel(call.node.meta["val"][0]) // (directions * width) * first_size(c, first)
-                )
-                c.sites.append(
-                    Contraction(
-                        call.node, x, ndim - 1, read, first, (1, 0), c.vector(first, 0), macs=macs
-                    )
-                )
+            rows = c.vector(first, 0)
+            site = Contraction(call.node, x, ndim - 1, _none(), first, (1, 0), rows, macs=macs)
+            _record(c, site, read, rows)
+            macs = 0
         else:
             below = None if unit is None else np.tile(unit, directions)
             c.tie(below, c.vector(first, 1))
@@ -219,11 +215,6 @@ def recurrent(c: Coupler, call: Call) -> list[Axes]:
     c.sites.append(MustVanish(call.node, call.node, ndim - 1, every, output=0))
     states = [(placed(unit, -1, ndim),)] * (outputs - 1)
     return [(placed(every, -1, ndim),), *states]
-
-
-def first_size(c: Coupler, weight: fx.Node) -> int:
-    """Entries of a weight."""
-    return prod(c.trace.shape(weight))
 
 
 def _layer(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
-from lissom.coupling.ops import Call, call, is_tensor
+from lissom.coupling.ops import ELEMENTWISE, MOVEMENT, Call, call
 from lissom.coupling.sites import Site
 from lissom.coupling.trace import Trace
 
@@ -51,9 +51,15 @@ class Coupler:
         self._rules = rules
         self._frees_inputs = inputs
         self._of_memory: dict[str, Axes] = {}
+        self._alive = _alive(trace)
         for node in trace.nodes:
             self._axes[node] = self._visit(node)
+        self.sites = [site for site in self.sites if self.alive(site.node)]
         self._make_rectangular()
+
+    def alive(self, node: fx.Node) -> bool:
+        """Whether the output depends on a node; of others only the shapes have to fit."""
+        return node in self._alive
 
     def axes(self, node: fx.Node, output: int | None = None) -> Axes:
         """The axes of a tensor, or of one of several outputs, as merged so far."""
@@ -127,16 +133,23 @@ class Coupler:
         """Say what a dim of a weight is, or of the parameters that a computed weight is made of."""
         if self._frees_inputs and role is not Role.ZEROED:
             role = Role.CUT if role is Role.PAY else Role.PAY  # then readers pay
-        shape = self.trace.shape(node)
+        dim %= max(1, len(self.trace.shape(node)))
+        if node in self.trace.names:
+            self.roles.setdefault((node, dim), set()).add(role)
+            return
+        labels = self.vector(node, dim)
+        if labels is None:
+            return
         todo, seen = [node], {node}
         while todo:
             here = todo.pop()
-            if here in self.trace.names:
-                self.roles.setdefault((here, dim % len(shape)), set()).add(role)
-            for source in here.all_input_nodes:
-                if source not in seen and is_tensor(source) and self.trace.shape(source) == shape:
-                    seen.add(source)
-                    todo.append(source)
+            for axis in self.axes(here) if here in self.trace.names else ():
+                if np.isin(axis, labels).all():
+                    self.roles.setdefault((here, varying(axis)[0]), set()).add(role)
+            made = here.op == "call_function" and call(here).name in ELEMENTWISE | MOVEMENT
+            new = [source for source in here.all_input_nodes if made and source not in seen]
+            seen.update(new)
+            todo += new
 
     def _visit(self, node: fx.Node) -> Axes | list[Axes]:
         if node.op == "get_attr":
@@ -151,7 +164,12 @@ class Coupler:
             return self._without_rule(Call(node, str(node.target), {}))
         made = call(node)
         rule = self._rules.get(made.name)
-        return rule(self, made) if rule else self._without_rule(made)
+        if rule is None:
+            return self._without_rule(made)
+        try:
+            return rule(self, made)
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return self._without_rule(made)  # an unforeseen form of a known operator
 
     def _own(self, node: fx.Node) -> Axes:
         """Fresh labels for each dim of a parameter or buffer; the same ones where it is tied."""
@@ -203,6 +221,17 @@ class Coupler:
                             self.labels.settle(axis)
             if np.array_equal(before, self.labels.find(everything)):
                 return
+
+
+def _alive(trace: Trace) -> set[fx.Node]:
+    """What the output depends on, and what is done in place."""
+    todo = [node for node in trace.nodes if node.op == "output" or node.is_impure()]
+    found = set(todo)
+    while todo:
+        new = [source for source in todo.pop().all_input_nodes if source not in found]
+        found.update(new)
+        todo += new
+    return found
 
 
 def grown(axes: Axes, ndim: int) -> Axes:

@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -122,7 +123,9 @@ def call(node: fx.Node) -> Call:
     """A `call_function` node with named arguments; operators outside aten keep their prefix."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):  # arithmetic of sizes, control flow
-        name = "getitem" if target is operator.getitem else f"python {target}"
+        name = getattr(target, "__name__", str(target))
+        name = f"python.{name}" if isinstance(target, BuiltinFunctionType) else name
+        name = "getitem" if target is operator.getitem else name
         return Call(node, name, {str(i): given for i, given in enumerate(node.args)})
     namespace, _, name = target._schema.name.partition("::")
     if not name.startswith("__"):

@@ -43,7 +43,10 @@ def movement(c: Coupler, call: Call) -> Axes | list[Axes]:
     x = call.first
     shape = c.trace.shape(x)
     results: list[Axes] = []
-    for axis in c.axes(x):
+    axes = c.axes(x)
+    if call.name in ("expand", "expand_as") and not axes and _is_number(call.node):
+        return _copies(c, shape, call.shape)
+    for axis in axes:
         moved = _move(call, axis, shape)
         results += [()] * (len(moved) - len(results))
         results = [(*axes, new) for axes, new in zip(results, moved, strict=True)]
@@ -116,21 +119,15 @@ def cat(c: Coupler, call: Call) -> Axes:
 def pad(c: Coupler, call: Call) -> Axes:
     """Zero padding of a dim with labels brings entries that stay; other modes need its size."""
     x, sizes = call.first, concrete(call["pad"])
-    shape, out = c.trace.shape(x), call.shape
+    last = len(c.trace.shape(x)) - 1
+    widths = {last - i: ends for i in range(len(sizes) // 2) if any(ends := sizes[2 * i :][:2])}
     constant = call.name == "constant_pad_nd" or call["mode"] == "constant"
-    padded = [d for d in range(len(shape)) if shape[d] != out[d] or not constant]
-    last = len(shape) - 1
+    if not constant or min(sizes, default=0) < 0:
+        c.rigid(x, *widths)
     axes: list[Axis] = []
     for axis in c.axes(x):
-        grow = [d for d in padded if axis.shape[d] > 1]
-        if grow and (not constant or min(sizes) < 0):
-            c.rigid(x, *grow)
-        widths = [(0, 0)] * len(shape)
-        for d in grow:
-            i = 2 * (last - d)
-            widths[d] = (sizes[i], sizes[i + 1]) if i < len(sizes) else (0, 0)
-        if min(sizes, default=0) >= 0:
-            axes.append(np.pad(c.labels.find(axis), widths, constant_values=PINNED))
+        beside = [widths.get(d, (0, 0)) if n > 1 else (0, 0) for d, n in enumerate(axis.shape)]
+        axes.append(np.pad(axis, beside, constant_values=PINNED))
     return tuple(axes)
 
 
@@ -161,7 +158,8 @@ def prelu(c: Coupler, call: Call) -> Axes:
 @rule(*ops.MIXING)
 def mixing(c: Coupler, call: Call) -> Axes:
     """What is mixed along a dim needs all of it."""
-    c.rigid(call.first, int(concrete(call["dim"])))
+    if c.alive(call.node):
+        c.rigid(call.first, int(concrete(call["dim"])))
     return c.axes(call.first)
 
 
@@ -178,7 +176,7 @@ def reduction(c: Coupler, call: Call) -> Axes:
         one = [axis for axis in c.axes(x) if varying(axis) == [dim]]
         if sums and one:
             c.sites.append(MustVanish(call.node, x, dim, one[0].ravel()))
-        else:
+        elif c.alive(call.node):
             c.rigid(x, dim)
     left = [axis for axis in c.axes(x) if not set(varying(axis)) & set(dims)]
     if not call["keepdim"]:
@@ -283,6 +281,18 @@ def _move(call: Call, axis: Axis, shape: tuple[int, ...]) -> list[Axis]:
     else:
         moved = call.on(labels)
     return [part.numpy() for part in ([moved] if isinstance(moved, Tensor) else moved)]
+
+
+def _is_number(node: fx.Node) -> bool:
+    dtype = node.meta["val"].dtype
+    return bool(dtype.is_floating_point or dtype == torch.bool)
+
+
+def _copies(c: Coupler, shape: tuple[int, ...], out: list[int]) -> Axes:
+    """Dims of equal copies, as of a mask for all heads: any number of them will do."""
+    before = [1] * (len(out) - len(shape)) + list(shape)
+    new = [dim for dim, size in enumerate(out) if before[dim] == 1 and size > 1]
+    return tuple(placed(c.labels.fresh([out[dim]]), dim, len(out)) for dim in new)
 
 
 def _spread(axis: Axis, shape: tuple[int, ...]) -> Tensor:

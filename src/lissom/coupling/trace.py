@@ -40,6 +40,7 @@ class Trace:
         """The path and the class of the innermost module that an operation stands in."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path, kind = stack[-1] if stack else ("", "")
+        path = path.partition("@")[0]  # the second call of a module is called path@1
         return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -74,10 +75,10 @@ def trace(model: nn.Module, example: Example, *, dynamic: bool = False) -> Trace
         except Exception as error:
             raise GroupError(_why(model, args, error)) from error
         module = exported.module()
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
-            module.graph.erase_node(node)
-    program = fx.GraphModule(module, module.graph)
+        for node in list(module.graph.nodes):
+            if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
+                module.graph.erase_node(node)
+        program = fx.GraphModule(module, module.graph)
     own = {
         _key(tensor): name
         for name, tensor in reversed([*_named_tensors(model)])

@@ -16,6 +16,9 @@ from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Block, Groups
 from lissom.penalties import widen
+from lissom.tables import table, text
+
+NAME_WIDTH = 20  # of a printed table; the end of a name says more than its beginning
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ class Family(Block):
     macs: int
     labels: Axis
     columns: ClassVar[tuple[str, ...]] = (
-        "family", "paid by", "zeroed", "cut", "weights each", "MACs each"
+        "paid by", "zeroed", "cut", "weights each", "MACs each"
     )  # fmt: skip
 
     @property
@@ -148,16 +151,26 @@ class Family(Block):
 
     def row(self) -> list[object]:
         def named(role: Role) -> str:
-            owners = [m.name.rpartition(".")[0] or m.name for m in self.members if m.role is role]
-            first, *others = dict.fromkeys(owners) if owners else [""]
-            return f"{first} and {len(others)} more" if others else first
+            parameters = [m for m in self.members if isinstance(m.tensor, nn.Parameter)]
+            owners = [m.name.rpartition(".")[0] or m.name for m in parameters if m.role is role]
+            first, *others = dict.fromkeys(owners) or [""]
+            first = first if len(first) <= NAME_WIDTH else "…" + first[1 - NAME_WIDTH :]
+            return f"{first} + {len(others)}" if others else first
 
         return [
-            self.name.removesuffix(".weight"),
             *(named(role) for role in (Role.PAY, Role.ZEROED, Role.CUT)),
             self._weights_each(),
             self.macs,
         ]
+
+    def __str__(self) -> str:
+        rows = [
+            [m.name, m.role, "×".join(map(str, m.tensor.shape)), m.dim, int((m.unit >= 0).sum())]
+            for m in self.members
+        ]
+        title = f"{len(self.labels):,} {self.kind}, {self._weights_each():,} weights each"
+        columns = ["member", "role", "shape", "dim", "slices"]
+        return text(table(columns, rows, title=title))
 
     def _squares(self) -> Tensor:
         units = len(self.labels)
@@ -179,25 +192,14 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
     modules = dict(model.named_modules())
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     slices = list(_slices(coupler))
-    where: dict[int, list[tuple[int, int]]] = {}
-    for i, (_, _, _, vector) in enumerate(slices):
-        for label, count in zip(*np.unique(vector, return_counts=True), strict=True):
-            where.setdefault(int(label), []).append((i, int(count)))
-    where.pop(PINNED, None)
-    by_place: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for label, found_at in where.items():
-        by_place.setdefault(tuple(found_at), []).append(label)
     kinds, macs = _kinds(coupler), _macs(coupler)
     found: list[Family] = []
-    for places, labels in by_place.items():
-        first = slices[places[0][0]][3]
-        order = first[np.sort(np.unique(first, return_index=True)[1])]
-        units = order[np.isin(order, labels)]
+    for units, places in _alike([vector for *_, vector in slices], len(coupler.labels)):
         number = np.full(len(coupler.labels), -1)
         number[units] = np.arange(len(units))
         members = tuple(
             Member(name, tensors[name], dim, role, torch.from_numpy(number[vector]))
-            for name, dim, role, vector in (slices[i] for i, _ in places)
+            for name, dim, role, vector in (slices[i] for i in places)
         )
         paying = next((m for m in members if m.role is Role.PAY), None)
         if paying is not None and isinstance(paying.tensor, nn.Parameter):
@@ -206,6 +208,31 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
             found.append(Family(paying.name, module, members, kinds(units[0]), each, units))
     order_of = {name: i for i, name in enumerate(tensors)}
     return sorted(found, key=lambda family: order_of[family.name])
+
+
+def _alike(vectors: list[Axis], size: int) -> Iterator[tuple[Axis, list[int]]]:
+    """Labels that stand in the same vectors equally often, in their order, and in which vectors.
+
+    By refining a partition: what stands in a vector is parted from what does not, and by count.
+    """
+    part = np.zeros(size, np.int64)
+    parts = 1
+    for vector in vectors:
+        present, counts = np.unique(vector, return_counts=True)
+        keys = np.stack([part[present], counts])
+        distinct, inverse = np.unique(keys, axis=1, return_inverse=True)
+        part[present] = parts + inverse.reshape(-1)
+        parts += distinct.shape[1]
+    part[PINNED] = 0
+    places: dict[int, list[int]] = {}
+    order: dict[int, Axis] = {}
+    for i, vector in enumerate(vectors):
+        for p in np.unique(part[vector]).tolist():
+            if p not in places:
+                mine = vector[part[vector] == p]
+                order[p] = mine[np.sort(np.unique(mine, return_index=True)[1])]
+            places.setdefault(p, []).append(i)
+    yield from ((order[p], places[p]) for p in places if p != 0)
 
 
 def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, Axis]]:

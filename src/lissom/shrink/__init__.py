@@ -1,6 +1,7 @@
 """A smaller network that computes what the sparse one did."""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def shrink(
     checks = [args, fresh_inputs(args)] if verify else [args]
     if not isinstance(verify, bool):
         checks += [as_inputs(given) for given in verify]
-    case = _Case(model, args, checks, bool(verify), fold, inputs, round_to)
+    case = _Case(model, args, checks, fold, inputs, round_to)
     found = None if as_graph else case.by_module()
     if found is None and not in_place and as_graph is not False:
         found = case.by_graph()
@@ -126,18 +127,16 @@ class _Case:
         model: nn.Module,
         args: Inputs,
         checks: list[Inputs],
-        larger: bool,
         fold: bool,
         inputs: bool,
         round_to: int,
     ) -> None:
         self.model, self.args, self.checks = model, args, checks
         self.fold, self.inputs, self.round_to = fold, inputs, round_to
-        grown = larger_inputs(args) if larger and not inputs else None
-        self.optional = [grown] if grown else []
         self.weights = sum(p.numel() for p in model.parameters())
         self.traced = _Traced(model, args, fold=fold, inputs=inputs, dynamic=False)
-        self.refused: list[Family] = []
+        self.apart = 0.0  # of the last try that failed
+        self.refused: dict[int, str] = {}  # label: reason
 
     def by_module(self, stay: Mask | None = None) -> _Found | None:
         """The model's own class with smaller tensors, if its code can express that."""
@@ -149,7 +148,7 @@ class _Case:
             )
             small = copied(self.model)
             operate(small, surgery)
-            found = self._checked(small, traced, decision, surgery, self.optional)
+            found = self._checked(small, traced, decision, surgery)
             if found is not None:
                 return found
         return None
@@ -162,44 +161,48 @@ class _Case:
             )
             decision = traced.decider.decide(None, self.round_to)
             surgery = plan(self.model, traced.coupler, decision, traced.constants)
-            small = cut_graph(traced.coupler, decision, traced.constants, surgery)
+            with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
+                small = cut_graph(traced.coupler, decision, traced.constants, surgery)
         except GroupError:
             return None
-        return self._checked(small, traced, decision, surgery, [])
+        return self._checked(small, traced, decision, surgery)
 
     def what_modules_cannot(self) -> Mask:
         """The labels of families whose new sizes the model's code does not follow, by bisection."""
         traced = self.traced
         gone = traced.decider.decide(None, self.round_to).gone
         losing = [family for family in traced.families if gone[family.labels].any()]
-        self.refused = self._failing(losing)
+        self._find_failing(losing)
         stay = np.zeros(len(gone), bool)
-        for family in self.refused:
-            stay[family.labels] = True
+        stay[list(self.refused)] = True
         return stay
 
-    def _failing(self, suspects: list[Family]) -> list[Family]:
+    def _find_failing(self, suspects: list[Family]) -> None:
         stay = np.ones(len(self.traced.coupler.labels), bool)
         for family in suspects:
             stay[family.labels] = False
         if not suspects or self.by_module(stay) is not None:
-            return []
-        if len(suspects) == 1:
-            return suspects
-        half = len(suspects) // 2
-        return self._failing(suspects[:half]) + self._failing(suspects[half:])
+            return
+        if len(suspects) > 1:
+            half = len(suspects) // 2
+            self._find_failing(suspects[:half])
+            self._find_failing(suspects[half:])
+            return
+        fixed = self.apart == float("inf")
+        reason = "the model's code fixes this size" if fixed else f"it would cost {self.apart:.1e}"
+        self.refused.update(dict.fromkeys(suspects[0].labels.tolist(), reason))
 
     def _checked(
-        self,
-        small: nn.Module,
-        traced: _Traced,
-        decision: Decision,
-        surgery: Surgery,
-        optional: list[Inputs],
+        self, small: nn.Module, traced: _Traced, decision: Decision, surgery: Surgery
     ) -> _Found | None:
         whole = Selected(small, surgery.inputs) if surgery.inputs else small
-        apart, tolerance = difference(self.model, whole, self.checks, optional)
+        checks: list[Inputs | list[Inputs]] = [*self.checks]
+        resizes = not surgery.inputs and not isinstance(small, torch.fx.GraphModule)
+        if resizes and len(checks) > 1 and (larger := larger_inputs(self.args)):
+            checks[1] = [larger, self.checks[1]]
+        apart, tolerance = difference(self.model, whole, checks)
         if not apart <= tolerance:
+            self.apart = apart
             return None
         return _Found(whole, traced, decision, surgery, apart, tolerance)
 
@@ -230,14 +233,13 @@ class _Case:
     def _kept(self, found: _Found) -> Iterator[Kept]:
         """Families with units that pay nothing and stay, by reason."""
         decision = found.decision
-        refused = {label for family in self.refused for label in family.labels.tolist()}
         for family in found.traced.families:
             norms = self._norms(family)
             dead = family.labels[(norms == 0) & ~decision.gone[family.labels]]
             reasons: Counter[str] = Counter()
             for label in dead.tolist():
-                if label in refused:
-                    reasons["the model's code fixes this size"] += 1
+                if label in self.refused:
+                    reasons[self.refused[label]] += 1
                 elif label in decision.last:
                     reasons["the layer is dead; one unit stays, or it would be empty"] += 1
                 elif label in decision.rounded:

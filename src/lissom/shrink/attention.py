@@ -59,17 +59,22 @@ class FewerHeads(nn.Module):
             for x, weight, bias in zip(given, *self._projections(), strict=True)
         )  # [batch, heads, tokens, head_dim]
         mask = self._mask(q, k, key_padding_mask, attn_mask)
-        scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-        weights = torch.softmax(scores if mask is None else scores + mask, -1)
-        mixed = F.dropout(weights, self.dropout, self.training) @ v
-        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        if average_attn_weights:
-            weights = weights.mean(1)
+        weights: Tensor | None = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
+            weights = torch.softmax(scores if mask is None else scores + mask, -1)
+            mixed = F.dropout(weights, self.dropout, self.training) @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights.squeeze(0)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if not batched:
-            out, weights = out.squeeze(0), weights.squeeze(0)
+            out = out.squeeze(0)
         elif not self.batch_first:
             out = out.transpose(0, 1)
-        return out, weights if need_weights else None
+        return out, weights
 
     def _projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
         weights: tuple[Tensor, ...]

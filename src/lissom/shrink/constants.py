@@ -41,7 +41,11 @@ class Constants:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._known: dict[fx.Node, Any] = {}
+        self._fixed: set[fx.Node] = set()
+        self._nonzero: dict[fx.Node, Tensor] = {}
         for node in trace.nodes:
+            if node.op != "placeholder" and self._fixed.issuperset(node.all_input_nodes):
+                self._fixed.add(node)
             self._known[node] = self._visit(node)
 
     def of(self, node: fx.Node, output: int | None = None) -> Tensor:
@@ -55,14 +59,24 @@ class Constants:
         shape = (value if isinstance(value, Tensor) else value[output or 0]).shape
         return torch.full((), NAN, dtype=torch.float64).expand([int(size) for size in shape])
 
+    def fixed(self, node: fx.Node) -> bool:
+        """Whether a tensor is made of parameters alone, so that no input changes its size."""
+        return node in self._fixed
+
     def get(self, node: fx.Node | None) -> Known:
         """The known value, or None where nothing is known."""
         known = self._known.get(node) if node is not None else None
         return known if isinstance(known, Tensor) else None
 
+    def nonzero(self, node: fx.Node) -> Tensor:
+        """Where a tensor is not known to be zero."""
+        if node not in self._nonzero:
+            self._nonzero[node] = self.of(node) != 0  # NaN is not zero
+        return self._nonzero[node]
+
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            return _wide(self.trace.tensors[node]) if node in self.trace.tensors else None
+            return _own(self.trace.tensors[node]) if node in self.trace.tensors else None
         if node.op != "call_function":
             return None
         made = call(node)
@@ -78,7 +92,17 @@ class Constants:
     def _value(self, made: Call) -> Any:
         found = RULES.get(made.name)
         if found is not None:
-            value = found(self, made)
+            try:
+                value = found(self, made)
+            except (
+                AssertionError,
+                AttributeError,
+                IndexError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ):
+                value = None  # an unforeseen form of a known operator
         elif made.in_place or torch.Tag.nondeterministic_seeded in _tags(made):
             value = None
         else:
@@ -88,7 +112,12 @@ class Constants:
         return value
 
     def all_known(self, made: Call) -> Any:
-        """An operation without a rule, or with whole numbers, if all that it reads is known."""
+        """An operation without a rule, if all that it reads are parameters and known.
+
+        What is known of an activation may still be 1/T for T positions, and so no constant.
+        """
+        if not self.fixed(made.node) and made.node.meta["val"] is not None and _floats(made):
+            return None
         inputs = made.node.all_input_nodes
         for node in inputs:
             if is_tensor(node) and (self.get(node) is None or bool(self.of(node).isnan().any())):
@@ -111,7 +140,7 @@ class Constants:
         def value(node: fx.Node) -> Any:
             if node in nodes:
                 return nodes[node]
-            return self.of(node) if is_tensor(node) else concrete(node)
+            return _wide(self.of(node)) if is_tensor(node) else concrete(node)
 
         target: Any = made.node.target
         return target(*fx.node.map_arg(made.node.args, value), **_kwargs(made, value))
@@ -140,14 +169,25 @@ class Constants:
         return found
 
 
-@rule(*ops.ELEMENTWISE - {"mul", "multiply", "where", "copy", "dropout"})
+FILLED = {
+    f"{prefix}{name}{suffix}": value
+    for name, value in (("zeros", 0), ("ones", 1), ("full", None))
+    for prefix, suffix in (("", ""), ("new_", ""), ("", "_like"))
+}
+
+
+@rule(*FILLED)
+def filled(k: Constants, made: Call) -> Known:
+    """One number throughout, whatever the size."""
+    value = FILLED[made.name]
+    number = _number(concrete(made["fill_value"]) if value is None else value)
+    return spread(number if _floats(made) else number.to(made.node.meta["val"].dtype), made)
+
+
+@rule(*ops.ELEMENTWISE - FILLED.keys() - {"mul", "multiply", "where", "copy", "dropout"})
 def elementwise(k: Constants, made: Call) -> Known:
     """Known where all operands are."""
     nodes = made.tensors[:1] if made.name in ops.OF_THE_FIRST else made.tensors
-    if made.name in ("zeros_like", "ones_like"):
-        return spread(torch.tensor(float(made.name == "ones_like")).double(), made)
-    if made.name == "full_like":
-        return spread(torch.tensor(float(concrete(made["fill_value"]))).double(), made)
     operands = {node: compact(k.of(node)) for node in nodes}
     if any(k.get(node) is None for node in nodes):
         return None
@@ -183,7 +223,7 @@ def mul(k: Constants, made: Call) -> Known:
     number = [x for x in (made["self"], made["other"]) if not is_tensor(x)]
     if len(made.tensors) == 1 and not number:
         operands *= 2
-    result = _wide(torch.as_tensor(concrete(number[0]) if number else 1)).double()
+    result = _number(concrete(number[0]) if number else 1)
     for x in operands:
         zero = (x == 0) | (result == 0)
         result = torch.where(zero, 0, x * result)
@@ -216,7 +256,7 @@ def glu(k: Constants, made: Call) -> Known:
 def where(k: Constants, made: Call) -> Known:
     """Known where the chosen side is, or where both sides agree."""
     sides = [
-        compact(_wide(k.of(s))) if isinstance(s, fx.Node) else torch.as_tensor(concrete(s))
+        compact(_wide(k.of(s))) if isinstance(s, fx.Node) else _number(concrete(s))
         for s in (made["self"], made["other"])
     ]
     condition = k.get(made["condition"])
@@ -277,6 +317,15 @@ def pad(k: Constants, made: Call) -> Known:
     return spread(torch.where(channels == value, channels, NAN), made)
 
 
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _own(x: Tensor) -> Tensor:
+    """A parameter on the CPU; copied only if it is elsewhere or of half precision."""
+    return x.detach().cpu() if x.itemsize >= 4 or not x.is_floating_point() else _wide(x)
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
 
@@ -331,6 +380,11 @@ def _kwargs(made: Call, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("cpu")
     return kwargs
+
+
+def _floats(made: Call) -> bool:
+    value = made.node.meta["val"]
+    return not isinstance(value, Tensor) or value.is_floating_point()
 
 
 def _tags(made: Call) -> list[Any]:

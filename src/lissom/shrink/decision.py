@@ -205,15 +205,19 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         return _Read(site, reader, labels, free, free, np.zeros_like(free))
     x = compact(constants.of(site.source), but=site.dim)
     zero = _all_along(x == 0, site.dim)
-    weight = constants.of(site.other)
+    nonzero = constants.nonzero(site.other)
     inner, outer = site.other_dims
-    nonzero = ~(weight == 0)
+    takes = bool(fold and site.takes and constants.fixed(site.other))
+    finite = constants.of(site.other).isfinite() if constants.fixed(site.other) else None
+    if finite is not None and not finite.all():  # 0·∞ is not 0
+        zero &= _all_along(finite, inner)
+        takes = False
     rows: Axis | None = None
     if outer is None:
         touches = _any_along(nonzero, inner)[:, None]
     else:
-        kept = (inner % weight.ndim, outer % weight.ndim)
-        rest = tuple(d for d in range(weight.ndim) if d not in kept)
+        kept = (inner % nonzero.ndim, outer % nonzero.ndim)
+        rest = tuple(d for d in range(nonzero.ndim) if d not in kept)
         flat = nonzero.any(rest) if rest else nonzero  # ty: the two dims, in their order
         touches = (flat if kept[0] < kept[1] else flat.T).numpy()  # [in, out]
         if site.rows is not None:
@@ -223,7 +227,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         per_group = touches.reshape(touches.shape[0], site.groups, -1)
         touches = per_group.transpose(1, 0, 2).reshape(len(labels), -1)
     values, constant = _constants_along(x, site.dim)
-    foldable = constant & bool(fold and site.takes)
+    foldable = constant & takes
     return _Read(site, reader, labels, zero, constant, foldable, values, touches, rows, group)
 
 

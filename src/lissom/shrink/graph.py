@@ -38,7 +38,7 @@ def cut_graph(
     _cut_tensors(small, coupler, surgery)
     for node in list(trace.nodes):
         if node.op == "call_function" and (rewrite := REWRITES.get(call(node).name)):
-            rewrite(_Cut(coupler, decision, node, twins))
+            rewrite(_Cut(small, coupler, decision, node, twins))
     for i, (site, values) in enumerate(decision.folds.items()):
         added = folded(coupler, decision, constants, site, values)
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
@@ -51,9 +51,14 @@ class _Cut:
     """One node, its twin in the new graph, and the sizes that are left."""
 
     def __init__(
-        self, coupler: Coupler, decision: Decision, node: fx.Node, twins: dict[fx.Node, fx.Node]
+        self,
+        small: fx.GraphModule,
+        coupler: Coupler,
+        decision: Decision,
+        node: fx.Node,
+        twins: dict[fx.Node, fx.Node],
     ) -> None:
-        self.coupler, self.decision = coupler, decision
+        self.small, self.coupler, self.decision = small, coupler, decision
         self.old, self.new = node, twins[node]
         self.twins = twins
         self.call: Call = call(node)
@@ -169,20 +174,25 @@ def _group_norm(cut: _Cut) -> None:
 
 
 def _recurrent(cut: _Cut) -> None:
-    """Zero states of the old width lose what the units lose."""
+    """Initial states that are given at their full width lose what the units lose."""
     weight = cut.call["params"][1]
-    width = cut.left(weight)[1]
+    width, several = cut.left(weight)[1], isinstance(cut.call["hx"], list | tuple)
+    states = list(cut.call["hx"]) if several else [cut.call["hx"]]
     if width == cut.was(weight)[1]:
         return
-    states = cut.call["hx"]
+    name = f"indices_{cut.new.name}"
+    stays = torch.from_numpy(np.flatnonzero(_stays(cut, weight, 1)))
+    cut.small.register_buffer(name, stays.to(cut.coupler.trace.tensors[weight].device))
     with cut.new.graph.inserting_before(cut.new):
-        cuts = [
-            cut.new.graph.call_function(
-                torch.ops.aten.slice.Tensor, (cut.twins[state], -1, 0, width)
-            )
-            for state in (states if isinstance(states, list | tuple) else [states])
-        ]
-    cut.set("hx", cuts if isinstance(states, list | tuple) else cuts[0])
+        indices = cut.new.graph.get_attr(name)
+        for i, state in enumerate(states):
+            twin = cut.twins[state]
+            if cut.left(state)[-1] == width:
+                states[i] = twin
+            else:
+                select = torch.ops.aten.index_select.default
+                states[i] = cut.new.graph.call_function(select, (twin, -1, indices))
+    cut.set("hx", states if several else states[0])
 
 
 REWRITES: dict[str, Callable[[_Cut], None]] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from lissom.coupling import ops
 from lissom.coupling.ops import Call, concrete
@@ -30,8 +30,9 @@ def addmm(k: Constants, made: Call) -> Known:
 
 @rule("matmul", "mm", "bmm")
 def matmul(k: Constants, made: Call) -> Known:
-    """A·B."""
-    return _layer(k, made, made["self"], made["other"] or made["mat2"], None, torch.matmul)
+    """A·B; of two activations only zeros, since the sum may be over positions."""
+    a, b = made["self"], made["other"] or made["mat2"]
+    return _zeros_alone(k, [a, b], _layer(k, made, a, b, None, torch.matmul))
 
 
 @rule("einsum")
@@ -46,7 +47,7 @@ def einsum(k: Constants, made: Call) -> Known:
 
     if all(k.get(part) is None for part in parts):
         return None
-    return _product(k.of(parts[0]), k.of(parts[1]), product)
+    return _zeros_alone(k, parts, _product(k.of(parts[0]), k.of(parts[1]), product))
 
 
 @rule(*ops.CONVOLUTIONS)
@@ -127,6 +128,12 @@ def recurrent(k: Constants, made: Call) -> Any:
     return [top, *(final.expand(shape) for shape in shapes[1:])]
 
 
+def _zeros_alone(k: Constants, factors: list[fx.Node], known: Known) -> Known:
+    if known is None or any(map(k.fixed, factors)):
+        return known
+    return torch.where(known == 0, 0.0, NAN).double()
+
+
 def _layer(k: Constants, made: Call, x: Any, weight: Any, bias: Any, product: Product) -> Known:
     shift = k.of(bias) if bias is not None else None
     a, b = k.of(x), k.of(weight)
@@ -140,11 +147,15 @@ def _layer(k: Constants, made: Call, x: Any, weight: Any, bias: Any, product: Pr
 
 def _product(a: Tensor, b: Tensor, product: Product) -> Tensor:
     """Σ_k a_k·b_k, unknown where one factor is unknown and the other not zero."""
-    result = product(without_nan(a), without_nan(b))
-    bad = product(a.isnan().double(), ((b != 0) | b.isnan()).double())
-    if b.isnan().any():
-        bad += product(((a != 0) | a.isnan()).double(), b.isnan().double())
-    return torch.where(bad > 0, NAN, result)
+    unknown = [x.isnan() for x in (a, b)]
+    bad = product(unknown[0].float(), (b != 0).float())  # NaN is not zero
+    if unknown[1].any():
+        bad += product((a != 0).float(), unknown[1].float())
+    if bool((bad > 0).all()):
+        return torch.full((), NAN, dtype=torch.float64).expand(bad.shape)
+    if bool(unknown[0].all()):
+        return torch.where(bad > 0, NAN, 0.0).double()
+    return torch.where(bad > 0, NAN, product(without_nan(a).double(), without_nan(b).double()))
 
 
 def _convolution(
@@ -159,18 +170,22 @@ def _convolution(
     if pads:
         channels = torch.where(channels == 0, channels, NAN)
     read = channels.view(groups, -1)  # [groups, in]
-    kernel = weight.flatten(2)
-    size, touched = kernel.sum(-1), (kernel != 0).any(-1)
-    if transposed:  # [in, out/groups] → [groups, out/groups, in]
-        size, touched = (t.view(groups, -1, t.shape[1]).transpose(1, 2) for t in (size, touched))
-    else:
-        size, touched = (t.view(groups, -1, t.shape[1]) for t in (size, touched))
-    result = torch.einsum("goi,gi->go", size, without_nan(read)).reshape(-1)
-    bad = torch.einsum("goi,gi->go", touched.double(), read.isnan().double()).reshape(-1)
-    result = torch.where(bad > 0, NAN, result)
+    touched = _by_group(k.nonzero(made["weight"]).flatten(2).any(-1), groups, transposed)
+    bad = torch.einsum("goi,gi->go", touched.float(), read.isnan().float()).reshape(-1) > 0
+    if bool(bad.all()):
+        return None
+    size = _by_group(weight.flatten(2).sum(-1, dtype=torch.float64), groups, transposed)
+    known = torch.einsum("goi,gi->go", size, without_nan(read).double()).reshape(-1)
+    result = torch.where(bad, NAN, known)
     if bias is not None:
         result = result + k.of(bias)
     return result.view(-1, *[1] * spatial).expand(made.shape)
+
+
+def _by_group(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """[out, in/groups], or [in, out/groups] if transposed, as [groups, out/groups, in/groups]."""
+    parts = weight.view(groups, -1, weight.shape[1])
+    return parts.transpose(1, 2) if transposed else parts
 
 
 def _compact_rows(x: Tensor) -> Tensor:

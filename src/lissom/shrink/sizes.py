@@ -43,7 +43,7 @@ def new_sizes(
     for node in coupler.trace.nodes:
         if node.op != "call_function":
             continue
-        path = coupler.trace.module(node)[0].partition("@")[0]
+        path, _ = coupler.trace.module(node)
         module = modules.get(path)
         if module is None:
             continue

@@ -10,26 +10,17 @@ from lissom.coupling.ops import Call, concrete
 from lissom.shrink.constants import NAN, Constants, Known, rule, spread, uniform
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "linalg_vector_norm")
+@rule("mean", "amax", "amin", "sum", "linalg_vector_norm")
 def reduction(k: Constants, made: Call) -> Known:
-    """Known if all that is reduced is; these propagate NaN themselves."""
+    """Known if all that is reduced is; sums of what is not zero grow with the number of positions.
+
+    torch carries NaN through all of these.
+    """
     x = k.get(made.first)
-    if x is None or not x.is_floating_point():
+    if x is None or not x.is_floating_point() or k.fixed(made.node):
         return k.all_known(made)  # type: ignore[no-any-return]
     result: Tensor = k.run(made)
-    return result
-
-
-@rule("softmax", "log_softmax")
-def softmax(k: Constants, made: Call) -> Known:
-    """Known along a dim that is known throughout."""
-    x = k.get(made.first)
-    if x is None:
-        return None
-    dim = int(concrete(made["dim"]))
-    result = torch.softmax(x.nan_to_num(0.0), dim)
-    result = result.log() if made.name == "log_softmax" else result
-    return torch.where(x.isnan().any(dim, keepdim=True), NAN, result)
+    return torch.where(result == 0, 0.0, NAN).double() if made.name in ops.SUMS else result
 
 
 @rule("layer_norm", "rms_norm", "group_norm")

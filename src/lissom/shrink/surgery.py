@@ -69,7 +69,8 @@ def plan(
     surgery.sizes = new_sizes(model, coupler, decision, counts_only=counts_only)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        rows = next((surgery.keep.get(prefix + n, {}).get(0) for n in IN_PROJECTIONS), None)
+        cut = [surgery.keep.get(prefix + name, {}).get(0) for name in IN_PROJECTIONS]
+        rows = next((rows for rows in cut if rows is not None), None)
         if path and isinstance(module, nn.MultiheadAttention) and rows is not None:
             stacked = 3 if module.in_proj_weight is not None else 1
             surgery.attention[path] = (len(rows) // stacked // module.head_dim, module.head_dim)
@@ -82,7 +83,7 @@ def folded(
 ) -> Tensor:
     """Σ_k w_ok·c_k for the rows o that stay."""
     inner, outer = site.other_dims
-    weight = constants.of(site.other)
+    weight = constants.of(site.other).double()
     assert outer is not None
     kernel = (
         weight.movedim((outer, inner), (0, 1)).flatten(2).sum(-1) if weight.ndim > 2 else weight
@@ -90,7 +91,7 @@ def folded(
     if weight.ndim == 2 and inner == 0:
         kernel = weight.T
     per_group = kernel.view(site.groups, -1, kernel.shape[1])
-    added = torch.einsum("goi,gi->go", per_group, values.view(site.groups, -1)).reshape(-1)
+    added = torch.einsum("goi,gi->go", per_group, values.double().view(site.groups, -1)).reshape(-1)
     if site.rows is not None:
         stays = ~decision.gone[coupler.labels.find(site.rows)]
         added = added[torch.from_numpy(stays)]
