@@ -3,7 +3,8 @@
     python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR]
 
 A study is a table of benchmarks/studies.toml. A run that is finished is not run again, one that was
-killed goes on from its checkpoint. The result goes to benchmarks/results/STUDY.json, from which
+killed goes on from its checkpoint. Where the study says `shrink = true`, each network is shrunk and
+measured afterwards. The result goes to benchmarks/results/STUDY.json, from which
 benchmarks/tables.py makes the tables and figures of the documentation.
 """
 
@@ -16,10 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from safetensors.torch import load_file
+from torch import nn
+
+from lissom import Dataset, measure, shrink
+from lissom.measure import latency
+from lissom.recipes import make_data, make_example, make_model, read_record
 
 HERE = Path(__file__).parent
+BATCH, ROUNDS = 64, 31  # of the measured times
 
 
 def main(
@@ -43,6 +51,10 @@ def main(
     os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda task: train(runs / study, *task), todo))
+    if plan.get("shrink"):
+        torch.set_num_threads(1)
+        for (entry, seed), result in zip(todo, done, strict=True):
+            result["shrunk"] = shrunk(runs / study / name_of(entry, seed))
     record = {
         "study": study,
         "title": plan["title"],
@@ -72,8 +84,7 @@ def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """One run, unless its result is there already."""
-    value = "" if entry["value"] is None else f"-{entry['value']}"
-    name = f"{entry['label']}{value}-seed{seed}".replace(" ", "-").replace("/", "-")
+    name = name_of(entry, seed)
     out = folder / name
     if not (out / "result.json").exists():
         changes = [option for change in entry["set"] for option in ("--set", change)]
@@ -95,6 +106,45 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = result["command"].replace(f" --out {out}", "")
     return {**entry, **result}
+
+
+def name_of(entry: dict[str, Any], seed: int) -> str:
+    """The folder of a run."""
+    value = "" if entry["value"] is None else f"-{entry['value']}"
+    return f"{entry['label']}{value}-seed{seed}".replace(" ", "-").replace("/", "-")
+
+
+def shrunk(run: Path) -> dict[str, Any]:
+    """What is left of a run's network without its dead units: sizes, error, and time."""
+    record = read_record(run / "recipe.json")
+    model = make_model(record.recipe, record.shape, record.classes).eval()
+    model.load_state_dict(load_file(run / "model.safetensors"))
+    small = shrink(model, make_example(model, record.shape))
+    report = small.shrinkage.to_dict()
+    one, many = (make_example(model, record.shape, batch) for batch in (1, BATCH))
+    before, after = measure(model, one).macs, measure(small, one).macs
+    times = latency({"dense": model, "small": small}, many, threads=1, rounds=ROUNDS)
+    print(f"{run.name}: {before:,} MACs → {after:,}, time × {times['small'].ratio:.3f}", flush=True)
+    return {
+        "units": [family["after"] for family in report["families"]],
+        **{key: report[key] for key in ("weights_before", "weights_after", "folded", "difference")},
+        "kept": report["kept"],
+        "macs_before": before,
+        "macs_after": after,
+        "inacc_test": error(small, make_data(record.recipe)),
+        "seconds_before": times["dense"].seconds,
+        "seconds_after": times["small"].seconds,
+        "time_ratio": times["small"].ratio,
+        "batch": BATCH,
+        "threads": 1,
+    }
+
+
+@torch.inference_mode()
+def error(model: nn.Module, data: Dataset) -> float:
+    """The part of the test data that is classified wrongly."""
+    found = torch.cat([model(x).argmax(1) for x in data.test_x.split(1000)])
+    return float((found != data.test_y).float().mean())
 
 
 def command(study: str, seeds: int | None) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
+sys.path.insert(0, str(Path(__file__).parent))
+import exact_tables
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
@@ -83,9 +85,8 @@ def plain_table(name: str) -> str:
     """Setting, weights left, test error and spread."""
     rows = []
     for entry in settings(name):
-        label = entry["label"] if entry["value"] is None else f"{entry['label']} {entry['value']:g}"
         errors = spread(entry["errors"])
-        rows.append([label, alive(entry), errors, str(len(entry["errors"]))])
+        rows.append([label_of(entry), alive(entry), errors, str(len(entry["errors"]))])
     return markdown(["setting", "weights left", "test error, %", "seeds"], rows)
 
 
@@ -142,11 +143,63 @@ def large_text() -> str:
     )
 
 
+def label_of(entry: dict[str, Any]) -> str:
+    """The name of a setting and its price."""
+    return entry["label"] if entry["value"] is None else f"{entry['label']} {entry['value']:g}"
+
+
+def channels_table() -> str:
+    """What shrinking left of each network, what it costs, and that it computes the same."""
+    rows = []
+    for entry in settings("channels"):
+        shrunk = [run["shrunk"] for run in entry["runs"]]
+        left = dict.fromkeys("-".join(map(str, s["units"])) for s in shrunk)
+        rows.append(
+            [
+                label_of(entry),
+                spread(entry["errors"]),
+                ", ".join(left),
+                f"{statistics.mean(s['weights_after'] for s in shrunk):,.0f}",
+                f"{statistics.mean(s['macs_after'] for s in shrunk):,.0f}",
+                f"{statistics.mean(map(macs_ratio, shrunk)):.2f}",
+                spread([s["time_ratio"] for s in shrunk]),
+                f"{max(s['difference'] for s in shrunk):.0e}",
+            ]
+        )
+    columns = ["setting", "test error, %", "channels left", "weights", "MACs", "× MACs", "× time"]
+    return markdown([*columns, "difference"], rows)
+
+
+def macs_ratio(shrunk: dict[str, Any]) -> float:
+    """MACs of the shrunk network over those of the dense one."""
+    ratio: float = shrunk["macs_after"] / shrunk["macs_before"]
+    return ratio
+
+
+def exact_table(name: str, make: Callable[[dict[str, Any]], exact_tables.Table]) -> str:
+    """A table of exact_tables.py from a record."""
+    return markdown(*make(load(name)))
+
+
+def folded(title: str, table: str) -> str:
+    """A table that is shown on a click."""
+    return f'??? note "{title}"\n\n' + "\n".join(f"    {line}" for line in table.splitlines())
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "pruners": lambda: exact_table("pruners", exact_tables.pruners),
+    "pruners-each": lambda: folded(
+        "Every architecture", exact_table("pruners", exact_tables.pruners_each)
+    ),
+    "fuzz": lambda: exact_table("fuzz", exact_tables.fuzz),
+    "coupling-cost": lambda: exact_table("coupling-cost", exact_tables.coupling),
+    "unit-norms": lambda: exact_table("coupling-cost", exact_tables.unit_norms),
+    "latency": lambda: exact_table("latency", exact_tables.latency),
     "topk": lambda: plain_table("topk"),
     "henrikson": henrikson_table,
     "formanek-weights": lambda: plain_table("formanek-weights"),
     "formanek-kernels": lambda: plain_table("formanek-kernels"),
+    "channels": channels_table,
     "lambda": lambda_table,
     "cost": cost_table,
     "cost-large": large_text,
@@ -190,6 +243,31 @@ def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
     save(figure, name)
 
 
+def channels_figure() -> None:
+    """Error against the MACs that are left, and the time that they take."""
+    figure, (errors, times) = plt.subplots(1, 2, figsize=(9.6, 3.8))
+    for label in ("L1", "L1, not healed", "compress rate", "dense"):
+        colour = {**COLOURS, "L1, not healed": "#8fcfa3"}.get(label, "gray")
+        chosen = [e for e in settings("channels") if e["label"] == label]
+        shrunk = [run["shrunk"] for e in chosen for run in e["runs"]]
+        x = [statistics.mean(r["shrunk"]["macs_after"] for r in e["runs"]) / 1e3 for e in chosen]
+        y = [statistics.mean(e["errors"]) for e in chosen]
+        spreads = [deviation(e["errors"]) for e in chosen]
+        errors.errorbar(
+            x, y, spreads, marker="o", color=colour, label=label, capsize=2, lw=1.2, ms=4
+        )
+        ratios = [s["time_ratio"] for s in shrunk]
+        times.plot(list(map(macs_ratio, shrunk)), ratios, "o", color=colour, ms=4)
+    errors.set(xlabel="thousand MACs", ylabel="test error, %", yscale="log")
+    times.axline((0, 0), slope=1, color="gray", ls=":")
+    times.set(xlabel="MACs, × dense", ylabel="time, × dense", xlim=(0, 1.1), ylim=(0, 1.1))
+    errors.legend(frameon=False, fontsize="small")
+    for axes in (errors, times):
+        axes.grid(alpha=0.25)
+    figure.suptitle("A small CNN on MNIST, channels, after shrinking")
+    save(figure, "channels")
+
+
 def save(figure: plt.Figure, name: str) -> None:
     """Write an SVG that is the same whenever the data are."""
     FIGURES.mkdir(exist_ok=True)
@@ -220,6 +298,7 @@ def main(check: bool) -> int:
         return len(stale)
     formanek_figure("formanek-weights", "LeNet-300-100 on MNIST, single weights", (96, 99))
     formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels", (97, 99.5))
+    channels_figure()
     return 0
 
 

@@ -1,6 +1,7 @@
 """The command line: what it does, and one clear line for everything it cannot do."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,10 @@ TopK = { fraction = 0.5 }
 """
 
 
+CHANNELS = QUICK.replace("henrikson", "cnn").replace("TopK", 'groups = "channels"\nTopK')
+SHRUNK_FILES = {"small.safetensors", "shrinkage.json"}
+
+
 @pytest.fixture
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -60,8 +65,17 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that tests only read."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "quick.toml").write_text(QUICK)
+    return trained(QUICK, tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a CNN that has lost half of its channels; tests only read it."""
+    return trained(CHANNELS, tmp_path_factory.mktemp("half"))
+
+
+def trained(recipe: str, folder: Path) -> Path:
+    (folder / "quick.toml").write_text(recipe)
     done = CliRunner().invoke(
         app, ["train", str(folder / "quick.toml"), "--out", str(folder / "run")]
     )
@@ -88,6 +102,10 @@ def refused(*arguments: str) -> str:
     assert done.stdout == "" or done.stdout.startswith("Quick [/b] and sparse")
     assert done.stderr.startswith("error: ")
     return done.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def copy(run: Path, name: str) -> None:
+    shutil.copytree(run, name)
 
 
 def weights(run: str | Path) -> dict[str, torch.Tensor]:
@@ -292,6 +310,181 @@ def test_export_writes_the_network_of_a_run(form: str, finished: Path) -> None:
     net = lissom.models.build("henrikson", inputs=64, classes=read["classes"])
     net.load_state_dict(weights(finished))
     assert torch.allclose(torch.as_tensor(found), net(x).detach(), atol=1e-5)
+
+
+def small_cnn() -> torch.nn.Module:
+    return lissom.models.cnn((1, 8, 8))
+
+
+def large_cnn(run: Path) -> torch.nn.Module:
+    net = small_cnn()
+    net.load_state_dict(weights(run))
+    return net.eval()
+
+
+def widths(net: torch.nn.Module) -> list[int]:
+    return [layer.out_channels for layer in net.modules() if isinstance(layer, torch.nn.Conv2d)]
+
+
+def test_shrink_writes_a_network_with_the_same_outputs(half: Path) -> None:
+    copy(half, "run")
+    told = well("shrink", "run")
+    small, large = lissom.load("run/small.safetensors", small_cnn), large_cnn(half)
+    assert sum(widths(small)) == 28
+    x = torch.rand(5, 1, 8, 8)
+    assert torch.allclose(small(x), large(x), atol=1e-5)
+    found = json.loads(Path("run/shrinkage.json").read_text())
+    count = sum(p.numel() for p in small.parameters())
+    assert (found["removed"], found["weights_after"]) == (28, count)
+    assert found["weights_before"] == 6274
+    assert found["macs_before"] == 9 * (8 * 64 + 8 * 16 * 16 + 16 * 32 * 4) + 320
+    a, b, c = widths(small)
+    assert found["macs_after"] == 9 * (a * 64 + a * b * 16 + b * c * 4) + 10 * c
+    rows = [line.split() for line in told.splitlines()]
+    assert ["conv2.weight", "channels", "16", str(b)] in rows
+    assert f"6,274 weights → {count:,}, largest difference" in told
+    assert "written: run/small.safetensors, run/shrinkage.json" in told
+
+
+def test_shrink_rounds_and_says_what_stayed(half: Path) -> None:
+    copy(half, "run")
+    told = well("shrink", "run", "--round-to", "8", "--out", "eights.safetensors")
+    small = lissom.load("eights.safetensors", small_cnn)
+    assert all(width % 8 == 0 for width in widths(small)) and sum(widths(small)) < 56
+    assert "widths are multiples of 8" in told
+    assert not Path("run/small.safetensors").exists()
+    x = torch.rand(5, 1, 8, 8)
+    assert torch.allclose(small(x), large_cnn(half)(x), atol=1e-5)
+
+
+def test_shrink_removes_inputs_if_told_to() -> None:
+    prices = "prices=[{groups='neurons', inputs=true, TopK={fraction=0.5}}]"
+    well("train", "quick.toml", "--out", "run", "--set", prices)
+    well("shrink", "run")
+    without = lissom.load("run/small.safetensors", lambda: lissom.models.henrikson(64))
+    assert without.fc1.in_features == 64
+    told = well("shrink", "run", "--inputs")
+    small = lissom.load("run/small.safetensors", lambda: lissom.models.henrikson(64))
+    assert any(
+        layer.in_features < 64 for layer in small.modules() if isinstance(layer, torch.nn.Linear)
+    )
+    assert "192 " in told
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(small(x), without(x), atol=1e-5)
+
+
+def test_shrink_finds_nothing_in_a_dense_network() -> None:
+    well("train", "quick.toml", "--out", "run", "--set", "prices=[]", "--set", "model.name=cnn")
+    assert "6,274 weights → 6,274" in well("shrink", "run")
+    assert widths(lissom.load("run/small.safetensors", small_cnn)) == [8, 16, 32]
+
+
+def test_shrink_of_a_network_that_is_dead_altogether() -> None:
+    prices = "prices=[{groups='channels', L1=1e9}]"
+    well("train", "quick.toml", "--out", "run", "--set", prices, "--set", "model.name=cnn")
+    told = well("shrink", "run")
+    small = lissom.load("run/small.safetensors", small_cnn)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(small(x), large_cnn(Path("run"))(x), atol=1e-5)
+    assert widths(small) == [1, 1, 1] and "one unit stays, or it would be empty" in told
+
+
+def test_overwrite_removes_what_shrink_wrote(half: Path) -> None:
+    copy(half, "run")
+    well("shrink", "run")
+    assert {path.name for path in Path("run").iterdir()} >= SHRUNK_FILES
+    well("train", "quick.toml", "--out", "run", "--overwrite")
+    assert not {path.name for path in Path("run").iterdir()} & SHRUNK_FILES
+
+
+def test_shrink_and_export_of_an_unfinished_run_tell_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("channels.toml").write_text(CHANNELS)
+    unfinished("run", monkeypatch, "channels.toml")
+    for command in ("shrink", "export"):
+        done = invoke(command, "run")
+        assert done.exit_code == 0, done.output
+        assert "run is not finished; this is its last checkpoint" in done.stderr
+    assert sum(widths(lissom.load("run/small.safetensors", small_cnn))) == 28
+
+
+def test_export_shrinks_unless_told_not_to(half: Path) -> None:
+    x = torch.rand(3, 1, 8, 8)
+    sizes = {}
+    for options in ([], ["--dense"], ["--round-to", "16"]):
+        told = well("export", str(half), *options, "--out", "net.onnx")
+        sizes[tuple(options)] = Path("net.onnx").stat().st_size
+        session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert torch.allclose(torch.as_tensor(found), large_cnn(half)(x), atol=1e-5)
+        assert ("as it is, with its zeros" in told) == ("--dense" in options)
+        assert ("shrunk first, 6,274 weights → " in told) == ("--dense" not in options)
+    assert sizes[()] < sizes["--round-to", "16"] < sizes[("--dense",)]
+
+
+def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
+    copy(half, "run")
+    before = well("measure", "run", "--json")
+    well("shrink", "run")
+    assert well("measure", "run", "--json") == before
+    found = json.loads(before)
+    shrinkage = json.loads(Path("run/shrinkage.json").read_text())
+    assert found["shrunk_weights"] == shrinkage["weights_after"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("shrink absent", "absent has no recipe.json: is it a run directory?"),
+        ("shrink empty", "empty has no recipe.json: is it a run directory?"),
+        ("shrink file", "file has no recipe.json: is it a run directory?"),
+        ("shrink no-json", "recipe.json is not JSON"),
+        ("shrink no-recipe", "recipe.json: recipe: this key is required"),
+        ("shrink other", "recipe.json: recipe.titel: unknown key"),
+        ("shrink half --round-to 0", "round_to is a whole number of units, 1 or more; got 0"),
+        ("shrink half --round-to -8", "round_to is a whole number of units, 1 or more; got -8"),
+        ("shrink half --out absent/small.safetensors", "absent is no directory"),
+        ("shrink half --out half/model.safetensors", "is the network that is to be shrunk"),
+        ("shrink half --out small.onnx", "ends in .safetensors, got --out small.onnx"),
+        ("shrink half --out folder.safetensors", "got --out folder.safetensors"),
+        ("export absent", "absent has no recipe.json: is it a run directory?"),
+        ("export half --dense --round-to 8", "there is nothing to --round-to: choose one"),
+        ("export half --round-to 0", "round_to is a whole number of units, 1 or more; got 0"),
+        ("export half --to pt2 --out net.onnx", "--to pt2 writes a file that ends in .pt2"),
+        ("train quick.toml --set prices.0.groups=channels", "no channels can be removed from this"),
+        ("train quick.toml --set prices.0.groups=heads", "this model; it has neurons"),
+        ("train quick.toml --set prices.0.groups=channel", "Did you mean 'channels'"),
+        ("train quick.toml --set prices.0.inputs=true", "inputs = true goes with units"),
+        ("train quick.toml --set model.name=cn", "Did you mean 'cnn'"),
+        ("train half.toml --set prices.0.only=['fc']", "'fc' matches none of the channels"),
+        ("train half.toml --set prices.0.biases=true", "not 'channels'"),
+        ("train half.toml --set model.input_dropout=0.2", "'cnn' has no dropout of its inputs"),
+    ],
+)
+def test_mistakes_with_units_are_told_in_a_line(half: Path, arguments: str, message: str) -> None:
+    bad_runs(Path())
+    copy(half, "half")
+    Path("half.toml").write_text(CHANNELS)
+    Path("folder.safetensors").mkdir()
+    assert message in refused(*arguments.split())
+    assert not {path.name for path in Path("half").iterdir()} & SHRUNK_FILES
+
+
+def test_shrink_tells_of_weights_that_do_not_fit(half: Path) -> None:
+    copy(half, "run")
+    record = json.loads(Path("run/recipe.json").read_text())
+    Path("run/recipe.json").write_text(json.dumps({**record, "classes": 7}))
+    for command in ("shrink", "export"):
+        assert "model.safetensors does not fit the recipe beside it" in refused(command, "run")
+    path = Path("run/model.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    assert "model.safetensors is not a readable safetensors file" in refused("shrink", "run")
+
+
+def test_what_shrink_wrote_is_not_of_another_network(half: Path) -> None:
+    copy(half, "run")
+    well("shrink", "run")
+    with pytest.raises(lissom.LissomError, match="not what the factory made"):
+        lissom.load("run/small.safetensors", lambda: lissom.models.lenet300(64))
 
 
 def test_export_writes_into_the_run_and_overwrite_removes_it() -> None:
@@ -500,6 +693,10 @@ def test_a_run_that_could_not_start_leaves_nothing_in_the_way() -> None:
         "train quick.toml --nonsense",
         "measure",
         "measure run --tolerance x",
+        "shrink",
+        "shrink run --round-to x",
+        "shrink run --nonsense",
+        "export run --to tflite",
         "nonsense",
     ],
 )
@@ -544,7 +741,7 @@ def test_mnist_without_a_folder_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_command_shows_the_commands() -> None:
     done = invoke()
-    for command in ("train", "recipes", "measure"):
+    for command in ("train", "recipes", "measure", "shrink", "export"):
         assert command in done.output
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.errors import LissomError, RecipeError
-from lissom.models import build, henrikson, lenet5, lenet300, mlp
+from lissom.models import build, cnn, henrikson, lenet5, lenet300, mlp, vgg
 
 
 def count(net: nn.Module) -> int:
@@ -30,6 +30,8 @@ def names(net: nn.Module) -> list[str]:
         ("henrikson", 54_912, 55_050),
         ("lenet300", 266_200, 266_610),
         ("lenet5", 430_500, 431_080),
+        ("cnn", 8_712, 8_834),
+        ("vgg", 9_234_432, 9_242_730),
     ],
 )
 def test_published_counts(name: str, weights: int, parameters: int) -> None:
@@ -38,10 +40,10 @@ def test_published_counts(name: str, weights: int, parameters: int) -> None:
     assert count(net) == parameters
 
 
-@pytest.mark.parametrize("name", ["henrikson", "lenet300", "lenet5"])
+@pytest.mark.parametrize("name", ["cnn", "henrikson", "lenet300", "lenet5"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_mnist_images_give_logits(name: str, batch: int) -> None:
-    assert build(name)(torch.rand(batch, 1, 28, 28)).shape == (batch, 10)
+    assert build(name).eval()(torch.rand(batch, 1, 28, 28)).shape == (batch, 10)
 
 
 @given(widths=st.lists(st.integers(1, 12), min_size=2, max_size=6), batch=st.integers(1, 4))
@@ -133,6 +135,76 @@ def test_lenet5_is_caffes_with_a_relu_after_each_convolution() -> None:
     assert net[:6](torch.rand(2, 1, 28, 28)).shape == (2, 50, 4, 4)
 
 
+def test_vgg_is_formaneks() -> None:
+    net = vgg()
+    convolutions = [layer for layer in net if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [
+        64, 128, 256, 256, 512, 512, 512, 512,
+    ]  # fmt: skip
+    assert all(
+        layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.bias is not None
+        for layer in convolutions
+    )
+    kinds = "".join(type(layer).__name__[0] for layer in net)  # B: BatchNorm, R: ReLU, M: pooling
+    assert kinds == "CBRM" + "CBRM" + "CBRCBRM" * 3 + "F" + "LRL"
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 9_242_730
+    assert (net.get_parameter("fc1.weight").shape, net.get_parameter("fc2.weight").shape) == (
+        (32, 512),
+        (10, 32),
+    )
+    assert net.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("width", [0.001, 0.25, 0.5, 1, 1.5])
+def test_vgg_at_any_width(width: float) -> None:
+    net = vgg(classes=3, width=width, channels=1).eval()
+    widths = [layer.out_channels for layer in net if isinstance(layer, nn.Conv2d)]
+    assert widths == [max(1, round(width * n)) for n in (64, 128, 256, 256, 512, 512, 512, 512)]
+    assert names(net) == names(vgg())
+    with torch.no_grad():
+        assert net(torch.rand(1, 1, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("width", [0, -1, math.nan, math.inf, "half"])
+def test_an_impossible_width_of_vgg_is_quoted(width: object) -> None:
+    with pytest.raises(LissomError, match=r"vgg needs a width > 0") as caught:
+        build("vgg", width=width)
+    assert repr(width) in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [8, 9, 28])
+def test_cnn_takes_images_of_digits_and_mnist(side: int) -> None:
+    net = cnn((2, side, side), classes=3)
+    assert names(net)[:5] == ["conv1", "norm1", "act1", "pool1", "conv2"]
+    assert names(net)[-2:] == ["flatten", "fc"]
+    assert net.get_parameter("fc.weight").shape == (3, 32 * (side // 8) ** 2)
+    assert net(torch.rand(2, 2, side, side)).shape == (2, 3)
+    assert cnn((1, 8, 5), widths=[4, 3]).eval()(torch.rand(2, 1, 8, 5)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": (64,)}, r"such as \(1, 28, 28\), .*; got \(64,\)"),
+        ({"inputs": (1, 7, 8)}, r"with 8 pixels a side or more for 3 poolings; got \(1, 7, 8\)"),
+        ({"inputs": (1, 8, 0)}, r"inputs as whole numbers ≥ 1, got \(1, 8, 0\)"),
+        ({"inputs": 28}, r"inputs as whole numbers ≥ 1, got 28"),
+        ({"widths": []}, r"widths as whole numbers ≥ 1, got \[\]"),
+        ({"widths": [8, 1.5]}, r"widths as whole numbers ≥ 1, got \[8, 1\.5\]"),
+        ({"classes": 0}, r"classes as a whole number ≥ 1, got 0"),
+    ],
+)
+def test_cnn_explains_what_it_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(LissomError, match=message):
+        build("cnn", **options)
+
+
+@pytest.mark.parametrize("option", ["classes", "channels"])
+def test_impossible_sizes_of_vgg_are_quoted(option: str) -> None:
+    with pytest.raises(LissomError, match=rf"vgg needs {option} as a whole number ≥ 1, got 0\.5"):
+        build("vgg", **{option: 0.5})
+
+
 @pytest.mark.parametrize("widths", [[], [784], [784, 0, 10], [784, 2.5], ["784", 10], 784, "784"])
 def test_impossible_widths_are_quoted(widths: object) -> None:
     with pytest.raises(LissomError, match="at least two widths") as caught:
@@ -171,7 +243,7 @@ def test_build_passes_options_on() -> None:
     [
         ("lenet-5", {}, r"no model 'lenet-5'\. Did you mean 'lenet5'"),
         ("resnet18", {}, r"no model 'resnet18'\."),
-        ("xyz", {}, r"Known: henrikson, lenet300, lenet5, mlp\."),
+        ("xyz", {}, r"Known: cnn, henrikson, lenet300, lenet5, mlp, vgg\."),
         ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
         ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
         ("lenet5", {"input_dropout": 0.2}, r"'lenet5' has no option 'input_dropout'\."),

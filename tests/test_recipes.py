@@ -14,7 +14,7 @@ from torch import nn
 import lissom.data
 from lissom import L1, Dataset, TopK, measure
 from lissom.budgets import L1Ball
-from lissom.errors import RecipeError, RunError
+from lissom.errors import LissomError, RecipeError, RunError
 from lissom.penalties import L0, L2, Threshold
 from lissom.recipes import (
     Recipe,
@@ -116,7 +116,7 @@ def test_every_bundled_recipe_trains_to_its_end(
 def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) -> None:
     recipe = read_recipe(name)
     assert 20 < len(recipe.title) <= 100
-    assert recipe.source or name in ("digits-demo", "one-price")
+    assert recipe.source or name in ("digits-demo", "digits-channels", "one-price")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,6 +238,16 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
          r"line 22: prices\.0\.biases: .* not 'kernels'"),
         ("L1 = 1e-4", 'groups = "kernel"\nL1 = 1',
          r"line 21: prices\.0\.groups: .*Did you mean 'kernels'"),
+        ("L1 = 1e-4", 'groups = "heads"\nbiases = true\nL1 = 1',
+         r"line 22: prices\.0\.biases: .* goes with groups = 'weights', not 'heads'"),
+        ("L1 = 1e-4", 'groups = "kernels"\ninputs = true\nL1 = 1',
+         r"line 22: prices\.0\.inputs: .* goes with units, such as 'neurons', not with 'kernels'"),
+        ("L1 = 1e-4", 'inputs = true\nL1 = 1',
+         r"line 21: prices\.0\.inputs: .*, not with 'weights'"),
+        ("L1 = 1e-4", 'groups = "channel"\nL1 = 1',
+         r"line 21: prices\.0\.groups: .*got 'channel'\. Did you mean 'channels'"),
+        ('"lenet300"', '"cnn"\ninput_dropout = 0.2',
+         r"line 8: model\.input_dropout: model 'cnn' has no dropout"),
         ('"fc2"', "2", r"line 25: prices\.1\.only\.0: .*valid string, got 2"),
         ('"cubic"', '"cubc"',
          r"line 28: prices\.1\.TopK\.fraction\.0\.shape: .*Did you mean 'cubic'\?"),
@@ -493,6 +503,78 @@ def test_groups_of_a_price(tmp_path: Path) -> None:
     assert names("only=['fc*'], without=['fc1', 'fc2']") == ["fc3.weight"]
 
 
+def units_of(change: str, tmp_path: Path, model: str = "cnn", side: int = 8) -> list[Any]:
+    """[(family, units)] of one price on a network for images."""
+    changes = [f"model.name={model}", f"prices=[{{L1=1, {change}}}]"]
+    recipe = read_recipe(written(tmp_path, PLAIN), changes)
+    shape = (1, side, side)
+    ((groups, _),) = only(recipe, make_model(recipe, shape, 10), shape=shape)
+    return [(block.name, len(block.norms())) for block in groups]
+
+
+def test_units_of_a_price(tmp_path: Path) -> None:
+    channels = [("conv1.weight", 8), ("conv2.weight", 16), ("conv3.weight", 32)]
+    assert units_of("groups='channels'", tmp_path) == channels
+    assert units_of("groups='units'", tmp_path) == channels
+    assert units_of("groups='channels', without=['conv1']", tmp_path) == channels[1:]
+    assert units_of("groups='neurons'", tmp_path, "lenet300") == [
+        ("fc1.weight", 300),
+        ("fc2.weight", 100),
+    ]
+    assert units_of("groups='neurons', inputs=true", tmp_path, "lenet300") == [
+        ("fc1.weight", 64),
+        ("fc2.weight", 300),
+        ("fc3.weight", 100),
+    ]
+    assert units_of("groups='units'", tmp_path, "lenet5", side=28) == [
+        ("conv1.weight", 20),
+        ("conv2.weight", 50),
+        ("fc1.weight", 500),
+    ]
+
+
+def test_prices_on_units_and_on_weights_of_other_layers_go_together(tmp_path: Path) -> None:
+    prices = "prices=[{groups='channels', L1=1}, {groups='weights', only=['fc'], L0=1}]"
+    recipe = read_recipe(written(tmp_path, PLAIN), ["model.name=cnn", prices])
+    trainer = make_trainer(recipe, fake((1, 8, 8)))
+    assert trainer.proximal is not None
+    assert [groups.kind for groups in trainer.proximal.prices] == ["channels", "weights"]
+    recipe = read_recipe(
+        written(tmp_path, PLAIN),
+        ["model.name=cnn", "prices=[{groups='channels', L1=1}, {groups='weights', L0=1}]"],
+    )
+    with pytest.raises(LissomError, match=r"conv1\.weight, .* is priced twice"):
+        make_trainer(recipe, fake((1, 8, 8)))
+
+
+@pytest.mark.parametrize("method", ["proximal", "subgradient"])
+def test_channels_lose_their_bias_and_their_normalisation(tmp_path: Path, method: str) -> None:
+    changes = ["model.name=cnn", "prices=[{groups='channels', L1=1e6}]", f"method={method}"]
+    recipe = read_recipe(written(tmp_path, PLAIN.replace("[proximal]\nevery = 1", "")), changes)
+    model = make_trainer(recipe, fake((1, 8, 8))).model
+    trainer = make_trainer(recipe, fake((1, 8, 8)))
+    trainer.fit()
+    dead = {name for name, w in trainer.model.named_parameters() if not w.any()}
+    assert dead == ({name for name, _ in model.named_parameters()} - {"fc.weight", "fc.bias"}
+                    if method == "proximal" else set())  # fmt: skip
+
+
+def test_a_dead_channel_behind_a_relu_does_not_come_back() -> None:
+    """Without momentum: w = b = γ = β = 0, and ReLU′(0) = 0, so that no gradient arrives."""
+    changes = ["data.name=digits", "train.epochs=6", "train.evaluate_every=6"]
+    recipe = read_recipe("formanek-channels-compress-rate", changes)
+    trainer = make_trainer(recipe, fake((1, 8, 8)))
+    assert trainer.proximal is not None
+    (groups,) = trainer.proximal.prices
+    alive: list[list[int]] = []
+    trainer.optimizer.register_step_post_hook(
+        lambda *_: alive.append([int(n) for r in groups.norms() for n in r.nonzero()])
+    )
+    trainer.fit()
+    assert len(alive) == 6 and all(found == alive[0] for found in alive)
+    assert len(alive[0]) == 4 + 8 + 16
+
+
 def test_groups_that_the_model_has_not_are_named(tmp_path: Path) -> None:
     def message(*changes: str) -> str:
         recipe = read_recipe(written(tmp_path, PLAIN), changes)
@@ -505,6 +587,13 @@ def test_groups_that_the_model_has_not_are_named(tmp_path: Path) -> None:
     found = message("prices.0.only.0=fc7")
     assert found.startswith("prices.0 for model 'lenet300': 'fc7' matches none of the weights")
     assert "Did you mean" in found and "'fc1'" in found
+    found = message("prices.0={groups='channels', L1=1}")
+    assert found.startswith("prices.0 for model 'lenet300': no channels can be removed from this")
+    assert "it has neurons" in found
+    found = message("prices.0={groups='neurons', only=['fc9'], L1=1}")
+    assert found.startswith("prices.0 for model 'lenet300': 'fc9' matches none of the neurons")
+    found = message("model.name=cnn", "prices=[{groups='heads', L1=1}]")
+    assert found.startswith("prices.0 for model 'cnn': no heads can be removed from this model")
     assert "leaves no weights at all" in message("prices.0={L1=1, without=['fc*']}")
 
 

@@ -1,4 +1,4 @@
-"""The command line: train a recipe, list the recipes, measure, export and report a run."""
+"""The command line: train a recipe, list the recipes; measure, shrink, export and report a run."""
 
 import json
 import platform
@@ -10,10 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
 from lissom.errors import LissomError, RunError
@@ -24,6 +23,7 @@ from lissom.recipes import (
     Recipe,
     Record,
     make_data,
+    make_example,
     make_model,
     make_trainer,
     read_recipe,
@@ -31,6 +31,9 @@ from lissom.recipes import (
     recipe_names,
 )
 from lissom.report import write_report
+from lissom.saving import save as save_model
+from lissom.shrink import Shrinkage
+from lissom.shrink import shrink as shrink_model
 from lissom.tables import table
 
 app = typer.Typer(
@@ -48,6 +51,8 @@ RUN_FILES = (
     "report.html",
     "model.onnx",
     "model.pt2",
+    "small.safetensors",
+    "shrinkage.json",
 )
 MAX_SEED = 2**32 - 1
 
@@ -135,7 +140,8 @@ def measure(
 ) -> None:
     """Measure a run: non-zeros by variable (Henrikson's table), MACs by layer, neurons, bytes."""
     with _told():
-        model, example = _load_model(run)
+        model, shape = _load_model(run)
+        example = make_example(model, shape, 1)
         counted = measure_model(model, example, tolerance=tolerance, latency=latency)
         if as_json:
             typer.echo(json.dumps(counted.to_dict(), indent=2))
@@ -143,21 +149,66 @@ def measure(
             console.print(counted.table())
 
 
+RoundTo = Annotated[
+    int | None,
+    typer.Option(help="Leave a multiple of N units in each layer, such as 8.", metavar="N"),
+]
+
+
+@app.command()
+def shrink(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    round_to: RoundTo = None,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Remove the inputs that nothing reads as well.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="The file; RUN/small.safetensors.")] = None,
+) -> None:
+    """Remove what is dead from the network of a run: a smaller network with the same outputs."""
+    with _told():
+        path = out or run / "small.safetensors"
+        if path.suffix != ".safetensors" or path.is_dir():
+            raise RunError(f"shrink writes a file that ends in .safetensors, got --out {path}")
+        if path.resolve() == (run / "model.safetensors").resolve():
+            raise RunError(f"{path} is the network that is to be shrunk: choose another --out")
+        model, shape = _load_model(run)
+        small, report = _shrunk(model, shape, round_to=round_to, inputs=inputs)
+        save_model(small, path)
+        one = make_example(model, shape, 1)
+        before, after = (measure_model(net, one).macs for net in (model, small))
+        found = {"macs_before": before, "macs_after": after, **report.to_dict()}
+        save_json(found, run / "shrinkage.json")
+        typer.echo(f"{report}\n{before:,} MACs for one example → {after:,}")
+        console.print(f"written: {path}, {run}/shrinkage.json", markup=False, soft_wrap=True)
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     to: Annotated[Literal["onnx", "pt2"], typer.Option(help="The format.")] = "onnx",
+    dense: Annotated[
+        bool, typer.Option("--dense", help="The network as it is, with its zeros.")
+    ] = False,
+    round_to: RoundTo = None,
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.onnx or .pt2.")] = None,
 ) -> None:
-    """Write the network of a run as one checked file for ONNX Runtime or torch.export.load."""
+    """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
     with _told():
         path = out or run / f"model.{to}"
         if path.suffix != f".{to}":
             raise RunError(f"--to {to} writes a file that ends in .{to}, got --out {path}")
-        model, example = _load_model(run)
-        console.print(
-            f"written: {export_model(model, example, path)}", markup=False, soft_wrap=True
-        )
+        if dense and round_to is not None:
+            raise RunError("--dense removes nothing, so there is nothing to --round-to: choose one")
+        model, shape = _load_model(run)
+        what = "the network as it is, with its zeros (--dense)"
+        if not dense:
+            model, report = _shrunk(model, shape, round_to=round_to)
+            before, after = report.weights
+            what = (
+                f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
+            )
+        written = export_model(model, make_example(model, shape), path)
+        console.print(f"written: {written}\n{what}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -229,8 +280,8 @@ def _resumable(run: Path) -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _load_model(run: Path) -> tuple[nn.Module, Tensor]:
-    """The finished network of a run, or of its last checkpoint, and one input for it."""
+def _load_model(run: Path) -> tuple[nn.Module, list[int]]:
+    """The finished network of a run, or of its last checkpoint, and the shape of an example."""
     record = read_record(run / "recipe.json")
     model = make_model(record.recipe, record.shape, record.classes)
     finished, unfinished = run / "model.safetensors", run / "checkpoint.pt"
@@ -243,7 +294,23 @@ def _load_model(run: Path) -> tuple[nn.Module, Tensor]:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
-    return model, torch.rand(1, *record.shape, generator=torch.Generator().manual_seed(0))
+    return model, record.shape
+
+
+def _shrunk(
+    model: nn.Module, shape: list[int], *, round_to: int | None, inputs: bool = False
+) -> tuple[nn.Module, Shrinkage]:
+    """The network of a run without what is dead, and what went; recipes need no traced graphs."""
+    small = shrink_model(
+        model,
+        make_example(model, shape),
+        round_to=1 if round_to is None else round_to,
+        inputs=inputs,
+        as_graph=False,
+    )
+    report = small.shrinkage
+    assert isinstance(report, Shrinkage)
+    return small, report
 
 
 def _versions() -> dict[str, str]:

@@ -132,7 +132,7 @@ def _load_graph(path: Path) -> nn.Module:
     except Exception as error:  # torch raises a different type for each kind of damage
         raise RunError(f"{path} is not a readable torch.export program: {error}") from error
     module = program.module()
-    return fx.GraphModule(module, module.graph)
+    return fx.GraphModule(module, module.graph).eval()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from torch import nn
 
 from lissom.errors import RecipeError, nearest
+from lissom.models.cnn import cnn
 from lissom.models.lenet5 import lenet5
 from lissom.models.mlp import henrikson, lenet300, mlp
+from lissom.models.vgg import vgg
 
-__all__ = ["build", "henrikson", "lenet5", "lenet300", "mlp"]
+__all__ = ["build", "cnn", "henrikson", "lenet5", "lenet300", "mlp", "vgg"]
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
     "henrikson": henrikson,
     "lenet300": lenet300,
     "lenet5": lenet5,
     "mlp": mlp,
+    "vgg": vgg,
 }
 
 
@@ -23,7 +27,7 @@ def build(name: str, /, **options: object) -> nn.Module:
     """The network called `name`, made with `options`: what a recipe's `[model]` table says.
 
     Args:
-        name: "henrikson", "lenet300", "lenet5" or "mlp".
+        name: "cnn", "henrikson", "lenet300", "lenet5", "mlp" or "vgg".
         **options: the arguments of the function of that name.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from lissom.recipes.making import (
     make_data,
+    make_example,
     make_model,
     make_optimizer,
     make_prices,
@@ -14,6 +15,7 @@ __all__ = [
     "Recipe",
     "Record",
     "make_data",
+    "make_example",
     "make_model",
     "make_optimizer",
     "make_prices",

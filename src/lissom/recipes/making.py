@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
 from lissom.errors import GroupError, RecipeError
 from lissom.groups import Groups, kernels, weights
@@ -36,17 +37,18 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
         seed: also of torch's global random state from here on.
     """
     torch.manual_seed(seed)
+    name = recipe.model.name
     options: dict[str, Any] = {"classes": classes}
-    if recipe.model.name != "lenet5":
-        options["inputs"] = torch.Size(shape).numel()
-    elif tuple(shape) != (1, 28, 28):
+    if name == "lenet5" and tuple(shape) != (1, 28, 28):
         raise RecipeError(
             f"model 'lenet5' takes images of 1×28×28, but {recipe.data.name} has examples of "
             f"{'×'.join(map(str, shape))}; 'lenet300' and 'henrikson' take any"
         )
+    if name != "lenet5":
+        options["inputs"] = list(shape) if name == "cnn" else torch.Size(shape).numel()
     if recipe.model.input_dropout is not None:
         options["input_dropout"] = recipe.model.input_dropout
-    return build(recipe.model.name, **options)
+    return build(name, **options)
 
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
@@ -54,16 +56,37 @@ def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
     return spec.make(model.parameters())
 
 
-def make_prices(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> dict[Groups, Penalty]:
+def make_example(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
+    """Random inputs where the model is.
+
+    Args:
+        model: with a parameter at least.
+        shape: of one example.
+        batch: how many; coupled units are best found with two.
+    """
+    made = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
+    return made.to(next(model.parameters()).device)
+
+
+def make_prices(
+    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
+) -> dict[Groups, Penalty]:
     """{groups: penalty} as the recipe's [[prices]] say.
+
+    Args:
+        recipe: whose [[prices]] are made.
+        model: whose weights are priced.
+        shape: of one example, from which the model's coupled units are found.
+        steps_per_epoch: the unit of the recipe's schedules.
 
     Raises:
         RecipeError: for groups that this model has not, naming the price.
     """
     prices = {}
+    example = make_example(model, shape)
     for i, price in enumerate(recipe.prices):
         try:
-            groups = _groups(price, model)
+            groups = _groups(price, model, example)
         except GroupError as error:
             raise RecipeError(f"prices.{i} for model {recipe.model.name!r}: {error}") from error
         prices[groups] = price.penalty(steps_per_epoch)
@@ -85,7 +108,7 @@ def make_trainer(
     optimizer = make_optimizer(recipe.optimizer, model)
     train = recipe.train
     epoch = steps_per_epoch(data, train.batch_size)
-    prices = make_prices(recipe, model, epoch)
+    prices = make_prices(recipe, model, shape, epoch)
     step, subgradient = None, recipe.method == "subgradient"
     if prices and not subgradient:
         spec = recipe.proximal
@@ -117,7 +140,15 @@ def make_trainer(
     )
 
 
-def _groups(price: PriceSpec, model: nn.Module) -> Groups:
-    made = kernels(model) if price.groups == "kernels" else weights(model, biases=price.biases)
+COUPLED = {"channels": channels, "neurons": neurons, "heads": heads, "units": units}
+
+
+def _groups(price: PriceSpec, model: nn.Module, example: Tensor) -> Groups:
+    if price.groups in COUPLED:
+        made = COUPLED[price.groups](model, example, inputs=price.inputs)
+    elif price.groups == "kernels":
+        made = kernels(model)
+    else:
+        made = weights(model, biases=price.biases)
     made = made.only(*price.only) if price.only else made
     return made.without(*price.without) if price.without else made

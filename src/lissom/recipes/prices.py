@@ -106,8 +106,9 @@ class L1BallSpec(Spec):
 class PriceSpec(Spec):
     """[[prices]]: groups, and the penalties on them, which are added."""
 
-    groups: Literal["weights", "kernels"] = "weights"
+    groups: Literal["weights", "kernels", "channels", "neurons", "heads", "units"] = "weights"
     biases: bool = False
+    inputs: bool = False
     only: list[str] = Field(default_factory=list)
     without: list[str] = Field(default_factory=list)
     l0: NumberSpec | None = Field(None, alias="L0")
@@ -119,8 +120,12 @@ class PriceSpec(Spec):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.biases and self.groups == "kernels":
-            raise complaint("biases = true goes with groups = 'weights', not 'kernels'", "biases")
+        if self.biases and self.groups != "weights":
+            what = f"biases = true goes with groups = 'weights', not {self.groups!r}"
+            raise complaint(what, "biases")
+        if self.inputs and self.groups in ("weights", "kernels"):
+            what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
+            raise complaint(what, "inputs")
         self.penalty(1)
         return self
 

@@ -24,13 +24,13 @@ class DataSpec(Spec):
 class ModelSpec(Spec):
     """[model]: one of the papers' networks."""
 
-    name: Literal["henrikson", "lenet300", "lenet5"]
+    name: Literal["cnn", "henrikson", "lenet300", "lenet5"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:
-        if self.name == "lenet5" and self.input_dropout is not None:
-            raise complaint("model 'lenet5' has no dropout of its inputs", "input_dropout")
+        if self.name in ("cnn", "lenet5") and self.input_dropout is not None:
+            raise complaint(f"model {self.name!r} has no dropout of its inputs", "input_dropout")
         return self
 
 

@@ -221,6 +221,7 @@ class _Case:
             ),
             weights=(self.weights, sum(p.numel() for p in found.small.parameters())),
             folded=len(folded),
+            shared=len(found.decision.shared),
             kept=tuple(self._kept(found)),
             pinned_by=dict(Counter(call.name for call in found.traced.coupler.unknown)),
             difference=found.difference,
@@ -240,6 +241,8 @@ class _Case:
             for label in dead.tolist():
                 if label in self.refused:
                     reasons[self.refused[label]] += 1
+                elif label in decision.standing:
+                    reasons["it is a constant, and stands for others"] += 1
                 elif label in decision.last:
                     reasons["the layer is dead; one unit stays, or it would be empty"] += 1
                 elif label in decision.rounded:

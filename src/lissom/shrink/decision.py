@@ -19,6 +19,7 @@ from lissom.coupling.sites import Contraction, MustVanish, Site
 from lissom.shrink.constants import Constants, compact
 
 Mask = NDArray[np.bool_]
+Share = tuple[Contraction, int, int, float]
 
 
 @dataclass
@@ -29,6 +30,9 @@ class Decision:
         gone: for each label that stands for its set, whether the unit goes.
         reasons: for each unit that stays although its own weights are zero, why.
         folds: the constants that an operation takes into its bias, one for each entry it read.
+        shared: for each unit that is a constant and goes, since another one stands for it: the
+            operation, the entry of the other, its own, and what its constant is times the other's.
+        standing: the units that stand for these.
         last: units that could go, but are the last of their tensor.
         rounded: units that could go, but fill up a width.
     """
@@ -36,6 +40,8 @@ class Decision:
     gone: Mask
     reasons: dict[int, str] = field(default_factory=dict)
     folds: dict[Contraction, Tensor] = field(default_factory=dict)
+    shared: dict[int, list[Share]] = field(default_factory=dict)
+    standing: set[int] = field(default_factory=set)
     last: set[int] = field(default_factory=set)
     rounded: set[int] = field(default_factory=set)
 
@@ -51,6 +57,7 @@ class _Read:
         free: entries that do not matter here, whatever reads them: zero.
         constant: entries that are the same whatever the input.
         foldable: those of them that a bias can take.
+        shareable: whether the columns of constants can be added up.
         constants: their values.
         touches: [K, rows per group], whether a weight is not zero; None if all of them matter.
         rows: labels of the rows, shaped [groups, rows per group]; None if all of them are alive.
@@ -63,6 +70,7 @@ class _Read:
     free: Mask
     constant: Mask
     foldable: Mask
+    shareable: bool = False
     constants: Tensor | None = None
     touches: Mask | None = None
     rows: Axis | None = None
@@ -124,25 +132,33 @@ class Decider:
             stay: labels that must stay.
             round_to: leave a multiple of this many units in each tensor.
         """
-        gone = self._candidates.copy()
-        if stay is not None:
-            gone &= ~stay
-        decision = Decision(gone)
+        stay = np.zeros_like(self._candidates) if stay is None else stay.copy()
+        shared: dict[int, list[Share]] = {}
+        standing: set[int] = set()
         while True:
-            self._put_back_what_is_read(decision)
-            back = self._last_ones(decision) | self._rounding(decision, round_to)
-            if not back:
+            gone = self._candidates & ~stay
+            decision = Decision(gone, shared=shared, standing=standing)
+            while True:
+                self._put_back_what_is_read(decision)
+                back = self._last_ones(decision) | self._rounding(decision, round_to)
+                if not back:
+                    break
+                decision.gone[list(back)] = False
+                for label in back & shared.keys():
+                    del shared[label]
+            if not self._share_constants(decision, stay):
                 break
-            gone[list(back)] = False
         self._collect_folds(decision)
         return decision
 
     def _put_back_what_is_read(self, decision: Decision) -> None:
         gone = decision.gone
+        represented = np.zeros_like(gone)
+        represented[list(decision.shared)] = True
         while True:
             before = int(gone.sum())
             for read in self._reads:
-                needed = read.needed(gone) & gone[read.labels]
+                needed = read.needed(gone) & gone[read.labels] & ~represented[read.labels]
                 for entry in np.flatnonzero(needed).tolist():
                     decision.reasons[int(read.labels[entry])] = read.why(entry)
                 gone[read.labels[needed]] = False
@@ -159,13 +175,15 @@ class Decider:
         return back
 
     def _rounding(self, decision: Decision, multiple: int) -> set[int]:
-        """Units that fill every width up to a multiple, as far as there are units."""
+        """Units that fill every width up to a multiple, where there are so many."""
         if multiple == 1:
             return set()
         for labels in self._dims:
             away = decision.gone[labels]
             units, counts = np.unique(labels[away], return_counts=True)
             missing = -int((~away).sum()) % multiple
+            if missing > int(away.sum()):
+                continue
             back: set[int] = set()
             for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
                 if missing > 0:
@@ -175,6 +193,57 @@ class Decider:
                 decision.rounded |= back
                 return back
         return set()
+
+    def _share_constants(self, decision: Decision, stay: Mask) -> bool:
+        """Of the constants that the same operations read, one is enough: Σ w_j c_j = c Σ w_j c_j/c.
+
+        This holds beside a padding too, where no bias could take them. What stands for others joins
+        `stay`.
+
+        Returns:
+            Whether any more units can go.
+        """
+        fixed = stay.copy()
+        fixed[[*decision.last, *decision.rounded]] = True
+        spoiled = ~self._candidates
+        places: dict[int, list[tuple[int, int]]] = {}
+        for number, read in enumerate(self._reads):
+            needed = read.needed(decision.gone) & ~decision.gone[read.labels]
+            alike = needed & read.constant & read.shareable
+            spoiled[read.labels[needed & ~alike]] = True
+            for entry in np.flatnonzero(alike).tolist():
+                places.setdefault(int(read.labels[entry]), []).append((number, entry))
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for label, found in places.items():
+            numbers = tuple(number for number, _ in found)
+            if not spoiled[label] and len(set(numbers)) == len(numbers):
+                groups.setdefault(numbers, []).append(label)
+        more = False
+        for numbers, labels in groups.items():
+            standing = [label for label in labels if stay[label]]
+            first = max(standing or labels, key=lambda label: self._size(places[label]))
+            for label in labels:
+                if label == first or fixed[label]:
+                    continue
+                decision.shared[label] = [
+                    self._share(number, entry, other)
+                    for number, (_, entry), (_, other) in zip(
+                        numbers, places[first], places[label], strict=True
+                    )
+                ]
+                stay[first] = more = True
+                decision.standing.add(first)
+        return more
+
+    def _size(self, places: list[tuple[int, int]]) -> float:
+        """The smallest of a unit's constants: what stands for others should not be tiny."""
+        found = [(self._reads[number].constants, entry) for number, entry in places]
+        return min(abs(float(c[entry])) for c, entry in found if c is not None)
+
+    def _share(self, number: int, entry: int, other: int) -> Share:
+        read = self._reads[number]
+        assert isinstance(read.site, Contraction) and read.constants is not None
+        return read.site, entry, other, float(read.constants[other] / read.constants[entry])
 
     def _agree_on_folds(self) -> None:
         """A layer that is called more than once has one bias, but may see several constants."""
@@ -227,8 +296,21 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         per_group = touches.reshape(touches.shape[0], site.groups, -1)
         touches = per_group.transpose(1, 0, 2).reshape(len(labels), -1)
     values, constant = _constants_along(x, site.dim)
-    foldable = constant & takes
-    return _Read(site, reader, labels, zero, constant, foldable, values, touches, rows, group)
+    known = finite is not None and bool(finite.all())
+    alone = site.other in coupler.trace.names and len(site.other.users) == 1
+    return _Read(
+        site,
+        reader,
+        labels,
+        zero,
+        constant,
+        constant & takes,
+        fold and known and alone and site.groups == 1 and outer is not None,
+        values,
+        touches,
+        rows,
+        group,
+    )
 
 
 def _constants_along(x: Tensor, dim: int) -> tuple[Tensor, Mask]:

@@ -216,10 +216,7 @@ def _cut_tensors(small: fx.GraphModule, coupler: Coupler, surgery: Surgery) -> N
     for node, old in coupler.trace.tensors.items():
         name = coupler.trace.names.get(node, f"constant {node.target}")
         if name not in made:
-            new = old.detach()
-            for dim, indices in surgery.keep.get(name, {}).items():
-                new = new.index_select(dim, indices.to(new.device))
-            new = new.clone(memory_format=torch.contiguous_format)
+            new = surgery.cut(name, old)
             parameter = isinstance(old, nn.Parameter)
             made[name] = nn.Parameter(new, old.requires_grad) if parameter else new
         path, _, last = str(node.target).rpartition(".")

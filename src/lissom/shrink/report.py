@@ -29,6 +29,8 @@ class Shrinkage:
         families: (name, kind, units before, units after) for each family of units.
         weights: parameters before and after.
         folded: units whose constant went into the bias of what read them.
+        shared: constant units that went, because another constant stands for them where no bias
+            could take them.
         kept: units that are zero and stayed.
         pinned_by: operations without a rule, and how often they pinned something.
         difference: the largest difference of outputs relative to the largest output, on inputs
@@ -42,6 +44,7 @@ class Shrinkage:
     families: tuple[tuple[str, str, int, int], ...]
     weights: tuple[int, int]
     folded: int
+    shared: int
     kept: tuple[Kept, ...]
     pinned_by: dict[str, int]
     difference: float | None
@@ -97,6 +100,7 @@ class Shrinkage:
             "weights_after": self.weights[1],
             "removed": self.removed,
             "folded": self.folded,
+            "shared": self.shared,
             "kept": [vars(kept) for kept in self.kept],
             "pinned_by": self.pinned_by,
             "difference": self.difference,
@@ -119,6 +123,8 @@ class Shrinkage:
         ]
         if self.folded:
             lines.append(f"{self.folded:,} constant units folded into biases")
+        if self.shared:
+            lines.append(f"{self.shared:,} constant units represented by others")
         lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
         if self.pinned_by:
             names = ", ".join(f"{name} ×{count}" for name, count in self.pinned_by.items())

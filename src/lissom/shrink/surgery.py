@@ -25,6 +25,8 @@ class Surgery:
     Attributes:
         keep: for each parameter and buffer that is cut, by dim: the indices that stay.
         sizes: for each module by path: attributes and their new values.
+        columns: for each weight, the dim and what is added along it: (to which index, from which,
+            how many times), before it is cut.
         biases: what is added to biases; those that do not exist are made.
         attention: paths of `nn.MultiheadAttention` that lose heads: (heads left, width of each).
         inputs: what is left of free inputs, by position: (dim, indices), where the input is
@@ -33,9 +35,21 @@ class Surgery:
 
     keep: Keep = field(default_factory=dict)
     sizes: dict[str, Sizes] = field(default_factory=dict)
+    columns: dict[str, tuple[int, list[tuple[int, int, float]]]] = field(default_factory=dict)
     biases: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, tuple[int, int]] = field(default_factory=dict)
     inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """What is left of a parameter or buffer, with memory of its own."""
+        new = tensor.detach().clone(memory_format=torch.contiguous_format)
+        if name in self.columns:
+            dim, shares = self.columns[name]
+            for entry, other, times in shares:
+                new.select(dim, entry).add_(tensor.detach().select(dim, other), alpha=times)
+        for dim, indices in self.keep.get(name, {}).items():
+            new = new.index_select(dim, indices.to(new.device))
+        return new.contiguous()
 
 
 def plan(
@@ -66,6 +80,10 @@ def plan(
     for site, values in decision.folds.items():
         assert site.takes is not None
         surgery.biases[site.takes] = folded(coupler, decision, constants, site, values)
+    for shares in decision.shared.values():
+        for site, entry, other, times in shares:
+            name, inner = coupler.trace.names[site.other], site.other_dims[0]
+            surgery.columns.setdefault(name, (inner, []))[1].append((entry, other, times))
     surgery.sizes = new_sizes(model, coupler, decision, counts_only=counts_only)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -110,7 +128,7 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
                 if old is None or (full not in surgery.keep and old not in done):
                     continue
                 if old not in done:
-                    done[old] = _cut(old, surgery.keep[full], in_place)
+                    done[old] = _cut(old, surgery.cut(full, old), in_place)
                 table[name] = done[old]
     for full, added in surgery.biases.items():
         path, _, name = full.rpartition(".")
@@ -133,11 +151,7 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
         setattr(modules[parent], name, FewerHeads(attention, heads, head_dim))
 
 
-def _cut(old: Tensor, keep: dict[int, Tensor], in_place: bool) -> Tensor:
-    new = old.detach()
-    for dim, indices in keep.items():
-        new = new.index_select(dim, indices.to(new.device))
-    new = new.contiguous()
+def _cut(old: Tensor, new: Tensor, in_place: bool) -> Tensor:
     if not isinstance(old, nn.Parameter):
         return new
     if in_place:

@@ -1,0 +1,141 @@
+"""Does a shrunk VGG run as fast as the same VGG built small? Latency beside multiply–accumulates.
+
+    python benchmarks/latency.py [--rounds 41]
+
+Formanek & Hadházi's VGG variant at 32 × 32. A random half of the channels of every convolution is
+zeroed and shrunk away: the result has the widths of the same VGG built at half width. In a second
+damage every channel is zeroed with probability ½, which leaves widths that are no multiples of 8;
+it is shrunk as it is, and with `round_to=8`. All take turns (`lissom.measure`'s
+latency), in torch and in ONNX Runtime, with batches of 1 and 32, on one thread and on two.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import typer
+
+# Threads that wait actively take the cores from whoever has a turn on them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+from torch import Tensor, nn
+
+import lissom
+from lissom.measure import latency
+from lissom.models import vgg
+
+RESULT = Path(__file__).parent / "results" / "latency.json"
+BOUND = 0.10
+NAMES = (
+    "built at half width",
+    "built once more",
+    "shrunk to half width",
+    "dense",
+    "ragged",
+    "ragged, round_to=8",
+)
+
+
+def main(rounds: int = 41, out: Path = RESULT) -> None:
+    """Time everything, and keep the record."""
+    load = os.getloadavg()[0]
+    models = networks()
+    runs = []
+    for batch in (1, 32):
+        example = torch.randn(batch, 3, 32, 32)
+        for threads in (1, 2):
+            for backend, ready in backends(models, example, threads).items():
+                times = latency(ready, example, threads=threads, rounds=rounds)
+                runs.append(
+                    {
+                        "backend": backend,
+                        "batch": batch,
+                        "threads": threads,
+                        "models": {name: asdict(found) for name, found in times.items()},
+                    }
+                )
+                ratios = ", ".join(f"{name} × {found.ratio:.3f}" for name, found in times.items())
+                print(f"{backend}, batch {batch}, {threads} threads: {ratios}", flush=True)
+    example = torch.randn(1, 3, 32, 32)
+    packages = ("torch", "onnxruntime", "onnx")
+    record = {
+        "command": f"python benchmarks/latency.py --rounds {rounds}",
+        "seed": 0,
+        "bound": BOUND,
+        "models": {
+            name: {
+                "macs": lissom.measure(model, example).macs,
+                "weights": sum(p.numel() for p in model.parameters()),
+                "widths": [m.out_channels for m in model if isinstance(m, nn.Conv2d)],
+            }
+            for name, model in models.items()
+        },
+        "runs": runs,
+        "load": [load, os.getloadavg()[0]],
+        "versions": {name: version(name) for name in packages if find_spec(name)},
+        "machine": f"{platform.machine()}, {platform.system()}, Python "
+        f"{platform.python_version()}, {os.cpu_count()} cores",
+    }
+    out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def networks() -> dict[str, nn.Sequential]:
+    """The models to compare, the reference first."""
+    torch.manual_seed(0)
+    example = torch.randn(2, 3, 32, 32)
+    dense = vgg().eval()
+    half, ragged = vgg().eval(), vgg().eval()
+    for family in lissom.channels(half, example).blocks:
+        n = len(family.labels)
+        alive = torch.ones(n)
+        alive[torch.randperm(n)[: n // 2]] = 0
+        family.scale_(alive)
+    for family in lissom.channels(ragged, example).blocks:
+        family.scale_((torch.rand(family.shape) < 0.5).float())
+    made = (
+        vgg(width=0.5).eval(),
+        vgg(width=0.5).eval(),
+        lissom.shrink(half, example),
+        dense,
+        lissom.shrink(ragged, example),
+        lissom.shrink(ragged, example, round_to=8),
+    )
+    return dict(zip(NAMES, made, strict=True))
+
+
+def backends(
+    models: dict[str, nn.Sequential], example: Tensor, threads: int
+) -> dict[str, dict[str, Callable[..., Any]]]:
+    """The models as torch runs them, and as ONNX Runtime does where that is installed."""
+    found: dict[str, dict[str, Callable[..., Any]]] = {"torch": dict(models)}
+    if find_spec("onnxruntime") is not None:
+        found["ONNX Runtime"] = {name: session(m, example, threads) for name, m in models.items()}
+    return found
+
+
+def session(model: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor], Any]:
+    """The exported model in ONNX Runtime, on so many threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        lissom.export(model, example, path)
+        made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = made.get_inputs()[0].name
+    return lambda x: made.run(None, {name: x.numpy()})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,57 @@
+"""The VGG variant of Formanek & Hadházi, at any width."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from lissom.errors import LissomError
+
+# Output channels of each convolution; "M" halves the image.
+LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+HIDDEN = 32
+
+
+def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequential:
+    """C64,M,C128,M,C256,C256,M,C512,C512,M,C512,C512,M,FC32,FC10: 9,242,730 trainable weights.
+
+    Maps images [n, channels, 32, 32] to logits [n, classes]; images of another size do not fit
+    `fc1`. C is a 3×3 convolution with bias and padding 1, then BatchNorm and ReLU; M is 2×2
+    max-pooling, so 32 → 16 → 8 → 4 → 2 → 1 pixels a side. Children: `conv1`, `norm1`, `act1`,
+    `pool1`, …, `conv8`, `norm8`, `act8`, `pool5`, `flatten`, `fc1`, `act9`, `fc2`. The
+    initialisation is torch's own; the paper's is Xavier's.
+
+    Args:
+        classes: outputs.
+        width: by which the channels of every convolution are multiplied, rounded, at least 1.
+            `fc1` has 32 neurons at any width.
+        channels: of the images.
+
+    Raises:
+        LissomError: classes or channels that are no whole number ≥ 1, or a width that is not
+            positive.
+
+    Source: A. Formanek & D. Hadházi, section 4.
+    """
+    for what, number in (("classes", classes), ("channels", channels)):
+        if not isinstance(number, int) or number < 1:
+            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {number!r}")
+    if not isinstance(width, int | float) or not 0 < width < float("inf"):
+        raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {width!r}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    convolutions = pools = 0
+    for size in LAYERS:
+        if isinstance(size, str):
+            pools += 1
+            layers[f"pool{pools}"] = nn.MaxPool2d(2)
+            continue
+        convolutions += 1
+        made = max(1, round(width * size))
+        layers[f"conv{convolutions}"] = nn.Conv2d(channels, made, 3, padding=1)
+        layers[f"norm{convolutions}"] = nn.BatchNorm2d(made)
+        layers[f"act{convolutions}"] = nn.ReLU()
+        channels = made
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(channels, HIDDEN)
+    layers[f"act{convolutions + 1}"] = nn.ReLU()
+    layers["fc2"] = nn.Linear(HIDDEN, classes)
+    return nn.Sequential(layers)
