@@ -21,6 +21,7 @@ from lissom.shrink.decision import Decider, Decision, Mask
 from lissom.shrink.graph import cut_graph
 from lissom.shrink.report import Kept, Shrinkage
 from lissom.shrink.selection import Selected
+from lissom.shrink.sizes import Sizes
 from lissom.shrink.surgery import Surgery, operate, plan
 from lissom.shrink.verify import Inputs, difference, fresh_inputs, larger_inputs
 
@@ -142,10 +143,14 @@ class _Case:
         """The model's own class with smaller tensors, if its code can express that."""
         traced = self.traced
         decision = traced.decider.decide(stay, self.round_to)
+        tried: list[dict[str, Sizes]] = []
         for counts_only in (False, True):
             surgery = plan(
                 self.model, traced.coupler, decision, traced.constants, counts_only=counts_only
             )
+            if surgery.sizes in tried:
+                continue
+            tried.append(surgery.sizes)
             small = copied(self.model)
             operate(small, surgery)
             found = self._checked(small, traced, decision, surgery)
@@ -235,8 +240,9 @@ class _Case:
         """Families with units that pay nothing and stay, by reason."""
         decision = found.decision
         for family in found.traced.families:
-            norms = self._norms(family)
-            dead = family.labels[(norms == 0) & ~decision.gone[family.labels]]
+            with torch.no_grad():
+                zero = (family.norms() == 0).cpu().numpy()
+            dead = family.labels[zero & ~decision.gone[family.labels]]
             reasons: Counter[str] = Counter()
             for label in dead.tolist():
                 if label in self.refused:
@@ -250,11 +256,6 @@ class _Case:
                 else:
                     reasons[decision.reasons.get(label, "it is read")] += 1
             yield from (Kept(family.name, count, reason) for reason, count in reasons.items())
-
-    @torch.no_grad()
-    def _norms(self, family: Family) -> np.ndarray:
-        norms: np.ndarray = family.norms().cpu().numpy()
-        return norms
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -33,8 +33,8 @@ class Shrinkage:
             could take them.
         kept: units that are zero and stayed.
         pinned_by: operations without a rule, and how often they pinned something.
-        difference: the largest difference of outputs relative to the largest output, on inputs
-            that were not used before; None if it was not verified.
+        difference: the largest difference of outputs relative to the largest output, on the
+            example and on fresh random inputs.
         tolerance: what was tolerated.
         as_graph: whether the result is the traced graph instead of the model's own class.
         surgery: all changes as data; `lissom.save` writes it.
@@ -47,7 +47,7 @@ class Shrinkage:
     shared: int
     kept: tuple[Kept, ...]
     pinned_by: dict[str, int]
-    difference: float | None
+    difference: float
     tolerance: float
     as_graph: bool
     surgery: Surgery = field(repr=False)
@@ -118,8 +118,7 @@ class Shrinkage:
         before, after = self.weights
         lines = [
             text(self.table()),
-            f"{before:,} weights → {after:,}"
-            + ("" if self.difference is None else f", largest difference {self.difference:.1e}"),
+            f"{before:,} weights → {after:,}, largest difference {self.difference:.1e}",
         ]
         if self.folded:
             lines.append(f"{self.folded:,} constant units folded into biases")
