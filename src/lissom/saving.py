@@ -42,6 +42,8 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         )
     if not path.parent.is_dir():
         raise RunError(f"{path.parent} is no directory")
+    if path.is_dir():
+        raise RunError(f"{path} is a directory; save writes one file")
     if shrinkage.as_graph:
         export(small, shrinkage.example, path)
         return
@@ -92,10 +94,10 @@ def load(
         raise RunError(f"there is no file {path}")
     if path.suffix == ".pt2":
         return _load_graph(path)
-    if model_factory is None:
+    if model_factory is None or isinstance(model_factory, nn.Module):
         raise RunError(
             f"{path} holds tensors and sizes, not code: load(path, model_factory) needs the class "
-            "or function that makes the original network"
+            f"or function that makes the original network, got {model_factory!r}"
         )
     record, tensors = _read(path)
     net = model_factory()

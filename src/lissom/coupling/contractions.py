@@ -90,15 +90,15 @@ def matmul(c: Coupler, call: Call) -> Axes:
         c.pin(a)
         c.pin(b)
         return ()
-    if _of_weights(c, b) and len(shapes[1]) == 2:
+    if c.trace.of_weights(b) and len(shapes[1]) == 2:
         return _layer(c, call, a, b, 0, 1, None)
     _keep_heads(c, a, -1)
     _keep_heads(c, b, -2)
     depth = c.tie(c.vector(a, -1), c.vector(b, -2))
     if depth is not None:
-        source, other, dims = (b, a, (-1, -2)) if _of_weights(c, a) else (a, b, (-2, -1))
+        source, other, dims = (b, a, (-1, -2)) if c.trace.of_weights(a) else (a, b, (-2, -1))
         rows = c.vector(other, dims[1])
-        if _of_weights(c, other):
+        if c.trace.of_weights(other):
             c.mark(other, dims[0], Role.CUT)
             c.mark(other, dims[1], Role.PAY)
         macs = _numel(call.node) * shapes[0][-1]
@@ -148,7 +148,7 @@ def einsum(c: Coupler, call: Call) -> Axes:
         for part in parts:
             c.pin(part)
         return ()
-    weights = [part for part in parts if _of_weights(c, part)]
+    weights = [part for part in parts if c.trace.of_weights(part)]
     result: list[Axis] = []
     for letter in dict.fromkeys("".join(terms)):
         found = [(p, t.index(letter)) for p, t in zip(parts, terms, strict=True) if letter in t]
@@ -332,19 +332,6 @@ def _bias_for_constants(c: Coupler, site: Contraction) -> str | None:
         return c.trace.names[site.bias] if mine else None
     path, kind = c.trace.module(site.node)
     return f"{path}.bias".lstrip(".") if kind in HAVE_BIAS else None
-
-
-def _of_weights(c: Coupler, node: fx.Node) -> bool:
-    """Whether a tensor is made of parameters and constants alone."""
-    todo, seen = [node], {node}
-    while todo:
-        here = todo.pop()
-        if here.op == "placeholder":
-            return False
-        new = [source for source in here.all_input_nodes if source not in seen]
-        seen.update(new)
-        todo += new
-    return True
 
 
 def _repeats(terms: list[str]) -> bool:

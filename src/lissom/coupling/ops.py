@@ -69,6 +69,14 @@ TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 
 RECURRENT = {"lstm": 4, "gru": 3, "rnn_tanh": 1}
 
 
+# Tensors that may lie in the memory of their first argument, besides those of in-place operations.
+SHARING = MOVEMENT | frozenset(
+    "getitem alias detach to type_as contiguous dropout feature_dropout alpha_dropout".split()
+)
+
+SYMBOLIC = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
+
+
 @dataclass(frozen=True)
 class Call:
     """One operation of a graph, its arguments by the names of torch's schema.
@@ -113,6 +121,15 @@ class Call:
         return [int(size) for size in self.node.meta["val"].shape]
 
     @property
+    def shares(self) -> bool:
+        """Whether its result may lie in the memory of its first argument."""
+        if self.in_place or self.name in SHARING:
+            return True
+        target = self.node.target
+        overload = isinstance(target, torch._ops.OpOverload)
+        return overload and any(r.alias_info for r in target._schema.returns)  # type: ignore[union-attr]
+
+    @property
     def in_place(self) -> bool:
         """Whether it writes its result over its first argument."""
         target = self.node.target
@@ -155,6 +172,9 @@ def concrete(argument: Any) -> Any:
 
     def value(node: fx.Node) -> Any:
         known = node.meta.get("val")
-        return int(known) if isinstance(known, torch.SymInt) else known
+        for symbolic, plain in SYMBOLIC.items():
+            if isinstance(known, symbolic):
+                return plain(known)
+        return known
 
     return fx.node.map_arg(argument, value)

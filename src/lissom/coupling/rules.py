@@ -37,7 +37,7 @@ def elementwise(c: Coupler, call: Call) -> Axes:
     return _meet(c, call.tensors[:1] if call.name in ops.OF_THE_FIRST else call.tensors)
 
 
-@rule(*ops.MOVEMENT - {"roll", "select", "unbind", "slice", "pixel_shuffle"})
+@rule(*ops.MOVEMENT - {"roll", "select", "unbind", "slice", "narrow", "pixel_shuffle"})
 def movement(c: Coupler, call: Call) -> Axes | list[Axes]:
     """Labels go where the elements go."""
     x = call.first
@@ -56,12 +56,17 @@ def movement(c: Coupler, call: Call) -> Axes | list[Axes]:
     return [_disjoint(c, axes) for axes in results] or [() for _ in value]
 
 
-@rule("select", "unbind", "slice", "roll")
+@rule("select", "unbind", "slice", "narrow", "roll")
 def enumeration(c: Coupler, call: Call) -> Axes | list[Axes]:
-    """A dim that is numbered one by one keeps its size; a slice of neighbours may shrink."""
+    """A dim that is numbered one by one keeps its size; a slice of neighbours may shrink.
+
+    What lies beyond a bound that depends on the inputs is read for others.
+    """
     x, dims = call.first, call["dims"] if call.name == "roll" else [call["dim"]]
-    neighbours = call.name == "slice" and concrete(call["step"]) == 1
-    if not neighbours:
+    neighbours = call.name == "narrow" or (call.name == "slice" and concrete(call["step"]) == 1)
+    by_input = any(isinstance(call[name], fx.Node) for name in ("start", "end", "length"))
+    unknown = c.trace.of_weights(x) and not c.trace.dynamic
+    if not neighbours or by_input or unknown:
         c.rigid(x, *(concrete(dims) or range(len(c.trace.shape(x)))))
     return movement(c, call)
 

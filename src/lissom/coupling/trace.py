@@ -1,16 +1,19 @@
 """A model as a graph of tensor operations, by torch.export."""
 
 import contextlib
+import inspect
 import logging
 import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from lissom.coupling.ops import call
 from lissom.errors import GroupError
 from lissom.running import Example, as_inputs, evaluating
 
@@ -24,17 +27,41 @@ class Trace:
         tensors: the model's parameters and buffers that the graph reads, by node.
         names: their names in the model (the first of them, where they are tied).
         example: the inputs it was traced with.
+        dynamic: whether sizes that depend on the inputs are open in it.
     """
 
     program: fx.GraphModule
     tensors: dict[fx.Node, Tensor]
     names: dict[fx.Node, str]
     example: tuple[Tensor, ...]
+    dynamic: bool
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
         """The operations in their order."""
         return iter(self.program.graph.nodes)
+
+    @cached_property
+    def written(self) -> set[fx.Node]:
+        """Parameters, buffers and inputs that the model writes to when it runs."""
+        found = set()
+        for node in self.nodes:
+            if node.op == "call_function" and call(node).in_place:
+                found.add(memory_of(node))
+        return {node for node in found if node.op in ("get_attr", "placeholder")}
+
+    def of_weights(self, node: fx.Node) -> bool:
+        """Whether a tensor is made of parameters and constants alone, whatever the input."""
+        return node in self._of_weights
+
+    @cached_property
+    def _of_weights(self) -> set[fx.Node]:
+        found: set[fx.Node] = set()
+        for node in self.nodes:
+            fixed = node.op != "placeholder" and node not in self.written
+            if fixed and found.issuperset(node.all_input_nodes):
+                found.add(node)
+        return found
 
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""
@@ -43,6 +70,12 @@ class Trace:
         path = path.partition("@")[0]  # the second call of a module is called path@1
         return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
+    @cached_property
+    def open_sizes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the inputs, None for each size that may be another."""
+        values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
+        return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
+
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example."""
         value = self.tensors.get(node, node.meta.get("val"))
@@ -50,30 +83,47 @@ class Trace:
         return tuple(int(size) for size in value.shape)
 
 
-def trace(model: nn.Module, example: Example, *, dynamic: bool = False) -> Trace:
+def memory_of(node: fx.Node) -> fx.Node:
+    """The tensor whose memory a view, or an operation in place, works on."""
+    while node.op == "call_function" and (made := call(node)).shares:
+        if not isinstance(made.first, fx.Node):
+            break
+        node = made.first
+    return node
+
+
+def trace(model: nn.Module, example: Example) -> Trace:
     """Export the model in evaluation mode; its mode and its tensors stay as they were.
+
+    Sizes that the model leaves open are open in the graph: the first dim, and all dims of inputs
+    with less than four. So it is known what depends on them. (torch takes a size of 1 for fixed; a
+    batch of 1 is therefore doubled.)
 
     Args:
         model: any module that `torch.export` can read.
-        example: inputs of the shapes the model will see; a batch of 2 or more is best.
-        dynamic: leave the size of the first dim of each input open where the model allows it.
+        example: inputs of the shapes the model will see; sizes that vary should be 2 or more.
 
     Raises:
         LissomError: if the example holds anything but tensors.
         GroupError: if the model does not run on it or cannot be exported.
     """
+    if not isinstance(model, nn.Module):
+        raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
     args = as_inputs(example)
     batch = args[0].shape[:1]
-    if dynamic and batch == (1,):  # torch.export takes a size of 1 for a constant
-        args = tuple(torch.cat([x, x]) if x.shape[:1] == batch else x for x in args)
-    open_batch = tuple({0: torch.export.Dim.AUTO} if x.ndim else None for x in args)
+    # Copies, because torch.export leaves marks on its example.
+    wide = tuple(torch.cat([x, x]) if x.shape[:1] == batch == (1,) else x.clone() for x in args)
+    auto = torch.export.Dim.AUTO
+    sizes: Any = tuple({d: auto for d in range(x.ndim if x.ndim < 4 else 1)} for x in wide)
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL:
+        sizes = (sizes,)
+    dynamic = True
     with _plainly(model):
         try:
-            exported = torch.export.export(
-                model, args, dynamic_shapes=open_batch if dynamic else None, strict=False
-            )
-        except Exception as error:
-            raise GroupError(_why(model, args, error)) from error
+            exported = torch.export.export(model, wide, dynamic_shapes=sizes, strict=False)
+        except Exception:  # torch raises a different type for each reason
+            exported, wide, dynamic = _fixed(model, args), args, False
         module = exported.module()
         for node in list(module.graph.nodes):
             if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
@@ -93,7 +143,15 @@ def trace(model: nn.Module, example: Example, *, dynamic: bool = False) -> Trace
             tensors[node] = value
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
-    return Trace(program, tensors, names, args)
+    return Trace(program, tensors, names, wide, dynamic)
+
+
+def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The model for the sizes of the example alone."""
+    try:
+        return torch.export.export(model, tuple(x.clone() for x in args), strict=False)
+    except Exception as error:
+        raise GroupError(_why(model, args, error)) from error
 
 
 @contextlib.contextmanager
@@ -121,15 +179,16 @@ def _key(tensor: Tensor) -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _why(model: nn.Module, args: tuple[Any, ...], error: Exception) -> str:

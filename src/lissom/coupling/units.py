@@ -41,7 +41,17 @@ class Member:
     _moved: dict[torch.device, Tensor] = field(default_factory=dict)
 
     def units(self) -> Tensor:
-        """`unit`, where the tensor is."""
+        """`unit`, where the tensor is.
+
+        Raises:
+            GroupError: if the tensor has been cut since these units were found.
+        """
+        if self.tensor.shape[self.dim] != len(self.unit):
+            raise GroupError(
+                f"{self.name} had {len(self.unit)} entries along dim {self.dim} when these units "
+                f"were found and has {self.tensor.shape[self.dim]} now: the model was cut. Take "
+                "the proximal step off with .remove() and find its units again"
+            )
         device = self.tensor.device
         if device not in self._moved:
             self._moved[device] = self.unit.to(device)

@@ -1,11 +1,9 @@
 """A smaller network that computes what the sparse one did."""
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,14 @@ from lissom.shrink.report import Kept, Shrinkage
 from lissom.shrink.selection import Selected
 from lissom.shrink.sizes import Sizes
 from lissom.shrink.surgery import Surgery, operate, plan
-from lissom.shrink.verify import Inputs, difference, fresh_inputs, larger_inputs
+from lissom.shrink.verify import (
+    Inputs,
+    copied,
+    difference,
+    fresh_inputs,
+    other_lengths,
+    other_sizes,
+)
 
 __all__ = ["Shrinkage", "Surgery", "operate", "shrink"]
 
@@ -71,14 +76,11 @@ def shrink(
         GroupError: if the model cannot be traced on the example.
         LissomError: if an option has an impossible value, or the model is random.
     """
-    _check_options(round_to, in_place, as_graph)
+    _check_options(model, round_to, in_place, as_graph)
     args = as_inputs(example)
-    checks = [args, fresh_inputs(args)] if verify else [args]
-    if not isinstance(verify, bool):
-        checks += [as_inputs(given) for given in verify]
-    case = _Case(model, args, checks, fold, inputs, round_to)
-    found = None if as_graph else case.by_module()
-    if found is None and not in_place and as_graph is not False:
+    case = _Case(model, args, verify, fold, inputs, round_to)
+    found = case.by_graph() if as_graph else case.by_module()
+    if found is None and not in_place and as_graph is None and case.code_fixes_sizes:
         found = case.by_graph()
     if found is None:
         found = case.by_module(case.what_modules_cannot())
@@ -101,7 +103,7 @@ class _Found:
     """A small module that has been checked, and how it came about."""
 
     small: nn.Module
-    traced: "_Traced"
+    as_graph: bool
     decision: Decision
     surgery: Surgery
     difference: float
@@ -111,10 +113,8 @@ class _Found:
 class _Traced:
     """A model's coupling, and what is known of its constants."""
 
-    def __init__(
-        self, model: nn.Module, args: Inputs, *, fold: bool, inputs: bool, dynamic: bool
-    ) -> None:
-        self.coupler: Coupler = couple(trace(model, args, dynamic=dynamic), inputs=inputs)
+    def __init__(self, model: nn.Module, args: Inputs, *, fold: bool, inputs: bool) -> None:
+        self.coupler: Coupler = couple(trace(model, args), inputs=inputs)
         self.constants = Constants(self.coupler.trace)
         self.decider = Decider(self.coupler, self.constants, fold=fold)
         self.families = families(self.coupler, model)
@@ -127,22 +127,31 @@ class _Case:
         self,
         model: nn.Module,
         args: Inputs,
-        checks: list[Inputs],
+        verify: object,
         fold: bool,
         inputs: bool,
         round_to: int,
     ) -> None:
-        self.model, self.args, self.checks = model, args, checks
+        self.model, self.args, self.verify = model, args, verify
+        _checks(args, verify)  # tells of mistakes before the work is done
         self.fold, self.inputs, self.round_to = fold, inputs, round_to
+        self.traced = _Traced(model, args, fold=fold, inputs=inputs)
         self.weights = sum(p.numel() for p in model.parameters())
-        self.traced = _Traced(model, args, fold=fold, inputs=inputs, dynamic=False)
         self.apart = 0.0  # of the last try that failed
         self.refused: dict[int, str] = {}  # label: reason
 
+    def decision(self, stay: Mask | None = None) -> Decision:
+        """What can go, if these labels stay."""
+        return self.traced.decider.decide(stay, self.round_to)
+
+    @property
+    def code_fixes_sizes(self) -> bool:
+        """Whether a smaller module did not run, as opposed to one that computed something else."""
+        return self.apart == float("inf") and bool(self.decision().gone.any())
+
     def by_module(self, stay: Mask | None = None) -> _Found | None:
         """The model's own class with smaller tensors, if its code can express that."""
-        traced = self.traced
-        decision = traced.decider.decide(stay, self.round_to)
+        traced, decision = self.traced, self.decision(stay)
         tried: list[dict[str, Sizes]] = []
         for counts_only in (False, True):
             surgery = plan(
@@ -153,30 +162,26 @@ class _Case:
             tried.append(surgery.sizes)
             small = copied(self.model)
             operate(small, surgery)
-            found = self._checked(small, traced, decision, surgery)
+            found = self._checked(small, decision, surgery)
             if found is not None:
                 return found
         return None
 
     def by_graph(self) -> _Found | None:
         """The traced graph on smaller tensors."""
+        traced, decision = self.traced, self.decision()
+        surgery = plan(self.model, traced.coupler, decision, traced.constants)
         try:
-            traced = _Traced(
-                self.model, self.args, fold=self.fold, inputs=self.inputs, dynamic=True
-            )
-            decision = traced.decider.decide(None, self.round_to)
-            surgery = plan(self.model, traced.coupler, decision, traced.constants)
             with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
                 small = cut_graph(traced.coupler, decision, traced.constants, surgery)
         except GroupError:
             return None
-        return self._checked(small, traced, decision, surgery)
+        return self._checked(small, decision, surgery)
 
     def what_modules_cannot(self) -> Mask:
         """The labels of families whose new sizes the model's code does not follow, by bisection."""
-        traced = self.traced
-        gone = traced.decider.decide(None, self.round_to).gone
-        losing = [family for family in traced.families if gone[family.labels].any()]
+        gone = self.decision().gone
+        losing = [family for family in self.traced.families if gone[family.labels].any()]
         self._find_failing(losing)
         stay = np.zeros(len(gone), bool)
         stay[list(self.refused)] = True
@@ -197,28 +202,31 @@ class _Case:
         reason = "the model's code fixes this size" if fixed else f"it would cost {self.apart:.1e}"
         self.refused.update(dict.fromkeys(suspects[0].labels.tolist(), reason))
 
-    def _checked(
-        self, small: nn.Module, traced: _Traced, decision: Decision, surgery: Surgery
-    ) -> _Found | None:
+    def _checked(self, small: nn.Module, decision: Decision, surgery: Surgery) -> _Found | None:
         whole = Selected(small, surgery.inputs) if surgery.inputs else small
-        checks: list[Inputs | list[Inputs]] = [*self.checks]
-        resizes = not surgery.inputs and not isinstance(small, torch.fx.GraphModule)
-        if resizes and len(checks) > 1 and (larger := larger_inputs(self.args)):
-            checks[1] = [larger, self.checks[1]]
+        graph = isinstance(small, torch.fx.GraphModule)
+        shapes = self.traced.coupler.trace.open_sizes  # all that a graph takes
+        checks = _checks(
+            self.args,
+            self.verify,
+            resolution=not graph,
+            length=not graph or any(len(s) > 1 and s[1] is None for s in shapes),
+        )
         apart, tolerance = difference(self.model, whole, checks)
         if not apart <= tolerance:
             self.apart = apart
             return None
-        return _Found(whole, traced, decision, surgery, apart, tolerance)
+        return _Found(whole, graph, decision, surgery, apart, tolerance)
 
     def report(self, found: _Found) -> Shrinkage:
         """What happened."""
         gone = found.decision.gone
-        families_ = found.traced.families
+        before: Shrinkage | None = getattr(self.model, "shrinkage", None)
+        families_ = self.traced.families
         folded = {
             int(label)
             for site, constants in found.decision.folds.items()
-            for label in found.traced.coupler.labels.find(site.labels)[(constants != 0).numpy()]
+            for label in self.traced.coupler.labels.find(site.labels)[(constants != 0).numpy()]
         }
         return Shrinkage(
             families=tuple(
@@ -228,18 +236,18 @@ class _Case:
             folded=len(folded),
             shared=len(found.decision.shared),
             kept=tuple(self._kept(found)),
-            pinned_by=dict(Counter(call.name for call in found.traced.coupler.unknown)),
+            pinned_by=dict(Counter(call.name for call in self.traced.coupler.unknown)),
             difference=found.difference,
             tolerance=found.tolerance,
-            as_graph=isinstance(found.small, torch.fx.GraphModule),
-            surgery=found.surgery,
+            as_graph=found.as_graph,
+            surgery=found.surgery.after(before.surgery if before else None),
             example=self.args,
         )
 
     def _kept(self, found: _Found) -> Iterator[Kept]:
         """Families with units that pay nothing and stay, by reason."""
         decision = found.decision
-        for family in found.traced.families:
+        for family in self.traced.families:
             with torch.no_grad():
                 zero = (family.norms() == 0).cpu().numpy()
             dead = family.labels[zero & ~decision.gone[family.labels]]
@@ -258,19 +266,38 @@ class _Case:
             yield from (Kept(family.name, count, reason) for reason, count in reasons.items())
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+def _checks(
+    args: Inputs, verify: object, *, resolution: bool = True, length: bool = True
+) -> list[Inputs | list[Inputs]]:
+    """The inputs of all comparisons."""
+    if verify is False:
+        return [args]
+    random = fresh_inputs(args)
+    checks: list[Inputs | list[Inputs]] = [args]
+    checks.append([*other_sizes(args, resolution=resolution), random])
+    if length and (lengths := other_lengths(args)):
+        checks.append([*lengths, random])
+    if verify is not True:
+        given = [verify] if isinstance(verify, Tensor) else verify
+        if not isinstance(given, Iterable):
+            raise LissomError(
+                "verify is True, False, or a list of inputs to be checked besides, as in "
+                f"verify=[torch.randn(4, 3, 32, 32)]; got {verify!r}"
+            )
+        checks += [as_inputs(one) for one in given]
+    return checks
 
 
-def _check_options(round_to: int, in_place: bool, as_graph: bool | None) -> None:
+def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bool | None) -> None:
+    if isinstance(model, Selected):
+        raise LissomError(
+            "this network starts with a selection of its inputs already: shrink its .net, on "
+            "inputs of the size that is left"
+        )
     if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
         raise LissomError(f"round_to is a whole number of units, 1 or more; got {round_to!r}")
+    if as_graph not in (True, False, None):
+        raise LissomError(f"as_graph is True, False or None, got {as_graph!r}")
     if in_place and as_graph:
         raise LissomError(
             "in_place=True cuts the model itself and as_graph=True makes another module of it: "

@@ -13,7 +13,7 @@ class FewerHeads(nn.Module):
 
     Args:
         old: the module to take over, its projections already cut.
-        heads: how many of its heads are left.
+        heads: which of its heads are left.
         head_dim: the width of a head.
     """
 
@@ -23,9 +23,10 @@ class FewerHeads(nn.Module):
     k_proj_weight: Tensor
     v_proj_weight: Tensor
 
-    def __init__(self, old: nn.MultiheadAttention, heads: int, head_dim: int) -> None:
+    def __init__(self, old: nn.MultiheadAttention, heads: list[int], head_dim: int) -> None:
         super().__init__()
-        self.embed_dim, self.num_heads, self.head_dim = old.embed_dim, heads, head_dim
+        self.embed_dim, self.num_heads, self.head_dim = old.embed_dim, len(heads), head_dim
+        self.heads = heads
         self.dropout, self.batch_first = old.dropout, old.batch_first
         self.add_zero_attn = False
         self._qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer off its fused path
@@ -35,7 +36,7 @@ class FewerHeads(nn.Module):
             if not hasattr(self, name):
                 self.register_parameter(name, None)
         self.out_proj: nn.Linear = old.out_proj
-        self.out_proj.in_features = heads * head_dim
+        self.out_proj.in_features = len(heads) * head_dim
         self.training = old.training
 
     def forward(
@@ -68,7 +69,10 @@ class FewerHeads(nn.Module):
             weights = weights if batched else weights.squeeze(0)
         else:
             dropout = self.dropout if self.training else 0.0
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+            alone = is_causal and key_padding_mask is None  # then torch does not look at the mask
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, None if alone else mask, dropout, is_causal=alone
+            )
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if not batched:
             out = out.squeeze(0)
@@ -93,7 +97,7 @@ class FewerHeads(nn.Module):
         if mask is not None:
             total = _added(mask, q.dtype)
             if total.ndim == 3:  # [batch · heads, tokens, tokens], of which some heads are gone
-                total = total.view(len(q), -1, *total.shape[1:])[:, : q.shape[1]]
+                total = total.view(len(q), -1, *total.shape[1:])[:, self.heads]
         if padding is not None:
             rows = padding if padding.ndim == 2 else padding.unsqueeze(0)
             hidden = _added(rows, q.dtype)[:, None, None, :]

@@ -9,18 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from lissom.coupling import ops
 from lissom.coupling.ops import Call, call, concrete, is_tensor
-from lissom.coupling.trace import Trace
+from lissom.coupling.trace import Trace, memory_of
 
 Known = Tensor | None  # float64, or whole numbers; None stands for a tensor that is NaN throughout
 Rule = Callable[["Constants", Call], Known]
 
 NAN = float("nan")
-SHARING = ops.MOVEMENT | frozenset("getitem alias detach to contiguous view_as expand_as".split())
 RULES: dict[str, Rule] = {}
 
 
@@ -41,16 +39,23 @@ class Constants:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._known: dict[fx.Node, Any] = {}
-        self._fixed: set[fx.Node] = set()
+        self._before: dict[tuple[fx.Node, fx.Node], Any] = {}
         self._nonzero: dict[fx.Node, Tensor] = {}
         for node in trace.nodes:
-            if node.op != "placeholder" and self._fixed.issuperset(node.all_input_nodes):
-                self._fixed.add(node)
             self._known[node] = self._visit(node)
 
-    def of(self, node: fx.Node, output: int | None = None) -> Tensor:
-        """The known value, full of NaN where nothing is known."""
-        known = self._known.get(node)
+    def of(
+        self, node: fx.Node, output: int | None = None, *, reader: fx.Node | None = None
+    ) -> Tensor:
+        """The known value, full of NaN where nothing is known.
+
+        Args:
+            node: whose value.
+            output: which of several outputs.
+            reader: who asks, since the tensor may have been overwritten afterwards.
+        """
+        known = self._before.get((reader, node), self._known.get(node)) if reader else None
+        known = self._known.get(node) if reader is None else known
         if isinstance(known, list):
             known = known[output or 0]
         if known is not None:
@@ -61,7 +66,7 @@ class Constants:
 
     def fixed(self, node: fx.Node) -> bool:
         """Whether a tensor is made of parameters alone, so that no input changes its size."""
-        return node in self._fixed
+        return self.trace.of_weights(node)
 
     def get(self, node: fx.Node | None) -> Known:
         """The known value, or None where nothing is known."""
@@ -76,7 +81,8 @@ class Constants:
 
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            return _own(self.trace.tensors[node]) if node in self.trace.tensors else None
+            own = node in self.trace.tensors and node not in self.trace.written
+            return _own(self.trace.tensors[node]) if own else None
         if node.op != "call_function":
             return None
         made = call(node)
@@ -116,7 +122,7 @@ class Constants:
 
         What is known of an activation may still be 1/T for T positions, and so no constant.
         """
-        if not self.fixed(made.node) and made.node.meta["val"] is not None and _floats(made):
+        if not self.fixed(made.node):
             return None
         inputs = made.node.all_input_nodes
         for node in inputs:
@@ -133,13 +139,12 @@ class Constants:
         parts = value if isinstance(value, tuple | list) else []
         return [_wide(part) if isinstance(part, Tensor) else None for part in parts]
 
-    def run(self, made: Call, **replaced: Any) -> Any:
-        """The operation itself on known values, or on `replaced` ones by the argument's name."""
-        nodes = {v: replaced[k] for k, v in made.arguments.items() if k in replaced}
+    def run(self, made: Call, first: Tensor | None = None) -> Any:
+        """The operation itself on known values, or on another first argument."""
 
         def value(node: fx.Node) -> Any:
-            if node in nodes:
-                return nodes[node]
+            if first is not None and node is made.first:
+                return first
             return _wide(self.of(node)) if is_tensor(node) else concrete(node)
 
         target: Any = made.node.target
@@ -148,22 +153,24 @@ class Constants:
     def _overwrite(self, node: fx.Node, value: Known) -> None:
         """An in-place operation: the tensor itself, and whatever shares its memory."""
         shared = self._sharing(node)
-        names = {call(other).name for other in shared if other.op == "call_function"}
+        views = any(o.op == "call_function" and call(o).name in ops.SHARING for o in shared)
         for other in shared:
-            self._known[other] = None if names & SHARING else value
+            for user in other.users:
+                if user in self._known:
+                    self._before.setdefault((user, other), self._known[other])
+            self._known[other] = None if views else value
 
     def _sharing(self, node: fx.Node) -> set[fx.Node]:
         """The tensors so far that may lie in the same memory."""
-        while node.op == "call_function" and (call(node).name in SHARING or call(node).in_place):
-            node = call(node).first
-        found, todo = {node}, [node]
+        base = memory_of(node)
+        found, todo = {base}, [base]
         while todo:
             here = todo.pop()
             for user in here.users:
                 if user in found or user not in self._known or user.op != "call_function":
                     continue
                 made = call(user)
-                if made.first is here and (made.name in SHARING or made.in_place):
+                if made.first is here and made.shares:
                     found.add(user)
                     todo.append(user)
         return found
@@ -189,8 +196,9 @@ def elementwise(k: Constants, made: Call) -> Known:
     """Known where all operands are."""
     nodes = made.tensors[:1] if made.name in ops.OF_THE_FIRST else made.tensors
     operands = {node: compact(k.of(node)) for node in nodes}
-    if any(k.get(node) is None for node in nodes):
-        return None
+    sizes = [n for n in made.node.all_input_nodes if not is_tensor(n) and not k.fixed(n)]
+    if sizes or any(k.get(node) is None for node in nodes):
+        return None  # a number made of a size of the inputs is no constant
     unknown = [x.isnan() for x in operands.values() if x.is_floating_point()]
     result = _call(made, {n: without_nan(x) for n, x in operands.items()})
     if made.name in ("to", "_to_copy", "type_as") and result.is_floating_point():
@@ -207,7 +215,7 @@ def elementwise(k: Constants, made: Call) -> Known:
 @rule("dropout")
 def dropout(k: Constants, made: Call) -> Known:
     """Nothing happens in evaluation mode."""
-    return k.get(made.first)
+    return None if made["train"] else k.get(made.first)
 
 
 @rule("copy")
@@ -223,7 +231,8 @@ def mul(k: Constants, made: Call) -> Known:
     number = [x for x in (made["self"], made["other"]) if not is_tensor(x)]
     if len(made.tensors) == 1 and not number:
         operands *= 2
-    result = _number(concrete(number[0]) if number else 1)
+    varies = any(isinstance(x, fx.Node) and not k.fixed(x) for x in number)
+    result = _number(NAN if varies else concrete(number[0]) if number else 1)
     for x in operands:
         zero = (x == 0) | (result == 0)
         result = torch.where(zero, 0, x * result)
@@ -256,7 +265,7 @@ def glu(k: Constants, made: Call) -> Known:
 def where(k: Constants, made: Call) -> Known:
     """Known where the chosen side is, or where both sides agree."""
     sides = [
-        compact(_wide(k.of(s))) if isinstance(s, fx.Node) else _number(concrete(s))
+        compact(_wide(k.of(s))) if is_tensor(s) else _number(concrete(s))
         for s in (made["self"], made["other"])
     ]
     condition = k.get(made["condition"])
@@ -298,23 +307,6 @@ def cat(k: Constants, made: Call) -> Known:
         tensors = [_narrowed(t, same) for t in tensors]
         return spread(torch.cat(tensors, dim), made)
     return torch.stack(tensors, dim)
-
-
-@rule("pad", "constant_pad_nd")
-def pad(k: Constants, made: Call) -> Known:
-    """Zeros beside a constant that is not zero make a border: unknown."""
-    x = k.get(made["self"])
-    if x is None:
-        return None
-    sizes, shape = concrete(made["pad"]), made.shape
-    if made.name == "pad" and made["mode"] != "constant":
-        return spread(uniform(x, tuple(range(2, x.ndim))), made)
-    value = float(concrete(made["value"]) or 0)
-    spatial = tuple(d for d in range(2, x.ndim) if x.shape[d] != shape[d])
-    if len(spatial) < sum(x.shape[d] != shape[d] for d in range(x.ndim)):
-        return F.pad(x, sizes, value=value)
-    channels = uniform(x, spatial)
-    return spread(torch.where(channels == value, channels, NAN), made)
 
 
 def _number(value: float) -> Tensor:

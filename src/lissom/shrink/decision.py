@@ -46,7 +46,7 @@ class Decision:
     rounded: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Read:
     """A site with what is known of it.
 
@@ -62,6 +62,7 @@ class _Read:
         touches: [K, rows per group], whether a weight is not zero; None if all of them matter.
         rows: labels of the rows, shaped [groups, rows per group]; None if all of them are alive.
         group: of each of the K entries.
+        called_often: whether its layer is read through at other places too.
     """
 
     site: Site
@@ -75,6 +76,7 @@ class _Read:
     touches: Mask | None = None
     rows: Axis | None = None
     group: NDArray[np.int64] | None = None
+    called_often: bool = False
 
     def why(self, entry: int) -> str:
         """Why an entry that is needed is needed, in words."""
@@ -84,8 +86,10 @@ class _Read:
             return f"{self.reader} reads it"
         if self.site.pads:
             return f"it is a constant, but {self.reader} pads with zeros beside it"
+        if self.called_often:
+            return f"it is a constant, but {self.reader} is called more than once"
         if self.site.takes is None:
-            return f"it is a constant, but {self.reader} has no bias of its own to take it"
+            return f"it is a constant, but {self.reader} has no bias that could take it"
         return f"it is a constant, and was not to be folded into the bias of {self.reader}"
 
     def needed(self, gone: Mask) -> Mask:
@@ -254,6 +258,7 @@ class Decider:
         for read in self._reads:
             if isinstance(read.site, Contraction) and taken.get(read.site.takes or "", 0) > 1:
                 read.foldable[:] = False
+                read.called_often = True
 
     def _collect_folds(self, decision: Decision) -> None:
         for read in self._reads:
@@ -269,10 +274,12 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
     labels = coupler.labels.find(site.labels)
     reader = coupler.trace.module(site.node)[0] or site.node.name
     if isinstance(site, MustVanish):
-        x = compact(constants.of(site.source, site.output), but=site.dim)
+        itself = site.node is site.source
+        known = constants.of(site.source, site.output, reader=None if itself else site.node)
+        x = compact(known, but=site.dim)
         free = _all_along(x == 0, site.dim)
         return _Read(site, reader, labels, free, free, np.zeros_like(free))
-    x = compact(constants.of(site.source), but=site.dim)
+    x = compact(constants.of(site.source, reader=site.node), but=site.dim)
     zero = _all_along(x == 0, site.dim)
     nonzero = constants.nonzero(site.other)
     inner, outer = site.other_dims
@@ -296,7 +303,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         per_group = touches.reshape(touches.shape[0], site.groups, -1)
         touches = per_group.transpose(1, 0, 2).reshape(len(labels), -1)
     values, constant = _constants_along(x, site.dim)
-    known = finite is not None and bool(finite.all())
+    exact = finite is not None and bool(finite.all())
     alone = site.other in coupler.trace.names and len(site.other.users) == 1
     return _Read(
         site,
@@ -305,7 +312,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         zero,
         constant,
         constant & takes,
-        fold and known and alone and site.groups == 1 and outer is not None,
+        fold and exact and alone and site.groups == 1 and outer is not None,
         values,
         touches,
         rows,
@@ -315,7 +322,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
 
 def _constants_along(x: Tensor, dim: int) -> tuple[Tensor, Mask]:
     """The constants along a dim, and where there is one."""
-    rows = x.movedim(dim, 0).flatten(1)
+    rows = x.movedim(dim, 0).reshape(x.shape[dim], -1)
     first = rows[:, 0]
     same = (rows == first[:, None]).all(1)
     return torch.where(same, first, 0), same.numpy()

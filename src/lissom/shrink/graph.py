@@ -16,7 +16,7 @@ from lissom.coupling import ops
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axis
 from lissom.coupling.ops import Call, call, concrete
-from lissom.errors import GroupError
+from lissom.errors import GroupError, LissomError
 from lissom.shrink.constants import Constants
 from lissom.shrink.decision import Decision, Mask
 from lissom.shrink.sizes import groups_left, left, norm_groups_left
@@ -44,7 +44,27 @@ def cut_graph(
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
     graph.lint()
     small.recompile()
+    small.register_forward_pre_hook(_Sizes(trace.open_sizes))
     return small
+
+
+class _Sizes:
+    """Refuses inputs of sizes that the graph was not traced for: they might run, and be wrong."""
+
+    def __init__(self, shapes: list[tuple[int | None, ...]]) -> None:
+        self.shapes = shapes
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for x, shape in zip(inputs, self.shapes, strict=False):
+            fits = x.ndim == len(shape) and all(
+                size is None or n == size for n, size in zip(x.shape, shape, strict=True)
+            )
+            if not fits:
+                wanted = "×".join("any" if size is None else str(size) for size in shape)
+                raise LissomError(
+                    f"this traced graph takes an input of {wanted}, got "
+                    f"{'×'.join(map(str, x.shape))}"
+                )
 
 
 class _Cut:

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lissom.errors import OptimizerError
 from lissom.shrink.surgery import Keep, Surgery
 from lissom.tables import table, text
 
@@ -77,17 +78,35 @@ class Shrinkage:
     def slice_optimizer(self, optimizer: Optimizer, named: dict[str, Tensor]) -> None:
         """Cut the moments of an optimizer that holds the parameters of `shrink(…, in_place=True)`.
 
+        Biases that folding made are in no optimizer yet: `optimizer.add_param_group`. A proximal
+        step of lissom has to be taken off and made anew, since its units are others now.
+
         Args:
             optimizer: its parameters are cut already, its state is not.
             named: the parameters by name: `dict(model.named_parameters())`.
+
+        Raises:
+            OptimizerError: for a state that is not shaped like its parameter (LBFGS, Adafactor).
         """
-        names = {id(parameter): name for name, parameter in named.items()}
+        names = {id(p): name.removeprefix("net.") for name, p in named.items()}
         for parameter, state in optimizer.state.items():
-            name = names.get(id(parameter))
+            dims = self.keep.get(names.get(id(parameter), ""), {})
             for key, value in state.items():
-                like = isinstance(value, Tensor) and value.ndim == parameter.ndim and value.ndim
-                if name is not None and like and value.shape != parameter.shape:
-                    state[key] = self.slice(name, value)
+                if not dims or not isinstance(value, Tensor) or value.numel() == 1:
+                    continue
+                fits = value.ndim == parameter.ndim and all(
+                    size > int(dims[d].max()) if d in dims else size == parameter.shape[d]
+                    for d, size in enumerate(value.shape)
+                )
+                if not fits:
+                    raise OptimizerError(
+                        f"the state {key!r} of {type(optimizer).__name__} has the shape "
+                        f"{list(value.shape)}, which is not that of its parameter, so it cannot be "
+                        "cut: make a new optimizer for the small network"
+                    )
+                for dim, indices in dims.items():
+                    value = value.index_select(dim, indices.to(value.device))
+                state[key] = value.contiguous()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

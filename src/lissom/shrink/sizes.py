@@ -67,13 +67,14 @@ def _of_node(
         return left(coupler, decision, node)
 
     if made.name in LAYERS:
+        was = LAYERS[made.name](coupler, made, lambda node: list(coupler.trace.shape(node)))
         for name, size in LAYERS[made.name](coupler, made, shape).items():
-            if isinstance(getattr(module, name, None), int):
+            if getattr(module, name, None) == was[name]:
                 yield name, size
     elif made.name in ops.MOVEMENT:
         for old, new in _changes(coupler, decision, made.node):
             for name, value in vars(module).items():
-                counts = name.startswith(("n_", "num_", "heads", "n"))
+                counts = name.startswith(("n", "heads"))
                 if type(value) is int and value == old and (counts or not counts_only):
                     yield name, new
 

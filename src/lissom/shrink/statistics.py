@@ -1,8 +1,9 @@
-"""The table of constants, continued: statistics along a dim, normalisations, pooling."""
+"""The table of constants, continued: statistics, normalisations, pooling and padding."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lissom.coupling import ops
@@ -19,8 +20,29 @@ def reduction(k: Constants, made: Call) -> Known:
     x = k.get(made.first)
     if x is None or not x.is_floating_point() or k.fixed(made.node):
         return k.all_known(made)  # type: ignore[no-any-return]
-    result: Tensor = k.run(made)
+    given = concrete(made["dim"])
+    dims = given if isinstance(given, list | tuple) and given else [given]
+    every = tuple(range(x.ndim)) if dims in ([None], [[]]) else tuple(int(d) for d in dims)
+    alike = uniform(x, every).expand(x.shape)  # what differs by position has another mean elsewhere
+    result: Tensor = k.run(made, alike)
     return torch.where(result == 0, 0.0, NAN).double() if made.name in ops.SUMS else result
+
+
+@rule("pad", "constant_pad_nd")
+def pad(k: Constants, made: Call) -> Known:
+    """Zeros beside a constant that is not zero make a border: unknown."""
+    x = k.get(made["self"])
+    if x is None:
+        return None
+    sizes = concrete(made["pad"])
+    padded = {x.ndim - 1 - i for i in range(len(sizes) // 2) if any(sizes[2 * i :][:2])}
+    spatial = tuple(d for d in padded if d >= 2)
+    if made.name == "pad" and made["mode"] != "constant":
+        return spread(uniform(x, tuple(range(2, x.ndim))), made) if padded <= {*spatial} else None
+    value = float(concrete(made["value"]) or 0)
+    channels = uniform(x, spatial)
+    same = torch.where(channels == value, channels, NAN).expand(x.shape) if spatial else x
+    return F.pad(same.contiguous(), sizes, value=value)
 
 
 @rule("layer_norm", "rms_norm", "group_norm")
@@ -50,7 +72,7 @@ def batch_norm(k: Constants, made: Call) -> Known:
     shift = torch.zeros_like(channels) if shift is None else shift
     if made["training"]:
         return k.all_known(made)  # type: ignore[no-any-return]
-    if made.name == "instance_norm" or mean is None or var is None:
+    if made["use_input_stats"] or mean is None or var is None:
         centred = torch.where(channels.isnan(), NAN, 0.0)
     else:
         centred = (channels - mean) / torch.sqrt(var + float(made["eps"]))

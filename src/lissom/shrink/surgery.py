@@ -28,7 +28,7 @@ class Surgery:
         columns: for each weight, the dim and what is added along it: (to which index, from which,
             how many times), before it is cut.
         biases: what is added to biases; those that do not exist are made.
-        attention: paths of `nn.MultiheadAttention` that lose heads: (heads left, width of each).
+        attention: paths of `nn.MultiheadAttention` that lose heads: (those left, width of each).
         inputs: what is left of free inputs, by position: (dim, indices), where the input is
             flattened to two dims first if dim is None.
     """
@@ -37,8 +37,31 @@ class Surgery:
     sizes: dict[str, Sizes] = field(default_factory=dict)
     columns: dict[str, tuple[int, list[tuple[int, int, float]]]] = field(default_factory=dict)
     biases: dict[str, Tensor] = field(default_factory=dict)
-    attention: dict[str, tuple[int, int]] = field(default_factory=dict)
+    attention: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
+
+    def after(self, first: "Surgery | None") -> "Surgery":
+        """Both operations as one on the module before the first."""
+        if first is None:
+            return self
+        keep = {name: dict(dims) for name, dims in first.keep.items()}
+        for name, dims in self.keep.items():
+            for dim, indices in dims.items():
+                before = keep.setdefault(name, {})
+                before[dim] = before[dim][indices] if dim in before else indices
+        sizes = {path: dict(new) for path, new in first.sizes.items()}
+        attention = {**first.attention, **self.attention}
+        for path, new in self.sizes.items():
+            sizes.setdefault(path, {}).update(new)
+        for path, (heads, width) in first.attention.items():
+            prefix = path + ".in_proj_weight", path + ".q_proj_weight"
+            again = next((self.keep[name][0] for name in prefix if name in self.keep), None)
+            if again is not None:  # a FewerHeads that lost more of them
+                rows = [head for head in heads for _ in range(width)]
+                left = [rows[i] for i in again.tolist() if i < len(rows)]
+                attention[path] = (list(dict.fromkeys(left)), width)
+        biases = {**first.biases, **self.biases}
+        return Surgery(keep, sizes, {}, biases, attention, self.inputs)
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """What is left of a parameter or buffer, with memory of its own."""
@@ -91,7 +114,8 @@ def plan(
         rows = next((rows for rows in cut if rows is not None), None)
         if path and isinstance(module, nn.MultiheadAttention) and rows is not None:
             stacked = 3 if module.in_proj_weight is not None else 1
-            surgery.attention[path] = (len(rows) // stacked // module.head_dim, module.head_dim)
+            first = rows[: len(rows) // stacked] // module.head_dim
+            surgery.attention[path] = (first.unique().tolist(), module.head_dim)
     surgery.inputs = _left_of_inputs(coupler, decision)
     return surgery
 

@@ -1,13 +1,15 @@
 """Does the small network compute what the large one did? Asked of both, on fresh inputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lissom.running import evaluating, leaves
+from lissom.running import evaluating, leaves, run
 
 Inputs = tuple[Tensor, ...]
 
@@ -37,17 +39,37 @@ def fresh_inputs(example: Inputs, seed: int = 0) -> Inputs:
     return tuple(fresh(x) for x in example)
 
 
-def larger_inputs(example: Inputs, seed: int = 0) -> Inputs | None:
-    """Random inputs of a larger resolution, where they look like images or signals."""
+def other_sizes(example: Inputs, *, resolution: bool, seed: int = 0) -> list[Inputs]:
+    """Random inputs of other sizes that many models take: batch and resolution, or batch alone."""
 
-    def grown(x: Tensor) -> Tensor:
-        if x.ndim < 3 or not x.is_floating_point():
-            return x
-        return nn.functional.pad(x, (0, 32) * (x.ndim - 2), mode="constant")
+    def grown(first: int, others: int) -> Inputs:
+        batch = example[0].shape[:1]
+        larger = []
+        for x in example:
+            rows = first if x.ndim and x.shape[:1] == batch else 0
+            rest = others if x.ndim > 2 and x.is_floating_point() else 0
+            sizes = [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
+            index = [
+                torch.arange(size, device=x.device) % x.shape[d] for d, size in enumerate(sizes)
+            ]
+            for d, picked in enumerate(index):
+                x = x.index_select(d, picked)
+            larger.append(x)
+        return fresh_inputs(tuple(larger), seed)
 
-    found = tuple(map(grown, example))
-    same = all(a is b for a, b in zip(found, example, strict=True))
-    return None if same else fresh_inputs(found, seed)
+    return [grown(1, 32)] * resolution + [grown(1, 0)]
+
+
+def other_lengths(example: Inputs, seed: int = 0) -> list[Inputs]:
+    """Random sequences that are longer, where the example looks like sequences."""
+
+    def sequence(x: Tensor) -> bool:
+        return x.ndim == 3 if x.is_floating_point() else x.ndim == 2
+
+    if not any(map(sequence, example)):
+        return []
+    longer = tuple(torch.cat([x, x[:, :3]], 1) if sequence(x) else x for x in example)
+    return [fresh_inputs(longer, seed)]
 
 
 @torch.no_grad()
@@ -55,6 +77,8 @@ def difference(
     large: nn.Module, small: nn.Module, inputs: Sequence[Inputs | list[Inputs]]
 ) -> tuple[float, float]:
     """The largest difference of outputs relative to the largest output, and what is tolerated.
+
+    Both are run on copies, since a model may write to its buffers and its inputs.
 
     Args:
         large: the reference.
@@ -64,17 +88,21 @@ def difference(
 
     Returns:
         (difference, tolerance); the difference is ∞ where the small one fails.
+
+    Raises:
+        LissomError: if the large one cannot run on the last of a list.
     """
     worst, tolerance = 0.0, TOLERANCE[torch.float64]
+    large, small = copied(large), copied(small)
     with evaluating(large, small), _preserving_random_state():
         for *candidates, last in (x if isinstance(x, list) else [x] for x in inputs):
             for args in candidates:
-                if (wanted := _outputs(large, args, suppress=(Exception,))) is not None:
+                if (wanted := _outputs(large, args)) is not None:
                     break
             else:
-                args, wanted = last, _outputs(large, last, suppress=())
+                args, wanted = last, _outputs(large, last, must=True)
             assert wanted is not None
-            got = _outputs(small, args, suppress=(Exception,))
+            got = _outputs(small, args)
             if got is None or [x.shape for x in got] != [x.shape for x in wanted]:
                 return float("inf"), tolerance
             for a, b in zip(wanted, got, strict=True):
@@ -83,10 +111,24 @@ def difference(
     return worst, tolerance
 
 
-def _outputs(model: Callable[..., Any], args: Inputs, suppress: Any) -> list[Tensor] | None:
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
+        return copy.deepcopy(model, memo)
+
+
+def _outputs(model: nn.Module, args: Inputs, *, must: bool = False) -> list[Tensor] | None:
     torch.manual_seed(0)  # a network that draws numbers is to draw the same ones
-    with contextlib.suppress(*suppress):
-        return leaves(model(*args))
+    given = tuple(x.clone() for x in args)
+    if must:
+        return leaves(run(model, given))
+    with contextlib.suppress(Exception):
+        return leaves(model(*given))
     return None
 
 
