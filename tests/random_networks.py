@@ -98,7 +98,7 @@ def _draw_network(draw: Random) -> tuple[Network, Tensor]:
             z = block(y)
         except (RuntimeError, ValueError, IndexError) as error:  # too narrow or too small for it
             raise Unsuitable from error
-        if z.numel() > MAX_NUMBERS or z.abs().max() > 100 or torch.allclose(*z, atol=1e-3):
+        if not 0 < z.numel() <= MAX_NUMBERS or z.abs().max() > 100 or torch.allclose(*z, atol=1e-3):
             raise Unsuitable  # too many numbers, too large ones, or nothing left of the input
         blocks.append(block)
         y, spec = z, Spec(tuple(z.shape), getattr(block, "axis_after", spec.axis))
