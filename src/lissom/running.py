@@ -51,6 +51,14 @@ def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -
         ) from error
 
 
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and all buffers, also those that a state dict leaves out; tied ones each time."""
+    return [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+
+
 @contextmanager
 def evaluating(*models: object) -> Iterator[None]:
     """Put every module in eval mode, and each submodule back into its own mode afterwards."""

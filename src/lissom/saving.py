@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from lissom.checkpoints import save_tensors
 from lissom.errors import RunError
 from lissom.export import export
+from lissom.running import named_tensors
 from lissom.shrink import Shrinkage, Surgery, operate
 from lissom.shrink.selection import Selected
 
@@ -52,10 +53,10 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     owners: dict[int, str] = {}
     tied = {
         name: owners[id(tensor)]
-        for name, tensor in _tensors(net)
+        for name, tensor in named_tensors(net)
         if owners.setdefault(id(tensor), name) != name
     }
-    tensors = {name: tensor.detach() for name, tensor in _tensors(net) if name not in tied}
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(net) if name not in tied}
     surgery = shrinkage.surgery
     inputs = {}
     for position, (dim, indices) in surgery.inputs.items():
@@ -111,10 +112,10 @@ def load(
         },
     )
     try:
-        _refit(net, tensors, surgery.biases)
+        _refit(net, tensors)
         operate(net, surgery)
         with torch.no_grad():
-            own = dict(_tensors(net))
+            own = dict(named_tensors(net))
             if missing := own.keys() - tensors.keys() - record["tied"].keys():
                 raise KeyError(f"nothing was saved for {', '.join(sorted(missing))}")
             for name, tensor in tensors.items():
@@ -151,15 +152,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return record, tensors
 
 
-def _tensors(net: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and all buffers, also those that a state dict leaves out."""
-    return [
-        *net.named_parameters(remove_duplicate=False),
-        *net.named_buffers(remove_duplicate=False),
-    ]
-
-
-def _refit(net: nn.Module, tensors: dict[str, Tensor], made: dict[str, Tensor]) -> None:
+def _refit(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give every tensor the saved shape; tied ones stay tied."""
     new: dict[Tensor, Tensor] = {}
     for path, module in net.named_modules(remove_duplicate=False):

@@ -51,10 +51,9 @@ def convolution(c: Coupler, call: Call) -> Axes:
     c.rigid(x, *range(-spatial, 0))
     c.rigid(weight, *range(2, 2 + spatial))
     groups = int(concrete(call["groups"]))
-    padding = concrete(call["padding"])
     site = Contraction(
         call.node, x, channel, _none(), weight, (1, 0), None, groups, bias,
-        pads=padding != "valid" and (isinstance(padding, str) or any(padding)),
+        pads=ops.pads(call),
         macs=_numel(call.node) * prod(c.trace.shape(weight)[1:]),
     )  # fmt: skip
     if groups == 1:

@@ -52,7 +52,7 @@ class Labels:
 
     def pin(self, labels: Axis) -> None:
         """What carries these labels stays."""
-        self.union(labels, np.int64(PINNED) + np.zeros((), np.int64))
+        self.union(labels, np.full((), PINNED))
 
     def along(self, axis: Axis, dim: int) -> Axis:
         """The axis as a vector along one dim; what varies along other dims is tied together."""

@@ -160,6 +160,12 @@ def call(node: fx.Node) -> Call:
     return Call(node, name if namespace == "aten" else f"{namespace}::{name}", arguments)
 
 
+def pads(made: Call) -> bool:
+    """Whether a convolution sums zeros in beside its input."""
+    padding = concrete(made["padding"])
+    return padding != "valid" and (isinstance(padding, str) or any(padding))
+
+
 def is_tensor(node: object) -> bool:
     """Whether a node of the graph stands for one tensor."""
     if not isinstance(node, fx.Node):

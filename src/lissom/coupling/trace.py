@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from lissom.coupling.ops import call
 from lissom.errors import GroupError
-from lissom.running import Example, as_inputs, evaluating
+from lissom.running import Example, as_inputs, evaluating, named_tensors
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
             if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
                 module.graph.erase_node(node)
         program = fx.GraphModule(module, module.graph)
-    own = {
-        _key(tensor): name
-        for name, tensor in reversed([*_named_tensors(model)])
-        if isinstance(tensor, Tensor)
-    }
+    own = {_key(tensor): name for name, tensor in reversed(named_tensors(model))}
     tensors, names = {}, {}
     for node in program.graph.nodes:
         if node.op != "get_attr":
@@ -164,11 +160,6 @@ def _plainly(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
 
 
 def _key(tensor: Tensor) -> tuple[object, ...]:

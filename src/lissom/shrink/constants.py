@@ -54,8 +54,9 @@ class Constants:
             output: which of several outputs.
             reader: who asks, since the tensor may have been overwritten afterwards.
         """
-        known = self._before.get((reader, node), self._known.get(node)) if reader else None
-        known = self._known.get(node) if reader is None else known
+        known = self._known.get(node)
+        if reader is not None:
+            known = self._before.get((reader, node), known)
         if isinstance(known, list):
             known = known[output or 0]
         if known is not None:
@@ -298,7 +299,7 @@ def cat(k: Constants, made: Call) -> Known:
     if all(k.get(part) is None for part in parts):
         return None
     dim = int(concrete(made["dim"]) or 0)
-    tensors = [_wide(k.of(part)) for part in parts if _shape_of(k, part) != (0,)]
+    tensors = [_wide(k.of(part)) for part in parts if k.trace.shape(part) != (0,)]
     ndim = tensors[0].ndim
     if made.name == "cat":
         same = [
@@ -385,7 +386,3 @@ def _tags(made: Call) -> list[Any]:
 
 def _shape(value: Tensor) -> list[int]:
     return [int(size) for size in value.shape]
-
-
-def _shape_of(k: Constants, node: fx.Node) -> tuple[int, ...]:
-    return tuple(k.of(node).shape)

@@ -274,8 +274,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
     labels = coupler.labels.find(site.labels)
     reader = coupler.trace.module(site.node)[0] or site.node.name
     if isinstance(site, MustVanish):
-        itself = site.node is site.source
-        known = constants.of(site.source, site.output, reader=None if itself else site.node)
+        known = constants.of(site.source, site.output, reader=site.node)
         x = compact(known, but=site.dim)
         free = _all_along(x == 0, site.dim)
         return _Read(site, reader, labels, free, free, np.zeros_like(free))

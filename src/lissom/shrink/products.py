@@ -54,9 +54,9 @@ def einsum(k: Constants, made: Call) -> Known:
 def convolution(k: Constants, made: Call) -> Known:
     """One number for each output channel that sees constants alone, and no padding beside them."""
     spatial = ops.CONVOLUTIONS[made.name]
-    padding = concrete(made["padding"])
-    pads = padding != "valid" and (isinstance(padding, str) or any(padding))
-    return _convolution(k, made, spatial, pads, int(concrete(made["groups"])), transposed=False)
+    return _convolution(
+        k, made, spatial, ops.pads(made), int(concrete(made["groups"])), transposed=False
+    )
 
 
 @rule(*ops.TRANSPOSED)

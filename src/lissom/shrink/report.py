@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
-from lissom.shrink.surgery import Keep, Surgery
+from lissom.shrink.surgery import Keep, Surgery, sliced
 from lissom.tables import table, text
 
 
@@ -66,9 +66,7 @@ class Shrinkage:
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """What is left of a tensor that belongs to the parameter `name`: a moment, an average."""
-        for dim, indices in self.keep.get(name, {}).items():
-            tensor = tensor.index_select(dim, indices.to(tensor.device))
-        return tensor.contiguous()
+        return sliced(tensor, self.keep.get(name, {}))
 
     def slice_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the large model (an average of its weights) cut to the small one."""
@@ -104,9 +102,7 @@ class Shrinkage:
                         f"{list(value.shape)}, which is not that of its parameter, so it cannot be "
                         "cut: make a new optimizer for the small network"
                     )
-                for dim, indices in dims.items():
-                    value = value.index_select(dim, indices.to(value.device))
-                state[key] = value.contiguous()
+                state[key] = sliced(value, dims)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -18,6 +18,13 @@ Keep = dict[str, dict[int, Tensor]]
 IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")
 
 
+def sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
+    """The indices that stay, of each dim that is cut."""
+    for dim, indices in dims.items():
+        tensor = tensor.index_select(dim, indices.to(tensor.device))
+    return tensor.contiguous()
+
+
 @dataclass
 class Surgery:
     """All changes to a module, as data: they can be saved, and done again on a fresh one.
@@ -70,9 +77,7 @@ class Surgery:
             dim, shares = self.columns[name]
             for entry, other, times in shares:
                 new.select(dim, entry).add_(tensor.detach().select(dim, other), alpha=times)
-        for dim, indices in self.keep.get(name, {}).items():
-            new = new.index_select(dim, indices.to(new.device))
-        return new.contiguous()
+        return sliced(new, self.keep.get(name, {}))
 
 
 def plan(
