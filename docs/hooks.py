@@ -1,6 +1,7 @@
-"""Fail the build where the public interface and its documentation disagree."""
+"""Before each build: draw what is drawn from the code, and check that the interface is documented."""
 
 import re
+import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property, singledispatchmethod
@@ -24,6 +25,7 @@ def on_pre_build(config: Mapping[str, Any]) -> None:
     """Called by mkdocs before each build."""
     import lissom
 
+    runpy.run_path(str(Path(config["docs_dir"]) / "draw_hard_concrete.py"))["draw"]()
     found = problems(lissom, (Path(config["docs_dir"]) / "api.md").read_text(encoding="utf-8"))
     if found:
         raise PluginError("\n  ".join(["the public interface is not fully documented:", *found]))

@@ -14,7 +14,16 @@ MAX_NAMES = 25
 # A room is a module or a package directly under lissom; it may import from lower floors, and from
 # its own floor without going round in a circle.
 FLOORS = (
-    {"checkpoints", "errors", "running", "schedules", "scratch", "selection", "tables"},
+    {
+        "checkpoints",
+        "errors",
+        "hard_concrete",
+        "running",
+        "schedules",
+        "scratch",
+        "selection",
+        "tables",
+    },
     {"penalties", "budgets", "groups", "coupling"},
     {"proximal", "preconditioners", "gates", "learning_compression"},
     {"shrink", "saving", "measure", "export"},

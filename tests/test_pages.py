@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/index.md", "docs/tutorial.md", "docs/penalties.md", "docs/shrinking.md"]
+PAGES = [
+    "README.md",
+    "docs/index.md",
+    "docs/tutorial.md",
+    "docs/penalties.md",
+    "docs/gates.md",
+    "docs/shrinking.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

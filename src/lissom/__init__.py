@@ -6,6 +6,7 @@ from lissom.coupling import channels, heads, neurons
 from lissom.data import Dataset
 from lissom.errors import LissomError
 from lissom.export import export
+from lissom.gates import gate
 from lissom.groups import Groups, kernels, weights
 from lissom.measure import measure
 from lissom.penalties import L0, L1, L2, Threshold
@@ -27,6 +28,7 @@ __all__ = [
     "Trainer",
     "channels",
     "export",
+    "gate",
     "heads",
     "kernels",
     "load",

@@ -20,6 +20,10 @@ class OptimizerError(LissomError):
     """An optimizer, metric or schedule that the proximal step cannot work with."""
 
 
+class GateError(LissomError):
+    """Gates that cannot be put on a model, or a budget that they cannot meet."""
+
+
 class DataError(LissomError):
     """A data set that is missing, damaged, or of the wrong shape."""
 

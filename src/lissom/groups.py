@@ -7,9 +7,10 @@ Whatever a block is, penalties and algorithms see only `norms()`, `scale_()`, `w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,27 @@ from torch import Tensor, nn
 from lissom.errors import GroupError, nearest
 from lissom.penalties import Penalty, widen
 from lissom.tables import table, text
+
+
+@dataclass
+class Spread:
+    """Scales of groups, laid out so that a parameter can be multiplied by them.
+
+    Attributes:
+        shape: of the result, which is broadcast to the parameter.
+        index: which scale each entry gets, −1 for none (it is multiplied by 1); None if scales and
+            entries are the same in the same order.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor | None = None
+
+    def __call__(self, scales: Tensor) -> Tensor:
+        if self.index is not None:
+            if self.index.device != scales.device:
+                self.index = self.index.to(scales.device)
+            scales = torch.cat([scales, scales.new_ones(1)])[self.index]
+        return scales.view(self.shape)
 
 
 class Block(ABC):
@@ -71,6 +93,14 @@ class Block(ABC):
         """Weights in each group, shaped `shape`."""
 
     @abstractmethod
+    def priced(self) -> Tensor:
+        """Weights in each group that its norm counts, shaped `shape`."""
+
+    @abstractmethod
+    def gated(self) -> Sequence[tuple[nn.Parameter, Spread]]:
+        """Where a gate in the forward pass acts: parameters, and how it is spread over each."""
+
+    @abstractmethod
     def row(self) -> list[object]:
         """A line of the printed table, under `columns`."""
 
@@ -82,20 +112,20 @@ class Block(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TensorBlock(Block):
-    """One parameter, cut into groups along its first `kept` dims.
+    """One parameter, cut into groups along some of its dims.
 
-    With `kept` = all dims each weight is a group; with 2 of a convolution's [out, in, k, k],
-    each k×k kernel is.
+    With all dims `kept` each weight is a group; with (0, 1) of a convolution's [out, in, k, k] each
+    k×k kernel is, and with (1,) of a matrix each column.
 
     Attributes:
         parameter: the tensor itself.
-        kept: how many leading dims number the groups.
+        kept: the dims that number the groups, ascending.
     """
 
     name: str
     module: nn.Module
     parameter: nn.Parameter
-    kept: int
+    kept: tuple[int, ...]
     columns: ClassVar[tuple[str, ...]] = ("parameter", "module", "shape", "weights each")
 
     @property
@@ -104,11 +134,11 @@ class TensorBlock(Block):
 
     @property
     def single(self) -> bool:
-        return self.kept == self.parameter.ndim
+        return len(self.kept) == self.parameter.ndim
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size(self.parameter.shape[: self.kept])
+        return torch.Size(self.parameter.shape[d] for d in self.kept)
 
     def norms(self) -> Tensor:
         if self.single:
@@ -128,11 +158,23 @@ class TensorBlock(Block):
 
     @torch.no_grad()
     def scale_(self, scales: Tensor) -> None:
-        self.parameter.mul_(scales[(...,) + (None,) * len(self._inner)])
+        self.parameter.mul_(self.spread(scales))
 
     def cost(self) -> Tensor:
-        size = self.parameter[(0,) * self.kept].numel() if self.parameter.numel() else 0
+        size = prod(self.parameter.shape[d] for d in self._inner) if self.parameter.numel() else 0
         return torch.tensor(size, device=self.parameter.device).expand(self.shape)
+
+    def priced(self) -> Tensor:
+        return self.cost()
+
+    def gated(self) -> list[tuple[nn.Parameter, Spread]]:
+        return [(self.parameter, self.spread)]
+
+    @property
+    def spread(self) -> Spread:
+        """What lays the groups' scales out over the parameter."""
+        shape = self.parameter.shape
+        return Spread(tuple(n if d in self.kept else 1 for d, n in enumerate(shape)))
 
     def row(self) -> list[object]:
         shape = "×".join(map(str, self.parameter.shape))
@@ -141,7 +183,7 @@ class TensorBlock(Block):
 
     @property
     def _inner(self) -> tuple[int, ...]:
-        return tuple(range(self.kept, self.parameter.ndim))
+        return tuple(d for d in range(self.parameter.ndim) if d not in self.kept)
 
 
 Choice = str | type[nn.Module] | Callable[[Block], bool]
@@ -154,7 +196,7 @@ class Groups:
     `only` and `without`, printed as a table, and used as the key of a `{groups: penalty}` mapping.
 
     Attributes:
-        kind: what a group is: "weights", "kernels", "channels", "neurons" or "heads".
+        kind: what a group is: "weights", "kernels", "columns", "channels", "neurons" or "heads".
         blocks: the tensors that hold them, or families of units.
     """
 
@@ -245,7 +287,7 @@ def weights(model: nn.Module, *, biases: bool = False) -> Groups:
     Raises:
         GroupError: if the model has no such parameter.
     """
-    return Groups("weights", _blocks(model, lambda p: p.ndim, least=2, biases=biases))
+    return Groups("weights", _blocks(model, lambda p: range(p.ndim), least=2, biases=biases))
 
 
 def kernels(model: nn.Module) -> Groups:
@@ -262,7 +304,24 @@ def kernels(model: nn.Module) -> Groups:
     Source: Formanek & Hadházi eq. 12.
     """
     convolutions = (nn.modules.conv._ConvNd,)
-    return Groups("kernels", _blocks(model, lambda p: 2, least=3, owners=convolutions))
+    return Groups("kernels", _blocks(model, lambda p: (0, 1), least=3, owners=convolutions))
+
+
+def columns(model: nn.Module) -> Groups:
+    """Every column of a dense layer, all weights that read one of its inputs, is a group.
+
+    Where `neurons` follows a number through the whole network, this looks at one layer: of a
+    flattened image each pixel of each channel is an input of its own.
+
+    Args:
+        model: any module with `nn.Linear` layers.
+
+    Raises:
+        GroupError: if the model has no dense layer.
+
+    Source: Louizos, Welling & Kingma 2018, section 4.1 (the inputs of dense layers).
+    """
+    return Groups("columns", _blocks(model, lambda p: (1,), least=2, owners=(nn.Linear,)))
 
 
 def disjoint(prices: Mapping[Groups, Penalty]) -> None:
@@ -291,7 +350,7 @@ def disjoint(prices: Mapping[Groups, Penalty]) -> None:
 
 def _blocks(
     model: nn.Module,
-    kept: Callable[[nn.Parameter], int],
+    kept: Callable[[nn.Parameter], Iterable[int]],
     *,
     least: int,
     biases: bool = False,
@@ -303,7 +362,7 @@ def _blocks(
         wanted = parameter.ndim >= least or (biases and "bias" in last)
         if wanted and isinstance(modules[path], owners):
             clean = name.replace("_orig_mod.", "")  # torch.compile's wrapper is not the user's
-            yield TensorBlock(clean, modules[path], parameter, kept(parameter))
+            yield TensorBlock(clean, modules[path], parameter, tuple(kept(parameter)))
 
 
 def _prefixes(name: str) -> list[str]:

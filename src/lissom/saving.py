@@ -16,6 +16,7 @@ from lissom.export import export
 from lissom.running import named_tensors
 from lissom.shrink import Shrinkage, Surgery, operate
 from lissom.shrink.selection import Selected
+from lissom.shrink.surgery import READS
 
 FORMAT = "lissom 1"
 
@@ -69,6 +70,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         "attention": surgery.attention,
         "biases": list(surgery.biases),
         "inputs": inputs,
+        "reads": list(surgery.reads),
         "tied": tied,
     }
     save_tensors(tensors, path, {"lissom": json.dumps(record)})
@@ -110,6 +112,7 @@ def load(
             int(position): (dim, tensors.pop(f"lissom.input{position}"))
             for position, dim in record["inputs"].items()
         },
+        reads={path: tensors[f"{path}.{READS}"] for path in record["reads"]},
     )
     try:
         _refit(net, tensors)

@@ -36,7 +36,8 @@ class Coupler:
         roles: of the dims of parameters, where an operation says more than the default.
         heads: axes that stand for heads of attention.
         unknown: operations without a rule, whose inputs are pinned.
-        inputs: the axes of the model's inputs, where they are free.
+        frees_inputs: whether the entries of the model's inputs are units too.
+        inputs: their axes.
     """
 
     def __init__(self, trace: Trace, rules: dict[str, Rule], *, inputs: bool = False) -> None:
@@ -49,7 +50,7 @@ class Coupler:
         self.inputs: dict[fx.Node, Axis] = {}
         self._axes: dict[fx.Node, Axes | list[Axes]] = {}
         self._rules = rules
-        self._frees_inputs = inputs
+        self.frees_inputs = inputs
         self._of_memory: dict[str, Axes] = {}
         self._alive = _alive(trace)
         for node in trace.nodes:
@@ -130,9 +131,10 @@ class Coupler:
         return self.labels.settled(tuple(result))
 
     def mark(self, node: fx.Node, dim: int, role: Role) -> None:
-        """Say what a dim of a weight is, or of the parameters that a computed weight is made of."""
-        if self._frees_inputs and role is not Role.ZEROED:
-            role = Role.CUT if role is Role.PAY else Role.PAY  # then readers pay
+        """Say what a dim of a weight is, or of the parameters that a computed weight is made of.
+
+        PAY is said of the rows, which make units, and CUT of the columns, which read them.
+        """
         dim %= max(1, len(self.trace.shape(node)))
         if node in self.trace.names:
             self.roles.setdefault((node, dim), set()).add(role)
@@ -188,7 +190,7 @@ class Coupler:
     def _input(self, node: fx.Node) -> Axes:
         """Inputs are fixed, or free in all but their first dim, the batch."""
         value = node.meta.get("val")
-        if not self._frees_inputs or value is None or not value.is_floating_point():
+        if not self.frees_inputs or value is None or not value.is_floating_point():
             return ()
         shape = self.trace.shape(node)
         if len(shape) < 2:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.ops import call
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
-from lissom.groups import Block, Groups
+from lissom.groups import Block, Groups, Spread
 from lissom.penalties import widen
 from lissom.tables import table, text
 
@@ -31,6 +32,7 @@ class Member:
         dim: along which it is sliced.
         role: what happens to the slices.
         unit: for each index of the dim the number of its unit, or −1.
+        reads: whether the slices are the columns that a unit is read by.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Member:
     dim: int
     role: Role
     unit: Tensor
+    reads: bool = False
     _moved: dict[torch.device, Tensor] = field(default_factory=dict)
 
     def units(self) -> Tensor:
@@ -80,12 +83,15 @@ class Member:
     @torch.no_grad()
     def scale_(self, scales: Tensor) -> None:
         """Multiply each unit's slices by its scale."""
-        scales = scales.to(self.tensor.device)
-        every = torch.cat([scales, scales.new_ones(1)]).to(self.tensor.dtype)
-        factors = every[self.units()]  # unit −1 finds the 1 at the end
-        self.tensor.mul_(
-            factors.view([-1 if d == self.dim else 1 for d in range(self.tensor.ndim)])
-        )
+        self.units()  # refuses a tensor that was cut
+        self.tensor.mul_(self.spread(scales.to(self.tensor)))
+
+    @cached_property
+    def spread(self) -> Spread:
+        """What lays the units' scales out over the tensor: 1 where there is no unit."""
+        shape = tuple(-1 if d == self.dim else 1 for d in range(self.tensor.ndim))
+        in_order = torch.equal(self.unit, torch.arange(len(self.unit)))
+        return Spread(shape, None if in_order else self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +107,7 @@ class Family(Block):
         kind: "channels", "neurons" or "heads".
         macs: multiply–accumulate operations for each unit and example: that make it and read it.
         labels: of the units in the coupler that found them.
+        read_by_weights: whether nothing but the columns of weights reads them.
     """
 
     name: str
@@ -109,6 +116,7 @@ class Family(Block):
     kind: str
     macs: int
     labels: Axis
+    read_by_weights: bool = True
     columns: ClassVar[tuple[str, ...]] = (
         "paid by", "zeroed", "cut", "weights each", "MACs each"
     )  # fmt: skip
@@ -155,9 +163,26 @@ class Family(Block):
             elif member.role is Role.ZEROED:
                 member.scale_((scales != 0).to(scales))
 
+    def gated(self) -> list[tuple[nn.Parameter, Spread]]:
+        """The columns that read the units: behind any normalisation and activation.
+
+        Where something else reads them too (the product of queries and keys does), the rows and
+        biases that make them.
+        """
+        chosen = [member for member in self.members if member.reads]
+        if not chosen or not self.read_by_weights:
+            chosen = [member for member in self.members if not member.reads]
+        return [(m.tensor, m.spread) for m in chosen if isinstance(m.tensor, nn.Parameter)]
+
     def cost(self) -> Tensor:
-        device = self.parameters[0].device
-        return torch.tensor(self._weights_each(), device=device).expand(self.shape)
+        return self._each(self._weights_each())
+
+    def priced(self) -> Tensor:
+        paid = sum(m.tensor.numel() // len(m.unit) * int((m.unit >= 0).sum()) for m in self.paying)
+        return self._each(paid // len(self.labels))
+
+    def _each(self, number: int) -> Tensor:
+        return torch.tensor(number, device=self.parameters[0].device).expand(self.shape)
 
     def row(self) -> list[object]:
         def named(role: Role) -> str:
@@ -202,20 +227,21 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
     modules = dict(model.named_modules())
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     slices = list(_slices(coupler))
-    kinds, macs = _kinds(coupler), _macs(coupler)
+    kinds, macs, mixed = _kinds(coupler), _macs(coupler), _read_otherwise(coupler)
     found: list[Family] = []
     for units, places in _alike([vector for *_, vector in slices], len(coupler.labels)):
         number = np.full(len(coupler.labels), -1)
         number[units] = np.arange(len(units))
         members = tuple(
-            Member(name, tensors[name], dim, role, torch.from_numpy(number[vector]))
-            for name, dim, role, vector in (slices[i] for i in places)
+            Member(name, tensors[name], dim, role, torch.from_numpy(number[vector]), reads)
+            for name, dim, role, reads, vector in (slices[i] for i in places)
         )
         paying = next((m for m in members if m.role is Role.PAY), None)
         if paying is not None and isinstance(paying.tensor, nn.Parameter):
             module = modules[paying.name.rpartition(".")[0]]
             each = int(macs[units].mean())
-            found.append(Family(paying.name, module, members, kinds(units[0]), each, units))
+            kind, plain = kinds(units[0]), not mixed[units].any()
+            found.append(Family(paying.name, module, members, kind, each, units, plain))
     order_of = {name: i for i, name in enumerate(tensors)}
     return sorted(found, key=lambda family: order_of[family.name])
 
@@ -245,14 +271,15 @@ def _alike(vectors: list[Axis], size: int) -> Iterator[tuple[Axis, list[int]]]:
     yield from ((order[p], places[p]) for p in places if p != 0)
 
 
-def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, Axis]]:
-    """(tensor, dim, role, labels), each dim of each tensor once."""
+def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, bool, Axis]]:
+    """(tensor, dim, role, whether it reads, labels), each dim of each tensor once."""
     roles: dict[tuple[str, int], set[Role]] = {}
     for (node, dim), said in coupler.roles.items():
         roles.setdefault((coupler.trace.names[node], dim), set()).update(said)
+    payer = Role.CUT if coupler.frees_inputs else Role.PAY
     pays: dict[str, int] = {}  # a tensor pays along one dim, or its weights would pay twice
     for (name, dim), said in sorted(roles.items()):
-        if Role.PAY in said:
+        if payer in said:
             pays.setdefault(name, dim)
     seen: set[str] = set()
     for node, name in coupler.trace.names.items():
@@ -261,14 +288,14 @@ def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, Axis]]:
         seen.add(name)
         for axis in coupler.axes(node):
             [dim] = (d for d, size in enumerate(axis.shape) if size > 1)
+            said = roles.get((name, dim), {Role.ZEROED})
             if not isinstance(coupler.trace.tensors[node], nn.Parameter):
                 role = Role.CUT
             elif pays.get(name) == dim:
                 role = Role.PAY
             else:
-                role = Role.CUT if (name, dim) in roles else Role.ZEROED
-                role = Role.ZEROED if roles.get((name, dim)) == {Role.ZEROED} else role
-            yield name, dim, role, axis.ravel()
+                role = Role.ZEROED if said == {Role.ZEROED} else Role.CUT
+            yield name, dim, role, Role.CUT in said, axis.ravel()
 
 
 def _kinds(coupler: Coupler) -> "_Kinds":
@@ -296,6 +323,19 @@ class _Kinds:
         if self.heads[label]:
             return "heads"
         return "channels" if self.channels[label] else "neurons"
+
+
+def _read_otherwise(coupler: Coupler) -> np.ndarray:
+    """For each label whether something else than a weight's columns reads it."""
+    found = np.zeros(len(coupler.labels), bool)
+    for site in coupler.sites:
+        if isinstance(site, Contraction):
+            by_weights = coupler.trace.of_weights(site.other)
+        else:
+            by_weights = site.output is not None  # a state, which the layer's own columns read
+        if not by_weights:
+            found[coupler.labels.find(site.labels)] = True
+    return found
 
 
 def _macs(coupler: Coupler) -> np.ndarray:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.errors import GroupError, LissomError
+from lissom.gates import refuse_gated
 from lissom.running import Example, as_inputs
 from lissom.shrink import products as _products  # fills the table
 from lissom.shrink import statistics as _statistics  # as well
 from lissom.shrink.constants import Constants
 from lissom.shrink.decision import Decider, Decision, Mask
 from lissom.shrink.graph import cut_graph
+from lissom.shrink.reading import reading_less
 from lissom.shrink.report import Kept, Shrinkage
 from lissom.shrink.selection import Selected
 from lissom.shrink.sizes import Sizes
@@ -42,6 +44,7 @@ def shrink(
     round_to: int = 1,
     fold: bool = True,
     inputs: bool = False,
+    select: bool = False,
     in_place: bool = False,
     verify: bool | Iterable[Example] = True,
     as_graph: bool | None = None,
@@ -62,6 +65,9 @@ def shrink(
             biases of the layers that read them. Otherwise they stay.
         inputs: whether entries of the inputs that nothing reads may go too; the small network then
             starts with a selection of them.
+        select: whether dense and convolution layers may also leave out inputs that live, where all
+            their own weights on them are zero; they then select what they read. Fewer weights and
+            operations, for a copy of the input.
         in_place: cut the model itself; its parameters stay the same objects, so an optimizer may go
             on (`small.shrinkage.slice_optimizer` cuts its moments).
         verify: True for random inputs like the example, also at a larger resolution where the model
@@ -89,6 +95,8 @@ def shrink(
             f"{type(model).__name__} gives other outputs than a copy of itself: is it random in "
             "evaluation mode? shrink cannot be checked on it"
         )
+    if select and not found.as_graph:
+        found = case.reading_less(found)
     result, report = found.small, case.report(found)
     if in_place:
         operate(model, found.surgery, in_place=True)
@@ -166,6 +174,15 @@ class _Case:
             if found is not None:
                 return found
         return None
+
+    def reading_less(self, found: _Found) -> _Found:
+        """The same with layers that select what they read, if the model calls them as layers."""
+        inner = found.small.net if found.surgery.inputs else found.small
+        assert isinstance(inner, nn.Module)
+        surgery = reading_less(inner, found.surgery)
+        small = copied(self.model)
+        operate(small, surgery)
+        return self._checked(small, found.decision, surgery) or found
 
     def by_graph(self) -> _Found | None:
         """The traced graph on smaller tensors."""
@@ -289,6 +306,7 @@ def _checks(
 
 
 def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bool | None) -> None:
+    refuse_gated(model, "shrink")
     if isinstance(model, Selected):
         raise LissomError(
             "this network starts with a selection of its inputs already: shrink its .net, on "

@@ -1,6 +1,7 @@
 """What is cut where, and the knife: on the user's own module, which stays the class it was."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,16 @@ from lissom.shrink.sizes import Sizes, new_sizes
 
 Keep = dict[str, dict[int, Tensor]]
 IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")
+READS = "lissom_reads"  # the buffer of a layer that reads a part of what it is given
+
+# The attribute that says how many inputs a layer reads, and the dim of its input they lie along;
+# of its weight it is dim 1.
+LAYERS = {
+    nn.Linear: ("in_features", -1),
+    nn.Conv1d: ("in_channels", -2),
+    nn.Conv2d: ("in_channels", -3),
+    nn.Conv3d: ("in_channels", -4),
+}
 
 
 def sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
@@ -38,6 +49,7 @@ class Surgery:
         attention: paths of `nn.MultiheadAttention` that lose heads: (those left, width of each).
         inputs: what is left of free inputs, by position: (dim, indices), where the input is
             flattened to two dims first if dim is None.
+        reads: for layers by path, which of the inputs they are given they still read.
     """
 
     keep: Keep = field(default_factory=dict)
@@ -46,6 +58,7 @@ class Surgery:
     biases: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
+    reads: dict[str, Tensor] = field(default_factory=dict)
 
     def after(self, first: "Surgery | None") -> "Surgery":
         """Both operations as one on the module before the first."""
@@ -68,7 +81,8 @@ class Surgery:
                 left = [rows[i] for i in again.tolist() if i < len(rows)]
                 attention[path] = (list(dict.fromkeys(left)), width)
         biases = {**first.biases, **self.biases}
-        return Surgery(keep, sizes, {}, biases, attention, self.inputs)
+        reads = {**first.reads, **self.reads}
+        return Surgery(keep, sizes, {}, biases, attention, self.inputs, reads)
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """What is left of a parameter or buffer, with memory of its own."""
@@ -178,6 +192,17 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
         attention = modules[path]
         assert isinstance(attention, nn.MultiheadAttention)
         setattr(modules[parent], name, FewerHeads(attention, heads, head_dim))
+    for path, indices in surgery.reads.items():
+        device = next(modules[path].parameters()).device
+        modules[path].register_buffer(READS, indices.to(device))
+        modules[path].register_forward_pre_hook(_select)
+
+
+def _select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the layer reads of its input."""
+    x, *others = args
+    _, dim = LAYERS[type(module)]
+    return (x.index_select(dim, module.get_buffer(READS)), *others)
 
 
 def _cut(old: Tensor, new: Tensor, in_place: bool) -> Tensor:

@@ -1,0 +1,239 @@
+"""What the shrunk network will cost, in expectation over its gates, and differentiable by them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from lissom.coupling import Family, couple, families, trace
+from lissom.coupling.sites import Contraction
+from lissom.errors import GateError, nearest
+from lissom.groups import Block, TensorBlock
+from lissom.running import Example
+
+Cost = str | Mapping[str, float]
+
+COSTS = ("weights", "bytes", "macs", "groups")
+
+
+@dataclass
+class Sized:
+    """A parameter whose size depends on gates.
+
+    Attributes:
+        name: in its model.
+        shape: of the whole parameter.
+        itemsize: bytes of a weight.
+        along: dim → the families that run through it, by number, and each index' unit (or −1).
+        cells: blocks within it (single weights, kernels, columns), by number, and each one's shape
+            when it is laid out over the parameter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+    along: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
+    cells: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    def expected(self, p: Sequence[Tensor]) -> Tensor:
+        """The expected number of its weights that are left, for P(z ≠ 0) of each block."""
+        sides = {dim: _product(found, p) for dim, found in self.along.items()}
+        if self.cells:
+            return self._expected_cells(sides, p)
+        rest = prod(size for dim, size in enumerate(self.shape) if dim not in sides)
+        total = p[0].new_tensor(float(rest))
+        for side in sides.values():
+            total = total * side.sum()
+        return total + rest * self._shared(p)
+
+    def _expected_cells(self, sides: Mapping[int, Tensor], p: Sequence[Tensor]) -> Tensor:
+        ndim = len(self.shape)
+        alive = p[0].new_ones((1,) * ndim)
+        for number, shape in self.cells:
+            alive = alive * p[number].view(shape)
+        for dim, side in sides.items():
+            alive = alive * side.view([-1 if d == dim else 1 for d in range(ndim)])
+        return alive.sum() * (prod(self.shape) / alive.numel())
+
+    def _shared(self, p: Sequence[Tensor]) -> Tensor:
+        """The covariance of two dims of the same units: Σ_u n_u m_u p_u (1 − p_u)."""
+        total = p[0].new_zeros(())
+        if len(self.along) != 2:
+            return total
+        first, second = (dict(found) for found in self.along.values())
+        for number in first.keys() & second.keys():
+            q = p[number].flatten()
+            n, m = (_counts(unit[number], q) for unit in (first, second))
+            total = total + (n * m * q * (1 - q)).sum()
+        return total
+
+
+@dataclass
+class Work:
+    """Multiply–accumulates that no single parameter stands for, such as those of Q Kᵀ.
+
+    Attributes:
+        macs: for one example.
+        sides: for each dim that may shrink its size and, for those entries that are gated, the
+            block's number and the unit.
+    """
+
+    macs: float
+    sides: list[tuple[int, list[tuple[int, Tensor]]]]
+
+    def expected(self, p: Sequence[Tensor]) -> Tensor:
+        """The expected number that is left."""
+        total = p[0].new_tensor(self.macs)
+        for size, found in self.sides:
+            alive = p[0].new_tensor(float(size - sum(len(units) for _, units in found)))
+            for number, units in found:
+                alive = alive + p[number].flatten()[units.to(alive.device)].sum()
+            total = total * alive / size
+        return total
+
+
+class Expected:
+    """Expected costs of the shrunk network.
+
+    Args:
+        model: that is gated.
+        blocks: that have gates.
+        example: for MACs; None if they are not asked for.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Block], example: Example | None) -> None:
+        self.sized = _sized(model, blocks)
+        self._macs: dict[str, float] | None = None
+        self._work: list[Work] = []
+        if example is not None:
+            self._macs, self._work = _work(model, blocks, example)
+
+    def __call__(self, p: Sequence[Tensor], cost: Cost) -> Tensor:
+        """The expected cost, a tensor of no dimension.
+
+        Args:
+            p: P(z ≠ 0) of every block.
+            cost: "weights", "bytes", "macs" or "groups", or {parameter: cost of each weight}.
+
+        Raises:
+            GateError: for an unknown cost, or MACs without an example.
+        """
+        if cost == "groups":
+            return torch.stack([q.sum() for q in p]).sum()
+        prices = self._prices(cost)
+        terms = [
+            prices[one.name] * one.expected(p) for one in self.sized if prices.get(one.name, 0)
+        ]
+        if cost == "macs":
+            terms += [work.expected(p) for work in self._work]
+        if not terms:
+            return p[0].new_zeros(())
+        return torch.stack(terms).sum()
+
+    def _prices(self, cost: Cost) -> Mapping[str, float]:
+        if isinstance(cost, Mapping):
+            unknown = cost.keys() - {one.name for one in self.sized}
+            if unknown:
+                name, names = min(unknown), [one.name for one in self.sized]
+                raise GateError(f"there is no parameter {name!r} to cost.{nearest(name, names)}")
+            return cost
+        if cost == "weights":
+            return {one.name: 1.0 for one in self.sized}
+        if cost == "bytes":
+            return {one.name: float(one.itemsize) for one in self.sized}
+        if cost != "macs":
+            known = ", ".join(map(repr, COSTS))
+            raise GateError(f"a cost is {known} or {{parameter: cost per weight}}, got {cost!r}")
+        if self._macs is None:
+            raise GateError(
+                "MACs depend on the size of the inputs: lissom.gate(model, prices, example=x)"
+            )
+        return self._macs
+
+
+def _sized(model: nn.Module, blocks: Sequence[Block]) -> list[Sized]:
+    found = {
+        name: Sized(name, tuple(p.shape), p.itemsize)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    for number, block in enumerate(blocks):
+        if isinstance(block, TensorBlock):
+            found[block.name].cells.append((number, block.spread.shape))
+        elif isinstance(block, Family):
+            for member in block.members:
+                if member.name in found:
+                    along = found[member.name].along.setdefault(member.dim, [])
+                    along.append((number, member.unit))
+    return list(found.values())
+
+
+def _work(
+    model: nn.Module, blocks: Sequence[Block], example: Example
+) -> tuple[dict[str, float], list[Work]]:
+    """MACs per weight by parameter, and the work of activations on one another."""
+    traced = trace(model, example)
+    coupler = couple(traced)
+    examples = max(1, traced.example[0].shape[0] if traced.example[0].ndim else 1)
+    unit_of = _units_by_label(families(coupler, model), blocks)
+    each: dict[str, float] = {}
+    rest = []
+    for site in coupler.sites:
+        if not isinstance(site, Contraction) or not site.macs:
+            continue
+        macs = site.macs / examples
+        name = traced.names.get(site.other)
+        if name is not None:
+            each[name] = each.get(name, 0.0) + macs / traced.tensors[site.other].numel()
+            continue
+        sides = []
+        for axis in (site.labels, site.rows):
+            if axis is not None and len(axis):
+                gated: dict[int, list[int]] = {}
+                for label in coupler.labels.find(axis).tolist():
+                    if label in unit_of:
+                        number, unit = unit_of[label]
+                        gated.setdefault(number, []).append(unit)
+                sides.append((len(axis), [(n, torch.tensor(u)) for n, u in gated.items()]))
+        rest.append(Work(macs, sides))
+    return each, rest
+
+
+def _units_by_label(found: Sequence[Family], blocks: Sequence[Block]) -> dict[int, tuple[int, int]]:
+    """Label of a unit in this coupling → (number of the gated block, unit in it)."""
+    gated = {
+        (member.name, member.dim): (number, member.unit)
+        for number, block in enumerate(blocks)
+        if isinstance(block, Family)
+        for member in block.members
+    }
+    units: dict[int, tuple[int, int]] = {}
+    for family in found:
+        for member in family.members:
+            number, theirs = gated.get((member.name, member.dim), (-1, None))
+            if theirs is not None:
+                for mine, other in zip(member.unit.tolist(), theirs.tolist(), strict=True):
+                    if mine >= 0 and other >= 0:
+                        units[int(family.labels[mine])] = (number, other)
+                break
+    return units
+
+
+def _product(found: Sequence[tuple[int, Tensor]], p: Sequence[Tensor]) -> Tensor:
+    """P(alive) of each index along a dim."""
+    [side, *others] = [
+        torch.cat([p[number].flatten(), p[number].new_ones(1)])[unit.to(p[number].device)]
+        for number, unit in found
+    ]
+    for other in others:
+        side = side * other
+    return side
+
+
+def _counts(unit: Tensor, like: Tensor) -> Tensor:
+    """How many indices each unit has."""
+    counts = like.new_zeros(len(like) + 1)
+    unit = unit.to(like.device) % len(counts)
+    return counts.index_add(0, unit, like.new_ones(len(unit)))[:-1]

@@ -1,0 +1,208 @@
+"""Gates in the forward pass: weights are multiplied by them for the time of a call.
+
+A module's parameters stay what and where they are, so that optimizers, `state_dict` and the model's
+class know nothing of gates. While the model runs, the product w·z stands in the instance's
+`__dict__`, where attribute lookup finds it before the parameter.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lissom.errors import GateError
+from lissom.groups import Block, Spread
+from lissom.running import leaves
+
+Draw = Callable[[int | None], Sequence[Tensor]]
+
+
+@dataclass
+class Place:
+    """A parameter that gates multiply.
+
+    Attributes:
+        parameter: itself.
+        name: in its model.
+        owners: the modules that hold it, each with its attribute's name; a tied one has several.
+        factors: by the number of their block, what lays its gates out over the parameter.
+    """
+
+    parameter: nn.Parameter
+    name: str
+    owners: list[tuple[nn.Module, str]]
+    factors: list[tuple[int, Spread]]
+
+    def gated(self, weight: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """w·z."""
+        for block, spread in self.factors:
+            weight = weight * spread(gates[block]).to(weight.dtype)
+        return weight
+
+
+def places(model: nn.Module, blocks: Sequence[Block]) -> list[Place]:
+    """Where the blocks' gates act, each parameter once.
+
+    Raises:
+        GateError: if a block is not of this model.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((module, attribute))
+    found: dict[int, Place] = {}
+    for number, block in enumerate(blocks):
+        for parameter, spread in block.gated():
+            key = id(parameter)
+            if key not in names:
+                raise GateError(
+                    f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
+                    "groups from the model that is gated"
+                )
+            place = found.setdefault(key, Place(parameter, names[key], owners[key], []))
+            place.factors.append((number, spread))
+    return list(found.values())
+
+
+class Placing(ABC):
+    """Hooks that bring a draw of gates into each call of a model.
+
+    Args:
+        model: whose calls draw.
+        places: where the gates act.
+        draw: gives the gates of every block: one number each, or one for each example, [B, …].
+    """
+
+    def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
+        self.places, self.draw = places, draw
+        self._last: Sequence[Tensor] | None = None
+        self._caller: nn.Module | None = None
+        self._handles = self._hook(model)
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    @abstractmethod
+    def _hook(self, model: nn.Module) -> list[RemovableHandle]: ...
+
+    def _gates(self, examples: int | None) -> Sequence[Tensor]:
+        """A new draw; the last one where the backward pass runs a part again (checkpointing)."""
+        if torch.compiler.is_compiling():
+            return self.draw(examples)
+        if self._last is None or torch._C._current_graph_task_id() == -1:
+            self._last = self.draw(examples)
+        return self._last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "_last": None,
+        }  # a tensor of a graph can be neither copied nor sent
+
+
+class OnWeights(Placing):
+    """One draw for each call: gated weights are multiplied by it.
+
+    The outermost call of the model, or of a part of it, draws.
+    """
+
+    def _hook(self, model: nn.Module) -> list[RemovableHandle]:
+        handles: list[RemovableHandle] = []
+        for module in _holders(model, self.places):
+            handles += [
+                module.register_forward_pre_hook(self._before, prepend=True),
+                module.register_forward_hook(self._after, always_call=True),
+            ]
+        return handles
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if self._caller is not None:
+            return
+        gates = self._gates(None)
+        for place in self.places:
+            product = place.gated(place.parameter, gates)
+            for owner, attribute in place.owners:
+                owner.__dict__[attribute] = product
+        self._caller = module
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._caller is module:
+            self._caller = None
+            for place in self.places:
+                for owner, attribute in place.owners:
+                    del owner.__dict__[attribute]
+
+
+class OnInputs(Placing):
+    """A draw for each example: what dense and convolution layers read is multiplied by it.
+
+    The same as gates on their columns, w_ok z_k x_k = w_ok (z_k x_k), for units that nothing but
+    columns of such layers reads.
+
+    Raises:
+        GateError: for gates that act on anything else.
+    """
+
+    def _hook(self, model: nn.Module) -> list[RemovableHandle]:
+        for place in self.places:
+            for owner, attribute in place.owners:
+                dim = _input_dim(owner)
+                along = [d for _, s in place.factors for d, n in enumerate(s.shape) if n != 1]
+                if dim is None or attribute != "weight" or any(d != dim for d in along):
+                    raise GateError(
+                        f"draws='example' multiplies what dense and convolution layers read, and "
+                        f"the gates of {place.name} are not on the inputs of one: gate neurons or "
+                        "channels, or use draws='batch'"
+                    )
+        handles = [model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True)]
+        for place in self.places:
+            for owner, _ in place.owners:
+                handles.append(owner.register_forward_pre_hook(partial(self._reads, place)))
+        return handles
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._last = self._gates(next(len(x) for x in leaves((args, kwargs)) if x.ndim))
+
+    def _reads(self, place: Place, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        x, *others = args
+        if self._last is None:
+            raise GateError(f"{place.name} was called before the gated model itself was")
+        channel = -1 if isinstance(module, nn.Linear) else 1
+        for block, spread in place.factors:
+            z = self._last[block].flatten(1)  # [B, n], [1, n] in evaluation mode
+            if len(z) not in (1, len(x)):
+                raise GateError(
+                    f"draws='example' drew for {len(z)} examples, but {place.name} reads an input "
+                    f"of shape {tuple(x.shape)}: the first dim of every layer's input must be the "
+                    "batch. Use draws='batch'"
+                )
+            if spread.index is not None:
+                z = torch.cat([z, z.new_ones(len(z), 1)], 1)[:, spread.index.to(z.device)]
+            shape = [1] * x.ndim
+            shape[0], shape[channel] = z.shape
+            x = x * z.view(shape).to(x.dtype)
+        return (x, *others)
+
+
+def _input_dim(module: nn.Module) -> int | None:
+    """The dim of a layer's weight that runs over its inputs."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.groups != 1:
+            return None
+        return 0 if module.transposed else 1
+    return 1 if isinstance(module, nn.Linear) else None
+
+
+def _holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:
+    """The model, the modules that hold gated parameters, and all between them."""
+    holding = {id(owner) for place in places for owner, _ in place.owners}
+    return [m for m in model.modules() if m is model or any(id(s) in holding for s in m.modules())]
