@@ -1,4 +1,4 @@
-"""Before each build: draw what is drawn from the code, and check that the interface is documented."""
+"""Before each build: draw what is drawn from the code, and check the documented interface."""
 
 import re
 import runpy

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import lissom.training
+import lissom.training.trainer
 from lissom.cli import app
 
 EPOCHS = 8
@@ -113,7 +113,7 @@ def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path)
 
 def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose event of this epoch is written and whose checkpoint is not."""
-    save = lissom.training.save_state
+    save = lissom.training.trainer.save_state
 
     def save_or_die(state: dict[str, Any], path: Path) -> None:
         if state["epoch"] == epoch:
@@ -121,7 +121,7 @@ def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPa
         save(state, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lissom.training, "save_state", save_or_die)
+        patch.setattr(lissom.training.trainer, "save_state", save_or_die)
         with pytest.raises(Killed):
             train(run)
     assert len(events(run)) == epoch

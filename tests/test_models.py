@@ -1,6 +1,7 @@
 """The papers' networks: their published counts, names, shapes and initialisation."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.errors import LissomError, RecipeError
-from lissom.models import build, cnn, henrikson, lenet5, lenet300, mlp, vgg
+from lissom.models import build, cnn, henrikson, lenet5, lenet300, mlp, vgg, wide_resnet
 
 
 def count(net: nn.Module) -> int:
@@ -32,6 +33,7 @@ def names(net: nn.Module) -> list[str]:
         ("lenet5", 430_500, 431_080),
         ("cnn", 8_712, 8_834),
         ("vgg", 9_234_432, 9_242_730),
+        ("wrn28-10", 36_461_232, 36_479_194),
     ],
 )
 def test_published_counts(name: str, weights: int, parameters: int) -> None:
@@ -243,7 +245,7 @@ def test_build_passes_options_on() -> None:
     [
         ("lenet-5", {}, r"no model 'lenet-5'\. Did you mean 'lenet5'"),
         ("resnet18", {}, r"no model 'resnet18'\."),
-        ("xyz", {}, r"Known: cnn, henrikson, lenet300, lenet5, mlp, vgg\."),
+        ("xyz", {}, r"Known: cnn, henrikson, lenet300, lenet5, mlp, vgg, wrn28-10\."),
         ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
         ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
         ("lenet5", {"input_dropout": 0.2}, r"'lenet5' has no option 'input_dropout'\."),
@@ -255,3 +257,36 @@ def test_build_explains_what_it_cannot_build(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         build(name, **options)
+
+
+def test_wide_residual_networks_are_made_of_pre_activated_blocks() -> None:
+    net = wide_resnet(depth=16, widen=1, classes=7, channels=1)
+    assert [len(net.get_submodule(f"stage{i}")) for i in (1, 2, 3)] == [2, 2, 2]  # type: ignore[arg-type]
+    assert net(torch.rand(2, 1, 32, 32)).shape == (2, 7)
+    stages = [net.get_submodule(f"stage{i}") for i in (1, 2, 3)]
+    sides, x = [], net.get_submodule("conv")(torch.rand(2, 1, 32, 32))
+    for stage in stages:
+        x = stage(x)
+        sides.append(tuple(x.shape[1:]))
+    assert sides == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    block = stages[0][0]  # type: ignore[index]
+    assert block.shortcut is None and stages[1][0].shortcut is not None  # type: ignore[index]
+    block.eval()
+    torch.nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 16, 8, 8)
+    assert torch.equal(block(x), x), "nothing but the blocks' branches acts on the sum"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 27}, r"depth of 10, 16, 22, 28, …, got 27"),
+        ({"depth": 4}, r"got 4"),
+        ({"widen": 0}, r"widen as a whole number ≥ 1, got 0"),
+        ({"classes": 0}, r"classes as a whole number"),
+        ({"dropout": 1.0}, r"0 ≤ p < 1, got 1\.0"),
+    ],
+)
+def test_impossible_wide_residual_networks_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(LissomError, match=message):
+        wide_resnet(**options)

@@ -94,7 +94,8 @@ def test_every_bundled_recipe_trains_to_its_end(
     steps = 1  # 20 examples are one batch
     assert trainer.steps_per_epoch == steps
     assert (trainer.penalties is not None) == (recipe.method == "subgradient")
-    assert (trainer.proximal is None) == (recipe.method == "subgradient" or not recipe.prices)
+    assert (trainer.proximal is None) == (recipe.method != "proximal" or not recipe.prices)
+    assert (trainer.gates is not None) == (recipe.method == "gates")
     event = trainer.fit()
     assert event["epochAfter"] == recipe.train.epochs
     counts = event["num_nonzero"]

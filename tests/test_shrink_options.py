@@ -524,3 +524,100 @@ def test_a_larger_class_than_was_saved(tmp_path: Path) -> None:
     lissom.save(lissom.shrink(net(), X), tmp_path / "small")
     with pytest.raises(RunError, match="not what the factory made"):
         lissom.load(tmp_path / "small", lambda: Larger().double())
+
+
+# select
+
+
+class Flat(nn.Module):
+    """Channels that are flattened, and a sum whose terms are read in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.again = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.fc, self.head = nn.Linear(6 * 4 * 4, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        x = x + self.again(x).relu()
+        return self.head(self.fc(x.flatten(1)).relu())
+
+
+def flat() -> Flat:
+    made = drawn(Flat())
+    dead = torch.arange(96) % 5 != 0
+    with torch.no_grad():
+        made.fc.weight[:, dead] = 0
+        made.again.weight[:, 2:4] = 0
+    return made
+
+
+PIXELS = example(2, 6, 6)
+
+
+def test_layers_select_the_inputs_that_they_read() -> None:
+    """Single positions of a flattened channel, and channels of a stream, in the layers alone."""
+    large = flat()
+    whole = lissom.shrink(large, PIXELS)
+    small = lissom.shrink(large, PIXELS, select=True)
+    assert (whole.fc.in_features, small.fc.in_features) == (96, 20)
+    assert (small.again.in_channels, small.again.out_channels) == (4, 6)
+    assert_equal(large, small, PIXELS)
+    assert small.fc.weight.requires_grad
+    assert type(small.fc) is nn.Linear
+
+
+def test_what_selects_is_saved_and_loaded_and_shrunk_again(tmp_path: Path) -> None:
+    small = lissom.shrink(flat(), PIXELS, select=True)
+    lissom.save(small, tmp_path / "small.safetensors")
+    loaded = lissom.load(tmp_path / "small.safetensors", lambda: Flat().double())
+    assert torch.equal(loaded(PIXELS), small(PIXELS))
+    with torch.no_grad():
+        small.fc.weight[:4] = 0
+        small.fc.bias[:4] = 0
+        small.fc.weight[:, 3] = 0
+    again = lissom.shrink(small, PIXELS, select=True)
+    assert again.fc.out_features == 5
+    assert_equal(small, again, PIXELS)
+    lissom.save(again, tmp_path / "again.safetensors")
+    loaded = lissom.load(tmp_path / "again.safetensors", lambda: Flat().double())
+    assert torch.equal(loaded(PIXELS), again(PIXELS))
+
+
+def test_selecting_in_place_keeps_the_parameters() -> None:
+    large = flat()
+    before, weight = copy.deepcopy(large), large.fc.weight
+    optimizer = torch.optim.Adam(large.parameters())
+    large(PIXELS).sum().backward()
+    optimizer.step()
+    before.load_state_dict(large.state_dict())
+    with torch.no_grad():
+        for model in (large, before):
+            zero_(model.fc.weight[:, 7:])
+    small = lissom.shrink(large, PIXELS, select=True, in_place=True)
+    report(small).slice_optimizer(optimizer, dict(small.named_parameters()))
+    assert small is large and small.fc.weight is weight
+    assert_equal(before, small, PIXELS)
+    small(PIXELS).sum().backward()
+    optimizer.step()
+
+
+def test_a_tied_or_functional_weight_is_read_whole() -> None:
+    """Where the code does not call the layer, or another layer shares the weight."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.b.weight = self.a.weight
+            self.c = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.b(self.a(x).relu()), self.c.weight)
+
+    tied = drawn(Tied())
+    zero_(tied.a.weight[:, 2], tied.c.weight[:, 1])
+    x = example(6)
+    small = lissom.shrink(tied, x, select=True)
+    assert_equal(tied, small, x)
+    assert small.a.in_features == 6

@@ -1,12 +1,10 @@
 """The command line: train a recipe, list the recipes; measure, shrink, export and report a run."""
 
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +15,18 @@ from torch import nn
 from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
 from lissom.errors import LissomError, RunError
 from lissom.export import export as export_model
+from lissom.gates.checks import LOG_ALPHA
 from lissom.measure import measure as measure_model
 from lissom.progress import Progress
 from lissom.recipes import (
+    TEACHER,
     Recipe,
     Record,
+    keep_record,
+    keep_result,
     make_data,
     make_example,
+    make_gates,
     make_model,
     make_trainer,
     read_recipe,
@@ -105,14 +108,7 @@ def train(
                 trainer.resume()
             event = trainer.fit()
         save_tensors(trainer.model.state_dict(), run / "model.safetensors")
-        result = {
-            "title": read.title,
-            **event,
-            "command": shlex.join(["lissom", *sys.argv[1:]]),
-            "seed": seed,
-            "versions": _versions(),
-        }
-        save_json(result, run / "result.json")
+        keep_result(record, event, run)
         console.print(measure_model(trainer.model).table())
         console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
         console.print(f"kept in {run}", markup=False, soft_wrap=True)
@@ -260,12 +256,20 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def _start(run: Path, record: Record, *, resume: bool) -> None:
     """Make the run directory; an old run goes only now that the new one is known to be possible."""
-    run.mkdir(parents=True, exist_ok=True)
     if not resume:
-        for name in RUN_FILES:
-            (run / name).unlink(missing_ok=True)
-            (run / f"{name}.part").unlink(missing_ok=True)
-    save_json(record.to_json(), run / "recipe.json")
+        _clear(run)
+    keep_record(record, run)
+
+
+def _clear(run: Path) -> None:
+    """Remove what a run has written, and what its teacher has."""
+    if (run / TEACHER).is_dir():
+        _clear(run / TEACHER)
+        with suppress(OSError):  # something of the user's lies there
+            (run / TEACHER).rmdir()
+    for name in RUN_FILES:
+        (run / name).unlink(missing_ok=True)
+        (run / f"{name}.part").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -290,10 +294,13 @@ def _load_model(run: Path) -> tuple[nn.Module, list[int]]:
     else:
         state, path = load_state(unfinished).get("model", {}), unfinished
         stderr.print(f"{run} is not finished; this is its last checkpoint", markup=False)
+    gates = make_gates(record.recipe, model, record.shape, 1) if LOG_ALPHA in state else None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
+    if gates is not None:
+        gates.harden()
     return model, record.shape
 
 
@@ -311,11 +318,6 @@ def _shrunk(
     report = small.shrinkage
     assert isinstance(report, Shrinkage)
     return small, report
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("lissom", "torch", "numpy")}
-    return {"python": platform.python_version(), **packages}
 
 
 @contextmanager

@@ -88,13 +88,17 @@ class Block(ABC):
     def scale_(self, scales: Tensor) -> None:
         """w_g ← w_g · s_g, for scales shaped `shape`."""
 
+    def kill_(self, dead: Tensor) -> None:
+        """Set all that belongs to these groups to zero; `dead` is shaped `shape`."""
+        self.scale_((~dead).to(self.parameters[0].dtype))
+
     @abstractmethod
     def cost(self) -> Tensor:
         """Weights in each group, shaped `shape`."""
 
     @abstractmethod
-    def priced(self) -> Tensor:
-        """Weights in each group that its norm counts, shaped `shape`."""
+    def priced(self) -> int:
+        """Weights in each group that its norm counts."""
 
     @abstractmethod
     def gated(self) -> Sequence[tuple[nn.Parameter, Spread]]:
@@ -161,11 +165,10 @@ class TensorBlock(Block):
         self.parameter.mul_(self.spread(scales))
 
     def cost(self) -> Tensor:
-        size = prod(self.parameter.shape[d] for d in self._inner) if self.parameter.numel() else 0
-        return torch.tensor(size, device=self.parameter.device).expand(self.shape)
+        return torch.tensor(self.priced(), device=self.parameter.device).expand(self.shape)
 
-    def priced(self) -> Tensor:
-        return self.cost()
+    def priced(self) -> int:
+        return prod(self.parameter.shape[d] for d in self._inner) if self.parameter.numel() else 0
 
     def gated(self) -> list[tuple[nn.Parameter, Spread]]:
         return [(self.parameter, self.spread)]

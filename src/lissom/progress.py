@@ -20,8 +20,7 @@ class Progress:
     def __init__(self, console: Console, recipe: Recipe) -> None:
         self._console = console
         self._epochs = recipe.train.epochs
-        self._line_every = max(1, self._epochs // 10)
-        self._next_line = 0
+        self._next_line: dict[str, int] = {}
         self._bar = bars.Progress(
             bars.BarColumn(bar_width=30),
             bars.TaskProgressColumn(),
@@ -47,29 +46,36 @@ class Progress:
         self._bar.stop()
 
     def report(self, event: dict[str, Any]) -> None:
-        """Take one report of a `Trainer`."""
+        """Take one report of a `Trainer`, or of its teacher's."""
+        who, epochs = ("teacher  ", event["teacher"]) if "teacher" in event else ("", self._epochs)
         if event["event"] == "progress":
             done = event["epoch"] + event["step"] / event["steps"]
-            self._loss = f"epoch {event['epoch'] + 1}/{self._epochs}  loss {event['loss']:.4f}"
+            self._loss = f"{who}epoch {event['epoch'] + 1}/{epochs}  loss {event['loss']:.4f}"
         else:
             done = event["epochAfter"]
             self._standing = standing(event)
-        self._bar.update(self._task, completed=done, description=f"{self._loss}  {self._standing}")
+        told = f"{self._loss}  {self._standing}"
+        self._bar.update(self._task, completed=done, total=epochs, description=told)
         if event["event"] != "progress" and not self._console.is_terminal:
-            self._print_line(event["epochAfter"])
+            self._print_line(who, event["epochAfter"], epochs)
 
-    def _print_line(self, epoch: int) -> None:
-        if epoch >= self._next_line or epoch == self._epochs:
-            self._console.print(f"epoch {epoch:4d}/{self._epochs}  {self._standing}")
-            self._next_line = epoch + self._line_every
+    def _print_line(self, who: str, epoch: int, epochs: int) -> None:
+        if epoch >= self._next_line.get(who, 0) or epoch == epochs:
+            line = f"{who}epoch {epoch:4d}/{epochs}  {self._standing}"
+            self._console.print(line, soft_wrap=True)
+            self._next_line[who] = epoch + max(1, epochs // 10)
 
 
 def standing(event: dict[str, Any]) -> str:
-    """One line about an evaluation: loss, accuracy and non-zeros."""
+    """One line about an evaluation: loss, accuracy, non-zeros, and what gates expect to leave."""
     part = "valid" if "inacc_valid" in event else "test"
     total = event["num_nonzero"]["total"]
+    gates = ""
+    if "gates" in event:
+        opened, expected = event["gates"]["left"].values(), event["gates"]["expected"]["weights"]
+        gates = f"  gates open {sum(opened):,}  expected weights {expected:,.0f}"
     accuracy = 100 - 100 * event[f"inacc_{part}"]
     return (
         f"{part} loss {event[f'ent_{part}']:.4f}  accuracy {accuracy:.2f} %  "
-        f"non-zeros {total['numNz']:,} of {total['num']:,}"
+        f"non-zeros {total['numNz']:,} of {total['num']:,}{gates}"
     )

@@ -12,7 +12,7 @@ from lissom.coupling.coupler import Coupler, Role, grown
 from lissom.coupling.labels import PINNED, Axes, Axis, placed, varying
 from lissom.coupling.ops import Call, concrete, is_tensor
 from lissom.coupling.rules import rule
-from lissom.coupling.sites import Contraction, MustVanish
+from lissom.coupling.sites import Contraction, MustVanish, Product
 
 # Layers of torch whose forward adds self.bias wherever there is one.
 HAVE_BIAS = frozenset(
@@ -100,12 +100,11 @@ def matmul(c: Coupler, call: Call) -> Axes:
         if c.trace.of_weights(other):
             c.mark(other, dims[0], Role.CUT)
             c.mark(other, dims[1], Role.PAY)
-        macs = _numel(call.node) * shapes[0][-1]
-        site = Contraction(
-            call.node, source, -1 if source is a else -2, depth, other, dims, rows, macs=macs
-        )
+        site = Contraction(call.node, source, -1 if source is a else -2, depth, other, dims, rows)
         c.sites.append(site)
     ndim = len(call.shape)
+    macs = _numel(call.node) * shapes[0][-1]
+    c.products.append(Product(call.node, macs, tuple(range(-ndim, 0)), depth))
     batch = [(1,) * (ndim - len(s)) + s[:-2] + (1, 1) for s in shapes]
     sides = [
         grown(tuple(axis for axis in c.axes(node) if axis.shape[dim] == 1), ndim)
@@ -134,6 +133,9 @@ def attention(c: Coupler, call: Call) -> Axes:
         sides.append(axes)
     met = c.align(shapes, sides)
     c.heads += [axis for axis in met if ndim > 2 and axis.shape[-3] > 1]
+    tokens = c.trace.shape(k)[-2]
+    c.products.append(Product(call.node, tokens * prod(c.trace.shape(q)), (-3,)))  # Q Kᵀ
+    c.products.append(Product(call.node, tokens * _numel(call.node), (-3, -1)))  # times V
     return met
 
 
@@ -317,9 +319,8 @@ def _read_by_einsum(
     if other in weights:
         c.mark(other, inner, Role.CUT)
     sizes = prod(c.trace.shape(other)) * prod(c.trace.shape(source)) // len(labels)
-    c.sites.append(
-        Contraction(call.node, source, dim, labels, other, (inner, None), None, macs=sizes)
-    )
+    c.sites.append(Contraction(call.node, source, dim, labels, other, (inner, None), None))
+    c.products.append(Product(call.node, sizes, tuple(range(-len(call.shape), 0)), labels))
 
 
 def _bias_for_constants(c: Coupler, site: Contraction) -> str | None:

@@ -8,7 +8,7 @@ from torch import fx
 
 from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
 from lissom.coupling.ops import ELEMENTWISE, MOVEMENT, Call, call
-from lissom.coupling.sites import Site
+from lissom.coupling.sites import Product, Site
 from lissom.coupling.trace import Trace
 
 
@@ -35,6 +35,7 @@ class Coupler:
         sites: where the value of a unit matters.
         roles: of the dims of parameters, where an operation says more than the default.
         heads: axes that stand for heads of attention.
+        products: of activations with one another, for the whole example.
         unknown: operations without a rule, whose inputs are pinned.
         frees_inputs: whether the entries of the model's inputs are units too.
         inputs: their axes.
@@ -46,6 +47,7 @@ class Coupler:
         self.sites: list[Site] = []
         self.roles: dict[tuple[fx.Node, int], set[Role]] = {}
         self.heads: list[Axis] = []
+        self.products: list[Product] = []
         self.unknown: list[Call] = []
         self.inputs: dict[fx.Node, Axis] = {}
         self._axes: dict[fx.Node, Axes | list[Axes]] = {}

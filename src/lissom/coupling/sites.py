@@ -59,4 +59,21 @@ class MustVanish:
     output: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Multiply–accumulates of activations with one another, such as Q Kᵀ.
+
+    Attributes:
+        node: the operation.
+        macs: for the whole example.
+        dims: of the output, which may shrink.
+        summed: labels of what is summed over, where that may shrink.
+    """
+
+    node: fx.Node
+    macs: int
+    dims: tuple[int, ...]
+    summed: Axis | None = None
+
+
 Site = Contraction | MustVanish

@@ -163,6 +163,18 @@ class Family(Block):
             elif member.role is Role.ZEROED:
                 member.scale_((scales != 0).to(scales))
 
+    @torch.no_grad()
+    def kill_(self, dead: Tensor) -> None:
+        """Rows, biases and norms, whoever pays, and the columns that read them.
+
+        Where something else reads the units too, the columns stay: what comes out of a dead unit
+        may be f(0) ≠ 0, and goes on to all readers alike.
+        """
+        for member in self.members:
+            goes = self.read_by_weights or not member.reads
+            if isinstance(member.tensor, nn.Parameter) and goes:
+                member.scale_((~dead).to(member.tensor.dtype))
+
     def gated(self) -> list[tuple[nn.Parameter, Spread]]:
         """The columns that read the units: behind any normalisation and activation.
 
@@ -175,14 +187,12 @@ class Family(Block):
         return [(m.tensor, m.spread) for m in chosen if isinstance(m.tensor, nn.Parameter)]
 
     def cost(self) -> Tensor:
-        return self._each(self._weights_each())
+        device = self.parameters[0].device
+        return torch.tensor(self._weights_each(), device=device).expand(self.shape)
 
-    def priced(self) -> Tensor:
+    def priced(self) -> int:
         paid = sum(m.tensor.numel() // len(m.unit) * int((m.unit >= 0).sum()) for m in self.paying)
-        return self._each(paid // len(self.labels))
-
-    def _each(self, number: int) -> Tensor:
-        return torch.tensor(number, device=self.parameters[0].device).expand(self.shape)
+        return paid // len(self.labels)
 
     def row(self) -> list[object]:
         def named(role: Role) -> str:
@@ -349,6 +359,12 @@ def _macs(coupler: Coupler) -> np.ndarray:
                 if labels is not None:
                     found = coupler.labels.find(labels)
                     np.add.at(macs, found, site.macs / len(labels) / examples)
+    for product in coupler.products:
+        read = [] if product.summed is None else [product.summed]
+        made = [coupler.vector(product.node, dim) for dim in product.dims]
+        for labels in (*read, *(axis for axis in made if axis is not None)):
+            found = coupler.labels.find(labels)
+            np.add.at(macs, found, product.macs / len(labels) / examples)
     return macs
 
 

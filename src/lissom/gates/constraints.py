@@ -1,5 +1,6 @@
 """Budgets instead of prices: dual ascent on the expected size."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,21 +14,31 @@ from lissom.schedules import Schedule, value_at
 
 @dataclass
 class Constraint:
-    """log(E[cost] / target) ≤ 0, with its multiplier.
+    """v = log(E[cost] / target) ≤ 0, with its multiplier λ.
 
-    The violation v is relative, so that one pair of rates serves every size and every cost:
-    minimised is L + λv + (ρ/2)v², and λ ← max(0, λ + ηv) after each step. λ settles at what a
-    network smaller by the factor e costs in units of the loss: the slope of the trade-off curve.
+    v is relative, so that one pair of numbers serves every size and every cost. With e = ρv, cut
+    off to [−2, 1], λ(1 + e)·∇v joins the gradient of the loss, and λ ← max(0, λ + ηe) after each
+    step. Both cuts matter:
+
+    * Gates move slowly, so a far target is violated for long. λ rises by at most η a step, however
+      far it is.
+    * λ is still too large when the target is met. But from v = −1/ρ on nothing pushes gates shut
+      any more, however large λ is, and below it they are pushed open again, for as long as λ lasts:
+      an optimizer with momentum goes on by itself, and of gates that are shut few come back.
+
+    At rest λ is the slope of the loss by log(size) as the gates feel it: it falls towards 0 once
+    they are decided.
 
     Attributes:
         cost: what is limited.
         target: as a part of the whole, or its schedule.
         total: the cost with every gate open.
-        rate: η, the step of the multiplier.
-        damping: ρ, which keeps the two from circling.
+        rate: η, the largest step of the multiplier upwards.
+        damping: ρ > 0; the size ends between exp(−1/ρ) of its target and the target.
         multiplier: λ.
 
-    Source: Gallego-Posada et al. 2022, eq. 7–9, with the logarithm and the damping.
+    Source: Gallego-Posada et al. 2022, eq. 7–9, with the logarithm, and with a proportional part
+    and cuts in place of their dual restarts.
     """
 
     cost: str
@@ -39,13 +50,17 @@ class Constraint:
 
     def penalty(self, expected: Tensor, step: int, update: bool) -> Tensor:
         """What is added to the loss; λ moves afterwards."""
-        target = value_at(self.target, step) * self.total
-        violation = torch.log(expected / target)
+        violation = torch.log(expected / self.limit(step))
+        error = (self.damping * violation.detach()).clamp(-2, 1)
         self.multiplier = self.multiplier.to(violation)
-        force = (self.multiplier + self.damping * violation.detach()).clamp(min=0)
+        force = self.multiplier * (1 + error)
         if update:
-            self.multiplier = (self.multiplier + self.rate * violation.detach()).clamp(min=0)
+            self.multiplier = (self.multiplier + self.rate * error).clamp(min=0)
         return force * violation
+
+    def limit(self, step: int) -> float:
+        """The target at a step, as a cost."""
+        return value_at(self.target, step) * self.total
 
     def check(self, least: float) -> None:
         """Refuse what cannot be reached.
@@ -53,10 +68,7 @@ class Constraint:
         Raises:
             GateError: for a part that is not in (0, 1], or below what no gate can remove.
         """
-        end = self.target
-        while isinstance(end, Schedule) and end.next is not None:
-            end = end.next
-        last = end.end if isinstance(end, Schedule) else end
+        last = value_at(self.target, sys.maxsize)
         if not isinstance(last, int | float) or not 0 < last <= 1:
             raise GateError(
                 f"{self.cost} is a part of the whole, above 0 and up to 1, got {last!r}"
@@ -73,4 +85,4 @@ class Constraint:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.multiplier = torch.tensor(state["multiplier"])
+        self.multiplier = torch.tensor(state["multiplier"], dtype=torch.float64)

@@ -4,14 +4,19 @@ The formulas are those of `lissom.hard_concrete`; here they are evaluated in pla
 written out. A graph that is compiled takes the plain formulas, which the compiler fuses itself.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lissom.groups import Spread
 from lissom.hard_concrete import HardConcrete, logistic
 
+aten = torch.ops.aten
 POOL = 2**22  # numbers; 16 MiB
 MIX = 1_000_003
 
@@ -34,8 +39,12 @@ class Noise:
         like = like.detach()
         if self.pooled and 2 * like.numel() <= POOL:
             seed = -1 if self.seed is None else self.seed
-            taken: Tensor = window(self._pool_on(like), like.numel(), seed, draw)
-            return taken.view(like.shape)
+            pool, n = self._pool_on(like), like.numel()
+            if torch.compiler.is_compiling():
+                taken: Tensor = window(pool, n, seed, draw)
+                return taken.view(like.shape)
+            start = _start(pool, n, seed, draw)
+            return pool[start : start + n].view(like.shape)  # no copy
         drawn: Tensor = logistic(like) if self.seed is None else seeded(like, self.seed, draw)
         return drawn
 
@@ -60,8 +69,7 @@ def seeded(like: Tensor, seed: int, draw: int) -> Tensor:
 @torch.library.custom_op("lissom::window", mutates_args=())
 def window(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
     """`n` neighbours from a random place of a pool; seed −1 stands for the global generator."""
-    generator = None if seed < 0 else torch.Generator().manual_seed(_mixed(seed, draw))
-    start = int(torch.randint(len(pool) - n + 1, (), generator=generator))
+    start = _start(pool, n, seed, draw)
     return pool[start : start + n].clone()
 
 
@@ -75,6 +83,48 @@ def _(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
     return pool.new_empty(n)
 
 
+@dataclass
+class Values:
+    """Gates as they were drawn, or as they are in evaluation mode.
+
+    Attributes:
+        z: a number for each group, or for each example and group.
+    """
+
+    z: Tensor
+
+    def times(self, weight: Tensor, spread: Spread) -> Tensor:
+        """w·z."""
+        return weight * spread(self.z).to(weight.dtype)
+
+
+@dataclass
+class Singles:
+    """Gates of single weights, drawn where they are used and again in the backward pass.
+
+    So nothing is kept for it but the products that the layers keep themselves.
+
+    Attributes:
+        law: of the gates.
+        log_alpha: one for each weight.
+        noise: one for each weight.
+    """
+
+    law: HardConcrete
+    log_alpha: Tensor
+    noise: Tensor
+
+    def times(self, weight: Tensor, spread: Spread) -> Tensor:
+        """w·z."""
+        if torch.compiler.is_compiling():
+            return weight * spread(self.law.sample(self.log_alpha, self.noise)).to(weight.dtype)
+        product: Tensor = _Product.apply(weight, self.log_alpha, self.noise, self.law)  # type: ignore[no-untyped-call]
+        return product
+
+
+Drawn = Values | Singles
+
+
 def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
     """z as `law.sample(log_alpha, noise)` gives it."""
     if torch.compiler.is_compiling():
@@ -83,46 +133,103 @@ def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
     return drawn
 
 
-def expected_price(law: HardConcrete, log_alpha: Tensor, prices: Tensor) -> Tensor:
-    """Σ_g prices_g · P(z_g ≠ 0)."""
+def expected_price(
+    law: HardConcrete, log_alpha: Tensor, sizes: Sequence[int], prices: Sequence[float]
+) -> Tensor:
+    """Σ_b prices_b Σ_g P(z_g ≠ 0) over blocks b of gates, which stand in `log_alpha` in turn."""
     if torch.compiler.is_compiling():
-        return (law.p_nonzero(log_alpha) * prices).sum()
-    priced: Tensor = _Price.apply(log_alpha, prices, law)  # type: ignore[no-untyped-call]
+        return _priced(law.p_nonzero(log_alpha), sizes, prices)
+    priced: Tensor = _Price.apply(log_alpha, law, sizes, prices)  # type: ignore[no-untyped-call]
     return priced
+
+
+def _priced(p: Tensor, sizes: Sequence[int], prices: Sequence[float]) -> Tensor:
+    blocks = zip(p.split(list(sizes)), prices, strict=True)
+    return torch.stack([price * part.sum() for part, price in blocks]).sum()
 
 
 class _Draw(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_alpha: Tensor, noise: Tensor, law: HardConcrete) -> Tensor:
-        s = noise.add(log_alpha).div_(law.beta).sigmoid_()
+        s = _concrete(law, log_alpha, noise)
         ctx.save_for_backward(s)
         ctx.law = law
-        stretched = s.mul(law.zeta - law.gamma).add_(law.gamma)
-        return torch.nn.functional.hardtanh_(stretched, 0, 1).to(log_alpha.dtype)
+        return _gate(law, s).to(log_alpha.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (s,), law = ctx.saved_tensors, ctx.law
-        width = law.zeta - law.gamma
-        low, high = -law.gamma / width, (1 - law.gamma) / width
-        inside = torch.ops.aten.hardtanh_backward(grad.to(s.dtype), s, low, high)
-        by_logit = torch.ops.aten.sigmoid_backward(inside, s)
-        return by_logit.mul_(width / law.beta).to(grad.dtype), None, None
+        [s] = ctx.saved_tensors
+        return _by_log_alpha_(ctx.law, grad.to(s.dtype, copy=True), s).to(grad.dtype), None, None
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, log_alpha: Tensor, noise: Tensor, law: HardConcrete
+    ) -> Tensor:
+        ctx.save_for_backward(weight, log_alpha, noise)
+        ctx.law = law
+        z = _gate(law, _concrete(law, log_alpha, noise)).to(weight.dtype)
+        return z.view_as(weight).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        weight, log_alpha, noise = ctx.saved_tensors
+        s = _concrete(ctx.law, log_alpha, noise)
+        by_weight = _gate(ctx.law, s).to(grad.dtype).view_as(grad).mul_(grad)
+        by_gate = torch.mul(grad, weight).view_as(s).to(s.dtype)
+        by_log_alpha = _by_log_alpha_(ctx.law, by_gate, s).to(log_alpha.dtype)
+        return by_weight, by_log_alpha, None, None
+
+
+def _concrete(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
+    """s = σ((ε + log α)/β)."""
+    return noise.add(log_alpha).div_(law.beta).sigmoid_()
+
+
+def _gate(law: HardConcrete, s: Tensor) -> Tensor:
+    """z, stretched and clamped."""
+    return F.hardtanh_(s.mul(law.zeta - law.gamma).add_(law.gamma), 0, 1)
+
+
+def _by_log_alpha_(law: HardConcrete, by_gate: Tensor, s: Tensor) -> Tensor:
+    """The gradient by log α from that by z, which is overwritten."""
+    width = law.zeta - law.gamma
+    low, high = -law.gamma / width, (1 - law.gamma) / width
+    aten.hardtanh_backward.grad_input(by_gate, s, low, high, grad_input=by_gate)
+    aten.sigmoid_backward.grad_input(by_gate, s, grad_input=by_gate)
+    return by_gate.mul_(width / law.beta)
 
 
 class _Price(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, log_alpha: Tensor, prices: Tensor, law: HardConcrete) -> Tensor:
-        p = law.p_nonzero(log_alpha)
-        ctx.save_for_backward(p, prices)
-        return torch.dot(p, prices)
+    def forward(
+        ctx: Any,
+        log_alpha: Tensor,
+        law: HardConcrete,
+        sizes: Sequence[int],
+        prices: Sequence[float],
+    ) -> Tensor:
+        ctx.save_for_backward(log_alpha)
+        ctx.law, ctx.sizes, ctx.prices = law, sizes, prices
+        return _priced(law.p_nonzero(log_alpha), sizes, prices)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        p, prices = ctx.saved_tensors
-        return torch.ops.aten.sigmoid_backward(prices, p).mul_(grad), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        [log_alpha] = ctx.saved_tensors
+        p = ctx.law.p_nonzero(log_alpha)
+        by_log_alpha = p.mul_(1 - p)
+        for part, price in zip(by_log_alpha.split(list(ctx.sizes)), ctx.prices, strict=True):
+            part.mul_(price * grad)
+        return by_log_alpha, None, None, None
+
+
+def _start(pool: Tensor, n: int, seed: int, draw: int) -> int:
+    generator = None if seed < 0 else torch.Generator().manual_seed(_mixed(seed, draw))
+    return int(torch.randint(len(pool) - n + 1, (), generator=generator))
 
 
 def _mixed(seed: int, draw: int) -> int:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from lissom.coupling import Family, couple, families, trace
+from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
 from lissom.errors import GateError, nearest
 from lissom.groups import Block, TensorBlock
@@ -37,16 +39,51 @@ class Sized:
     along: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     cells: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
-    def expected(self, p: Sequence[Tensor]) -> Tensor:
-        """The expected number of its weights that are left, for P(z ≠ 0) of each block."""
-        sides = {dim: _product(found, p) for dim, found in self.along.items()}
+    def expected(self, p: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
+        """The expected number of its weights that are left.
+
+        Args:
+            p: P(z ≠ 0) of each block.
+            sums: of each p.
+        """
         if self.cells:
+            sides = {dim: _product(found, p) for dim, found in self.along.items()}
             return self._expected_cells(sides, p)
-        rest = prod(size for dim, size in enumerate(self.shape) if dim not in sides)
-        total = p[0].new_tensor(float(rest))
-        for side in sides.values():
-            total = total * side.sum()
-        return total + rest * self._shared(p)
+        rest = prod(size for dim, size in enumerate(self.shape) if dim not in self.along)
+        total = sums[0].new_tensor(float(rest))
+        for dim, found in self.along.items():
+            total = total * self._left(dim, found, p, sums)
+        return total + rest * self._shared(p) if self._repeats else total
+
+    def _left(
+        self,
+        dim: int,
+        found: list[tuple[int, Tensor]],
+        p: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> Tensor:
+        """The expected size of a dim."""
+        if dim not in self._even:
+            return _product(found, p).sum()
+        [(number, _)] = found
+        return sums[number] * (self.shape[dim] // p[number].numel())
+
+    @cached_property
+    def _even(self) -> set[int]:
+        """Dims that one family fills, with as many indices for each of its units."""
+        return {
+            dim
+            for dim, found in self.along.items()
+            if len(found) == 1
+            and len(found[0][1].unique(return_counts=True)[1].unique()) == 1
+            and bool((found[0][1] >= 0).all())
+        }
+
+    @cached_property
+    def _repeats(self) -> bool:
+        """Whether units run along two dims."""
+        numbers = [{number for number, _ in found} for found in self.along.values()]
+        return len(numbers) == 2 and bool(numbers[0] & numbers[1])
 
     def _expected_cells(self, sides: Mapping[int, Tensor], p: Sequence[Tensor]) -> Tensor:
         ndim = len(self.shape)
@@ -60,8 +97,6 @@ class Sized:
     def _shared(self, p: Sequence[Tensor]) -> Tensor:
         """The covariance of two dims of the same units: Σ_u n_u m_u p_u (1 − p_u)."""
         total = p[0].new_zeros(())
-        if len(self.along) != 2:
-            return total
         first, second = (dict(found) for found in self.along.values())
         for number in first.keys() & second.keys():
             q = p[number].flatten()
@@ -123,9 +158,9 @@ class Expected:
         if cost == "groups":
             return torch.stack([q.sum() for q in p]).sum()
         prices = self._prices(cost)
-        terms = [
-            prices[one.name] * one.expected(p) for one in self.sized if prices.get(one.name, 0)
-        ]
+        sums = [q.sum() for q in p]
+        priced = [(prices.get(one.name, 0.0), one) for one in self.sized]
+        terms = [price * one.expected(p, sums) for price, one in priced if price]
         if cost == "macs":
             terms += [work.expected(p) for work in self._work]
         if not terms:
@@ -180,16 +215,10 @@ def _work(
     unit_of = _units_by_label(families(coupler, model), blocks)
     each: dict[str, float] = {}
     rest = []
-    for site in coupler.sites:
-        if not isinstance(site, Contraction) or not site.macs:
-            continue
-        macs = site.macs / examples
-        name = traced.names.get(site.other)
-        if name is not None:
-            each[name] = each.get(name, 0.0) + macs / traced.tensors[site.other].numel()
-            continue
+
+    def work(macs: float, *axes: Axis | None) -> Work:
         sides = []
-        for axis in (site.labels, site.rows):
+        for axis in axes:
             if axis is not None and len(axis):
                 gated: dict[int, list[int]] = {}
                 for label in coupler.labels.find(axis).tolist():
@@ -197,7 +226,21 @@ def _work(
                         number, unit = unit_of[label]
                         gated.setdefault(number, []).append(unit)
                 sides.append((len(axis), [(n, torch.tensor(u)) for n, u in gated.items()]))
-        rest.append(Work(macs, sides))
+        return Work(macs / examples, sides)
+
+    for site in coupler.sites:
+        if not isinstance(site, Contraction) or not site.macs:
+            continue
+        name = traced.names.get(site.other)
+        if name is not None:
+            size = traced.tensors[site.other].numel()
+            each[name] = each.get(name, 0.0) + site.macs / examples / size
+        else:
+            rest.append(work(site.macs, site.labels, site.rows))
+    for product in coupler.products:
+        if coupler.alive(product.node):
+            dims = (coupler.vector(product.node, dim) for dim in product.dims)
+            rest.append(work(product.macs, product.summed, *dims))
     return each, rest
 
 

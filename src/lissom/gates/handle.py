@@ -2,6 +2,7 @@
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from lissom.errors import GateError
 from lissom.gates.checks import LOG_ALPHA, Drops, check, drop_rates, elastic
 from lissom.gates.constraints import Constraint
-from lissom.gates.drawing import Noise, draw, expected_price
+from lissom.gates.drawing import Drawn, Noise, Singles, Values, draw, expected_price
 from lissom.gates.expected import Cost, Expected
-from lissom.gates.placing import OnInputs, OnWeights, Placing, places
+from lissom.gates.placing import OnInputs, OnWeights, Placing, Waiting, places
 from lissom.groups import Block, Groups
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.penalties import Penalty
@@ -59,6 +60,9 @@ class Gates:
         self.blocks: list[Block] = [block for groups in prices for block in groups]
         self.constraints: list[Constraint] = []
         self.step = self.drawn = 0
+        self._weights = [
+            [block.priced() if per == "weight" else 1 for block in groups] for groups in prices
+        ]
         self._sizes = [block.shape.numel() for block in self.blocks]
         self._places = places(model, self.blocks)
         self._expected = Expected(model, self.blocks, example)
@@ -71,12 +75,11 @@ class Gates:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         start += 0.01 * torch.randn(start.shape, dtype=dtype, generator=generator)
         self.log_alpha = nn.Parameter(start.to(weight.device))
-        model.register_parameter(LOG_ALPHA, self.log_alpha)
-        self._flat_prices = None if _scheduled(prices) else self._priced()
         self._has_l2 = any(elastic(penalty).l2 != 0 for penalty in prices.values())
         placing = OnWeights if draws == "batch" else OnInputs
         self._hooks: Placing = placing(model, self._places, self._draw)
-        self._multiply(1 / self.law.mean(self.log_alpha.detach()))
+        model.register_parameter(LOG_ALPHA, self.log_alpha)  # nothing is refused from here on
+        self._multiply(self._by_block(1 / self.law.mean(self.log_alpha.detach())))
 
     def param_groups(
         self, lr: float, gate_lr: float | None = None, **options: Any
@@ -111,8 +114,7 @@ class Gates:
 
         Source: Louizos, Welling & Kingma 2018, eq. 9 and 24; budgets: see `constrain`.
         """
-        prices = self._priced() if self._flat_prices is None else self._flat_prices
-        total = expected_price(self.law, self.log_alpha, prices.to(self.log_alpha))
+        total = expected_price(self.law, self.log_alpha, self._sizes, self._priced())
         if not self.constraints and not self._has_l2:
             self.step += self._training
             return total
@@ -136,8 +138,8 @@ class Gates:
         weights: float | Schedule | None = None,
         macs: float | Schedule | None = None,
         bytes: float | Schedule | None = None,
-        rate: float = 1e-3,
-        damping: float = 1.0,
+        rate: float = 5e-3,
+        damping: float = 30.0,
     ) -> None:
         """Reach a stated expected size, as a part of the whole network's, without a price to guess.
 
@@ -147,8 +149,9 @@ class Gates:
             weights: of the trainable weights of the whole network, biases included.
             macs: of its multiply–accumulates; gate(…, example=x) is needed.
             bytes: of its trainable weights.
-            rate: η, how quickly multipliers rise.
-            damping: ρ, how strongly a violation acts at once.
+            rate: η, how quickly multipliers rise: by at most η a step.
+            damping: ρ, how strongly a violation acts at once: the size ends at most the part 1/ρ
+                below its target.
 
         Raises:
             GateError: for a target that no gates can reach.
@@ -204,10 +207,15 @@ class Gates:
     def harden(self) -> nn.Module:
         """Write the deterministic gates into the weights, zeros exactly, and take the gates away.
 
+        With budgets (`constrain`) as many gates are open, in the order of log α, as they allow at
+        this step. Those that evaluation mode has open beyond are shut; those it has shut get E[z].
+
         Returns:
-            The model, which computes what it computed in evaluation mode.
+            The model, which without budgets computes what it computed in evaluation mode.
         """
-        return self._write(self.test_gates())
+        if not self.constraints:
+            return self._write(self.test_gates())
+        return self._write(self._by_block(self._within_budgets()))
 
     @torch.no_grad()
     def hardened(self) -> nn.Module:
@@ -288,17 +296,28 @@ class Gates:
     def _training(self) -> bool:
         return self.model.training and torch.is_grad_enabled()
 
-    def _draw(self, examples: int | None) -> list[Tensor]:
+    def _draw(self, examples: int | None, waiting: Waiting) -> list[Drawn]:
         """The gates of one call: random in training mode, deterministic in evaluation mode."""
         if not self.model.training:
-            gates = self.test_gates()
-            return gates if examples is None else [z[None] for z in gates]
+            return [Values(z if examples is None else z[None]) for z in self.test_gates()]
         with torch.no_grad():
-            self.log_alpha.clamp_(-LIMIT, LIMIT)
-        like = self.log_alpha if examples is None else self.log_alpha.expand(examples, -1)
+            self.log_alpha.data.clamp_(-LIMIT, LIMIT)
+        like: Tensor = self.log_alpha
+        if like.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            like = like.view_as(like)  # of this draw alone, so that its backward pass can be seen
+            like.register_hook(waiting.finish)
+        like = like if examples is None else like.expand(examples, -1)
         noise = self._noise(like, self.drawn)
         self.drawn += self._noise.seed is not None
-        return self._by_block(draw(self.law, like, noise))
+        if examples is not None or not any(block.single for block in self.blocks):
+            return [Values(z) for z in self._by_block(draw(self.law, like, noise))]
+        parts = zip(self.blocks, self._by_block(like), self._by_block(noise), strict=True)
+        return [
+            Singles(self.law, log_alpha, part)
+            if block.single
+            else Values(draw(self.law, log_alpha, part))
+            for block, log_alpha, part in parts
+        ]
 
     def _by_block(self, flat: Tensor) -> list[Tensor]:
         parts = flat.split(self._sizes, -1)
@@ -307,29 +326,43 @@ class Gates:
             for part, block in zip(parts, self.blocks, strict=True)
         ]
 
-    def _priced(self) -> Tensor:
-        """λ₀·n_g of every gate at this step."""
-        parts = []
-        for groups, penalty in self.prices.items():
-            l0 = value_at(elastic(penalty).l0, self.step)
-            for block in groups:
-                size = block.priced() if self.per == "weight" else torch.ones(block.shape)
-                parts.append(l0 * size.flatten().to(self.log_alpha))
-        return torch.cat(parts)
+    def _within_budgets(self) -> Tensor:
+        """The deterministic gates, of which the κ with the largest log α are open."""
+        order = self.log_alpha.argsort(descending=True, stable=True)
+
+        def fits(count: int) -> bool:
+            alive = torch.zeros(len(self), dtype=torch.float64, device=order.device)
+            alive[order[:count]] = 1
+            blocks = self._by_block(alive)
+            return all(
+                float(self._expected(blocks, one.cost)) <= one.limit(self.step)
+                for one in self.constraints
+            )
+
+        most = bisect_left(range(len(self) + 1), True, key=lambda count: not fits(count)) - 1
+        gates = self.law.test_gate(self.log_alpha, self.test)
+        opened = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
+        return torch.zeros_like(gates).index_copy(0, order[:most], opened[order[:most]])
+
+    def _priced(self) -> list[float]:
+        """λ₀·n_g at this step, which is the same for all groups of a block."""
+        return [
+            value_at(elastic(penalty).l0, self.step) * each
+            for (groups, penalty), weights in zip(self.prices.items(), self._weights, strict=True)
+            for each in weights
+        ]
 
     @torch.no_grad()
-    def _multiply(self, flat: Tensor) -> None:
-        gates = self._by_block(flat)
+    def _multiply(self, gates: Sequence[Tensor]) -> None:
         for place in self._places:
-            place.parameter.copy_(place.gated(place.parameter, gates))
+            place.parameter.copy_(place.gated([Values(z) for z in gates]))
 
     @torch.no_grad()
     def _write(self, gates: Sequence[Tensor]) -> nn.Module:
         self.remove()
-        for place in self._places:
-            place.parameter.copy_(place.gated(place.parameter, gates))
+        self._multiply(gates)
         for block, z in zip(self.blocks, gates, strict=True):
-            block.scale_((z != 0).to(z))  # and all that goes to zero with a unit
+            block.kill_(z == 0)
         return self.model
 
     @torch.no_grad()
@@ -337,10 +370,6 @@ class Gates:
         one = torch.ones(len(self), dtype=torch.float64, device=self.log_alpha.device)
         least, most = (self._expected(self._by_block(p), cost) for p in (0 * one, one))
         return float(least), float(most)
-
-
-def _scheduled(prices: Mapping[Groups, Penalty]) -> bool:
-    return any(isinstance(elastic(penalty).l0, Schedule) for penalty in prices.values())
 
 
 def gates_of(model: nn.Module) -> Gates:

@@ -10,16 +10,29 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import GateError
+from lissom.gates.drawing import Drawn, Values
 from lissom.groups import Block, Spread
 from lissom.running import leaves
 
-Draw = Callable[[int | None], Sequence[Tensor]]
+
+class Waiting:
+    """Says whether a draw still waits for its backward pass."""
+
+    over = False
+
+    def finish(self, gradient: Tensor) -> None:
+        """Called with the gradient of the draw, when all of it is there."""
+        self.over = True
+
+
+Draw = Callable[[int | None, Waiting], Sequence[Drawn]]
 
 
 @dataclass
@@ -38,10 +51,11 @@ class Place:
     owners: list[tuple[nn.Module, str]]
     factors: list[tuple[int, Spread]]
 
-    def gated(self, weight: Tensor, gates: Sequence[Tensor]) -> Tensor:
+    def gated(self, gates: Sequence[Drawn]) -> Tensor:
         """w·z."""
+        weight: Tensor = self.parameter
         for block, spread in self.factors:
-            weight = weight * spread(gates[block]).to(weight.dtype)
+            weight = gates[block].times(weight, spread)
         return weight
 
 
@@ -74,6 +88,9 @@ def places(model: nn.Module, blocks: Sequence[Block]) -> list[Place]:
 class Placing(ABC):
     """Hooks that bring a draw of gates into each call of a model.
 
+    Where the backward pass runs a part of the model again (gradient checkpointing), it gets the
+    draw of the forward pass.
+
     Args:
         model: whose calls draw.
         places: where the gates act.
@@ -82,8 +99,7 @@ class Placing(ABC):
 
     def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
         self.places, self.draw = places, draw
-        self._last: Sequence[Tensor] | None = None
-        self._caller: nn.Module | None = None
+        self._forget()
         self._handles = self._hook(model)
 
     def remove(self) -> None:
@@ -94,19 +110,48 @@ class Placing(ABC):
     @abstractmethod
     def _hook(self, model: nn.Module) -> list[RemovableHandle]: ...
 
-    def _gates(self, examples: int | None) -> Sequence[Tensor]:
-        """A new draw; the last one where the backward pass runs a part again (checkpointing)."""
+    @abstractmethod
+    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+        """What the layers are given."""
+
+    def _forget(self) -> None:
+        self._last: Sequence[Tensor] | None = None
+        self._drawn: Sequence[Tensor] = ()
+        self._waiting: WeakSet[Waiting] = WeakSet()
+        self._caller: nn.Module | None = None
+
+    def _call(self, examples: int | None) -> Sequence[Tensor]:
+        """What this call is given: of a new draw, or again of the last one."""
         if torch.compiler.is_compiling():
-            return self.draw(examples)
-        if self._last is None or torch._C._current_graph_task_id() == -1:
-            self._last = self.draw(examples)
+            return self._made_of(self.draw(examples, Waiting()))
+        if self._last is not None and torch._C._current_graph_task_id() != -1:
+            if sum(not one.over for one in self._waiting) > 1:
+                raise GateError(
+                    "gradient checkpointing runs a part of the model again, and several forward "
+                    "passes wait for their backward pass, each with gates of its own: call "
+                    "backward after each forward pass"
+                )
+            return self._last
+        self._last = None  # before the next one is made
+        waiting = Waiting()
+        self._last = self._made_of(self.draw(examples, waiting))
+        self._waiting.add(waiting)
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_last": None,
-        }  # a tensor of a graph can be neither copied nor sent
+        state = self.__dict__.copy()
+        for kept in (
+            "_last",
+            "_drawn",
+            "_waiting",
+            "_caller",
+        ):  # a graph can be neither copied nor sent
+            del state[kept]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
 
 class OnWeights(Placing):
@@ -124,12 +169,13 @@ class OnWeights(Placing):
             ]
         return handles
 
+    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+        return [place.gated(gates) for place in self.places]
+
     def _before(self, module: nn.Module, args: Any) -> None:
         if self._caller is not None:
             return
-        gates = self._gates(None)
-        for place in self.places:
-            product = place.gated(place.parameter, gates)
+        for place, product in zip(self.places, self._call(None), strict=True):
             for owner, attribute in place.owners:
                 owner.__dict__[attribute] = product
         self._caller = module
@@ -163,22 +209,31 @@ class OnInputs(Placing):
                         f"the gates of {place.name} are not on the inputs of one: gate neurons or "
                         "channels, or use draws='batch'"
                     )
-        handles = [model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True)]
+        handles = [
+            model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
+            model.register_forward_hook(self._after, always_call=True),
+        ]
         for place in self.places:
             for owner, _ in place.owners:
                 handles.append(owner.register_forward_pre_hook(partial(self._reads, place)))
         return handles
 
+    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+        return [drawn.z.flatten(1) for drawn in gates if isinstance(drawn, Values)]
+
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._last = self._gates(next(len(x) for x in leaves((args, kwargs)) if x.ndim))
+        self._drawn = self._call(next(len(x) for x in leaves((args, kwargs)) if x.ndim))
+        self._caller = module
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._caller = None
 
     def _reads(self, place: Place, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
         x, *others = args
-        if self._last is None:
-            raise GateError(f"{place.name} was called before the gated model itself was")
+        gates = self._drawn if self._caller is not None else self._again(place)
         channel = -1 if isinstance(module, nn.Linear) else 1
         for block, spread in place.factors:
-            z = self._last[block].flatten(1)  # [B, n], [1, n] in evaluation mode
+            z = gates[block]  # [B, n], [1, n] in evaluation mode
             if len(z) not in (1, len(x)):
                 raise GateError(
                     f"draws='example' drew for {len(z)} examples, but {place.name} reads an input "
@@ -191,6 +246,15 @@ class OnInputs(Placing):
             shape[0], shape[channel] = z.shape
             x = x * z.view(shape).to(x.dtype)
         return (x, *others)
+
+    def _again(self, place: Place) -> Sequence[Tensor]:
+        """For a layer that is not called by the model: only the backward pass may do that."""
+        if self._last is None or torch._C._current_graph_task_id() == -1:
+            raise GateError(
+                f"{place.name} was used outside a call of the gated model, which draws: call the "
+                "model itself, or gate that part of it, or use draws='batch'"
+            )
+        return self._call(None)
 
 
 def _input_dim(module: nn.Module) -> int | None:

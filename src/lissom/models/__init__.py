@@ -10,8 +10,9 @@ from lissom.models.cnn import cnn
 from lissom.models.lenet5 import lenet5
 from lissom.models.mlp import henrikson, lenet300, mlp
 from lissom.models.vgg import vgg
+from lissom.models.wrn import wide_resnet
 
-__all__ = ["build", "cnn", "henrikson", "lenet5", "lenet300", "mlp", "vgg"]
+__all__ = ["build", "cnn", "henrikson", "lenet5", "lenet300", "mlp", "vgg", "wide_resnet"]
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
@@ -20,6 +21,7 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "mlp": mlp,
     "vgg": vgg,
+    "wrn28-10": wide_resnet,
 }
 
 
@@ -27,7 +29,7 @@ def build(name: str, /, **options: object) -> nn.Module:
     """The network called `name`, made with `options`: what a recipe's `[model]` table says.
 
     Args:
-        name: "cnn", "henrikson", "lenet300", "lenet5", "mlp" or "vgg".
+        name: "cnn", "henrikson", "lenet300", "lenet5", "mlp", "vgg" or "wrn28-10".
         **options: the arguments of the function of that name.
 
     Raises:

@@ -3,22 +3,29 @@
 from lissom.recipes.making import (
     make_data,
     make_example,
+    make_gates,
     make_model,
     make_optimizer,
     make_prices,
-    make_trainer,
 )
 from lissom.recipes.reading import read_recipe, read_record, recipe_names
+from lissom.recipes.runs import keep_record, keep_result
 from lissom.recipes.specs import Recipe, Record
+from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 
 __all__ = [
+    "TEACHER",
     "Recipe",
     "Record",
+    "keep_record",
+    "keep_result",
     "make_data",
     "make_example",
+    "make_gates",
     "make_model",
     "make_optimizer",
     "make_prices",
+    "make_teacher",
     "make_trainer",
     "read_recipe",
     "read_record",

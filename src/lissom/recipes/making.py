@@ -1,4 +1,4 @@
-"""From a recipe to the objects it names: data, model, optimizer, prices, trainer."""
+"""From a recipe to the objects it names: data, model, prices, gates, optimizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,13 @@ from torch.optim import Optimizer
 
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
-from lissom.errors import GroupError, RecipeError
-from lissom.groups import Groups, kernels, weights
+from lissom.errors import GateError, GroupError, RecipeError
+from lissom.gates import Gates, gate
+from lissom.groups import Groups, columns, kernels, weights
 from lissom.models import build
 from lissom.penalties import Penalty
-from lissom.proximal import proximal
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.specs import OptimizerSpec, Recipe
-from lissom.schedules import cosine, linear
-from lissom.training import Report, Trainer, steps_per_epoch, usable_device
 
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
@@ -48,12 +46,25 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
         options["inputs"] = list(shape) if name == "cnn" else torch.Size(shape).numel()
     if recipe.model.input_dropout is not None:
         options["input_dropout"] = recipe.model.input_dropout
+    if recipe.model.widths is not None:
+        options["widths"] = recipe.model.widths
     return build(name, **options)
 
 
-def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
-    """The torch optimizer that the recipe names, for all the model's parameters."""
-    return spec.make(model.parameters())
+def make_optimizer(
+    spec: OptimizerSpec, model: nn.Module, gates: Gates | None = None, gate_lr: float | None = None
+) -> Optimizer:
+    """The torch optimizer that the recipe names, for all the model's parameters.
+
+    Args:
+        spec: the recipe's [optimizer].
+        model: whose parameters are trained.
+        gates: that are on it; log α gets a param group of its own.
+        gate_lr: of log α; 10·lr if not given.
+    """
+    if gates is None:
+        return spec.make(model.parameters())
+    return spec.make(gates.param_groups(spec.lr, gate_lr))
 
 
 def make_example(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
@@ -82,62 +93,58 @@ def make_prices(
     Raises:
         RecipeError: for groups that this model has not, naming the price.
     """
-    prices = {}
+    return {g: p for g, p, _ in _priced(recipe, model, shape, steps_per_epoch)}
+
+
+def make_gates(
+    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
+) -> Gates:
+    """The recipe's gates, on the model, with their budgets.
+
+    Args:
+        recipe: with method "gates".
+        model: that gets them.
+        shape: of one example.
+        steps_per_epoch: the unit of the recipe's schedules.
+
+    Raises:
+        RecipeError: for groups that this model has not, or a budget that it cannot meet.
+    """
+    spec = recipe.gates
+    assert spec is not None
+    found = _priced(recipe, model, shape, steps_per_epoch)
+    drops = {g: spec.init if price.init is None else price.init for g, _, price in found}
+    prices = {groups: penalty for groups, penalty, _ in found}
+    example = make_example(model, shape)
+    try:
+        gates = gate(
+            model,
+            prices,
+            init=drops,
+            per=spec.per,
+            test=spec.test,
+            draws=spec.draws,
+            example=example,
+        )
+        if spec.budget is not None:
+            gates.constrain(**spec.budget.targets(steps_per_epoch))
+    except GateError as error:
+        raise RecipeError(f"gates for model {recipe.model.name!r}: {error}") from error
+    return gates
+
+
+def _priced(
+    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
+) -> list[tuple[Groups, Penalty, PriceSpec]]:
+    found = []
     example = make_example(model, shape)
     for i, price in enumerate(recipe.prices):
         try:
             groups = _groups(price, model, example)
         except GroupError as error:
             raise RecipeError(f"prices.{i} for model {recipe.model.name!r}: {error}") from error
-        prices[groups] = price.penalty(steps_per_epoch)
-    return prices
-
-
-def make_trainer(
-    recipe: Recipe,
-    data: Dataset,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    out: Path | None = None,
-    report: Report | None = None,
-) -> Trainer:
-    """Everything put together and ready to `fit`."""
-    shape, classes = data.train_x.shape[1:], data.classes
-    model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
-    optimizer = make_optimizer(recipe.optimizer, model)
-    train = recipe.train
-    epoch = steps_per_epoch(data, train.batch_size)
-    prices = make_prices(recipe, model, shape, epoch)
-    step, subgradient = None, recipe.method == "subgradient"
-    if prices and not subgradient:
-        spec = recipe.proximal
-        step = proximal(
-            optimizer,
-            prices,
-            every=epoch if spec.every == "epoch" else spec.every,
-            metric=spec.metric,
-            start=spec.start * epoch,
-            freeze_at=None if spec.freeze is None else spec.freeze * epoch,
-        )
-    factor = None
-    if train.cosine_from is not None:
-        flat = linear(1, 1, train.cosine_from * epoch)
-        factor = flat.then(cosine(1, 0, (train.epochs - train.cosine_from) * epoch))
-    shared = train.model_dump(exclude={"cosine_from"})
-    return Trainer(
-        model,
-        optimizer,
-        data,
-        proximal=step,
-        penalties=prices if subgradient else None,
-        out=out,
-        report=report,
-        lr_factor=factor,
-        device=device,
-        seed=seed,
-        **shared,
-    )
+        found.append((groups, price.penalty(steps_per_epoch), price))
+    return found
 
 
 COUPLED = {"channels": channels, "neurons": neurons, "heads": heads, "units": units}
@@ -148,6 +155,8 @@ def _groups(price: PriceSpec, model: nn.Module, example: Tensor) -> Groups:
         made = COUPLED[price.groups](model, example, inputs=price.inputs)
     elif price.groups == "kernels":
         made = kernels(model)
+    elif price.groups == "columns":
+        made = columns(model)
     else:
         made = weights(model, biases=price.biases)
     made = made.only(*price.only) if price.only else made

@@ -19,6 +19,7 @@ SHAPES: Mapping[str, Callable[[float, float, int], Schedule]] = {
 }
 
 Amount = Annotated[float, Field(ge=0)]
+Drop = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RampSpec(Spec):
@@ -104,13 +105,19 @@ class L1BallSpec(Spec):
 
 
 class PriceSpec(Spec):
-    """[[prices]]: groups, and the penalties on them, which are added."""
+    """[[prices]]: groups, and the penalties on them, which are added.
 
-    groups: Literal["weights", "kernels", "channels", "neurons", "heads", "units"] = "weights"
+    `init` is the drop rate that gates on these groups start with, if it is not that of [gates].
+    """
+
+    groups: Literal["weights", "kernels", "columns", "channels", "neurons", "heads", "units"] = (
+        "weights"
+    )
     biases: bool = False
     inputs: bool = False
     only: list[str] = Field(default_factory=list)
     without: list[str] = Field(default_factory=list)
+    init: Drop | None = None
     l0: NumberSpec | None = Field(None, alias="L0")
     l1: NumberSpec | None = Field(None, alias="L1")
     l2: NumberSpec | None = Field(None, alias="L2")
@@ -123,7 +130,7 @@ class PriceSpec(Spec):
         if self.biases and self.groups != "weights":
             what = f"biases = true goes with groups = 'weights', not {self.groups!r}"
             raise complaint(what, "biases")
-        if self.inputs and self.groups in ("weights", "kernels"):
+        if self.inputs and self.groups in ("weights", "kernels", "columns"):
             what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
             raise complaint(what, "inputs")
         self.penalty(1)

@@ -18,6 +18,8 @@ from lissom.recipes.strict import Spec
 
 Made = TypeVar("Made", bound=Spec)
 
+FILES = (".toml", ".json")
+
 # pydantic's words where they speak of Python and not of a recipe.
 WORDS = {
     "missing": "this key is required",
@@ -37,6 +39,9 @@ def recipe_names() -> list[str]:
 def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by name, from a TOML file, or from the recipe.json of a run, with keys changed.
 
+    The recipe of its teacher is read with it. A path of a teacher is relative to the file that
+    names it.
+
     Args:
         source: "henrikson-l1-proximal-adagrad", or a path that ends in .toml or .json.
         changes: "key=value" with a dotted key and a TOML value: "train.epochs=5",
@@ -45,7 +50,12 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming the file, the line, what is wrong with it and what would work.
     """
+    return _read(source, changes, ())
+
+
+def _read(source: str, changes: Sequence[str], students: tuple[str, ...]) -> Recipe:
     text, name = _text(source)
+    students = (*students, _identity(source))
     of_run = source.endswith(".json")
     try:
         table = json.loads(text) if of_run else tomllib.loads(text)
@@ -56,10 +66,34 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
         table = table.get("recipe") if isinstance(table, dict) else None
         if not isinstance(table, dict):
             raise RecipeError(f"{name} is not the recipe.json of a run; other recipes are .toml")
+    lines = {} if of_run else line_numbers(text)
+    line = lines.get(("teacher", "recipe"))
+    _read_teacher(table, f"{name}, line {line}", Path(source).parent, students)
     for change in changes:
         _apply(table, change)
+        _read_teacher(table, f"{name}, --set", Path(), students)
     changed = [_split(change.partition("=")[0]) for change in changes]
-    return _made(Recipe, table, name, {} if of_run else line_numbers(text), changed)
+    return _made(Recipe, table, name, lines, changed)
+
+
+def _read_teacher(table: Any, where: str, folder: Path, students: tuple[str, ...]) -> None:
+    """Put the whole recipe of a teacher where it is named."""
+    teacher = table.get("teacher")
+    named = teacher.get("recipe") if isinstance(teacher, dict) else None
+    if not isinstance(named, str):
+        return
+    source = str(folder / named) if named.endswith(FILES) else named
+    if _identity(source) in students:
+        raise RecipeError(f"{where}: teacher.recipe: {named!r} would be its own teacher")
+    try:
+        recipe = _read(source, (), students)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: teacher.recipe: {error}") from error
+    teacher["recipe"] = recipe.model_dump(by_alias=True, exclude_none=True)
+
+
+def _identity(source: str) -> str:
+    return str(Path(source).resolve()) if source.endswith(FILES) else source
 
 
 def read_record(path: Path) -> Record:
@@ -74,7 +108,7 @@ def read_record(path: Path) -> Record:
 
 def _text(source: str) -> tuple[str, str]:
     """The text of a recipe and what to call it."""
-    if source.endswith((".toml", ".json")):
+    if source.endswith(FILES):
         try:
             return Path(source).read_text(encoding="utf-8"), source
         except FileNotFoundError as error:

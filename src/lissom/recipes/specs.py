@@ -1,7 +1,7 @@
 """What a recipe may say: every key of its TOML file, its type, and what cannot go together."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import nearest
+from lissom.recipes.gates import GatesSpec, gated
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.strict import Spec, complaint
 
@@ -26,11 +27,14 @@ class ModelSpec(Spec):
 
     name: Literal["cnn", "henrikson", "lenet300", "lenet5"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:
         if self.name in ("cnn", "lenet5") and self.input_dropout is not None:
             raise complaint(f"model {self.name!r} has no dropout of its inputs", "input_dropout")
+        if self.name != "cnn" and self.widths is not None:
+            raise complaint(f"only 'cnn' has widths to choose, not {self.name!r}", "widths")
         return self
 
 
@@ -48,8 +52,8 @@ class OptimizerSpec(Spec):
     eps: float | None = None
     initial_accumulator_value: float | None = None
 
-    def make(self, parameters: Iterable[Tensor]) -> Optimizer:
-        """The optimizer of these parameters."""
+    def make(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
+        """The optimizer of these parameters or param groups."""
         arguments = self.model_dump(exclude_none=True, exclude={"name", "beta1", "beta2"})
         if self.beta1 is not None or self.beta2 is not None:
             beta1 = 0.9 if self.beta1 is None else self.beta1
@@ -107,6 +111,27 @@ class ProximalSpec(Spec):
     freeze: Annotated[int, Field(ge=1)] | None = None
 
 
+class TeacherSpec(Spec):
+    """[teacher]: a recipe whose network is trained first, on the same examples.
+
+    Its answers are then learnt beside the labels. `recipe` is a name or a path where it is read,
+    and the whole recipe from then on, so that the record of a run needs no other file.
+    """
+
+    recipe: "Recipe"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_a_recipe(cls, given: Any) -> Any:
+        recipe = given.get("recipe", {}) if isinstance(given, Mapping) else {}
+        if not isinstance(recipe, Mapping | Recipe):
+            what = f"this is the name of a recipe or the path of a .toml file, got {recipe!r}"
+            raise complaint(what, "recipe")
+        return given
+
+
 class Recipe(Spec):
     """An experiment: data, model, optimizer, training, and what may vanish at which price."""
 
@@ -116,9 +141,18 @@ class Recipe(Spec):
     model: ModelSpec
     optimizer: OptimizerSpec
     train: TrainSpec
-    method: Literal["proximal", "subgradient"] = "proximal"
+    method: Literal["proximal", "subgradient", "gates"] = "proximal"
     proximal: ProximalSpec = ProximalSpec()
+    gates: GatesSpec | None = None
     prices: list[PriceSpec] = Field(default_factory=list)
+    teacher: TeacherSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gates_by_default(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("method") == "gates":
+            return {"gates": {}, **given}
+        return given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -129,6 +163,12 @@ class Recipe(Spec):
             )
         if self.method == "subgradient":
             self._check_subgradient()
+        if self.method == "gates":
+            self._check_gates()
+        else:
+            self._check_no_gates()
+        if self.teacher is not None:
+            self._check_teacher(self.teacher.recipe)
         if proximal.start >= train.epochs:
             what = f"{proximal.start} is not before the end of training, epochs = {train.epochs}"
             raise complaint(what, "proximal", "start")
@@ -157,6 +197,57 @@ class Recipe(Spec):
                 )
                 raise complaint(what, "prices", i)
 
+    def _check_gates(self) -> None:
+        train, gates = self.train, self.gates
+        assert gates is not None
+        if self.proximal != ProximalSpec():
+            what = "method = 'gates' has no [proximal] step: remove one of the two"
+            raise complaint(what, "method")
+        if not self.prices:
+            what = "'gates' needs [[prices]], which say what is gated; without them: 'proximal'"
+            raise complaint(what, "method")
+        for i, price in enumerate(self.prices):
+            if not gated(price.penalty(1)):
+                what = f"gates know L0, L2 and both, but not {price.penalty(1)}"
+                raise complaint(what, "prices", i)
+        if gates.harden is None:
+            return
+        if gates.harden >= train.epochs:
+            what = f"{gates.harden} is not before the end of training, epochs = {train.epochs}"
+            raise complaint(what, "gates", "harden")
+        if train.average_from is not None and train.average_from < gates.harden:
+            what = (
+                f"an average from epoch {train.average_from} on would mix gated and plain weights, "
+                f"since gates are hardened after {gates.harden}: set it to that or more"
+            )
+            raise complaint(what, "train", "average_from")
+        if train.patience is not None and train.patience_from < gates.harden:
+            what = (
+                f"an epoch before the gates are hardened, at {gates.harden}, could be chosen: set "
+                f"it to {gates.harden} or more"
+            )
+            raise complaint(what, "train", "patience_from")
+
+    def _check_no_gates(self) -> None:
+        if self.gates is not None:
+            what = f"[gates] needs method = 'gates', but method is {self.method!r}"
+            raise complaint(what, "gates")
+        for i, price in enumerate(self.prices):
+            if price.init is not None:
+                what = f"only gates start with a drop rate, but method is {self.method!r}"
+                raise complaint(what, "prices", i, "init")
+
+    def _check_teacher(self, teacher: "Recipe") -> None:
+        if teacher.data.name != self.data.name:
+            what = f"it learns {teacher.data.name!r}, but the student learns {self.data.name!r}"
+            raise complaint(what, "teacher", "recipe")
+        if teacher.train.patience is not None and not self.data.validation:
+            what = (
+                "it has train.patience and shares the student's examples, of which none are held "
+                "out: set data.validation = 5000, say"
+            )
+            raise complaint(what, "teacher", "recipe")
+
     def _check_zeros_last(self) -> None:
         first, freeze = self.train.average_from, self.proximal.freeze
         if first is not None and (freeze is None or freeze > first):
@@ -171,6 +262,9 @@ class Recipe(Spec):
                 if not price.penalty(1).has_metric:
                     what = f"{price.penalty(1)} knows no metric; use L0, or metric = 'euclidean'"
                     raise complaint(what, "prices", i)
+
+
+TeacherSpec.model_rebuild()
 
 
 class Record(Spec):

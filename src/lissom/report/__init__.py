@@ -16,8 +16,8 @@ __all__ = ["history", "write_report"]
 def write_report(run: Path) -> Path:
     """Write `report.html` into a finished run's directory.
 
-    The page holds everything it shows: how error and non-zeros went over training, what is left of
-    each variable, the recipe and the command.
+    The page holds everything it shows: how error, non-zeros and gates went over training, what is
+    left of each variable, the recipe and the command.
 
     Raises:
         RunError: if the run is not finished.

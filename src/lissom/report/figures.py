@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
@@ -12,11 +13,15 @@ COLOURS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
 def history(events: Sequence[dict[str, Any]]) -> Figure:
     """Error by part and non-zeros by variable, over the epochs of a run.
 
+    Where there were gates, a second row shows those that are open, and the expected cost.
+
     Args:
         events: the evaluations of a run, as in events.jsonl.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    error, size = figure.subplots(1, 2)
+    gated = [event for event in events if "gates" in event]
+    rows = 2 if gated else 1
+    figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
+    error, size, *below = figure.subplots(rows, 2).flat
     epochs = [event["epochAfter"] for event in events]
     for part, colour in COLOURS.items():
         if all(f"inacc_{part}" in event for event in events):
@@ -31,12 +36,28 @@ def history(events: Sequence[dict[str, Any]]) -> Figure:
             continue  # biases, mostly: a flat line says nothing
         size.plot(epochs, alive, label=name, color="#0d7d76" if bold else None, lw=2 if bold else 1)
     size.set(xlabel="epoch", ylabel="non-zero weights", yscale="symlog", ylim=(0, None))
-    for axes in (error, size):
+    if gated:
+        _gates(below[0], below[1], gated)
+    for axes in (error, size, *below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _gates(opened: Axes, cost: Axes, events: Sequence[dict[str, Any]]) -> None:
+    """Open gates by group, at test time and (dashed) in expectation; expected weights and MACs."""
+    epochs, gates = [event["epochAfter"] for event in events], [event["gates"] for event in events]
+    for name in gates[-1]["left"]:
+        [line] = opened.plot(epochs, [now["left"][name] for now in gates], label=name)
+        expected = [now["open"][name] for now in gates]
+        opened.plot(epochs, expected, color=line.get_color(), ls="--", lw=1)
+    opened.set(xlabel="epoch", ylabel="open gates (dashed: expected)", ylim=(0, None))
+    for name in gates[-1]["expected"]:
+        label = {"macs": "MACs"}.get(name, name)
+        cost.plot(epochs, [now["expected"][name] for now in gates], label=label)
+    cost.set(xlabel="epoch", ylabel="expected", yscale="log")
 
 
 def svg(figure: Figure) -> str:

@@ -1,10 +1,9 @@
-"""A plain training loop for people who have none: seeds, events, checkpoints, early stopping."""
+"""The loop itself: epochs, steps, and a state that survives a kill."""
 
 import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +16,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
+from lissom.gates import Gates, gates_of
 from lissom.groups import Groups
-from lissom.measure import measure
 from lissom.penalties import Penalty
 from lissom.proximal import Proximal, penalty_loss
-from lissom.schedules import Schedule
+from lissom.training.evaluation import evaluation, gates_event
+from lissom.training.options import Options
+from lissom.training.teacher import Teacher
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a `Trainer` trains; see there."""
-
-    epochs: int
-    batch_size: int = 128
-    lr_factor: Schedule | None = None
-    patience: int | None = None
-    patience_from: int = 0
-    average_from: int | None = None
-    average_decay: float = 0.999
-    evaluate_every: int = 1
-    bf16: bool = False
-    channels_last: bool = False
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
-            number = getattr(self, name)
-            if number is None and name == "patience":
-                continue
-            if not isinstance(number, int) or number < 1:
-                raise RunError(f"{name} is a whole number ≥ 1, got {number!r}")
-        for name in ("patience_from", "average_from"):
-            epoch = getattr(self, name)
-            if epoch is not None and (not isinstance(epoch, int) or not 0 <= epoch < self.epochs):
-                raise RunError(
-                    f"{name} is an epoch from 0 to {self.epochs - 1}, before the last of "
-                    f"epochs={self.epochs}; got {epoch!r}"
-                )
-        if not 0 <= self.average_decay < 1:
-            raise RunError(f"average_decay is in [0, 1), got {self.average_decay!r}")
-        if not isinstance(self.seed, int):
-            raise RunError(f"a seed is a whole number, got {self.seed!r}")
-        usable_device(self.device)
 
 
 class Trainer:
     """Trains a classifier by cross-entropy on a data set in memory, the same way every time.
 
-    Each epoch's shuffling and dropout depend on (seed, epoch) alone, so a run that was killed and
-    resumed ends in the same weights as one that was not. An event is written after every
+    Each epoch's shuffling, dropout and gates depend on (seed, epoch) alone, so a run that was
+    killed and resumed ends in the same weights as one that was not. An event is written after every
     evaluation, then a checkpoint; a kill between the two only repeats the epochs since the last.
+
+    Gates are evaluated as the plain network that they would leave, and gone after `fit`.
 
     Args:
         model: gives logits [n, classes] for inputs [n, …]; trained in place.
@@ -78,16 +43,22 @@ class Trainer:
         epochs: passes over the training examples.
         proximal: the handle of `lissom.proximal` on this optimizer, kept in the checkpoints.
         penalties: {groups: penalty} added to the loss (`penalty_loss`), the subgradient baseline.
+        gates: of `lissom.gate` on this model; their penalty is added to the loss. The optimizer has
+            their log α too: `gates.param_groups(lr)`.
+        teacher: whose answers are learnt beside the labels, or a function that makes it, which is
+            called when training starts.
         out: directory for events.jsonl and checkpoint.pt, made if it is not there; None keeps
             nothing.
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
         options: batch_size; lr_factor, a schedule by step that multiplies every learning rate;
-            patience, evaluations without a better validation error after which to stop and take
-            the best one's weights, counted from epoch patience_from; average_from, the epoch after
-            which the weights are averaged (exponentially, average_decay) for evaluation and the
-            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout
-            for convolutions; device; seed.
+            harden_at, the epoch after which gates become plain weights, whose zeros stay and whose
+            survivors are trained without a price (the end if not given); patience, evaluations
+            without a better validation error after which to stop and take the best one's weights,
+            counted from epoch patience_from; average_from, the epoch after which the weights are
+            averaged (exponentially, average_decay) for evaluation and the final result;
+            evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout for
+            convolutions; device; seed.
 
     Raises:
         RunError: impossible options, or a loss that is no longer finite.
@@ -102,6 +73,8 @@ class Trainer:
         epochs: int,
         proximal: Proximal | None = None,
         penalties: Mapping[Groups, Penalty] | None = None,
+        gates: Gates | None = None,
+        teacher: Teacher | Callable[[], Teacher] | None = None,
         out: Path | str | None = None,
         report: Report | None = None,
         **options: Any,
@@ -111,6 +84,7 @@ class Trainer:
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer, self.proximal, self.penalties = optimizer, proximal, penalties
+        self.gates, self.teacher = gates, teacher
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
         self.report = report or (lambda event: None)
@@ -118,6 +92,7 @@ class Trainer:
         self.epoch = 0
         self.seconds = 0.0
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._zeros: Proximal | None = None  # keeps what gates have removed
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last_event: dict[str, Any] = {}
@@ -125,8 +100,13 @@ class Trainer:
 
     @property
     def averaged(self) -> nn.Module:
-        """The model as it is evaluated and delivered: its weights' average once there is one."""
+        """The model, or its weights' average once there is one."""
         return self.model if self._average is None else self._average.module
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network as it is evaluated and delivered: averaged, and a copy without gates."""
+        return self.averaged if self.gates is None else gates_of(self.averaged).hardened()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
@@ -138,18 +118,22 @@ class Trainer:
         if self.out is not None:  # events after the last checkpoint come again
             self.out.mkdir(parents=True, exist_ok=True)
             keep_events(lambda event: event["epochAfter"] <= self.epoch, self.out / "events.jsonl")
-        while self.epoch < self.options.epochs and not self._out_of_patience():
+        if self._goes_on():
+            self._call_teacher()
+        while self._goes_on():
             started = time.perf_counter()
             self._train_epoch()
             self.epoch += 1
             self.seconds += time.perf_counter() - started
             if self.epoch % self.options.evaluate_every == 0 or self.epoch == self.options.epochs:
                 self._after_epoch()
-        if self._best is not None:
-            self.model.load_state_dict(self._best["model"])
-            return dict(self._best["event"])
-        self.model.load_state_dict(self.averaged.state_dict())
-        return self._last_event
+        best = self._best
+        chosen = self.plain.state_dict() if best is None else best["model"]
+        if self.gates is not None:
+            self._harden()
+            self._average = None  # of gated weights
+        self.model.load_state_dict(chosen)
+        return self._last_event if best is None else dict(best["event"])
 
     def resume(self) -> None:
         """Load the last checkpoint of the `out` directory; `fit` then goes on from it.
@@ -163,10 +147,20 @@ class Trainer:
         state = load_state(path)
         try:
             self._load(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(f"{path} is of another model or optimizer: {error}") from error
 
     def _load(self, state: dict[str, Any]) -> None:
+        gated, hardened = state.get("gates"), state.get("zeros")
+        if (self.gates is None) != (gated is None and hardened is None):
+            raise RunError("only one of the two has gates")
+        if hardened is not None:
+            self._harden()
+            assert self._zeros is not None
+            self._zeros.load_state_dict(hardened)
+        elif gated is not None:
+            assert self.gates is not None
+            self.gates.load_state_dict(gated)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if (self.proximal is None) != (state["proximal"] is None):
@@ -185,7 +179,9 @@ class Trainer:
         self.model.train()
         generator = torch.Generator().manual_seed(_mix(options.seed, self.epoch))
         order = torch.randperm(len(y), generator=generator).to(y.device)
-        torch.manual_seed(_mix(options.seed, self.epoch))  # dropout draws from the global state
+        torch.manual_seed(_mix(options.seed, self.epoch))  # for dropout and gates
+        if self.epoch == options.harden_at:
+            self._harden()
         if self.epoch == options.average_from:
             self._start_average()
         total = torch.zeros((), device=y.device)
@@ -196,7 +192,9 @@ class Trainer:
                 if options.channels_last:
                     inputs = inputs.to(memory_format=torch.channels_last)
                 logits = self.model(inputs)
-                loss = F.cross_entropy(logits, y[batch])
+                loss = self._loss(logits, y[batch], batch)
+            if self.gates is not None:
+                loss = loss + self.gates.penalty()
             if self.penalties is not None:
                 loss = loss + penalty_loss(self.penalties, self.epoch * self.steps_per_epoch + i)
             self.optimizer.zero_grad()
@@ -209,13 +207,19 @@ class Trainer:
                 self._progress(i, loss)
         self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
 
+    def _loss(self, logits: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
+        if isinstance(self.teacher, Teacher):
+            return self.teacher.loss(logits, labels, batch)
+        return F.cross_entropy(logits, labels)
+
     def _after_epoch(self) -> None:
-        event = self._evaluate()
+        plain = self.plain
+        event = self._evaluate(plain)
         self._check_finite(event["ent_train"], self.epoch)
         if self.options.patience is not None and self.epoch > self.options.patience_from:
             key = [event["inacc_valid"], event["ent_valid"]]
             if self._best is None or key < self._best["key"]:
-                model = copy.deepcopy(self.averaged.state_dict())
+                model = copy.deepcopy(plain.state_dict())
                 self._best = {"key": key, "event": event, "model": model, "waited": 0}
             else:
                 self._best["waited"] += 1
@@ -225,21 +229,13 @@ class Trainer:
             save_state(self._state(), self.out / "checkpoint.pt")
         self.report(event)
 
-    def _evaluate(self) -> dict[str, Any]:
-        """Henrikson's fields: entropy and inaccuracy by part, non-zeros by variable."""
+    def _evaluate(self, plain: nn.Module) -> dict[str, Any]:
         started = time.perf_counter()
-        model, data = self.averaged, self.data
-        parts = {"train": (data.train_x, data.train_y), "test": (data.test_x, data.test_y)}
-        if data.valid_x is not None and data.valid_y is not None:
-            parts["valid"] = (data.valid_x, data.valid_y)
-        event: dict[str, Any] = {"event": "measure_test", "epochAfter": self.epoch}
-        for name, (x, y) in parts.items():
-            event[f"ent_{name}"], event[f"inacc_{name}"] = entropy_and_inaccuracy(model, x, y)
-        counted = measure(model)
-        nonzero = {v.name: {"num": v.weights, "numNz": v.nonzeros} for v in counted.variables}
-        nonzero["total"] = {"num": counted.weights, "numNz": counted.nonzeros}
+        event = {"event": "measure_test", "epochAfter": self.epoch, **evaluation(plain, self.data)}
+        if self.gates is not None:
+            event["gates"] = gates_event(gates_of(self.averaged), self.gates.constraints)
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
-        return {**event, "num_nonzero": nonzero, "seconds": seconds}
+        return {**event, "seconds": seconds}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -248,10 +244,39 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "proximal": None if self.proximal is None else self.proximal.state_dict(),
+            "gates": None if self.gates is None else self.gates.state_dict(),
+            "zeros": None if self._zeros is None else self._zeros.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
             "event": self._last_event,
         }
+
+    def _harden(self) -> None:
+        """Make the gates plain weights; zeros stay, and the optimizer forgets log α."""
+        gates, self.gates = self.gates, None
+        assert gates is not None
+        gates.harden()
+        self.optimizer.state.pop(gates.log_alpha, None)
+        for group in self.optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if p is not gates.log_alpha]
+        # Moments of before would go on moving what is dead, and belong to weights without gates.
+        self.optimizer.state.clear()
+        self._zeros = Proximal(self.optimizer, gates.prices)
+        self._zeros.freeze()
+
+    def _call_teacher(self) -> None:
+        """Have the teacher's answers, on this device."""
+        if self.teacher is None:
+            return
+        given, data = self.teacher, self.data
+        made = given if isinstance(given, Teacher) else given()
+        expected = [len(data.train_y), data.classes]
+        if list(made.logits.shape) != expected:
+            raise RunError(
+                f"a teacher answers to each training example: {expected} logits are needed, got "
+                f"{list(made.logits.shape)}"
+            )
+        self.teacher = made.to(data.train_y.device)
 
     def _start_average(self) -> None:
         average = get_ema_multi_avg_fn(self.options.average_decay)
@@ -273,9 +298,11 @@ class Trainer:
             }
         )
 
-    def _out_of_patience(self) -> bool:
+    def _goes_on(self) -> bool:
         patience, best = self.options.patience, self._best
-        return patience is not None and best is not None and best["waited"] >= patience
+        if patience is not None and best is not None and best["waited"] >= patience:
+            return False
+        return self.epoch < self.options.epochs
 
     def _check_finite(self, loss: float, epoch: int) -> None:
         """Stop before a checkpoint of weights that are not numbers replaces a good one."""
@@ -291,6 +318,13 @@ class Trainer:
             raise RunError(
                 "channels_last is a layout of images [n, channels, height, width], but examples "
                 f"here are {list(self.data.train_x.shape)}"
+            )
+        if self.gates is not None:
+            self._check_gates(self.gates)
+        elif options.harden_at is not None:
+            raise RunError(
+                f"harden_at={options.harden_at} makes gates plain weights, but there are no gates: "
+                "Trainer(…, gates=lissom.gate(model, prices))"
             )
         if self.penalties is not None:
             penalty_loss(self.penalties)  # refuses now what has no gradient
@@ -308,40 +342,23 @@ class Trainer:
                     f"over weights that come and go has no zeros. Set freeze_at={first} or earlier"
                 )
 
+    def _check_gates(self, gates: Gates) -> None:
+        if gates.model is not self.model:
+            raise RunError(
+                f"these gates are on another {type(gates.model).__name__} than the model that is "
+                "to be trained"
+            )
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if all(p is not gates.log_alpha for p in trained):
+            raise RunError(
+                "the optimizer does not hold the gates' log α, so they would never move: make it "
+                f"after the gates, {type(self.optimizer).__name__}(gates.param_groups(lr))"
+            )
+
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:
     """Batches in one pass over the training examples; the last one may be smaller."""
     return math.ceil(len(data.train_y) / batch_size)
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name, if it can hold a number.
-
-    Raises:
-        RunError: quoting torch's reason.
-    """
-    try:
-        torch.zeros((), device=name).item()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise RunError(f"device {name!r} cannot be used here: {reason}") from error
-    return torch.device(name)
-
-
-@torch.no_grad()
-def entropy_and_inaccuracy(
-    model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2000
-) -> tuple[float, float]:
-    """Mean cross-entropy in nats and the part of wrong answers, in evaluation mode."""
-    training = model.training
-    model.eval()
-    entropy, wrong = 0.0, 0
-    for inputs, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        logits = model(inputs).float()
-        entropy += float(F.cross_entropy(logits, labels, reduction="sum"))
-        wrong += int((logits.argmax(1) != labels).sum())
-    model.train(training)
-    return entropy / len(y), wrong / len(y)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -1,0 +1,95 @@
+"""Wide residual networks, for images of 32×32 pixels."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lissom.errors import LissomError
+
+
+class WideBlock(nn.Module):
+    """x + conv2(dropout(relu(norm2(conv1(relu(norm1(x))))))), each convolution 3×3.
+
+    Where the width or the side changes, the first x is a 1×1 convolution of relu(norm1(x)).
+
+    Args:
+        channels: of the input.
+        made: of the output.
+        stride: 2 halves the side.
+        dropout: between the convolutions.
+    """
+
+    def __init__(self, channels: int, made: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, made, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(made)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(made, made, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if channels != made or stride != 1:
+            self.shortcut = nn.Conv2d(channels, made, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [n, channels, h, w] to [n, made, h/stride, w/stride]."""
+        active = F.relu(self.norm1(x))
+        base: Tensor = x if self.shortcut is None else self.shortcut(active)
+        inner: Tensor = self.dropout(F.relu(self.norm2(self.conv1(active))))
+        total: Tensor = base + self.conv2(inner)
+        return total
+
+
+def wide_resnet(
+    depth: int = 28, widen: int = 10, classes: int = 10, dropout: float = 0.0, channels: int = 3
+) -> nn.Sequential:
+    """WRN-depth-widen: 36,479,194 parameters for WRN-28-10 and ten classes.
+
+    Maps images [n, channels, h, w] to logits [n, classes], for sides of 4 pixels or more. A 3×3
+    convolution of 16 channels, three stages of (depth − 4)/6 blocks with 16, 32 and 64 times
+    `widen` channels, the last two of which start with stride 2, then BatchNorm, ReLU, the mean over
+    pixels and a dense layer. Children: `conv`, `stage1`, `stage2`, `stage3`, `norm`, `act`, `pool`,
+    `flatten`, `fc`. He's initialisation (fan out) of the convolutions.
+
+    Args:
+        depth: layers with weights along the longest way: 6k + 4.
+        widen: the factor of the widths.
+        classes: outputs.
+        dropout: between the two convolutions of each block, 0 ≤ p < 1.
+        channels: of the images.
+
+    Raises:
+        LissomError: numbers that cannot be.
+
+    Source: Zagoruyko & Komodakis 2016, table 1, with pre-activation (He et al. 2016).
+    """
+    for name, number in (("widen", widen), ("classes", classes), ("channels", channels)):
+        if not isinstance(number, int) or number < 1:
+            raise LissomError(f"wide_resnet needs {name} as a whole number ≥ 1, got {number!r}")
+    if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
+        raise LissomError(
+            f"a wide residual network has a depth of 10, 16, 22, 28, …, got {depth!r}"
+        )
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+    width = 16
+    for stage, made in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
+        blocks: list[nn.Module] = []
+        for number in range((depth - 4) // 6):
+            stride = 2 if stage > 1 and number == 0 else 1
+            blocks.append(WideBlock(width, made, stride, float(dropout)))
+            width = made
+        layers[f"stage{stage}"] = nn.Sequential(*blocks)
+    layers["norm"] = nn.BatchNorm2d(width)
+    layers["act"] = nn.ReLU()
+    layers["pool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["fc"] = nn.Linear(width, classes)
+    net = nn.Sequential(layers)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(layers["fc"].bias)  # type: ignore[arg-type]
+    return net

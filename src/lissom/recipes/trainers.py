@@ -1,0 +1,126 @@
+"""From a recipe to a trainer, and to the teacher that is trained before it."""
+
+from pathlib import Path
+
+from lissom.checkpoints import load_tensors, save_tensors
+from lissom.data import Dataset
+from lissom.errors import RunError
+from lissom.proximal import proximal
+from lissom.recipes.making import make_gates, make_model, make_optimizer, make_prices
+from lissom.recipes.reading import read_record
+from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.specs import Recipe, Record, TeacherSpec
+from lissom.schedules import cosine, linear
+from lissom.training import Report, Teacher, Trainer, logits_of, steps_per_epoch, usable_device
+
+TEACHER = "teacher"  # the directory of its run, in that of the student's
+
+
+def make_trainer(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    out: Path | None = None,
+    report: Report | None = None,
+) -> Trainer:
+    """Everything put together and ready to `fit`, which trains the recipe's teacher first."""
+    shape, classes = data.train_x.shape[1:], data.classes
+    model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
+    train = recipe.train
+    epoch = steps_per_epoch(data, train.batch_size)
+    step = penalties = gates = gate_lr = harden = None
+    if recipe.gates is not None:
+        gates = make_gates(recipe, model, shape, epoch)
+        gate_lr, harden = recipe.gates.lr, recipe.gates.harden
+    optimizer = make_optimizer(recipe.optimizer, model, gates, gate_lr)
+    if recipe.prices and gates is None:
+        prices = make_prices(recipe, model, shape, epoch)
+        if recipe.method == "subgradient":
+            penalties = prices
+        else:
+            spec = recipe.proximal
+            step = proximal(
+                optimizer,
+                prices,
+                every=epoch if spec.every == "epoch" else spec.every,
+                metric=spec.metric,
+                start=spec.start * epoch,
+                freeze_at=None if spec.freeze is None else spec.freeze * epoch,
+            )
+    factor = None
+    if train.cosine_from is not None:
+        flat = linear(1, 1, train.cosine_from * epoch)
+        factor = flat.then(cosine(1, 0, (train.epochs - train.cosine_from) * epoch))
+
+    def teach(spec: TeacherSpec) -> Teacher:
+        folder = None if out is None else out / TEACHER
+        return make_teacher(spec, data, seed=seed, device=device, out=folder, report=report)
+
+    taught = recipe.teacher
+    return Trainer(
+        model,
+        optimizer,
+        data,
+        proximal=step,
+        penalties=penalties,
+        gates=gates,
+        teacher=None if taught is None else lambda: teach(taught),
+        out=out,
+        report=report,
+        lr_factor=factor,
+        harden_at=harden,
+        device=device,
+        seed=seed,
+        **train.model_dump(exclude={"cosine_from"}),
+    )
+
+
+def make_teacher(
+    spec: TeacherSpec,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    out: Path | None = None,
+    report: Report | None = None,
+) -> Teacher:
+    """Train a teacher, or go on with it where it was, and ask it about the training examples.
+
+    Args:
+        spec: the recipe's [teacher].
+        data: of the student.
+        seed: of the student.
+        device: where to train.
+        out: the directory of its run; None keeps nothing.
+        report: called with its events, to which "teacher": epochs is added.
+
+    Raises:
+        RunError: if the directory holds another run.
+    """
+    recipe = spec.recipe
+
+    def told(event: dict[str, object]) -> None:
+        if report is not None:
+            report({"teacher": recipe.train.epochs, **event})
+
+    trainer = make_trainer(recipe, data, seed=seed, device=device, out=out, report=told)
+    shape = list(data.train_x.shape[1:])
+    record = Record(recipe=recipe, seed=seed, shape=shape, classes=data.classes)
+    if out is not None and (out / "recipe.json").exists():
+        if read_record(out / "recipe.json") != record:
+            raise RunError(f"{out} holds a teacher of another recipe or seed: choose another --out")
+        if (out / "result.json").exists():
+            model = make_model(recipe, shape, data.classes).to(usable_device(device))
+            model.load_state_dict(load_tensors(out / "model.safetensors"))
+            return Teacher(logits_of(model, trainer.data.train_x), spec.alpha, spec.temperature)
+        if (out / "checkpoint.pt").exists():
+            trainer.resume()
+    if out is not None:
+        keep_record(record, out)
+    event = trainer.fit()
+    if out is not None:
+        save_tensors(trainer.model.state_dict(), out / "model.safetensors")
+        keep_result(record, event, out)
+    return Teacher(logits_of(trainer.model, trainer.data.train_x), spec.alpha, spec.temperature)

@@ -1,0 +1,17 @@
+"""A plain training loop for people who have none: seeds, events, checkpoints, early stopping."""
+
+from lissom.training.evaluation import entropy_and_inaccuracy, logits_of
+from lissom.training.options import Options, usable_device
+from lissom.training.teacher import Teacher
+from lissom.training.trainer import Report, Trainer, steps_per_epoch
+
+__all__ = [
+    "Options",
+    "Report",
+    "Teacher",
+    "Trainer",
+    "entropy_and_inaccuracy",
+    "logits_of",
+    "steps_per_epoch",
+    "usable_device",
+]

@@ -1,0 +1,400 @@
+"""Gates and teachers in the training loop: what is told, what is delivered, and resuming."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, RMSprop
+from training_cases import (
+    BATCH,
+    CLASSES,
+    EXAMPLES,
+    STEPS,
+    Killed,
+    blobs,
+    dense,
+    events_in,
+    kill,
+    same,
+    state,
+    timeless,
+    trainer,
+)
+
+from lissom import L0, L2, Trainer, channels, measure, neurons, weights
+from lissom.errors import GateError, RunError
+from lissom.gates import Gates, gate, gates_of
+from lissom.gates.handle import LOG_ALPHA
+from lissom.groups import columns
+from lissom.models import wide_resnet
+from lissom.proximal import proximal
+from lissom.schedules import linear
+from lissom.training import Teacher, entropy_and_inaccuracy, logits_of
+
+EXAMPLE = torch.zeros(2, 4)
+
+
+def gated(
+    price: float = 0.05, *, per: Any = "weight", dropout: float = 0.0, seed: int = 0
+) -> tuple[nn.Sequential, Gates]:
+    """4 inputs and 12 neurons with a gate each."""
+    net = dense(seed, dropout)
+    prices = {neurons(net, EXAMPLE, inputs=True): L0(price) + L2(1e-4)}
+    return net, gate(net, prices, init=0.4, per=per, example=EXAMPLE)
+
+
+def gate_trainer(net: nn.Module, gates: Gates, **options: Any) -> Trainer:
+    optimizer = options.pop("optimizer", None) or Adam(gates.param_groups(0.01, 0.3))
+    return trainer(net, options.pop("data", None), optimizer=optimizer, gates=gates, **options)
+
+
+def test_events_are_about_the_network_that_gates_leave() -> None:
+    net, gates = gated(0.005)
+    data, told = blobs(valid=12), []
+
+    def compare(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            return
+        told.append(event)
+        plain = gates.hardened()
+        for part, x, y in (
+            ("test", data.test_x, data.test_y),
+            ("valid", data.valid_x, data.valid_y),
+        ):
+            entropy, wrong = entropy_and_inaccuracy(plain, x, y)
+            assert (event[f"ent_{part}"], event[f"inacc_{part}"]) == (entropy, wrong)
+            in_evaluation_mode = entropy_and_inaccuracy(net, x, y)[0]
+            assert in_evaluation_mode == pytest.approx(entropy, rel=1e-5)
+        counts = event["num_nonzero"]
+        assert counts["total"] == {"num": 99, "numNz": measure(plain).nonzeros}
+        assert LOG_ALPHA not in counts
+        assert event["gates"]["expected"] == {
+            "weights": pytest.approx(gates.expected("weights").item()),
+            "macs": pytest.approx(gates.expected("macs").item()),
+        }
+        opened = [float(p.sum()) for p in gates.p_nonzero()]
+        assert list(event["gates"]["open"].values()) == pytest.approx(opened)
+        alive = [int((plain[0].weight != 0).any(0).sum()), int((plain[3].weight != 0).any(0).sum())]
+        assert list(event["gates"]["left"].values()) == alive
+        assert event["gates"]["multipliers"] == {}
+
+    gate_trainer(net, gates, data=data, epochs=6, report=compare).fit()
+    assert [event["epochAfter"] for event in told] == [1, 2, 3, 4, 5, 6]
+    left = [sum(event["gates"]["left"].values()) for event in told]
+    assert left[0] > left[-1] > 0, "the price must shut some of the gates and not all"
+
+
+@pytest.mark.parametrize("harden_at", [None, 3])
+@pytest.mark.parametrize("average_from", [None, 3])
+def test_the_result_is_plain_weights(harden_at: int | None, average_from: int | None) -> None:
+    net, gates = gated()
+    data = blobs()
+    made = gate_trainer(
+        net, gates, data=data, epochs=6, harden_at=harden_at, average_from=average_from,
+        average_decay=0.8,
+    )  # fmt: skip
+    event = made.fit()
+    assert state(net).keys() == state(dense()).keys()
+    assert made.gates is None
+    with pytest.raises(GateError, match="has no gates"):
+        gates_of(net)
+    assert entropy_and_inaccuracy(net, data.test_x, data.test_y)[0] == event["ent_test"]
+    assert event["num_nonzero"]["total"]["numNz"] == measure(net).nonzeros < 99
+    assert ("gates" in event) == (harden_at is None)
+    assert made.fit() == event
+
+
+def test_the_average_of_gates_is_an_average() -> None:
+    """Of weights and log α, whose deterministic gates then have exact zeros."""
+    net, gates = gated()
+    path: list[tuple[Tensor, Tensor]] = []
+    optimizer = Adam(gates.param_groups(0.01, 0.3))
+    optimizer.register_step_post_hook(
+        lambda *_: path.append((gates.log_alpha.detach().clone(), net[0].weight.detach().clone()))
+    )
+    made = gate_trainer(
+        net, gates, optimizer=optimizer, epochs=6, average_from=3, average_decay=0.8
+    )
+    made.fit()
+    (log_alpha, weight), *rest = path[3 * STEPS :]
+    for one, other in rest:
+        log_alpha, weight = 0.8 * log_alpha + 0.2 * one, 0.8 * weight + 0.2 * other
+    z = gates.law.published(log_alpha[:4])
+    torch.testing.assert_close(net[0].weight.detach(), (weight * z) * (net[0].bias != 0)[:, None])
+
+
+def test_the_penalty_is_in_the_loss() -> None:
+    """One step of SGD on all examples, by hand."""
+    (net, gates), (twin, its) = gated(0.5), gated(0.5)
+    data = blobs()
+    one = gate_trainer(
+        net, gates, data=data, optimizer=SGD(gates.param_groups(0.1, 0.3)), epochs=2, harden_at=1,
+        batch_size=EXAMPLES, seed=5,
+    )  # fmt: skip
+    one._train_epoch()
+    order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(5 * 1_000_003))
+    torch.manual_seed(5 * 1_000_003)
+    loss = F.cross_entropy(twin(data.train_x[order]), data.train_y[order]) + its.penalty()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter -= (0.3 if parameter is its.log_alpha else 0.1) * parameter.grad
+    for parameter, expected in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected)
+    assert gates.step == 1
+
+
+def test_healing_keeps_zeros_and_pays_no_price() -> None:
+    """On single weights: without masks some would come back, and a prox would remove others."""
+    net = dense()
+    gates = gate(net, {weights(net): L0(0.05)}, init=0.4)
+    optimizer = SGD(gates.param_groups(0.05, 6.0), momentum=0.9)
+    before: list[nn.Module] = []
+
+    def note(event: dict[str, Any]) -> None:
+        if event["event"] == "measure_test" and event["epochAfter"] == 3:
+            before.append(gates.hardened())
+
+    gate_trainer(
+        net, gates, data=blobs(noise=1.5), optimizer=optimizer, epochs=12, harden_at=3, report=note
+    ).fit()
+    [plain] = before
+    for (name, old), new in zip(plain.named_parameters(), net.parameters(), strict=True):
+        assert torch.equal(old == 0, new == 0), name
+        assert not torch.equal(old, new), name
+    dead = sum(int((p == 0).sum()) for p in net.parameters())
+    assert 10 < dead < 80
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in net.parameters()}
+    assert all(parameter is not gates.log_alpha for parameter in optimizer.state)
+
+
+OPTIMIZERS = {
+    "momentum": lambda g: SGD(g.param_groups(0.05, 1.0), momentum=0.9, nesterov=True),
+    "Adam": lambda g: Adam(g.param_groups(0.01, 0.1, weight_decay=0.01)),
+    "one group": lambda g: RMSprop(g.model.parameters(), lr=0.02),
+}
+
+
+def full(out: Path, name: str, report: Any = None, **options: Any) -> Trainer:
+    """A run with all that has a state: dropout, gates, a budget, a schedule, an average."""
+    net = dense(dropout=0.4)
+    gates = gate(net, {columns(net): L0(linear(0, 0.02, 2 * STEPS))}, init=0.4)
+    gates.constrain(weights=linear(1, 0.3, 2 * STEPS), rate=0.1)
+    return gate_trainer(
+        net, gates, optimizer=OPTIMIZERS[name](gates), data=blobs(noise=1.5, valid=30), out=out,
+        report=report, lr_factor=linear(1, 0.1, 5 * STEPS),
+        **{"epochs": 5, "average_from": 3, "average_decay": 0.9, **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", ["progress", "measure_test"])
+@pytest.mark.parametrize("harden_at", [None, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_resumed_run_ends_as_one_that_was_not_killed(
+    tmp_path: Path, name: str, harden_at: int | None, moment: str
+) -> None:
+    whole = full(tmp_path / "whole", name, harden_at=harden_at)
+    expected = whole.fit()
+    for epoch in (1, 2, 3, 4):  # gates, hardening, healing
+        out = tmp_path / str(epoch)
+        with pytest.raises(Killed):
+            full(out, name, kill(moment, epoch), harden_at=harden_at).fit()
+        resumed = full(out, name, harden_at=harden_at)
+        resumed.resume()
+        assert resumed.epoch == epoch
+        assert (resumed.gates is None) == (harden_at is not None and epoch > harden_at)
+        assert timeless([resumed.fit()]) == timeless([expected])
+        assert same(state(resumed.model), state(whole.model))
+        ends = [torch.load(end / "checkpoint.pt", weights_only=True) for end in (out, whole.out)]
+        for end in ends:
+            del end["seconds"], end["event"]
+        assert (ends[0]["gates"] is None) == (ends[0]["zeros"] is not None)
+        assert (ends[0]["gates"] is None) == (harden_at is not None)
+        assert same(*ends)
+        assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
+    first, *_, last = [e for e in events_in(tmp_path / "whole") if "gates" in e]
+    assert last["gates"]["multipliers"]["weights"] > first["gates"]["multipliers"]["weights"] > 0
+    resumed = full(tmp_path / "whole", name, harden_at=harden_at)
+    resumed.resume()
+    assert timeless([resumed.fit()]) == timeless([expected])
+    assert same(state(resumed.model), state(whole.model))
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+@pytest.mark.parametrize("harden_at", [None, 2])
+def test_patience_chooses_plain_weights_and_goes_on(
+    tmp_path: Path, harden_at: int | None, epoch: int
+) -> None:
+    def run(out: Path, report: Any = None) -> Trainer:
+        return full(
+            out, "momentum", report, epochs=40, patience=4, patience_from=2, harden_at=harden_at,
+            average_from=None,
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    expected = whole.fit()
+    assert 5 < whole.epoch < 40
+    assert 2 < expected["epochAfter"] == whole.epoch - 4
+    x, y = whole.data.valid_x, whole.data.valid_y
+    assert x is not None and y is not None
+    assert entropy_and_inaccuracy(whole.model, x, y)[0] == expected["ent_valid"]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill("measure_test", epoch)).fit()
+    resumed = run(tmp_path / "killed")
+    resumed.resume()
+    assert timeless([resumed.fit()]) == timeless([expected])
+    assert same(state(resumed.model), state(whole.model))
+
+
+def test_gates_and_a_proximal_step_on_other_weights_go_together() -> None:
+    net = dense()
+    gates = gate(net, {weights(net).only("0"): L0(0.05)})
+    optimizer = Adam(gates.param_groups(0.01, 0.3))
+    step = proximal(optimizer, {weights(net).only("3"): L0(0.5)}, freeze_at=2 * STEPS)
+    gate_trainer(
+        net, gates, optimizer=optimizer, proximal=step, epochs=5, harden_at=2, average_from=2
+    ).fit()
+    for layer in (net[0], net[3]):
+        assert 0 < int((layer.weight == 0).sum()) < layer.weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"harden_at": 0}, r"harden_at is an epoch from 1 to 2, .* got 0"),
+        ({"harden_at": 3}, r"harden_at is an epoch from 1 to 2, .* got 3"),
+        ({"harden_at": 2, "average_from": 1},
+         r"averaged from epoch 1 on, but gates are hardened after 2.*average_from=2"),
+        ({"harden_at": 2, "patience": 1, "patience_from": 1},
+         r"patience counts from epoch 1 on, but gates are hardened after 2.*patience_from=2"),
+    ],
+)  # fmt: skip
+def test_impossible_options_are_quoted(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        gate_trainer(*gated(), data=blobs(valid=12), **options)
+
+
+def test_gates_that_could_not_be_trained_are_refused() -> None:
+    net, gates = gated()
+    with pytest.raises(RunError, match=r"does not hold the gates' log α.*Adam\(gates\.param"):
+        Trainer(net, Adam(net[0].parameters()), blobs(), epochs=3, gates=gates)
+    with pytest.raises(RunError, match="gates are on another Sequential"):
+        gate_trainer(dense(), gates)
+    with pytest.raises(RunError, match=r"harden_at=2 makes .* but there are no gates"):
+        trainer(dense(), harden_at=2)
+
+
+@pytest.mark.parametrize("harden_at", [None, 2])
+def test_a_run_without_gates_does_not_go_on_with_gates(
+    tmp_path: Path, harden_at: int | None
+) -> None:
+    gate_trainer(*gated(), out=tmp_path / "gates", harden_at=harden_at).fit()
+    trainer(out=tmp_path / "none").fit()
+    with pytest.raises(RunError, match="only one of the two has gates"):
+        gate_trainer(*gated(), out=tmp_path / "none", harden_at=harden_at).resume()
+    with pytest.raises(RunError, match="only one of the two has gates"):
+        trainer(out=tmp_path / "gates").resume()
+
+
+def teacher_of(data: Any, **numbers: float) -> Teacher:
+    generator = torch.Generator().manual_seed(3)
+    return Teacher(3 * torch.randn(len(data.train_y), CLASSES, generator=generator), **numbers)
+
+
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 3.0), (0.3, 1.0), (1.0, 0.5), (0.9, 4.0)])
+def test_the_loss_of_a_student_is_hintons(alpha: float, temperature: float) -> None:
+    data = blobs()
+    teacher = teacher_of(data, alpha=alpha, temperature=temperature)
+    batch, own = torch.tensor([5, 0, 63]), torch.randn(3, CLASSES).double().requires_grad_()
+    total = 0.0
+    for row, i in enumerate(batch.tolist()):
+        q = F.softmax(own[row] / temperature, 0)
+        p = F.softmax(teacher.logits[i].double() / temperature, 0)
+        total = total + alpha * temperature**2 * (p * (p / q).log()).sum()
+        total = total - (1 - alpha) * F.log_softmax(own[row], 0)[data.train_y[i]]
+    loss = teacher.loss(own.float(), data.train_y[batch], batch)
+    torch.testing.assert_close(loss.double(), total / 3, rtol=1e-5, atol=1e-6)
+
+
+def test_a_student_believes_its_teacher() -> None:
+    data = blobs()
+    wrong = F.one_hot((data.train_y + 1) % CLASSES, CLASSES) * 20.0
+    for alpha, error in ((1.0, 1.0), (0.0, 0.0)):
+        net = dense()
+        made = trainer(net, data, epochs=30, teacher=Teacher(wrong, alpha, 1.0))
+        assert made.fit()["inacc_train"] == pytest.approx(error, abs=0.05)
+
+
+def test_without_weight_a_teacher_changes_nothing() -> None:
+    data, nets = blobs(), [dense(), dense()]
+    trainer(nets[0], data).fit()
+    trainer(nets[1], data, teacher=teacher_of(data, alpha=0)).fit()
+    assert same(state(nets[0]), state(nets[1]))
+
+
+def test_a_teacher_that_is_made_when_training_starts(tmp_path: Path) -> None:
+    data, calls = blobs(), []
+
+    def make() -> Teacher:
+        calls.append(1)
+        torch.manual_seed(len(calls))  # whatever it draws does not matter
+        return teacher_of(data, alpha=0.5)
+
+    nets = [dense(dropout=0.5), dense(dropout=0.5)]
+    trainer(nets[0], data, teacher=teacher_of(data, alpha=0.5)).fit()
+    late = trainer(nets[1], data, teacher=make, out=tmp_path)
+    assert not calls
+    late.fit()
+    assert same(state(nets[0]), state(nets[1])) and calls == [1]
+    again = trainer(dense(dropout=0.5), data, teacher=make, out=tmp_path)
+    again.resume()
+    again.fit()
+    assert calls == [1], "a finished run needs no teacher"
+
+
+def test_a_teacher_of_other_examples_is_refused() -> None:
+    data = blobs(valid=12)
+    for rows, classes in ((EXAMPLES + 12, CLASSES), (EXAMPLES, CLASSES + 1)):
+        made = trainer(data=data, teacher=Teacher(torch.zeros(rows, classes)))
+        with pytest.raises(
+            RunError, match=rf"\[64, 3\] logits are needed, got \[{rows}, {classes}"
+        ):
+            made.fit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(3),), r"logits are a tensor \[n, classes\], got \[3\]"),
+        ((None,), r"logits are a tensor \[n, classes\], got None"),
+        ((torch.zeros(3, 2), 1.5), r"alpha is in \[0, 1\], got 1\.5"),
+        ((torch.zeros(3, 2), 0.5, 0.0), r"temperature is above 0, got 0\.0"),
+    ],
+)
+def test_impossible_teachers_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        Teacher(*arguments)
+
+
+def test_logits_are_those_of_evaluation_mode() -> None:
+    net, data = dense(dropout=0.5), blobs()
+    net.train()
+    found = logits_of(net, data.train_x, batch_size=BATCH + 1)
+    assert net.training and not found.requires_grad
+    torch.testing.assert_close(found, net.eval()(data.train_x).detach())
+
+
+def test_gates_on_the_inner_channels_of_a_wide_residual_network() -> None:
+    net = wide_resnet(depth=10, widen=1, classes=CLASSES, channels=1)
+    example = torch.zeros(2, 1, 8, 8)
+    inner = channels(net, example).only("stage*.conv1")
+    assert len(inner) == 16 + 32 + 64
+    gates = gate(net, {inner: L0(1e-3)}, init=0.3, example=example)
+    made = gate_trainer(net, gates, data=blobs(image=8), epochs=1)
+    event = made.fit()
+    assert sum(event["gates"]["left"].values()) == 112
+    assert event["gates"]["expected"]["macs"] > 0 and made.gates is None
