@@ -10,6 +10,7 @@ benchmarks/tables.py makes the tables and figures of the documentation.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,9 @@ def main(
         torch.set_num_threads(1)
         for (entry, seed), result in zip(todo, done, strict=True):
             result["shrunk"] = shrunk(runs / study / name_of(entry, seed))
+    if plan.get("select"):
+        for (entry, seed), result in zip(todo, done, strict=True):
+            result["small"] = selected(runs / study / name_of(entry, seed))
     record = {
         "study": study,
         "title": plan["title"],
@@ -104,7 +108,7 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     )
     tensors = load_file(out / "model.safetensors")
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
-    result["command"] = result["command"].replace(f" --out {out}", "")
+    result["command"] = re.sub(r" --out ('[^']*'|\S+)", "", result["command"])
     return {**entry, **result}
 
 
@@ -138,6 +142,32 @@ def shrunk(run: Path) -> dict[str, Any]:
         "batch": BATCH,
         "threads": 1,
     }
+
+
+def selected(run: Path) -> dict[str, Any]:
+    """A run's network without dead units and inputs, as the papers on gates count its size.
+
+    Its dense weights, without biases, are those of layers that select the inputs they read; the
+    notation has the maps of convolutions and the inputs of dense layers.
+    """
+    record = read_record(run / "recipe.json")
+    model = make_model(record.recipe, record.shape, record.classes).eval()
+    model.load_state_dict(load_file(run / "model.safetensors"))
+    example = make_example(model, record.shape, 1)
+    small = shrink(model, example.expand(2, *example.shape[1:]), inputs=True, select=True)
+    counted = measure(model, example)
+    assert counted.neurons is not None
+    left = {
+        "neurons": list(counted.neurons),
+        "weights": sum(p.numel() for p in small.parameters() if p.ndim > 1),
+        "macs": measure(small, example).macs,
+        "difference": small.shrinkage.difference,
+        "inacc_test": error(small, make_data(record.recipe)),
+    }
+    print(f"{run.name}: {left}", flush=True)
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    left["history"] = [(e["epochAfter"], e["gates"]["expected"]) for e in events if "gates" in e]
+    return left
 
 
 @torch.inference_mode()

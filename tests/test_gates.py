@@ -886,7 +886,7 @@ def overlapping() -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "twice": (twice, GateError, "this Mlp has gates"),
+    "twice": (twice, GateError, "there are gates on this Mlp"),
     "another model's": (half_traced, GateError, r"not a parameter of this Mlp"),
     "overlapping": (overlapping, GroupError, "priced twice"),
     "no prices": (lambda: gate(drawn(Mlp()), {}), GroupError, "mapping"),

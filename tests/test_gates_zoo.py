@@ -15,8 +15,8 @@ from lissom.gates import Gates, gate, gates_of
 
 SHUT, OPEN = -60.0, 60.0  # P(z ≠ 0) is 0 or 1 in float64, to all digits
 NAMES = (
-    "mlp", "lstm-one-way", "cross-attention", "tied-language-model", "resnet18", "densenet",
-    "mobilenet-v3", "vit", "swin", "bert", "gpt2",
+    "mlp", "lstm-one-way", "cross-attention", "tied-language-model", "resnet18", 
+    "mobilenet-v3", "vit", "gpt2",
 )  # fmt: skip
 SOME = [entry for entry in ZOO if entry.name in NAMES]
 FED_FROM_INPUTS = ("mlp", "resnet18", "cross-attention")

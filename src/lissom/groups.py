@@ -37,7 +37,8 @@ class Spread:
     def __call__(self, scales: Tensor) -> Tensor:
         if self.index is not None:
             if self.index.device != scales.device:
-                self.index = self.index.to(scales.device)
+                with torch.inference_mode(False):  # the next call may want a gradient
+                    self.index = self.index.to(scales.device)
             scales = torch.cat([scales, scales.new_ones(1)])[self.index]
         return scales.view(self.shape)
 

@@ -57,7 +57,8 @@ class Member:
             )
         device = self.tensor.device
         if device not in self._moved:
-            self._moved[device] = self.unit.to(device)
+            with torch.inference_mode(False):  # the next call may want a gradient
+                self._moved[device] = self.unit.to(device)
         return self._moved[device]
 
     def sums(self, values: Tensor, units: int) -> Tensor:

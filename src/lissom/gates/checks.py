@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.errors import GateError
 from lissom.groups import Groups, disjoint
-from lissom.hard_concrete import TEST_GATES
+from lissom.hard_concrete import TEST_GATES, HardConcrete
 from lissom.penalties import Elastic, Penalty
 
 LOG_ALPHA = "lissom_log_alpha"
@@ -27,14 +27,31 @@ def refuse_gated(model: nn.Module, verb: str) -> None:
         )
 
 
-def check(model: nn.Module, prices: Mapping[Groups, Penalty], options: Mapping[str, str]) -> None:
+def check(
+    model: nn.Module,
+    prices: Mapping[Groups, Penalty],
+    options: Mapping[str, str],
+    law: object,
+    seed: object,
+) -> None:
     """Refuse what has no expectation over gates, and what cannot be.
 
     Raises:
         GateError: quoting it.
         GroupError: for overlapping groups.
     """
-    refuse_gated(model, "gate")
+    if not isinstance(model, nn.Module):
+        raise GateError(f"gate takes a torch.nn.Module, got {model!r}")
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    if any(getattr(getattr(hook, "__self__", None), "gates", False) for hook in hooks):
+        raise GateError(
+            f"there are gates on this {type(model).__name__}, or on a part or a parent of it: give "
+            "all groups in one lissom.gate(model, {groups: penalty, …}), or take the others off "
+            "with .harden()"
+        )
+    if law is not None and not isinstance(law, HardConcrete):
+        raise GateError(f"a law is a lissom.hard_concrete.HardConcrete, got {law!r}")
+    check_seed(seed)
     disjoint(prices)
     choices = {
         "per": ("weight", "group"),
@@ -52,6 +69,29 @@ def check(model: nn.Module, prices: Mapping[Groups, Penalty], options: Mapping[s
                 f"gates price P(z ≠ 0), so they know L0, L2 and L0 + L2; got {penalty}. Its exact "
                 "zeros come from lissom.proximal(optimizer, {groups: penalty})"
             )
+
+
+def check_rates(lr: object, gate_lr: object, options: Mapping[str, object]) -> None:
+    """Refuse learning rates that are none, and parameters that are chosen elsewhere.
+
+    Raises:
+        GateError: quoting them.
+    """
+    for name, rate in (("lr", lr), ("gate_lr", gate_lr)):
+        if not isinstance(rate, int | float | Tensor) or not rate >= 0:
+            raise GateError(f"{name} is a learning rate ≥ 0, got {rate!r}")
+    if "params" in options:
+        raise GateError("param_groups chooses the parameters itself: leave params=… out")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what seeds nothing.
+
+    Raises:
+        GateError: unless it is None or a whole number ≥ 0.
+    """
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        raise GateError(f"a seed is a whole number ≥ 0, or None, got {seed!r}")
 
 
 def drop_rates(prices: Mapping[Groups, Penalty], init: Drops) -> list[float]:

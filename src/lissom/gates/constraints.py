@@ -1,7 +1,9 @@
 """Budgets instead of prices: dual ascent on the expected size."""
 
+import math
 import sys
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,16 +70,17 @@ class Constraint:
         Raises:
             GateError: for a part that is not in (0, 1], or below what no gate can remove.
         """
-        last = value_at(self.target, sys.maxsize)
-        if not isinstance(last, int | float) or not 0 < last <= 1:
-            raise GateError(
-                f"{self.cost} is a part of the whole, above 0 and up to 1, got {last!r}"
-            )
-        if last * self.total < least:
-            raise GateError(
-                f"{self.cost}={last:g} cannot be reached: {least / self.total:.3g} of the "
-                f"{self.cost} stay when every gate is shut. Gate more groups, or ask for more"
-            )
+        for step in (0, sys.maxsize):
+            target = value_at(self.target, step)
+            if not isinstance(target, int | float) or not 0 < target <= 1:
+                raise GateError(
+                    f"{self.cost} is a part of the whole, above 0 and up to 1, got {target!r}"
+                )
+            if target * self.total < least:
+                raise GateError(
+                    f"{self.cost}={target:g} cannot be reached: {least / self.total:.3g} of the "
+                    f"{self.cost} stay when every gate is shut. Gate more groups, or ask for more"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
@@ -86,3 +89,52 @@ class Constraint:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.multiplier = torch.tensor(state["multiplier"], dtype=torch.float64)
+
+
+def constraints(
+    targets: Mapping[str, float | Schedule | None],
+    bounds: Callable[[str], tuple[float, float]],
+    rate: float,
+    damping: float,
+) -> list[Constraint]:
+    """A constraint for each target that is given.
+
+    Args:
+        targets: by cost.
+        bounds: the least and the greatest cost that gates can leave.
+        rate: η.
+        damping: ρ.
+
+    Raises:
+        GateError: for targets that no gates can reach, or impossible numbers.
+    """
+    wanted = {cost: target for cost, target in targets.items() if target is not None}
+    if not wanted:
+        raise GateError("name a target, such as constrain(weights=0.05) or constrain(macs=0.1)")
+    for name, number in (("rate", rate), ("damping", damping)):
+        if not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise GateError(f"{name} is a number above 0, got {number!r}")
+    made = []
+    for cost, target in wanted.items():
+        least, total = bounds(cost)
+        made.append(Constraint(cost, target, total, rate, damping))
+        made[-1].check(least)
+    return made
+
+
+def allowed(
+    budgets: Sequence[Constraint], step: int, cost: Callable[[int, str], float], most: int
+) -> int:
+    """How many gates may be open.
+
+    Args:
+        budgets: that are to be met.
+        step: at which.
+        cost: of the first so many gates, by bisection.
+        most: all gates.
+    """
+
+    def too_many(count: int) -> bool:
+        return any(cost(count, one.cost) > one.limit(step) for one in budgets)
+
+    return max(0, bisect_left(range(most + 1), True, key=too_many) - 1)

@@ -50,7 +50,9 @@ class Noise:
 
     def _pool_on(self, like: Tensor) -> Tensor:
         if self._pool is None or self._pool.device != like.device or self._pool.dtype != like.dtype:
-            self._pool = seeded(like.new_empty(POOL), self.seed or 0, -1)
+            with torch.inference_mode(False):  # the next call may want a gradient
+                empty = torch.empty(POOL, dtype=like.dtype, device=like.device)
+                self._pool = seeded(empty, self.seed or 0, -1)
         return self._pool
 
     def __getstate__(self) -> dict[str, Any]:

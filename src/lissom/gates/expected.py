@@ -28,6 +28,7 @@ class Sized:
         name: in its model.
         shape: of the whole parameter.
         itemsize: bytes of a weight.
+        trained: whether it has a gradient; frozen weights cost operations, but are not counted.
         along: dim → the families that run through it, by number, and each index' unit (or −1).
         cells: blocks within it (single weights, kernels, columns), by number, and each one's shape
             when it is laid out over the parameter.
@@ -36,6 +37,7 @@ class Sized:
     name: str
     shape: tuple[int, ...]
     itemsize: int
+    trained: bool
     along: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     cells: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
@@ -169,15 +171,18 @@ class Expected:
 
     def _prices(self, cost: Cost) -> Mapping[str, float]:
         if isinstance(cost, Mapping):
+            wrong = [price for price in cost.values() if not isinstance(price, int | float)]
+            if wrong:
+                raise GateError(f"the cost of a weight is a number, got {wrong[0]!r}")
             unknown = cost.keys() - {one.name for one in self.sized}
             if unknown:
                 name, names = min(unknown), [one.name for one in self.sized]
                 raise GateError(f"there is no parameter {name!r} to cost.{nearest(name, names)}")
             return cost
         if cost == "weights":
-            return {one.name: 1.0 for one in self.sized}
+            return {one.name: 1.0 for one in self.sized if one.trained}
         if cost == "bytes":
-            return {one.name: float(one.itemsize) for one in self.sized}
+            return {one.name: float(one.itemsize) for one in self.sized if one.trained}
         if cost != "macs":
             known = ", ".join(map(repr, COSTS))
             raise GateError(f"a cost is {known} or {{parameter: cost per weight}}, got {cost!r}")
@@ -190,17 +195,16 @@ class Expected:
 
 def _sized(model: nn.Module, blocks: Sequence[Block]) -> list[Sized]:
     found = {
-        name: Sized(name, tuple(p.shape), p.itemsize)
+        id(p): Sized(name, tuple(p.shape), p.itemsize, p.requires_grad)
         for name, p in model.named_parameters()
-        if p.requires_grad
     }
     for number, block in enumerate(blocks):
         if isinstance(block, TensorBlock):
-            found[block.name].cells.append((number, block.spread.shape))
+            found[id(block.parameter)].cells.append((number, block.spread.shape))
         elif isinstance(block, Family):
             for member in block.members:
-                if member.name in found:
-                    along = found[member.name].along.setdefault(member.dim, [])
+                if id(member.tensor) in found:
+                    along = found[id(member.tensor)].along.setdefault(member.dim, [])
                     along.append((number, member.unit))
     return list(found.values())
 
@@ -247,7 +251,7 @@ def _work(
 def _units_by_label(found: Sequence[Family], blocks: Sequence[Block]) -> dict[int, tuple[int, int]]:
     """Label of a unit in this coupling → (number of the gated block, unit in it)."""
     gated = {
-        (member.name, member.dim): (number, member.unit)
+        (id(member.tensor), member.dim): (number, member.unit)
         for number, block in enumerate(blocks)
         if isinstance(block, Family)
         for member in block.members
@@ -255,7 +259,7 @@ def _units_by_label(found: Sequence[Family], blocks: Sequence[Block]) -> dict[in
     units: dict[int, tuple[int, int]] = {}
     for family in found:
         for member in family.members:
-            number, theirs = gated.get((member.name, member.dim), (-1, None))
+            number, theirs = gated.get((id(member.tensor), member.dim), (-1, None))
             if theirs is not None:
                 for mine, other in zip(member.unit.tolist(), theirs.tolist(), strict=True):
                     if mine >= 0 and other >= 0:

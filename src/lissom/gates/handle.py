@@ -2,7 +2,6 @@
 
 import copy
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,17 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import GateError
-from lissom.gates.checks import LOG_ALPHA, Drops, check, drop_rates, elastic
-from lissom.gates.constraints import Constraint
+from lissom.gates.checks import (
+    LOG_ALPHA,
+    Drops,
+    check,
+    check_rates,
+    check_seed,
+    drop_rates,
+    elastic,
+)
+from lissom.gates.constraints import Constraint, allowed, constraints
 from lissom.gates.drawing import Drawn, Noise, Singles, Values, draw, expected_price
 from lissom.gates.expected import Cost, Expected
-from lissom.gates.placing import OnInputs, OnWeights, Placing, Waiting, places
+from lissom.gates.placing import OnInputs, OnWeights, Placing, Waiting, places, placing_of
+from lissom.gates.summary import summary
 from lissom.groups import Block, Groups
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.penalties import Penalty
 from lissom.running import Example
 from lissom.schedules import Schedule, value_at
-from lissom.tables import table, text
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
 
@@ -32,8 +39,6 @@ class Gates:
         model: that is gated.
         prices: {groups: penalty}.
         blocks: of all groups, in their order.
-        log_alpha: one parameter of the model for all gates.
-        law: of the gates.
         test: which deterministic gate stands in evaluation mode.
         step: penalties asked for so far.
     """
@@ -52,7 +57,7 @@ class Gates:
         seed: int | None = None,
         example: Example | None = None,
     ) -> None:
-        check(model, prices, {"per": per, "test": test, "draws": draws, "noise": noise})
+        check(model, prices, {"per": per, "test": test, "draws": draws, "noise": noise}, law, seed)
         drops = drop_rates(prices, init)
         self.model, self.prices, self.per = model, dict(prices), per
         self.law, self.test = law or HardConcrete(), test
@@ -74,12 +79,29 @@ class Gates:
         ])  # fmt: skip
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         start += 0.01 * torch.randn(start.shape, dtype=dtype, generator=generator)
-        self.log_alpha = nn.Parameter(start.to(weight.device))
+        log_alpha = nn.Parameter(start.to(weight.device))
         self._has_l2 = any(elastic(penalty).l2 != 0 for penalty in prices.values())
         placing = OnWeights if draws == "batch" else OnInputs
         self._hooks: Placing = placing(model, self._places, self._draw)
-        model.register_parameter(LOG_ALPHA, self.log_alpha)  # nothing is refused from here on
-        self._multiply(self._by_block(1 / self.law.mean(self.log_alpha.detach())))
+        model.register_parameter(LOG_ALPHA, log_alpha)  # nothing is refused from here on
+        self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """log α of all gates, one parameter of the model.
+
+        Raises:
+            GateError: once the gates were taken away.
+        """
+        if (found := self.model._parameters.get(LOG_ALPHA)) is not None:
+            return found
+        gone = f"these gates of {type(self.model).__name__} were taken away"
+        raise GateError(f"{gone}: put new ones on with lissom.gate")
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """log α by the name of each block, shaped as its norms are: for plots."""
+        parts = self._by_block(self.log_alpha.detach())
+        return {block.name: part for block, part in zip(self.blocks, parts, strict=True)}
 
     def param_groups(
         self, lr: float, gate_lr: float | None = None, **options: Any
@@ -93,6 +115,7 @@ class Gates:
         """
         rest = [p for p in self.model.parameters() if p is not self.log_alpha]
         gate_lr = 10 * lr if gate_lr is None else gate_lr
+        check_rates(lr, gate_lr, options)
         return [
             {"params": rest, "lr": lr, **options},
             {"params": [self.log_alpha], "lr": gate_lr, "weight_decay": 0.0},
@@ -112,7 +135,7 @@ class Gates:
             detach: whether the gradient of the L2 part reaches the weights only. Otherwise large
                 weights push their gates shut.
 
-        Source: Louizos, Welling & Kingma 2018, eq. 9 and 24; budgets: see `constrain`.
+        Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
         """
         total = expected_price(self.law, self.log_alpha, self._sizes, self._priced())
         if not self.constraints and not self._has_l2:
@@ -143,7 +166,8 @@ class Gates:
     ) -> None:
         """Reach a stated expected size, as a part of the whole network's, without a price to guess.
 
-        `penalty` then has a term whose multiplier rises until E[size] is at the target.
+        It replaces what was asked before; several may be named. `penalty` then has a term whose
+        multiplier rises until E[size] is at the target.
 
         Args:
             weights: of the trainable weights of the whole network, biases included.
@@ -159,16 +183,7 @@ class Gates:
         Source: Gallego-Posada et al. 2022.
         """
         targets = {"weights": weights, "macs": macs, "bytes": bytes}
-        wanted = {cost: target for cost, target in targets.items() if target is not None}
-        if not wanted:
-            raise GateError("name a target, such as constrain(weights=0.05) or constrain(macs=0.1)")
-        made = []
-        for cost, target in wanted.items():
-            least, total = self._bounds(cost)
-            constraint = Constraint(cost, target, total, rate, damping)
-            constraint.check(least)
-            made.append(constraint)
-        self.constraints = made
+        self.constraints = constraints(targets, self._bounds, rate, damping)
 
     def expected_loss(self, loss: Callable[[], Tensor], samples: int = 1) -> Tensor:
         """E_z[loss] by Monte Carlo: the mean over `samples` draws.
@@ -181,7 +196,10 @@ class Gates:
         """
         if not isinstance(samples, int) or samples < 1:
             raise GateError(f"expected_loss takes 1 sample or more, got {samples!r}")
-        return torch.stack([loss() for _ in range(samples)]).mean()
+        losses = [loss() for _ in range(samples)]
+        if not all(isinstance(one, Tensor) for one in losses):
+            raise GateError(f"the loss of expected_loss gives a tensor, got {losses[0]!r}")
+        return torch.stack(losses).mean()
 
     def expected(self, cost: Cost = "weights") -> Tensor:
         """The expected cost of the network that `shrink` would leave, differentiable by log α.
@@ -213,16 +231,13 @@ class Gates:
         Returns:
             The model, which without budgets computes what it computed in evaluation mode.
         """
-        if not self.constraints:
-            return self._write(self.test_gates())
-        return self._write(self._by_block(self._within_budgets()))
+        return self._write(self._within_budgets() if self.constraints else self.test_gates())
 
     @torch.no_grad()
     def hardened(self) -> nn.Module:
         """A hardened copy; the model keeps its gates."""
-        return gates_of(copy.deepcopy(self.model)).harden()
+        return self._copied().harden()
 
-    @torch.no_grad()
     def sample(self, n: int = 1, seed: int | None = None) -> Iterator[nn.Module]:
         """Plain networks drawn from the distribution, one after the other.
 
@@ -234,16 +249,21 @@ class Gates:
         """
         if not isinstance(n, int) or n < 1:
             raise GateError(f"sample(n) draws n networks, n ≥ 1, got {n!r}")
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(self.log_alpha.device).manual_seed(seed)
+        check_seed(seed)
+        return self._sampled(n, seed)
+
+    @torch.no_grad()
+    def _sampled(self, n: int, seed: int | None) -> Iterator[nn.Module]:
+        device = self.log_alpha.device
+        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         for _ in range(n):
-            mine = gates_of(copy.deepcopy(self.model))
+            mine = self._copied()
             noise = logistic(self.log_alpha, generator)
             yield mine._write(self._by_block(self.law.sample(self.log_alpha, noise)))
 
     def remove(self) -> nn.Module:
         """Take the gates away and leave the weights as they are."""
+        _ = self.log_alpha  # refuses a second time
         self._hooks.remove()
         del self.model._parameters[LOG_ALPHA]
         return self.model
@@ -262,6 +282,8 @@ class Gates:
         Raises:
             GateError: if the budgets are others.
         """
+        if not {"step", "drawn", "constraints"} <= state.keys():
+            raise GateError(f"this is no state of gates: it has {sorted(state)}")
         saved = [one["cost"] for one in state["constraints"]]
         mine = [constraint.cost for constraint in self.constraints]
         if saved != mine:
@@ -275,19 +297,7 @@ class Gates:
 
     @torch.no_grad()
     def __str__(self) -> str:
-        rows: list[list[object]] = []
-        for block, p, z in zip(self.blocks, self.p_nonzero(), self.test_gates(), strict=True):
-            opened = int(torch.count_nonzero(z))
-            rows.append([block.name, p.numel(), f"{float(p.sum()):.1f}", opened])
-        total = [sum(int(str(row[i])) for row in rows) for i in (1, 3)]
-        expected = f"{float(self.expected('groups')):.1f}"
-        return text(
-            table(
-                ["gated", "gates", "expected open", f"open ({self.test})"],
-                rows,
-                total=["total", total[0], expected, total[1]],
-            )
-        )
+        return summary(self.blocks, self.p_nonzero(), self.test_gates(), self.test)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} gates on {type(self.model).__name__}>"
@@ -326,23 +336,19 @@ class Gates:
             for part, block in zip(parts, self.blocks, strict=True)
         ]
 
-    def _within_budgets(self) -> Tensor:
+    def _within_budgets(self) -> list[Tensor]:
         """The deterministic gates, of which the κ with the largest log α are open."""
         order = self.log_alpha.argsort(descending=True, stable=True)
+        alive = torch.zeros(len(self), dtype=torch.float64, device=order.device)
 
-        def fits(count: int) -> bool:
-            alive = torch.zeros(len(self), dtype=torch.float64, device=order.device)
-            alive[order[:count]] = 1
-            blocks = self._by_block(alive)
-            return all(
-                float(self._expected(blocks, one.cost)) <= one.limit(self.step)
-                for one in self.constraints
-            )
+        def cost(count: int, of: str) -> float:
+            alive.zero_()[order[:count]] = 1
+            return float(self._expected(self._by_block(alive), of))
 
-        most = bisect_left(range(len(self) + 1), True, key=lambda count: not fits(count)) - 1
+        opened = order[: allowed(self.constraints, self.step, cost, len(self))]
         gates = self.law.test_gate(self.log_alpha, self.test)
-        opened = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
-        return torch.zeros_like(gates).index_copy(0, order[:most], opened[order[:most]])
+        gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
+        return self._by_block(torch.zeros_like(gates).index_copy(0, opened, gates[opened]))
 
     def _priced(self) -> list[float]:
         """λ₀·n_g at this step, which is the same for all groups of a block."""
@@ -359,11 +365,22 @@ class Gates:
 
     @torch.no_grad()
     def _write(self, gates: Sequence[Tensor]) -> nn.Module:
+        held = {id(parameter) for parameter in self.model.parameters()}
+        if any(id(p) not in held for block in self.blocks for p in block.parameters):
+            raise GateError(
+                f"parameters of {type(self.model).__name__} were replaced since its gates were put "
+                "on, as load_state_dict(assign=True) does: load into the same parameters"
+            )
         self.remove()
         self._multiply(gates)
         for block, z in zip(self.blocks, gates, strict=True):
             block.kill_(z == 0)
         return self.model
+
+    def _copied(self) -> "Gates":
+        """The gates of a copy of the model."""
+        self._hooks.clear()
+        return gates_of(copy.deepcopy(self.model))
 
     @torch.no_grad()
     def _bounds(self, cost: Cost) -> tuple[float, float]:
@@ -378,10 +395,6 @@ def gates_of(model: nn.Module) -> Gates:
     Raises:
         GateError: if it has none.
     """
-    for hook in model._forward_pre_hooks.values():
-        placed = getattr(hook, "__self__", None)
-        if isinstance(placed, Placing):
-            gates = placed.draw.__self__  # type: ignore[attr-defined]
-            assert isinstance(gates, Gates)
-            return gates
-    raise GateError(f"this {type(model).__name__} has no gates: put them on with lissom.gate")
+    gates = placing_of(model).draw.__self__  # type: ignore[attr-defined]
+    assert isinstance(gates, Gates)
+    return gates

@@ -40,16 +40,22 @@ class Place:
     """A parameter that gates multiply.
 
     Attributes:
-        parameter: itself.
         name: in its model.
         owners: the modules that hold it, each with its attribute's name; a tied one has several.
         factors: by the number of their block, what lays its gates out over the parameter.
     """
 
-    parameter: nn.Parameter
     name: str
     owners: list[tuple[nn.Module, str]]
     factors: list[tuple[int, Spread]]
+
+    @property
+    def parameter(self) -> Tensor:
+        """What the owner holds now: `torch.func.functional_call` exchanges it."""
+        owner, attribute = self.owners[0]
+        parameter = owner._parameters[attribute]
+        assert parameter is not None
+        return parameter
 
     def gated(self, gates: Sequence[Drawn]) -> Tensor:
         """w·z."""
@@ -80,7 +86,7 @@ def places(model: nn.Module, blocks: Sequence[Block]) -> list[Place]:
                     f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
                     "groups from the model that is gated"
                 )
-            place = found.setdefault(key, Place(parameter, names[key], owners[key], []))
+            place = found.setdefault(key, Place(names[key], owners[key], []))
             place.factors.append((number, spread))
     return list(found.values())
 
@@ -97,57 +103,78 @@ class Placing(ABC):
         draw: gives the gates of every block: one number each, or one for each example, [B, …].
     """
 
+    gates = True  # by which its hooks are known
+
     def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
-        self.places, self.draw = places, draw
+        self.model, self.places, self.draw = model, places, draw
         self._forget()
-        self._handles = self._hook(model)
+        self._handles = self._hook()
 
     def remove(self) -> None:
         """Take the hooks off."""
+        self.clear()
         for handle in self._handles:
             handle.remove()
 
-    @abstractmethod
-    def _hook(self, model: nn.Module) -> list[RemovableHandle]: ...
+    def clear(self) -> None:
+        """Leave no trace of a call that was interrupted."""
+        self._forget()
 
     @abstractmethod
-    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+    def _hook(self) -> list[RemovableHandle]: ...
+
+    @abstractmethod
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
         """What the layers are given."""
 
     def _forget(self) -> None:
-        self._last: Sequence[Tensor] | None = None
-        self._drawn: Sequence[Tensor] = ()
+        self._last: list[Tensor] | None = None
+        self._recorded = False  # whether a gradient can go back to it
         self._waiting: WeakSet[Waiting] = WeakSet()
-        self._caller: nn.Module | None = None
+        self._calls: list[tuple[nn.Module, list[Tensor]]] = []  # that are running, innermost last
 
-    def _call(self, examples: int | None) -> Sequence[Tensor]:
+    def _call(self, module: nn.Module, examples: int | None) -> list[Tensor]:
         """What this call is given: of a new draw, or again of the last one."""
+        if getattr(module, "_is_replica", False):
+            raise GateError(
+                "nn.DataParallel copies a model at each call, and its copies have no gates of "
+                "their own: use nn.parallel.DistributedDataParallel"
+            )
         if torch.compiler.is_compiling():
             return self._made_of(self.draw(examples, Waiting()))
         if self._last is not None and torch._C._current_graph_task_id() != -1:
-            if sum(not one.over for one in self._waiting) > 1:
-                raise GateError(
-                    "gradient checkpointing runs a part of the model again, and several forward "
-                    "passes wait for their backward pass, each with gates of its own: call "
-                    "backward after each forward pass"
-                )
-            return self._last
+            return self._again(module)
         self._last = None  # before the next one is made
         waiting = Waiting()
         self._last = self._made_of(self.draw(examples, waiting))
         self._waiting.add(waiting)
+        self._recorded = torch.is_grad_enabled()
+        return self._last
+
+    def _again(self, module: nn.Module) -> list[Tensor]:
+        """The last draw, for a part that gradient checkpointing runs again.
+
+        Raises:
+            GateError: if it cannot be known, or its gradient would be lost.
+        """
+        assert self._last is not None
+        if sum(not one.over for one in self._waiting) > 1:
+            raise GateError(
+                "gradient checkpointing runs a part of the model again, and several forward passes "
+                "wait for their backward pass, each with gates of its own: call backward after "
+                "each forward pass"
+            )
+        if module is self.model or not self._recorded:
+            raise GateError(
+                "gates are drawn outside what gradient checkpointing runs again: put checkpoint("
+                f"…, use_reentrant=False) on parts inside of the gated {type(self.model).__name__}"
+            )
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for kept in (
-            "_last",
-            "_drawn",
-            "_waiting",
-            "_caller",
-        ):  # a graph can be neither copied nor sent
-            del state[kept]
-        return state
+        # A graph can be neither copied nor sent.
+        transient = ("_last", "_waiting", "_calls", "_read")
+        return {name: kept for name, kept in self.__dict__.items() if name not in transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -157,35 +184,51 @@ class Placing(ABC):
 class OnWeights(Placing):
     """One draw for each call: gated weights are multiplied by it.
 
-    The outermost call of the model, or of a part of it, draws.
+    The outermost call of the model, or of a part of it, draws; so does a call of the model within
+    itself.
     """
 
-    def _hook(self, model: nn.Module) -> list[RemovableHandle]:
+    def clear(self) -> None:
+        """Leave no trace of a call that was interrupted: torch skips hooks after Ctrl-C."""
+        super().clear()
+        for place in self.places:
+            for owner, attribute in place.owners:
+                owner.__dict__.pop(attribute, None)
+
+    def _hook(self) -> list[RemovableHandle]:
         handles: list[RemovableHandle] = []
-        for module in _holders(model, self.places):
+        for module in _holders(self.model, self.places):
             handles += [
                 module.register_forward_pre_hook(self._before, prepend=True),
                 module.register_forward_hook(self._after, always_call=True),
             ]
         return handles
 
-    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
         return [place.gated(gates) for place in self.places]
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        if self._caller is not None:
+        if self._calls and module is not self.model:
             return
-        for place, product in zip(self.places, self._call(None), strict=True):
-            for owner, attribute in place.owners:
-                owner.__dict__[attribute] = product
-        self._caller = module
+        products = self._call(module, None)
+        self._install(products)
+        self._calls.append((module, products))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._caller is module:
-            self._caller = None
-            for place in self.places:
-                for owner, attribute in place.owners:
-                    del owner.__dict__[attribute]
+        if not self._calls or self._calls[-1][0] is not module:
+            return
+        self._calls.pop()
+        if self._calls:
+            self._install(self._calls[-1][1])
+            return
+        for place in self.places:
+            for owner, attribute in place.owners:
+                del owner.__dict__[attribute]
+
+    def _install(self, products: list[Tensor]) -> None:
+        for place, product in zip(self.places, products, strict=True):
+            for owner, attribute in place.owners:
+                owner.__dict__[attribute] = product
 
 
 class OnInputs(Placing):
@@ -198,7 +241,7 @@ class OnInputs(Placing):
         GateError: for gates that act on anything else.
     """
 
-    def _hook(self, model: nn.Module) -> list[RemovableHandle]:
+    def _hook(self) -> list[RemovableHandle]:
         for place in self.places:
             for owner, attribute in place.owners:
                 dim = _input_dim(owner)
@@ -210,27 +253,46 @@ class OnInputs(Placing):
                         "channels, or use draws='batch'"
                     )
         handles = [
-            model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
-            model.register_forward_hook(self._after, always_call=True),
+            self.model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
+            self.model.register_forward_hook(self._after, always_call=True),
         ]
-        for place in self.places:
+        for number, place in enumerate(self.places):
             for owner, _ in place.owners:
-                handles.append(owner.register_forward_pre_hook(partial(self._reads, place)))
+                handles.append(owner.register_forward_pre_hook(partial(self._reads, number)))
         return handles
 
-    def _made_of(self, gates: Sequence[Drawn]) -> Sequence[Tensor]:
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
         return [drawn.z.flatten(1) for drawn in gates if isinstance(drawn, Values)]
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._drawn = self._call(next(len(x) for x in leaves((args, kwargs)) if x.ndim))
-        self._caller = module
+        examples = next(len(x) for x in leaves((args, kwargs)) if x.ndim)
+        self._calls.append((module, self._call(module, examples)))
+        self._read = [False] * len(self.places)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._caller = None
+        if self._calls:
+            self._calls.pop()
+        if output is not None and not all(self._read):
+            place = self.places[self._read.index(False)]
+            raise GateError(
+                f"draws='example' gates the inputs of layers, and the layer of {place.name} was "
+                "not called in this pass (its weight may have been used directly): leave it out, "
+                "or use draws='batch'"
+            )
 
-    def _reads(self, place: Place, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    def _reads(self, number: int, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        place = self.places[number]
         x, *others = args
-        gates = self._drawn if self._caller is not None else self._again(place)
+        if self._calls:
+            gates = self._calls[-1][1]
+            self._read[number] = True
+        elif self._last is not None and torch._C._current_graph_task_id() != -1:
+            gates = self._again(module)
+        else:
+            raise GateError(
+                f"{place.name} was used outside a call of the gated model, which draws: call the "
+                "model itself, or gate that part of it, or use draws='batch'"
+            )
         channel = -1 if isinstance(module, nn.Linear) else 1
         for block, spread in place.factors:
             z = gates[block]  # [B, n], [1, n] in evaluation mode
@@ -247,14 +309,18 @@ class OnInputs(Placing):
             x = x * z.view(shape).to(x.dtype)
         return (x, *others)
 
-    def _again(self, place: Place) -> Sequence[Tensor]:
-        """For a layer that is not called by the model: only the backward pass may do that."""
-        if self._last is None or torch._C._current_graph_task_id() == -1:
-            raise GateError(
-                f"{place.name} was used outside a call of the gated model, which draws: call the "
-                "model itself, or gate that part of it, or use draws='batch'"
-            )
-        return self._call(None)
+
+def placing_of(model: nn.Module) -> Placing:
+    """The hooks of the gates on a model.
+
+    Raises:
+        GateError: if it has none.
+    """
+    for hook in model._forward_pre_hooks.values():
+        placed = getattr(hook, "__self__", None)
+        if isinstance(placed, Placing):
+            return placed
+    raise GateError(f"this {type(model).__name__} has no gates: put them on with lissom.gate")
 
 
 def _input_dim(module: nn.Module) -> int | None:
@@ -263,7 +329,8 @@ def _input_dim(module: nn.Module) -> int | None:
         if module.groups != 1:
             return None
         return 0 if module.transposed else 1
-    return 1 if isinstance(module, nn.Linear) else None
+    # nn.MultiheadAttention never calls its `out_proj`, which is of a class of its own.
+    return 1 if type(module) is nn.Linear else None
 
 
 def _holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:

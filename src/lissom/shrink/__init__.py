@@ -83,6 +83,13 @@ def shrink(
         LissomError: if an option has an impossible value, or the model is random.
     """
     _check_options(model, round_to, in_place, as_graph)
+    if select not in (True, False):
+        raise LissomError(f"select is True or False, got {select!r}")
+    if select and as_graph:
+        raise LissomError(
+            "select=True lets layers select what they read, and as_graph=True gives a graph "
+            "without layers: choose one"
+        )
     args = as_inputs(example)
     case = _Case(model, args, verify, fold, inputs, round_to)
     found = case.by_graph() if as_graph else case.by_module()

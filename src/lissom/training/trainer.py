@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
-from lissom.gates import Gates, gates_of
+from lissom.gates import Gates, gates_of, refuse_gated
 from lissom.groups import Groups
 from lissom.penalties import Penalty
 from lissom.proximal import Proximal, penalty_loss
@@ -106,7 +106,11 @@ class Trainer:
     @property
     def plain(self) -> nn.Module:
         """The network as it is evaluated and delivered: averaged, and a copy without gates."""
-        return self.averaged if self.gates is None else gates_of(self.averaged).hardened()
+        if self.gates is None:
+            return self.averaged
+        mine = gates_of(self.averaged)
+        mine.load_state_dict(self.gates.state_dict())  # the steps of an average stand still
+        return mine.hardened()
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
@@ -255,10 +259,10 @@ class Trainer:
         """Make the gates plain weights; zeros stay, and the optimizer forgets log α."""
         gates, self.gates = self.gates, None
         assert gates is not None
+        log_alpha = gates.log_alpha
         gates.harden()
-        self.optimizer.state.pop(gates.log_alpha, None)
         for group in self.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if p is not gates.log_alpha]
+            group["params"] = [p for p in group["params"] if p is not log_alpha]
         # Moments of before would go on moving what is dead, and belong to weights without gates.
         self.optimizer.state.clear()
         self._zeros = Proximal(self.optimizer, gates.prices)
@@ -314,6 +318,8 @@ class Trainer:
 
     def _check(self) -> None:
         options = self.options
+        if self.gates is None:
+            refuse_gated(self.model, "a Trainer without gates=…")
         if options.channels_last and self.data.train_x.ndim != 4:
             raise RunError(
                 "channels_last is a layout of images [n, channels, height, width], but examples "
