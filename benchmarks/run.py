@@ -148,17 +148,19 @@ def selected(run: Path) -> dict[str, Any]:
     """A run's network without dead units and inputs, as the papers on gates count its size.
 
     Its dense weights, without biases, are those of layers that select the inputs they read; the
-    notation has the maps of convolutions and the inputs of dense layers.
+    notation has the maps of convolutions and the inputs of dense layers (Louizos et al., table 1).
     """
     record = read_record(run / "recipe.json")
     model = make_model(record.recipe, record.shape, record.classes).eval()
     model.load_state_dict(load_file(run / "model.safetensors"))
     example = make_example(model, record.shape, 1)
     small = shrink(model, example.expand(2, *example.shape[1:]), inputs=True, select=True)
-    counted = measure(model, example)
-    assert counted.neurons is not None
+    layers = [layer for layer in small.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     left = {
-        "neurons": list(counted.neurons),
+        "neurons": [
+            layer.out_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+            for layer in layers
+        ],
         "weights": sum(p.numel() for p in small.parameters() if p.ndim > 1),
         "macs": measure(small, example).macs,
         "difference": small.shrinkage.difference,

@@ -19,12 +19,14 @@ import matplotlib
 matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_tables
+import gate_tables
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "results.md")
 FIGURES = ROOT / "docs" / "figures"
+GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"}  # Formanek's
 
 
@@ -203,6 +205,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "lambda": lambda_table,
     "cost": cost_table,
     "cost-large": large_text,
+    "gates": lambda: markdown(
+        *gate_tables.gates({name: load(study) for name, study in GATED.items()})
+    ),
+    "budgets": lambda: exact_table("budgets", gate_tables.budgets),
+    "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
 }
 
 
@@ -268,6 +275,20 @@ def channels_figure() -> None:
     save(figure, "channels")
 
 
+def gates_figure() -> None:
+    """Expected MACs over training (Louizos, Welling & Kingma, figure 3)."""
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 3.6))
+    for axes, (network, study) in zip(both, GATED.items(), strict=True):
+        for label, runs in gate_tables.by_label(load(study)).items():
+            history = runs[0]["small"]["history"]
+            x, y = zip(*((epoch, left["macs"]) for epoch, left in history), strict=True)
+            axes.plot(x, y, marker="o", ms=3, label=label)
+        axes.set(xlabel="epoch", ylabel="expected MACs", title=network, yscale="log")
+        axes.legend(frameon=False, fontsize="small")
+        axes.grid(alpha=0.25)
+    save(figure, "gates-macs")
+
+
 def save(figure: plt.Figure, name: str) -> None:
     """Write an SVG that is the same whenever the data are."""
     FIGURES.mkdir(exist_ok=True)
@@ -299,6 +320,7 @@ def main(check: bool) -> int:
     formanek_figure("formanek-weights", "LeNet-300-100 on MNIST, single weights", (96, 99))
     formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels", (97, 99.5))
     channels_figure()
+    gates_figure()
     return 0
 
 
