@@ -25,7 +25,7 @@ def on_pre_build(config: Mapping[str, Any]) -> None:
     """Called by mkdocs before each build."""
     import lissom
 
-    runpy.run_path(str(Path(config["docs_dir"]) / "draw_hard_concrete.py"))["draw"]()
+    runpy.run_path(str(Path(__file__).with_name("draw_hard_concrete.py")))["draw"]()
     found = problems(lissom, (Path(config["docs_dir"]) / "api.md").read_text(encoding="utf-8"))
     if found:
         raise PluginError("\n  ".join(["the public interface is not fully documented:", *found]))
