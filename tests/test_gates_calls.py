@@ -1,0 +1,164 @@
+"""Gates under unusual calls: exchanged parameters, interruption, recursion, layers not called."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import lissom
+from lissom import L0
+from lissom.errors import GateError
+from lissom.gates import gate
+from lissom.groups import columns
+from lissom.schedules import linear
+
+X = torch.linspace(-1, 2, 16).view(4, 4)
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def zeros(model: nn.Module) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+
+
+def test_functional_call_computes_with_the_parameters_it_is_given() -> None:
+    net = mlp()
+    gate(net, {lissom.weights(net): L0(0)})
+    assert torch.func.functional_call(net, zeros(net), (X,)).abs().max() == 0
+
+
+def test_parameters_that_were_assigned_are_used_and_not_hardened() -> None:
+    net = mlp()
+    gates = gate(net, {lissom.weights(net): L0(0)})
+    net.load_state_dict(zeros(net), assign=True)
+    assert net(X).abs().max() == 0
+    assert gates.log_alpha is net.get_parameter("lissom_log_alpha")
+    with pytest.raises(GateError, match="were replaced"):
+        gates.harden()
+
+
+def test_an_interrupted_call_leaves_nothing_behind() -> None:
+    """torch runs no hooks after Ctrl-C."""
+
+    class Interrupts(nn.Module):
+        now = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.now:
+                raise KeyboardInterrupt
+            return x
+
+    net = nn.Sequential(*mlp(), Interrupts())
+    gates = gate(net, {lissom.weights(net): L0(0)})
+    net[5].now = True
+    with pytest.raises(KeyboardInterrupt):
+        net(X)
+    net[5].now = False
+    assert not torch.equal(net(X), net(X))  # drawn anew
+    net.eval()
+    before = net(X)
+    gates.harden()
+    assert "weight" not in net[0].__dict__
+    assert torch.equal(net(X), before)
+
+
+def test_a_model_that_calls_itself() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, again: bool = True) -> Tensor:
+            x = self(x, False) if again else x
+            return F.linear(x, self.fc.weight)
+
+    net = Twice().eval()
+    gates = gate(net, {lissom.weights(net): L0(0)})
+    assert torch.equal(net(X), gates.hardened()(X))
+    assert "weight" not in net.fc.__dict__
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_the_whole_model_is_refused(reentrant: bool) -> None:
+    net = mlp()
+    gate(net, {lissom.neurons(net, X): L0(0)})
+    loss = checkpoint(net, X.clone().requires_grad_(), use_reentrant=reentrant).sum()
+    with pytest.raises(GateError, match="on parts inside of the gated Sequential"):
+        loss.backward()
+
+
+def test_gates_by_example_need_layers_that_are_called() -> None:
+    class Direct(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.a(x), self.b.weight)
+
+    net = Direct()
+    gate(net, {columns(net): L0(0)}, draws="example")
+    with pytest.raises(GateError, match=r"the layer of b\.weight was not called"):
+        net(X)
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(GateError, match="out_proj"):
+        gate(attention, {columns(attention): L0(0)}, draws="example")
+
+
+def test_frozen_layers_cost_operations_and_are_not_counted() -> None:
+    net = mlp()
+    net[4].requires_grad_(False)
+    gates = gate(net, {lissom.neurons(net, X): L0(0)}, example=X)
+    assert gates.total("macs") == 4 * 6 + 6 * 5 + 5 * 3
+    assert gates.total("weights") == 4 * 6 + 6 + 6 * 5 + 5
+
+
+def test_groups_of_a_part_are_costed_in_the_whole() -> None:
+    net = nn.Sequential(mlp(), nn.Linear(3, 2))
+    gates = gate(net, {lissom.neurons(net[0], X): L0(0)}, example=X)
+    assert gates.expected().item() < gates.total()
+    assert gates.expected("macs").item() < gates.total("macs")
+
+
+def test_budgets_that_cannot_be_at_any_time_are_refused() -> None:
+    gates = gate(net := mlp(), {lissom.neurons(net, X): L0(0)})
+    for start in (0.001, 0.0):
+        with pytest.raises(GateError, match="weights"):
+            gates.constrain(weights=linear(start, 0.9, 10))
+
+
+def test_evaluation_in_inference_mode_before_training() -> None:
+    net = mlp()
+    gates = gate(net, {lissom.weights(net): L0(0)}, noise="pooled")
+    with torch.inference_mode():
+        net(X)
+    net(X).sum().backward()
+    assert gates.log_alpha.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda g: g.param_groups("x"), "learning rate"),
+        (lambda g: g.param_groups(1e-3, params=3), "leave params"),
+        (lambda g: g.sample(0), "n ≥ 1"),
+        (lambda g: g.sample(1, seed=-1), "seed"),
+        (lambda g: g.expected({"0.weight": "x"}), "is a number"),
+        (lambda g: g.expected_loss(lambda: 1.0), "gives a tensor"),
+        (lambda g: g.load_state_dict({}), "no state of gates"),
+        (lambda g: g.constrain(weights=0.5, damping=0), "above 0"),
+        (lambda g: [g.harden(), g.harden()], "taken away"),
+        (lambda g: gate(g.model[0], {lissom.weights(g.model[0]): L0(0)}), "there are gates"),
+    ],
+)
+def test_mistakes_are_told(wrong: Any, message: str) -> None:
+    net = mlp()
+    gates = gate(net, {lissom.weights(net): L0(0)})
+    with pytest.raises(GateError, match=message):
+        wrong(gates)
