@@ -63,6 +63,12 @@ class Trace:
                 found.add(node)
         return found
 
+    @property
+    def examples(self) -> int:
+        """How many examples the batch has that was traced."""
+        first = self.example[0]
+        return max(1, first.shape[0] if first.ndim else 1)
+
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())

@@ -352,8 +352,7 @@ def _read_otherwise(coupler: Coupler) -> np.ndarray:
 def _macs(coupler: Coupler) -> np.ndarray:
     """For each label the operations that make it and that read it, for one example."""
     macs = np.zeros(len(coupler.labels))
-    first = next(x for x in coupler.trace.example if isinstance(x, Tensor))
-    examples = max(1, first.shape[0] if first.ndim else 1)
+    examples = coupler.trace.examples
     for site in coupler.sites:
         if isinstance(site, Contraction):
             for labels in (site.labels, site.rows):

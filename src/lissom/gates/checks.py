@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from lissom.errors import GateError
+from lissom.gates.placing import placing_on
 from lissom.groups import Groups, disjoint
 from lissom.hard_concrete import TEST_GATES, HardConcrete
 from lissom.penalties import Elastic, Penalty
@@ -42,8 +43,7 @@ def check(
     """
     if not isinstance(model, nn.Module):
         raise GateError(f"gate takes a torch.nn.Module, got {model!r}")
-    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    if any(getattr(getattr(hook, "__self__", None), "gates", False) for hook in hooks):
+    if any(placing_on(module) is not None for module in model.modules()):
         raise GateError(
             f"there are gates on this {type(model).__name__}, or on a part or a parent of it: give "
             "all groups in one lissom.gate(model, {groups: penalty, …}), or take the others off "

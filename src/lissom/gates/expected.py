@@ -12,7 +12,7 @@ from lissom.coupling import Family, couple, families, trace
 from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
 from lissom.errors import GateError, nearest
-from lissom.groups import Block, TensorBlock
+from lissom.groups import Block, Spread, TensorBlock
 from lissom.running import Example
 
 Cost = str | Mapping[str, float]
@@ -215,7 +215,6 @@ def _work(
     """MACs per weight by parameter, and the work of activations on one another."""
     traced = trace(model, example)
     coupler = couple(traced)
-    examples = max(1, traced.example[0].shape[0] if traced.example[0].ndim else 1)
     unit_of = _units_by_label(families(coupler, model), blocks)
     each: dict[str, float] = {}
     rest = []
@@ -230,7 +229,7 @@ def _work(
                         number, unit = unit_of[label]
                         gated.setdefault(number, []).append(unit)
                 sides.append((len(axis), [(n, torch.tensor(u)) for n, u in gated.items()]))
-        return Work(macs / examples, sides)
+        return Work(macs / traced.examples, sides)
 
     for site in coupler.sites:
         if not isinstance(site, Contraction) or not site.macs:
@@ -238,7 +237,7 @@ def _work(
         name = traced.names.get(site.other)
         if name is not None:
             size = traced.tensors[site.other].numel()
-            each[name] = each.get(name, 0.0) + site.macs / examples / size
+            each[name] = each.get(name, 0.0) + site.macs / traced.examples / size
         else:
             rest.append(work(site.macs, site.labels, site.rows))
     for product in coupler.products:
@@ -270,10 +269,7 @@ def _units_by_label(found: Sequence[Family], blocks: Sequence[Block]) -> dict[in
 
 def _product(found: Sequence[tuple[int, Tensor]], p: Sequence[Tensor]) -> Tensor:
     """P(alive) of each index along a dim."""
-    [side, *others] = [
-        torch.cat([p[number].flatten(), p[number].new_ones(1)])[unit.to(p[number].device)]
-        for number, unit in found
-    ]
+    [side, *others] = [Spread((-1,), unit)(p[number].flatten()) for number, unit in found]
     for other in others:
         side = side * other
     return side

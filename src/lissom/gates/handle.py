@@ -310,8 +310,7 @@ class Gates:
         """The gates of one call: random in training mode, deterministic in evaluation mode."""
         if not self.model.training:
             return [Values(z if examples is None else z[None]) for z in self.test_gates()]
-        with torch.no_grad():
-            self.log_alpha.data.clamp_(-LIMIT, LIMIT)
+        self.log_alpha.data.clamp_(-LIMIT, LIMIT)
         like: Tensor = self.log_alpha
         if like.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             like = like.view_as(like)  # of this draw alone, so that its backward pass can be seen

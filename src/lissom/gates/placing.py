@@ -103,8 +103,6 @@ class Placing(ABC):
         draw: gives the gates of every block: one number each, or one for each example, [B, …].
     """
 
-    gates = True  # by which its hooks are known
-
     def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
         self.model, self.places, self.draw = model, places, draw
         self._forget()
@@ -310,16 +308,23 @@ class OnInputs(Placing):
         return (x, *others)
 
 
+def placing_on(module: nn.Module) -> Placing | None:
+    """The hooks of gates on a module itself, if there are any."""
+    for hook in module._forward_pre_hooks.values():
+        placed = getattr(hook, "__self__", None)
+        if isinstance(placed, Placing):
+            return placed
+    return None
+
+
 def placing_of(model: nn.Module) -> Placing:
     """The hooks of the gates on a model.
 
     Raises:
         GateError: if it has none.
     """
-    for hook in model._forward_pre_hooks.values():
-        placed = getattr(hook, "__self__", None)
-        if isinstance(placed, Placing):
-            return placed
+    if (found := placing_on(model)) is not None:
+        return found
     raise GateError(f"this {type(model).__name__} has no gates: put them on with lissom.gate")
 
 

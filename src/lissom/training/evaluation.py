@@ -1,6 +1,5 @@
 """What an event says: entropy and inaccuracy by part, non-zeros by variable, the state of gates."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch.nn import functional as F
 from lissom.data import Dataset
 from lissom.errors import GateError
 from lissom.gates import Gates
-from lissom.gates.constraints import Constraint
 from lissom.measure import measure
 from lissom.running import evaluating
 
@@ -31,13 +29,8 @@ def evaluation(model: nn.Module, data: Dataset) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def gates_event(gates: Gates, budgets: Sequence[Constraint]) -> dict[str, Any]:
-    """Expected costs, gates that are open in expectation and at test time, and multipliers.
-
-    Args:
-        gates: of the model, or of its average.
-        budgets: of the gates that are trained; an average's stand still.
-    """
+def gates_event(gates: Gates) -> dict[str, Any]:
+    """Expected costs, gates that are open in expectation and at test time, and multipliers."""
     expected = {"weights": float(gates.expected("weights"))}
     with suppress(GateError):  # made without an example
         expected["macs"] = float(gates.expected("macs"))
@@ -47,7 +40,7 @@ def gates_event(gates: Gates, budgets: Sequence[Constraint]) -> dict[str, Any]:
         "expected": expected,
         "open": {name: float(p.sum()) for name, p in zip(names, chances, strict=True)},
         "left": {name: int(z.count_nonzero()) for name, z in zip(names, at_test, strict=True)},
-        "multipliers": {one.cost: float(one.multiplier) for one in budgets},
+        "multipliers": {one.cost: float(one.multiplier) for one in gates.constraints},
     }
 
 

@@ -237,7 +237,7 @@ class Trainer:
         started = time.perf_counter()
         event = {"event": "measure_test", "epochAfter": self.epoch, **evaluation(plain, self.data)}
         if self.gates is not None:
-            event["gates"] = gates_event(gates_of(self.averaged), self.gates.constraints)
+            event["gates"] = gates_event(gates_of(self.averaged))
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
         return {**event, "seconds": seconds}
 
