@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lissom import LissomError, measure
 from lissom.measure import units
-from lissom.measure.storage import storage
 from lissom.models import lenet5, lenet300
+from lissom.storage import storage
 
 
 def macs(model: nn.Module, *inputs: Tensor) -> int:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from lissom import L0, L1, L2, Groups, TopK, kernels, weights
+from lissom import L0, L1, L2, TopK, kernels, weights
 from lissom.errors import GroupError
-from lissom.groups import TensorBlock, disjoint
+from lissom.groups import Groups, TensorBlock, disjoint
 from lissom.penalties import Penalty
 
 CONVOLUTIONS = {

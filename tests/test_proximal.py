@@ -85,7 +85,7 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups) -> None:
     """Tensors above a size are worked on in parts; here the size is 7 weights."""
-    for module, name in (("proximal", "SMALL"), ("budgets", "SMALL"), ("selection", "SMALL")):
+    for module, name in (("rescaling", "SMALL"), ("budgets", "SMALL"), ("selection", "SMALL")):
         monkeypatch.setattr(importlib.import_module(f"lissom.{module}"), name, 7)
     test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, torch.float32)
 

@@ -5,11 +5,20 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.errors import LissomError
-from lissom.schedules import Schedule, cosine, cubic, exponential, linear, value_at
+from lissom.schedules import (
+    Schedule,
+    cosine,
+    cubic,
+    exponential,
+    linear,
+    multistep,
+    value_at,
+)
 
 SHAPES = [linear, cubic, exponential, cosine]
 Shape = Callable[[float, float, int], Schedule]
@@ -126,3 +135,33 @@ def test_exponential_cannot_reach_zero(start: float, end: float) -> None:
     with pytest.raises(LissomError, match=r"linear\(\) and cubic\(\) can reach 0") as caught:
         exponential(start, end, 10)
     assert f"got {start!r} and {end!r}" in str(caught.value)
+
+
+@given(
+    start=ends,
+    gamma=st.floats(0.01, 2),
+    milestones=st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True).map(sorted),
+    step=st.integers(-2, 60),
+)
+def test_multistep_multiplies_at_each_milestone(
+    start: float, gamma: float, milestones: list[int], step: int
+) -> None:
+    passed = sum(milestone <= step for milestone in milestones)
+    assert multistep(start, gamma, milestones)(step) == start * gamma**passed
+
+
+def test_multistep_is_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 4, 8], gamma=0.2)
+    ours = multistep(0.1, 0.2, [3, 4, 8])
+    for step in range(12):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(ours(step))
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("milestones", [[], [0, 3], [3, 3], [5, 2], [-1]])
+def test_milestones_in_another_order_are_quoted(milestones: list[int]) -> None:
+    with pytest.raises(LissomError, match="steps in ascending order") as caught:
+        multistep(1.0, 0.2, milestones)
+    assert str(milestones) in str(caught.value)

@@ -7,11 +7,13 @@ from lissom.data import Dataset
 from lissom.errors import LissomError
 from lissom.export import export
 from lissom.gates import gate
-from lissom.groups import Groups, kernels, weights
+from lissom.groups import kernels, weights
+from lissom.learning_compression import lc
 from lissom.measure import measure
 from lissom.penalties import L0, L1, L2, Threshold
 from lissom.proximal import penalty_loss, proximal
 from lissom.saving import load, save
+from lissom.schedules import geometric
 from lissom.shrink import shrink
 from lissom.training import Trainer
 
@@ -20,7 +22,6 @@ __all__ = [
     "L1",
     "L2",
     "Dataset",
-    "Groups",
     "L1Ball",
     "LissomError",
     "Threshold",
@@ -29,8 +30,10 @@ __all__ = [
     "channels",
     "export",
     "gate",
+    "geometric",
     "heads",
     "kernels",
+    "lc",
     "load",
     "measure",
     "neurons",

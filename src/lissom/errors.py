@@ -24,6 +24,10 @@ class GateError(LissomError):
     """Gates that cannot be put on a model, or a budget that they cannot meet."""
 
 
+class CompressionError(LissomError):
+    """A compression that cannot be applied to the weights it was given, or a μ that cannot be."""
+
+
 class DataError(LissomError):
     """A data set that is missing, damaged, or of the wrong shape."""
 

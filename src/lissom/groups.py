@@ -328,8 +328,12 @@ def columns(model: nn.Module) -> Groups:
     return Groups("columns", _blocks(model, lambda p: (1,), least=2, owners=(nn.Linear,)))
 
 
-def disjoint(prices: Mapping[Groups, Penalty]) -> None:
+def disjoint(prices: Mapping[Groups, object], kinds: tuple[type, ...] = (Penalty,)) -> None:
     """Refuse a mapping in which one tensor is priced twice: its prox would be a wrong one.
+
+    Args:
+        prices: {groups: penalty}.
+        kinds: what a penalty may be an instance of.
 
     Raises:
         GroupError: naming the tensors, or what else than {groups: penalty} was given.
@@ -338,7 +342,7 @@ def disjoint(prices: Mapping[Groups, Penalty]) -> None:
         raise GroupError(f"prices are a mapping {{groups: penalty}}, got {prices!r}")
     seen: set[int] = set()
     for groups, penalty in prices.items():
-        if not isinstance(groups, Groups) or not isinstance(penalty, Penalty):
+        if not isinstance(groups, Groups) or not isinstance(penalty, kinds):
             raise GroupError(
                 f"prices map groups to penalties, as in {{weights(net): L0(1e-4)}}; got "
                 f"{groups!r}: {penalty!r}"

@@ -116,13 +116,15 @@ class Penalty(ABC):
     def _prox_(self, parts: Sequence[Part]) -> None: ...
 
     def __add__(self, other: "Penalty") -> "Penalty":
+        if not isinstance(other, Penalty):
+            return NotImplemented  # compressions know what may be added to them
         raise PenaltyError(
             f"{self} + {other} has no prox in closed form; L0, L1 and L2 add up to one another, "
             "and any of them may be added to TopK"
         )
 
     def __radd__(self, other: "Penalty") -> "Penalty":
-        return Penalty.__add__(other, self)
+        return Penalty.__add__(other, self) if isinstance(other, Penalty) else NotImplemented
 
 
 @dataclass(frozen=True, repr=False)

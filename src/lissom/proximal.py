@@ -6,18 +6,18 @@ One step of   min_w L(w) + Σ P_i(norms of groups_i)   is
     w  = argmin_w ½‖w − w'‖²_D + lr·Σ P_i          (each group rescaled, many to exact zero)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError, PenaltyError
 from lissom.groups import Block, Groups, disjoint
-from lissom.penalties import Part, Penalty
+from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner, preconditioner
-from lissom.scratch import SMALL
+from lissom.rescaling import rescale
 
 Metric = Literal["euclidean", "adaptive"]
 
@@ -67,12 +67,7 @@ class Proximal:
         """Apply the prox now, with the prices of the present step."""
         for groups, penalty in self.prices.items():
             now = penalty.at(max(0, self.step - self.start))
-            together = [(b,) for b in groups.blocks] if now.per_layer else [groups.blocks]
-            for blocks in together:
-                if self.fused:
-                    self._apply_fused(now, blocks)
-                else:
-                    self._apply_reference(now, blocks)
+            rescale(now, groups.blocks, self._lr, self._preconditioners, fused=self.fused)
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -154,39 +149,6 @@ class Proximal:
             d or Preconditioner(torch.ones_like(p), 1.0, 0.0)
             for d, p in zip(found, block.parameters, strict=True)
         ]
-
-    def _weighted(self, block: Block) -> Tensor | None:
-        found = self._preconditioners(block)
-        return None if found is None else block.weighted(*(d() for d in found))
-
-    def _apply_reference(self, penalty: Penalty, blocks: Sequence[Block]) -> None:
-        """The definition: all norms at once, one prox, one scale for each group."""
-        norms = [block.norms() for block in blocks]
-        steps = [torch.full_like(n, self._lr(b)) for n, b in zip(norms, blocks, strict=True)]
-        metrics = [d for b in blocks if (d := self._weighted(b)) is not None]
-        new = penalty.prox(_flat(norms), _flat(steps), _flat(metrics) if metrics else None)
-        sizes = [n.numel() for n in norms]
-        for block, old, x in zip(blocks, norms, new.split(sizes), strict=True):
-            block.scale_(_ratio(x.view_as(old), old))
-
-    def _apply_fused(self, penalty: Penalty, blocks: Sequence[Block]) -> None:
-        """The same in place on single weights, and on the norms of larger groups."""
-        parts: list[Part] = []
-        lifted: list[tuple[Block, Tensor, Tensor]] = []
-        for block in blocks:
-            lr = self._lr(block)
-            if block.single:
-                found = self._preconditioners(block)
-                parts += _in_place(block.parameters[0], lr, found[0] if found else None)
-            else:
-                norms = block.norms()
-                new = norms.clone()
-                metric = self._weighted(block)
-                parts.append(Part(new, lr, None if metric is None else metric.clone))
-                lifted.append((block, norms, new))
-        penalty.prox_(parts)
-        for block, norms, new in lifted:
-            block.scale_(_ratio(new, norms))
 
 
 def proximal(
@@ -297,24 +259,3 @@ def _param_groups(optimizer: Optimizer, prices: Mapping[Groups, Penalty]) -> dic
             "give it model.parameters(), or leave these out with .without(…)"
         )
     return {block: [index[id(p)] for p in block.parameters] for block in blocks}
-
-
-def _in_place(parameter: nn.Parameter, lr: float, metric: Preconditioner | None) -> list[Part]:
-    """The parameter itself as parts of at most SMALL weights, so that no copy of it is made."""
-    values = parameter.detach()
-    if values.numel() <= SMALL:
-        return [Part(values, lr, metric and metric.scratch)]
-    rows = max(1, SMALL // values[0].numel())
-    metrics = metric.parts(rows) if metric else None
-    return [
-        Part(part, lr, metrics[i] if metrics else None) for i, part in enumerate(values.split(rows))
-    ]
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _ratio(new: Tensor, old: Tensor) -> Tensor:
-    """new/old, and 0 where old is 0: never 0/0."""
-    return torch.where(old == 0, 0, new / old)

@@ -1,6 +1,6 @@
 """Running a model on example inputs and leaving it as it was found."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,3 +77,16 @@ def leaves(output: object) -> list[Tensor]:
     """The tensors in a model's output, in the order in which ONNX and torch list them."""
     found = torch.utils._pytree.tree_leaves(output)
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def holding(owners: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """Let parameters hold other values for a while, which may be changed in place meanwhile."""
+    kept = [owner.data for owner in owners]
+    try:
+        for owner, value in zip(owners, values, strict=True):
+            owner.data = value
+        yield
+    finally:
+        for owner, value in zip(owners, kept, strict=True):
+            owner.data = value

@@ -5,12 +5,13 @@ A schedule is a function of a step n = 0, 1, 2, …; every number of a penalty m
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lissom.errors import LissomError
 
-__all__ = ["Schedule", "cosine", "cubic", "exponential", "linear"]
+__all__ = ["Schedule", "cosine", "cubic", "exponential", "linear", "multistep"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,44 @@ def cosine(start: float, end: float, steps: int) -> Schedule:
     return Schedule(start, end, steps, lambda x: (1 - math.cos(math.pi * x)) / 2)
 
 
+def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule:
+    """start·γ^k after k of the milestones: a learning rate that falls in steps.
+
+    Args:
+        start: before the first milestone.
+        gamma: the factor γ > 0 at each of them.
+        milestones: steps in ascending order, the first ≥ 1.
+
+    Raises:
+        LissomError: for another order, or no milestone at all.
+    """
+    lengths = [last - first for first, last in pairwise([0, *milestones])]
+    if not lengths or min(lengths) < 1:
+        raise LissomError(
+            f"milestones are steps in ascending order, such as [60, 120, 160], got {milestones!r}"
+        )
+    value = start * gamma ** len(lengths)
+    schedule = linear(value, value, 0)
+    for passed, length in reversed(list(enumerate(lengths))):
+        value = start * gamma**passed
+        schedule = linear(value, value, length).then(schedule)
+    return schedule
+
+
 def value_at(number: "float | Schedule", step: int) -> float:
     """The number itself, or a schedule's value at `step`."""
     return number(step) if isinstance(number, Schedule) else number
+
+
+def geometric(start: float, factor: float, steps: int) -> list[float]:
+    """start·factorⁿ for n = 0, …, steps − 1: μ of each step of learning–compression.
+
+    Raises:
+        LissomError: unless start and factor are positive and there is a step at least.
+    """
+    if not (0 < start < math.inf and 0 < factor < math.inf) or steps < 1:
+        raise LissomError(
+            "geometric needs a start and a factor > 0 and at least one step, such as "
+            f"geometric(9e-5, 1.1, 40); got {start!r}, {factor!r}, {steps!r}"
+        )
+    return [start * factor**n for n in range(steps)]

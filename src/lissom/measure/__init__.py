@@ -11,10 +11,10 @@ from lissom.errors import LissomError
 from lissom.gates import refuse_gated
 from lissom.measure.macs import forward_pass, owners
 from lissom.measure.measurement import Layer, Measurement, Variable
-from lissom.measure.storage import Storage, storage
 from lissom.measure.timing import Latency, latency
 from lissom.measure.units import neurons, shrunk_weights
 from lissom.running import Example, as_inputs
+from lissom.storage import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from lissom.measure.storage import Storage
 from lissom.measure.timing import Latency
+from lissom.storage import Storage
 from lissom.tables import table, text
 
 

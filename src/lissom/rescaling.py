@@ -1,0 +1,100 @@
+"""The prox of a penalty on groups of weights, in place: every group rescaled, many to zero.
+
+    w ← argmin_w ½‖w − w'‖²_D + t·P(norms of the groups of w),     among all w_g = s_g·w'_g
+
+This is the step that a proximal optimizer takes after its own, and the compression step of
+learning–compression under a penalty. The two differ in the step t and in whose D it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lissom.groups import Block
+from lissom.penalties import Part, Penalty
+from lissom.preconditioners import Preconditioner
+from lissom.scratch import SMALL
+
+Step = Callable[[Block], float]
+Metrics = Callable[[Block], Sequence[Preconditioner] | None]
+
+
+@torch.no_grad()
+def rescale(
+    penalty: Penalty,
+    blocks: Sequence[Block],
+    step: Step,
+    metrics: Metrics,
+    *,
+    fused: bool = True,
+) -> None:
+    """Apply a penalty's prox to the norms of blocks, and rescale their groups accordingly.
+
+    Args:
+        penalty: without schedules. If it holds per layer, so does its prox.
+        blocks: whose norms come together.
+        step: t of a block, ≥ 0.
+        metrics: D of a block, one for each of its parameters; None for 1 throughout.
+        fused: False runs the definition (same result, slower).
+    """
+    apply = _fused if fused else _reference
+    for together in [(block,) for block in blocks] if penalty.per_layer else [blocks]:
+        apply(penalty, together, step, metrics)
+
+
+def _reference(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: Metrics) -> None:
+    """The definition: all norms at once, one prox, one scale for each group."""
+    norms = [block.norms() for block in blocks]
+    steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
+    weighted = [d for b in blocks if (d := _weighted(b, metrics)) is not None]
+    new = penalty.prox(_flat(norms), _flat(steps), _flat(weighted) if weighted else None)
+    sizes = [n.numel() for n in norms]
+    for block, old, x in zip(blocks, norms, new.split(sizes), strict=True):
+        block.scale_(_ratio(x.view_as(old), old))
+
+
+def _fused(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: Metrics) -> None:
+    """The same in place on single weights, and on the norms of larger groups."""
+    parts: list[Part] = []
+    lifted: list[tuple[Block, Tensor, Tensor]] = []
+    for block in blocks:
+        t = step(block)
+        if block.single:
+            found = metrics(block)
+            parts += _in_place(block.parameters[0], t, found[0] if found else None)
+        else:
+            norms = block.norms()
+            new = norms.clone()
+            metric = _weighted(block, metrics)
+            parts.append(Part(new, t, None if metric is None else metric.clone))
+            lifted.append((block, norms, new))
+    penalty.prox_(parts)
+    for block, norms, new in lifted:
+        block.scale_(_ratio(new, norms))
+
+
+def _weighted(block: Block, metrics: Metrics) -> Tensor | None:
+    found = metrics(block)
+    return None if found is None else block.weighted(*(d() for d in found))
+
+
+def _in_place(parameter: nn.Parameter, t: float, metric: Preconditioner | None) -> list[Part]:
+    """The parameter itself as parts of at most SMALL weights, so that no copy of it is made."""
+    values = parameter.detach()
+    if values.numel() <= SMALL:
+        return [Part(values, t, metric and metric.scratch)]
+    rows = max(1, SMALL // values[0].numel())
+    metrics = metric.parts(rows) if metric else None
+    return [
+        Part(part, t, metrics[i] if metrics else None) for i, part in enumerate(values.split(rows))
+    ]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _ratio(new: Tensor, old: Tensor) -> Tensor:
+    """new/old, and 0 where old is 0: never 0/0."""
+    return torch.where(old == 0, 0, new / old)
