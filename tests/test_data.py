@@ -174,8 +174,10 @@ def test_none_and_all_can_be_chosen(n: int) -> None:
 def test_load_knows_its_names() -> None:
     with pytest.raises(DataError, match=r"no data set 'mnits'\. Did you mean 'mnist'"):
         load("mnits")
-    with pytest.raises(DataError, match=r"no data set 'cifar10'\. Known: digits, mnist\."):
-        load("cifar10")
+    with pytest.raises(
+        DataError, match=r"no data set 'xyz'\. Known: digits, jpeg-cifar10, mnist\."
+    ):
+        load("xyz")
 
 
 def test_digits_have_their_documented_sizes() -> None:

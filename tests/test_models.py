@@ -277,11 +277,34 @@ def test_wide_residual_networks_are_made_of_pre_activated_blocks() -> None:
     assert torch.equal(block(x), x), "nothing but the blocks' branches acts on the sum"
 
 
+def test_a_wide_residual_network_can_normalise_its_pixels() -> None:
+    mean, std = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
+    torch.manual_seed(0)
+    plain = wide_resnet(10, 1).eval()
+    torch.manual_seed(0)
+    net = wide_resnet(10, 1, mean=mean, std=std).eval()
+    assert names(net) == ["normalize", *names(plain)] and count(net) == count(plain)
+    assert net.state_dict().keys() - plain.state_dict().keys() == {
+        "normalize.mean",
+        "normalize.std",
+    }
+    x = torch.rand(2, 3, 8, 8)
+    by_hand = torch.stack([(x[:, c] - mean[c]) / std[c] for c in range(3)], 1)
+    torch.testing.assert_close(net(x), plain(by_hand))
+    assert not torch.allclose(net(x), plain(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"depth": 27}, r"depth of 10, 16, 22, 28, …, got 27"),
         ({"depth": 4}, r"got 4"),
+        ({"mean": [0.5] * 3}, r"3 means and 3 stds, got mean=\[0\.5, .* and std=None"),
+        ({"std": [0.5] * 3}, r"3 means and 3 stds, got mean=None and std=\[0\.5, "),
+        ({"mean": [0.5] * 3, "std": [1.0]}, r"each channel are needed, got 3 and 1: "),
+        ({"mean": [0.5], "std": [1.0]}, r"images of 3 channels are normalised by 3 means"),
+        ({"mean": [0.5] * 3, "std": [1, 0, 1]}, r"stds above 0.*got \[0\.5.*\[1, 0, 1\]"),
+        ({"mean": [0, math.nan, 0], "std": [1] * 3}, r"means are finite .* nan"),
         ({"widen": 0}, r"widen as a whole number ≥ 1, got 0"),
         ({"classes": 0}, r"classes as a whole number"),
         ({"dropout": 1.0}, r"0 ≤ p < 1, got 1\.0"),

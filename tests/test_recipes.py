@@ -30,8 +30,11 @@ from lissom.recipes import (
 )
 from lissom.recipes.lines import line_numbers
 from lissom.schedules import Schedule
+from lissom.training import Augment
 
 NAMES = recipe_names()
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "jpeg-cifar10": (3, 32, 32)}
+SMALLER = {"louizos-wrn28-10": ["model.widen=1", "model.depth=10", "train.epochs=2"]}
 PLAIN = """\
 title = "x # = [y]"  # a comment = 3
 
@@ -87,8 +90,8 @@ def written(folder: Path, text: str) -> str:
 def test_every_bundled_recipe_trains_to_its_end(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = read_recipe(name)
-    shape = (1, 8, 8) if recipe.data.name == "digits" else (1, 28, 28)
+    recipe = read_recipe(name, SMALLER.get(name, ()))
+    shape = SHAPES[recipe.data.name]
     monkeypatch.setitem(lissom.data._LOADERS, recipe.data.name, lambda _folder: fake(shape))
     trainer = make_trainer(recipe, make_data(recipe), out=tmp_path)
     steps = 1  # 20 examples are one batch
@@ -190,6 +193,45 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
          r"line 15: train\.patience: it needs validation data: set data\.validation"),
         ("epochs = 10", "epochs = 10\ncosine_from = 10",
          r"line 15: train\.cosine_from: 10 is not before the end of training, epochs = 10"),
+        ("epochs = 10", "epochs = 10\ncosine_from = 5\nmilestones = [3]\ngamma = 0.2",
+         r"line 16: train\.milestones: the learning rate falls along a cosine from epoch 5 on, or "
+         r"at milestones: remove one of the two"),
+        ("epochs = 10", "epochs = 10\nmilestones = [3, 6]",
+         r"line 15: train\.milestones: milestones need the factor .*: gamma = 0\.2"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2",
+         r"line 15: train\.gamma: gamma is the factor at milestones: set milestones = \[60, 120"),
+        ("epochs = 10", "epochs = 10\ngamma = 1.0\nmilestones = [3]",
+         r"line 15: train\.gamma: .*less than 1, got 1\.0"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = [6, 3]",
+         r"line 16: train\.milestones: milestones are epochs in ascending order, got \[6, 3\]"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = [0, 3]",
+         r"line 16: train\.milestones\.0: .*greater than or equal to 1, got 0"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = []",
+         r"line 16: train\.milestones: this list needs an entry"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestone = [3]",
+         r"line 16: train\.milestone: unknown key 'milestone'\. Did you mean 'milestones'"),
+        ("epochs = 10", "epochs = 10\naugment = {}",
+         r"line 15: train\.augment: augmentation needs crops or flips: augment = \{ pad = 4, flip"),
+        ("epochs = 10", "epochs = 10\naugment = { pad = -1 }",
+         r"line 15: train\.augment\.pad: .*greater than or equal to 0, got -1"),
+        ("epochs = 10", "epochs = 10\n[train.augment]\nflip = true\npads = 4",
+         r"line 17: train\.augment\.pads: unknown key 'pads'\. Did you mean 'pad'"),
+        ("epochs = 10", "epochs = 10\naugment = true",
+         r"line 15: train\.augment: this must be a table, got True"),
+        ('"lenet300"', '"lenet300"\nwiden = 2',
+         r"line 8: model\.widen: only 'wrn28-10' has a widen to choose, not 'lenet300'"),
+        ('"lenet300"', '"cnn"\nmean = [0.5]',
+         r"line 8: model\.mean: only 'wrn28-10' has a mean to choose, not 'cnn'"),
+        ('"lenet300"', '"wrn28-10"\nwidths = [8]',
+         r"line 8: model\.widths: only 'cnn' has widths to choose, not 'wrn28-10'"),
+        ('"lenet300"', '"wrn28-10"\ninput_dropout = 0.2',
+         r"line 8: model\.input_dropout: model 'wrn28-10' has no dropout"),
+        ('"lenet300"', '"wrn28-10"\nmean = [0.5]',
+         r"line 8: model\.mean: pixels are normalised by both: give std as well"),
+        ('"lenet300"', '"wrn28-10"\nstd = [0.5]',
+         r"line 8: model\.std: pixels are normalised by both: give mean as well"),
+        ('"lenet300"', '"wrn28-10"\nmean = [0.5]\nstd = [0]',
+         r"line 9: model\.std\.0: .*greater than 0, got 0"),
         ("epochs = 10", "epochs = 10\naverage_from = 5",
          r"line 15: train\.average_from: .* never frozen: set proximal\.freeze ≤ 5"),
         ("[data]", "[dat]", r"line 3: dat: unknown key 'dat'\. Did you mean 'data'"),
@@ -605,6 +647,58 @@ def test_lenet5_takes_mnist_only() -> None:
         RecipeError, match=r"'lenet5' takes images of 1×28×28, .* examples of 1×8×8"
     ):
         make_model(recipe, (1, 8, 8), 10)
+
+
+def test_a_wide_residual_network_takes_images_of_any_channels() -> None:
+    changes = ["model={name='wrn28-10',depth=16,widen=1}", "prices=[]"]
+    recipe = read_recipe("digits-demo", changes)
+    model = make_model(recipe, (1, 8, 8), 10)
+    assert model.conv.in_channels == 1 and len(model.stage1) == 2
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(RecipeError, match=r"takes images of channels×height×width, .* of 64"):
+        make_model(recipe, (64,), 10)
+    recipe = read_recipe("louizos-wrn28-10", ["model.widen=1", "model.depth=11"])
+    with pytest.raises(LissomError, match=r"depth of 10, 16, 22, 28, …, got 11"):
+        make_model(recipe, (3, 32, 32), 10)
+    recipe = read_recipe("louizos-wrn28-10", ["model.widen=1", "model.depth=10"])
+    with pytest.raises(LissomError, match=r"images of 1 channels are normalised by 1 means"):
+        make_model(recipe, (1, 32, 32), 10)
+
+
+def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
+    """Gates on the first convolution of each of the 12 blocks, and nothing else of the paper's."""
+    recipe = read_recipe("louizos-wrn28-10")
+    n = 50_000
+    assert recipe.data.name == "jpeg-cifar10" and not recipe.data.validation
+    assert [price.l0 for price in recipe.prices] == [pytest.approx(0.001 / n)]
+    trainer = make_trainer(recipe, fake((3, 32, 32), n=256))
+    gates, factor = trainer.gates, trainer.options.lr_factor
+    assert gates is not None and factor is not None
+    assert sum(p.numel() for p in trainer.model.parameters()) == 36_479_194 + 4480
+    convs = [
+        f"stage{stage}.{block}.conv1.weight" for stage in (1, 2, 3) for block in range(4)
+    ]  # fmt: skip
+    assert [block.names for block in gates.blocks] == [(name,) for name in convs]
+    assert [len(p) for p in gates.p_nonzero()] == [160] * 4 + [320] * 4 + [640] * 4
+    priced = {name: p.numel() for name, p in trainer.model.named_parameters()}
+    for name, block in zip(convs, gates.blocks, strict=True):
+        assert block.priced() * block.shape.numel() == priced[name]
+    torch.testing.assert_close(torch.sigmoid(gates.log_alpha).mean().item(), 0.7, atol=1e-3, rtol=0)
+    for group, decay in zip(trainer.optimizer.param_groups, (5e-4, 0.0), strict=True):
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, True)
+        assert group["weight_decay"] == decay
+    steps = trainer.steps_per_epoch
+    assert steps == 2 and trainer.options.epochs == 200
+    rates = [factor(steps * epoch) for epoch in (0, 59.5, 60, 119.5, 120, 159.5, 160, 199.5)]
+    assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+    assert trainer.options.augment == Augment(pad=4, flip=True)
+    assert trainer.options.harden_at is None
+
+
+def test_milestones_that_a_shorter_run_does_not_reach_do_not_count() -> None:
+    changes = ["model.widen=1", "model.depth=10", "train.epochs=1"]
+    trainer = make_trainer(read_recipe("louizos-wrn28-10", changes), fake((3, 32, 32)))
+    assert trainer.options.lr_factor is not None and trainer.options.lr_factor(59) == 1
 
 
 def test_models_fit_their_data_and_follow_the_seed() -> None:

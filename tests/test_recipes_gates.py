@@ -444,6 +444,15 @@ def test_mistakes_with_teachers_are_told() -> None:
     assert "line 19: teacher.recipe: this is the name of a recipe" in message(
         text=TAUGHT.replace(path, "3")
     )
+    whole = TAUGHT[TAUGHT.index("[teacher]") :]
+    assert message(text="teacher = 3\n" + TAUGHT.replace(whole, "")) == (
+        "taught.toml, line 1: teacher: this must be a table, got 3"
+    )
+    assert message("teacher=mnist-teacher", text=TAUGHT.replace(whole, "")) == (
+        "taught.toml, --set: teacher: this must be a table, got 'mnist-teacher'"
+    )
+    found = message(text=TAUGHT.replace("epochs = 3", "epochs = 3\naugment = { pad = 2 }"))
+    assert "line 16: train.augment: a teacher answers once to each training example" in found
     assert "line 20: teacher.alpha: " in message(text=TAUGHT.replace("0.7", "1.7"))
     assert "line 21: teacher.temperature: " in message(text=TAUGHT.replace("3.0", "0"))
     assert "--set: teacher.recipe.train.epochs: " in message("teacher.recipe.train.epochs=0")

@@ -500,8 +500,8 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
     full(tmp_path, "Adam", "adaptive", patience=3).fit()
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept.keys() == {
-        "epoch", "seconds", "model", "optimizer", "proximal", "gates", "zeros", "average", "best",
-        "event",
+        "epoch", "seconds", "model", "optimizer", "proximal", "method", "stage", "zeros",
+        "average", "best", "event",
     }  # fmt: skip
     assert kept["best"]["model"].keys() == kept["model"].keys()
 

@@ -126,6 +126,33 @@ def test_the_average_of_gates_is_an_average() -> None:
     torch.testing.assert_close(net[0].weight.detach(), (weight * z) * (net[0].bias != 0)[:, None])
 
 
+@pytest.mark.parametrize("average_from", [None, 1])
+def test_an_average_meets_the_budget_of_now(average_from: int | None) -> None:
+    """Not that of the epoch in which averaging began: the gates of an average take no steps."""
+    net, gates = gated(0.0)
+    gates.constrain(weights=linear(1, 0.3, 5 * STEPS), rate=0.02)
+    told: list[dict[str, Any]] = []
+
+    def compare(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            return
+        told.append(event)
+        assert gates.step == STEPS * event["epochAfter"]
+        [budget] = gates.constraints
+        assert event["gates"]["multipliers"] == {"weights": float(budget.multiplier)}
+        assert event["num_nonzero"]["total"]["numNz"] <= budget.limit(gates.step)
+
+    made = gate_trainer(
+        net, gates, epochs=6, average_from=average_from, average_decay=0.9, report=compare
+    )
+    event = made.fit()
+    multipliers = [event["gates"]["multipliers"]["weights"] for event in told]
+    assert multipliers == sorted(multipliers) and len(set(multipliers[1:])) == 5
+    assert 0 < event["num_nonzero"]["total"]["numNz"] == measure(net).nonzeros <= 0.3 * 99
+    # Expected sizes are those of the gates that the event is about, the average's.
+    assert event["gates"]["expected"]["weights"] > 0.3 * 99, "the budget decides, not the gates"
+
+
 def test_the_penalty_is_in_the_loss() -> None:
     """One step of SGD on all examples, by hand."""
     (net, gates), (twin, its) = gated(0.5), gated(0.5)
@@ -213,8 +240,8 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
         ends = [torch.load(end / "checkpoint.pt", weights_only=True) for end in (out, whole.out)]
         for end in ends:
             del end["seconds"], end["event"]
-        assert (ends[0]["gates"] is None) == (ends[0]["zeros"] is not None)
-        assert (ends[0]["gates"] is None) == (harden_at is not None)
+        assert (ends[0]["stage"] is None) == (ends[0]["zeros"] is not None)
+        assert (ends[0]["stage"] is None) == (harden_at is not None)
         assert same(*ends)
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
     first, *_, last = [e for e in events_in(tmp_path / "whole") if "gates" in e]
@@ -295,9 +322,9 @@ def test_a_run_without_gates_does_not_go_on_with_gates(
 ) -> None:
     gate_trainer(*gated(), out=tmp_path / "gates", harden_at=harden_at).fit()
     trainer(out=tmp_path / "none").fit()
-    with pytest.raises(RunError, match="only one of the two has gates"):
+    with pytest.raises(RunError, match=r"trained with .*gates"):
         gate_trainer(*gated(), out=tmp_path / "none", harden_at=harden_at).resume()
-    with pytest.raises(RunError, match="only one of the two has gates"):
+    with pytest.raises(RunError, match=r"trained with .*gates"):
         trainer(out=tmp_path / "gates").resume()
 
 
@@ -379,6 +406,34 @@ def test_a_teacher_of_other_examples_is_refused() -> None:
 def test_impossible_teachers_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(RunError, match=message):
         Teacher(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (dense(), r"a teacher cannot be a network, Sequential: it is a lissom\.training\.Teacher, "
+         r"or a function .*Teacher\(logits_of\(net, data\.train_x\)\)"),
+        (3, r"a teacher cannot be 3 \(int\): it is a lissom"),
+        ("mnist-teacher", r"a teacher cannot be 'mnist-teacher' \(str\): it is"),
+        (Teacher, r"a teacher cannot be the class Teacher: it is"),
+    ],
+)  # fmt: skip
+def test_what_is_no_teacher_is_refused_before_training(teacher: Any, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        trainer(teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (3, r"returned 3 \(int\): it is a lissom\.training\.Teacher, .*Teacher\(logits_of\("),
+        (None, r"returned None: it is"),
+        (dense(), r"returned a network, Sequential: it is"),
+    ],
+)
+def test_a_function_that_makes_no_teacher_is_refused(made: Any, message: str) -> None:
+    with pytest.raises(RunError, match=f"the function that makes a teacher {message}"):
+        trainer(teacher=lambda: made).fit()
 
 
 def test_logits_are_those_of_evaluation_mode() -> None:

@@ -16,6 +16,7 @@ from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
 from lissom.errors import LissomError, RunError
 from lissom.export import export as export_model
 from lissom.gates.checks import LOG_ALPHA
+from lissom.learning_compression import save_compressed
 from lissom.measure import measure as measure_model
 from lissom.progress import Progress
 from lissom.recipes import (
@@ -54,6 +55,7 @@ RUN_FILES = (
     "report.html",
     "model.onnx",
     "model.pt2",
+    "compressed.safetensors",
     "small.safetensors",
     "shrinkage.json",
 )
@@ -108,8 +110,13 @@ def train(
                 trainer.resume()
             event = trainer.fit()
         save_tensors(trainer.model.state_dict(), run / "model.safetensors")
+        if (made := trainer.compressed) is not None:
+            save_compressed(trainer.model, made.forms, run / "compressed.safetensors")
+            event = {**event, "compressed": made.to_dict()}
         keep_result(record, event, run)
         console.print(measure_model(trainer.model).table())
+        if made is not None:
+            typer.echo(made)
         console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
         console.print(f"kept in {run}", markup=False, soft_wrap=True)
 

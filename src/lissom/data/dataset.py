@@ -21,7 +21,7 @@ class Dataset:
 
     Attributes:
         name: what the data set is called in logs and reports.
-        train_x: float32 [n, …]; images are [n, 1, h, w] with pixels in [0, 1].
+        train_x: float32 [n, …]; images are [n, c, h, w] with pixels in [0, 1].
         train_y: int64 [n], classes 0 … classes − 1.
         test_x: float32 [m, …], examples of the same shape as in `train_x`.
         test_y: int64 [m].
@@ -127,6 +127,16 @@ class Dataset:
             train_y=self.train_y[~chosen],
             valid_x=self.train_x[chosen],
             valid_y=self.train_y[chosen],
+        )
+
+    def centered(self) -> "Dataset":
+        """The same data set with the mean of the training examples taken off every example."""
+        mean = self.train_x.mean(0)
+        return replace(
+            self,
+            train_x=self.train_x - mean,
+            test_x=self.test_x - mean,
+            valid_x=None if self.valid_x is None else self.valid_x - mean,
         )
 
     def to(self, device: torch.device | str) -> "Dataset":

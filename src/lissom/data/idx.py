@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lissom.data.files import read
 from lissom.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -27,10 +28,7 @@ def read_unpacked(path: Path) -> bytes:
     Raises:
         DataError: the file cannot be read, or its gzip stream is cut short or damaged.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    content = read(path)
     if not content.startswith(GZIP_MAGIC):
         return content
     try:

@@ -6,20 +6,24 @@ fetched from the Hugging Face hub.
 
 import hashlib
 import importlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lissom.data.dataset import Dataset
+from lissom.data.files import (
+    ENVIRONMENT_VARIABLE,
+    as_images,
+    as_labels,
+    check_folder,
+    named_folder,
+)
 from lissom.data.idx import decode, read_unpacked
 from lissom.errors import DataError
 
-ENVIRONMENT_VARIABLE = "LISSOM_DATA_DIR"
 HUB_ID = "ylecun/mnist"
 
 # md5 of each file unpacked, so that one sum serves gzip'ed files of any origin. In the order
@@ -57,29 +61,25 @@ def load_mnist(data_dir: Path | str | None = None) -> Dataset:
     Raises:
         DataError: a file is missing, damaged or not the published one, or the hub is out of reach.
     """
-    folder = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
-    return _from_hub() if folder is None else _from_disk(Path(folder).expanduser())
+    folder = named_folder(data_dir)
+    return _from_hub() if folder is None else _from_disk(folder)
 
 
 def _from_disk(data_dir: Path) -> Dataset:
     train_x, train_y, test_x, test_y = _find_files(data_dir)
     return Dataset(
         "mnist",
-        _images(_read_checked(train_x, dims=3)),
-        _labels(_read_checked(train_y, dims=1)),
-        _images(_read_checked(test_x, dims=3)),
-        _labels(_read_checked(test_y, dims=1)),
+        as_images(_read_checked(train_x, dims=3)),
+        as_labels(_read_checked(train_y, dims=1)),
+        as_images(_read_checked(test_x, dims=3)),
+        as_labels(_read_checked(test_y, dims=1)),
         classes=10,
     )
 
 
 def _find_files(data_dir: Path) -> list[Path]:
     """The four files, in the order of CHECKSUMS, from the first folder that holds them all."""
-    if not data_dir.is_dir():
-        found = "a file" if data_dir.exists() else "nothing"
-        raise DataError(
-            f"MNIST: expected a folder at {data_dir}, found {found}. {WHERE_TO_PUT} {HUB_INSTEAD}"
-        )
+    check_folder(data_dir, "MNIST", f"{WHERE_TO_PUT} {HUB_INSTEAD}")
     folders = [data_dir / "mnist", data_dir, data_dir / "MNIST" / "raw"]
     missing: dict[Path, list[str]] = {}
     for folder in folders:
@@ -144,13 +144,4 @@ def _from_hub() -> Dataset:
 def _decode_split(split: Any) -> tuple[Tensor, Tensor]:
     """A split's PIL images and labels as tensors [n, 1, 28, 28] and [n]."""
     images = np.stack([np.asarray(image, dtype=np.uint8) for image in split["image"]])
-    return _images(images), _labels(np.asarray(split["label"]))
-
-
-def _images(pixels: NDArray[np.uint8]) -> Tensor:
-    """[n, h, w] bytes to [n, 1, h, w] float32 in [0, 1]."""
-    return torch.tensor(pixels).to(torch.float32).div_(255).unsqueeze(1)
-
-
-def _labels(labels: NDArray[Any]) -> Tensor:
-    return torch.tensor(labels).to(torch.int64)
+    return as_images(images), as_labels(np.asarray(split["label"]))

@@ -1,11 +1,13 @@
 """Wide residual networks, for images of 32×32 pixels."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.errors import LissomError
+from lissom.models.normalize import Normalize
 
 
 class WideBlock(nn.Module):
@@ -41,15 +43,22 @@ class WideBlock(nn.Module):
 
 
 def wide_resnet(
-    depth: int = 28, widen: int = 10, classes: int = 10, dropout: float = 0.0, channels: int = 3
+    depth: int = 28,
+    widen: int = 10,
+    classes: int = 10,
+    dropout: float = 0.0,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> nn.Sequential:
     """WRN-depth-widen: 36,479,194 parameters for WRN-28-10 and ten classes.
 
     Maps images [n, channels, h, w] to logits [n, classes], for sides of 4 pixels or more. A 3×3
     convolution of 16 channels, three stages of (depth − 4)/6 blocks with 16, 32 and 64 times
     `widen` channels, the last two of which start with stride 2, then BatchNorm, ReLU, the mean over
-    pixels and a dense layer. Children: `conv`, `stage1`, `stage2`, `stage3`, `norm`, `act`, `pool`,
-    `flatten`, `fc`. He's initialisation (fan out) of the convolutions.
+    pixels and a dense layer. With `mean` and `std` a layer `normalize` comes before all of them, so
+    that the network takes pixels in [0, 1]. Children: `conv`, `stage1`, `stage2`, `stage3`, `norm`,
+    `act`, `pool`, `flatten`, `fc`. He's initialisation (fan out) of the convolutions.
 
     Args:
         depth: layers with weights along the longest way: 6k + 4.
@@ -57,6 +66,8 @@ def wide_resnet(
         classes: outputs.
         dropout: between the two convolutions of each block, 0 ≤ p < 1.
         channels: of the images.
+        mean: of the pixels, for each channel; together with `std`, or not at all.
+        std: of the pixels, for each channel.
 
     Raises:
         LissomError: numbers that cannot be.
@@ -73,6 +84,13 @@ def wide_resnet(
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if mean is not None or std is not None:
+        if mean is None or std is None or len(mean) != channels:
+            raise LissomError(
+                f"images of {channels} channels are normalised by {channels} means and "
+                f"{channels} stds, got mean={mean!r} and std={std!r}"
+            )
+        layers["normalize"] = Normalize(mean, std)
     layers["conv"] = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
     width = 16
     for stage, made in enumerate((16 * widen, 32 * widen, 64 * widen), 1):

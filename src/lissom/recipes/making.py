@@ -10,19 +10,23 @@ from torch.optim import Optimizer
 
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
-from lissom.errors import GateError, GroupError, RecipeError
+from lissom.errors import CompressionError, GateError, GroupError, RecipeError
 from lissom.gates import Gates, gate
 from lissom.groups import Groups, columns, kernels, weights
+from lissom.learning_compression import LC, lc
 from lissom.models import build
 from lissom.penalties import Penalty
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.specs import OptimizerSpec, Recipe
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
     """The recipe's data, with its validation examples held out by `seed`."""
     data = load(recipe.data.name, data_dir)
-    return data.hold_out(recipe.data.validation, seed) if recipe.data.validation else data
+    data = data.hold_out(recipe.data.validation, seed) if recipe.data.validation else data
+    return data.centered() if recipe.data.center else data
 
 
 def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int = 0) -> nn.Module:
@@ -36,18 +40,24 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
     """
     torch.manual_seed(seed)
     name = recipe.model.name
-    options: dict[str, Any] = {"classes": classes}
+    options: dict[str, Any] = recipe.model.model_dump(exclude={"name"}, exclude_none=True)
+    options["classes"] = classes
+    if recipe.model.activation is not None:
+        options["activation"] = ACTIVATIONS[recipe.model.activation]
     if name == "lenet5" and tuple(shape) != (1, 28, 28):
         raise RecipeError(
             f"model 'lenet5' takes images of 1×28×28, but {recipe.data.name} has examples of "
             f"{'×'.join(map(str, shape))}; 'lenet300' and 'henrikson' take any"
         )
-    if name != "lenet5":
+    if name == "wrn28-10":
+        if len(shape) != 3:
+            raise RecipeError(
+                f"model 'wrn28-10' takes images of channels×height×width, but {recipe.data.name} "
+                f"has examples of {'×'.join(map(str, shape))}"
+            )
+        options["channels"] = shape[0]
+    elif name != "lenet5":
         options["inputs"] = list(shape) if name == "cnn" else torch.Size(shape).numel()
-    if recipe.model.input_dropout is not None:
-        options["input_dropout"] = recipe.model.input_dropout
-    if recipe.model.widths is not None:
-        options["widths"] = recipe.model.widths
     return build(name, **options)
 
 
@@ -93,7 +103,8 @@ def make_prices(
     Raises:
         RecipeError: for groups that this model has not, naming the price.
     """
-    return {g: p for g, p, _ in _priced(recipe, model, shape, steps_per_epoch)}
+    found = _groups_of(recipe, model, shape)
+    return {groups: price.penalty(steps_per_epoch) for groups, price in found}
 
 
 def make_gates(
@@ -112,9 +123,9 @@ def make_gates(
     """
     spec = recipe.gates
     assert spec is not None
-    found = _priced(recipe, model, shape, steps_per_epoch)
-    drops = {g: spec.init if price.init is None else price.init for g, _, price in found}
-    prices = {groups: penalty for groups, penalty, _ in found}
+    found = _groups_of(recipe, model, shape)
+    drops = {g: spec.init if price.init is None else price.init for g, price in found}
+    prices = {groups: price.penalty(steps_per_epoch) for groups, price in found}
     example = make_example(model, shape)
     try:
         gates = gate(
@@ -133,17 +144,38 @@ def make_gates(
     return gates
 
 
-def _priced(
-    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
-) -> list[tuple[Groups, Penalty, PriceSpec]]:
+def make_lc(recipe: Recipe, model: nn.Module, shape: Sequence[int], optimizer: Optimizer) -> LC:
+    """The recipe's learning–compression on the model.
+
+    Args:
+        recipe: with method "lc".
+        model: whose weights are compressed.
+        shape: of one example.
+        optimizer: of the L steps.
+
+    Raises:
+        RecipeError: for groups that this model has not, or compressions that cannot be.
+    """
+    spec = recipe.lc
+    assert spec is not None
+    # Schedules are read by C steps, of which there are 1/each in an epoch.
+    made = {g: p.compression(1 / spec.each) for g, p in _groups_of(recipe, model, shape)}
+    try:
+        return lc(model, made, optimizer=optimizer, **spec.arguments())
+    except CompressionError as error:
+        raise RecipeError(f"lc for model {recipe.model.name!r}: {error}") from error
+
+
+def _groups_of(
+    recipe: Recipe, model: nn.Module, shape: Sequence[int]
+) -> list[tuple[Groups, PriceSpec]]:
     found = []
     example = make_example(model, shape)
     for i, price in enumerate(recipe.prices):
         try:
-            groups = _groups(price, model, example)
+            found.append((_groups(price, model, example), price))
         except GroupError as error:
             raise RecipeError(f"prices.{i} for model {recipe.model.name!r}: {error}") from error
-        found.append((groups, price.penalty(steps_per_epoch), price))
     return found
 
 

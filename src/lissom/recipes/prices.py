@@ -7,7 +7,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from lissom.budgets import L1Ball, TopK
 from lissom.errors import RecipeError
+from lissom.learning_compression import Additive, Compression
 from lissom.penalties import L0, L1, L2, Penalty, Threshold
+from lissom.recipes.lc import CompressionsSpec
 from lissom.recipes.strict import Spec, complaint
 from lissom.schedules import Schedule, cosine, cubic, exponential, linear
 
@@ -31,7 +33,7 @@ class RampSpec(Spec):
     epochs: Amount
 
 
-def number(spec: float | list[RampSpec], epoch: int) -> float | Schedule:
+def number(spec: float | list[RampSpec], epoch: float) -> float | Schedule:
     """The number of a penalty, or its schedule by steps.
 
     Args:
@@ -85,7 +87,7 @@ class TopKSpec(Spec):
                     raise complaint(what, "fraction", i, key)
         return self
 
-    def penalty(self, epoch: int) -> Penalty:
+    def penalty(self, epoch: float) -> Penalty:
         """The budget, with schedules by steps."""
         count = None if self.count is None else number(self.count, epoch)
         fraction = None if self.fraction is None else number(self.fraction, epoch)
@@ -99,12 +101,12 @@ class L1BallSpec(Spec):
     radius: NumberSpec
     per_layer: bool = False
 
-    def penalty(self, epoch: int) -> Penalty:
+    def penalty(self, epoch: float) -> Penalty:
         """The budget, with schedules by steps."""
         return L1Ball(number(self.radius, epoch), per_layer=self.per_layer)
 
 
-class PriceSpec(Spec):
+class PriceSpec(CompressionsSpec):
     """[[prices]]: groups, and the penalties on them, which are added.
 
     `init` is the drop rate that gates on these groups start with, if it is not that of [gates].
@@ -133,10 +135,24 @@ class PriceSpec(Spec):
         if self.inputs and self.groups in ("weights", "kernels", "columns"):
             what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
             raise complaint(what, "inputs")
-        self.penalty(1)
+        self.compression(1)
         return self
 
-    def penalty(self, epoch: int) -> Penalty:
+    def compression(self, epoch: float) -> Compression | Penalty:
+        """The sum of the penalties and of the compressions of learning–compression.
+
+        Args:
+            epoch: steps, of training or of learning–compression, in an epoch.
+
+        Raises:
+            LissomError: for impossible numbers or sums, or if there is none.
+        """
+        terms: list[Compression | Penalty] = [*self.compressions()]
+        if not terms or self._penalties(epoch):
+            terms.insert(0, self.penalty(epoch))
+        return terms[0] if len(terms) == 1 else Additive(tuple(terms))
+
+    def penalty(self, epoch: float) -> Penalty:
         """The sum of the penalties; one without a closed form is refused by `+`.
 
         Args:
@@ -145,6 +161,15 @@ class PriceSpec(Spec):
         Raises:
             LissomError: for impossible numbers or sums, or if there is none.
         """
+        terms = self._penalties(epoch)
+        if not terms:
+            raise RecipeError("a price needs a penalty: L0, L1, L2, TopK, L1Ball or Threshold")
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    def _penalties(self, epoch: float) -> list[Penalty]:
         singles = (
             (L0, self.l0),
             (L1, self.l1),
@@ -157,9 +182,4 @@ class PriceSpec(Spec):
         terms += [
             budget.penalty(epoch) for budget in (self.top_k, self.l1_ball) if budget is not None
         ]
-        if not terms:
-            raise RecipeError("a price needs a penalty: L0, L1, L2, TopK, L1Ball or Threshold")
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return terms

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -11,30 +12,49 @@ from torch.optim import Optimizer
 
 from lissom.errors import nearest
 from lissom.recipes.gates import GatesSpec, gated
+from lissom.recipes.lc import LCSpec
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.strict import Spec, complaint
 
 
 class DataSpec(Spec):
-    """[data]: which data set, and how many training examples to hold out for validation."""
+    """[data]: which data set, and how many training examples to hold out for validation.
 
-    name: Literal["digits", "mnist"]
+    `center` takes the mean of the training examples, pixel by pixel, off all examples.
+    """
+
+    name: Literal["digits", "jpeg-cifar10", "mnist"]
     validation: Annotated[int, Field(ge=0)] = 0
+    center: bool = False
 
 
 class ModelSpec(Spec):
     """[model]: one of the papers' networks."""
 
-    name: Literal["cnn", "henrikson", "lenet300", "lenet5"]
+    name: Literal["cnn", "henrikson", "lenet300", "lenet5", "wrn28-10"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    activation: Literal["relu", "tanh"] | None = None
     widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    depth: Annotated[int, Field(ge=10)] | None = None
+    widen: Annotated[int, Field(ge=1)] | None = None
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:
-        if self.name in ("cnn", "lenet5") and self.input_dropout is not None:
+        if self.name not in ("henrikson", "lenet300") and self.input_dropout is not None:
             raise complaint(f"model {self.name!r} has no dropout of its inputs", "input_dropout")
+        if self.name != "lenet300" and self.activation is not None:
+            what = f"only 'lenet300' has an activation to choose, not {self.name!r}"
+            raise complaint(what, "activation")
         if self.name != "cnn" and self.widths is not None:
             raise complaint(f"only 'cnn' has widths to choose, not {self.name!r}", "widths")
+        for key in ("depth", "widen", "mean", "std"):
+            if self.name != "wrn28-10" and getattr(self, key) is not None:
+                raise complaint(f"only 'wrn28-10' has a {key} to choose, not {self.name!r}", key)
+        if (self.mean is None) != (self.std is None):
+            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
+            raise complaint(f"pixels are normalised by both: give {lacking} as well", given)
         return self
 
 
@@ -78,12 +98,28 @@ class OptimizerSpec(Spec):
         return self
 
 
+class AugmentSpec(Spec):
+    """[train.augment]: random crops of images padded by `pad` pixels, and flips left to right."""
+
+    pad: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.pad and not self.flip:
+            raise complaint("augmentation needs crops or flips: augment = { pad = 4, flip = true }")
+        return self
+
+
 class TrainSpec(Spec):
     """[train]: how long, in which batches, and which epoch's weights are kept."""
 
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 128
     cosine_from: Annotated[int, Field(ge=0)] | None = None
+    milestones: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
+    augment: AugmentSpec | None = None
     patience: Annotated[int, Field(ge=1)] | None = None
     patience_from: Annotated[int, Field(ge=0)] = 0
     average_from: Annotated[int, Field(ge=0)] | None = None
@@ -99,6 +135,24 @@ class TrainSpec(Spec):
             if epoch is not None and epoch >= self.epochs:
                 what = f"{epoch} is not before the end of training, epochs = {self.epochs}"
                 raise complaint(what, name)
+        return self
+
+    @model_validator(mode="after")
+    def _one_decay(self) -> Self:
+        if self.milestones is None:
+            if self.gamma is not None:
+                what = "gamma is the factor at milestones: set milestones = [60, 120, 160], say"
+                raise complaint(what, "gamma")
+            return self
+        if self.cosine_from is not None:
+            what = f"the learning rate falls along a cosine from epoch {self.cosine_from} on"
+            raise complaint(f"{what}, or at milestones: remove one of the two", "milestones")
+        if self.gamma is None:
+            what = "milestones need the factor of the learning rate at each of them: gamma = 0.2"
+            raise complaint(what, "milestones")
+        if any(first >= last for first, last in pairwise(self.milestones)):
+            what = f"milestones are epochs in ascending order, got {self.milestones}"
+            raise complaint(what, "milestones")
         return self
 
 
@@ -141,17 +195,18 @@ class Recipe(Spec):
     model: ModelSpec
     optimizer: OptimizerSpec
     train: TrainSpec
-    method: Literal["proximal", "subgradient", "gates"] = "proximal"
+    method: Literal["proximal", "subgradient", "gates", "lc"] = "proximal"
     proximal: ProximalSpec = ProximalSpec()
     gates: GatesSpec | None = None
+    lc: LCSpec | None = None
     prices: list[PriceSpec] = Field(default_factory=list)
     teacher: TeacherSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _gates_by_default(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("method") == "gates":
-            return {"gates": {}, **given}
+    def _table_of_the_method(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("method") in ("gates", "lc"):
+            return {given["method"]: {}, **given}
         return given
 
     @model_validator(mode="after")
@@ -163,10 +218,14 @@ class Recipe(Spec):
             )
         if self.method == "subgradient":
             self._check_subgradient()
+        if self.method != "lc":
+            self._check_no_lc()
         if self.method == "gates":
             self._check_gates()
         else:
             self._check_no_gates()
+        if self.lc is not None:
+            self._check_lc(self.lc)
         if self.teacher is not None:
             self._check_teacher(self.teacher.recipe)
         if proximal.start >= train.epochs:
@@ -228,6 +287,45 @@ class Recipe(Spec):
             )
             raise complaint(what, "train", "patience_from")
 
+    def _check_lc(self, lc: LCSpec) -> None:
+        train, end = self.train, lc.begins[-1]
+        if self.proximal != ProximalSpec():
+            what = "method = 'lc' has no [proximal] step: remove one of the two"
+            raise complaint(what, "method")
+        if not self.prices:
+            raise complaint("'lc' needs [[prices]], which say what is compressed", "method")
+        if end > train.epochs:
+            what = (
+                f"its {lc.steps} L steps end after epoch {end}, and train.epochs = {train.epochs}"
+            )
+            raise complaint(what, "lc", "steps")
+        strange = [i for i, price in enumerate(self.prices) if price.compressions()]
+        if strange and end < train.epochs:
+            what = (
+                "zeros can stay after the last L step, and this form could not: set train.epochs = "
+                f"{end}, where it ends"
+            )
+            raise complaint(what, "prices", strange[0])
+        for name, epoch in (
+            ("average_from", train.average_from),
+            ("patience_from", None if train.patience is None else train.patience_from),
+        ):
+            if epoch is not None and epoch < end:
+                what = f"the L steps end after epoch {end}: set it to that or more, not {epoch}"
+                raise complaint(what, "train", name)
+        scheduled = train.cosine_from is not None or train.milestones is not None
+        if lc.rate_decay is not None and scheduled:
+            what = "the learning rate has a schedule in [train] already: leave out one of the two"
+            raise complaint(what, "lc", "rate_decay")
+
+    def _check_no_lc(self) -> None:
+        if self.lc is not None:
+            raise complaint(f"[lc] needs method = 'lc', but method is {self.method!r}", "lc")
+        for i, price in enumerate(self.prices):
+            for compression in price.compressions():
+                what = f"{compression!r} needs method = 'lc', but method is {self.method!r}"
+                raise complaint(what, "prices", i)
+
     def _check_no_gates(self) -> None:
         if self.gates is not None:
             what = f"[gates] needs method = 'gates', but method is {self.method!r}"
@@ -238,6 +336,12 @@ class Recipe(Spec):
                 raise complaint(what, "prices", i, "init")
 
     def _check_teacher(self, teacher: "Recipe") -> None:
+        if self.train.augment is not None:
+            what = (
+                "a teacher answers once to each training example, and augment shows other images "
+                "in every epoch: leave out one of the two"
+            )
+            raise complaint(what, "train", "augment")
         if teacher.data.name != self.data.name:
             what = f"it learns {teacher.data.name!r}, but the student learns {self.data.name!r}"
             raise complaint(what, "teacher", "recipe")

@@ -6,12 +6,26 @@ from lissom.checkpoints import load_tensors, save_tensors
 from lissom.data import Dataset
 from lissom.errors import RunError
 from lissom.proximal import proximal
-from lissom.recipes.making import make_gates, make_model, make_optimizer, make_prices
+from lissom.recipes.making import (
+    make_gates,
+    make_lc,
+    make_model,
+    make_optimizer,
+    make_prices,
+)
 from lissom.recipes.reading import read_record
 from lissom.recipes.runs import keep_record, keep_result
 from lissom.recipes.specs import Recipe, Record, TeacherSpec
-from lissom.schedules import cosine, linear
-from lissom.training import Report, Teacher, Trainer, logits_of, steps_per_epoch, usable_device
+from lissom.schedules import Schedule, cosine, linear, multistep
+from lissom.training import (
+    Augment,
+    Report,
+    Teacher,
+    Trainer,
+    logits_of,
+    steps_per_epoch,
+    usable_device,
+)
 
 TEACHER = "teacher"  # the directory of its run, in that of the student's
 
@@ -30,12 +44,14 @@ def make_trainer(
     model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
     train = recipe.train
     epoch = steps_per_epoch(data, train.batch_size)
-    step = penalties = gates = gate_lr = harden = None
+    step = penalties = gates = gate_lr = harden = lc = None
     if recipe.gates is not None:
         gates = make_gates(recipe, model, shape, epoch)
         gate_lr, harden = recipe.gates.lr, recipe.gates.harden
     optimizer = make_optimizer(recipe.optimizer, model, gates, gate_lr)
-    if recipe.prices and gates is None:
+    if recipe.lc is not None:
+        lc = make_lc(recipe, model, shape, optimizer)
+    elif recipe.prices and gates is None:
         prices = make_prices(recipe, model, shape, epoch)
         if recipe.method == "subgradient":
             penalties = prices
@@ -49,10 +65,6 @@ def make_trainer(
                 start=spec.start * epoch,
                 freeze_at=None if spec.freeze is None else spec.freeze * epoch,
             )
-    factor = None
-    if train.cosine_from is not None:
-        flat = linear(1, 1, train.cosine_from * epoch)
-        factor = flat.then(cosine(1, 0, (train.epochs - train.cosine_from) * epoch))
 
     def teach(spec: TeacherSpec) -> Teacher:
         folder = None if out is None else out / TEACHER
@@ -66,15 +78,32 @@ def make_trainer(
         proximal=step,
         penalties=penalties,
         gates=gates,
+        lc=lc,
         teacher=None if taught is None else lambda: teach(taught),
         out=out,
         report=report,
-        lr_factor=factor,
+        lr_factor=_decay(recipe, epoch),
+        augment=None if train.augment is None else Augment(**train.augment.model_dump()),
         harden_at=harden,
+        l_steps=None if recipe.lc is None else tuple(recipe.lc.begins),
+        restart=recipe.lc is not None and recipe.lc.restart,
         device=device,
         seed=seed,
-        **train.model_dump(exclude={"cosine_from"}),
+        **train.model_dump(exclude={"augment", "cosine_from", "gamma", "milestones"}),
     )
+
+
+def _decay(recipe: Recipe, epoch: int) -> Schedule | None:
+    """The factor of the learning rates by step, if there is one; `epoch` in steps."""
+    train, lc = recipe.train, recipe.lc
+    if lc is not None and lc.rate_decay is not None:
+        return multistep(1, lc.rate_decay, [end * epoch for end in lc.begins[1:]])
+    if train.milestones is not None and train.gamma is not None:
+        return multistep(1, train.gamma, [milestone * epoch for milestone in train.milestones])
+    if train.cosine_from is not None:
+        flat = linear(1, 1, train.cosine_from * epoch)
+        return flat.then(cosine(1, 0, (train.epochs - train.cosine_from) * epoch))
+    return None
 
 
 def make_teacher(

@@ -1,11 +1,13 @@
 """What a training loop is told besides model, optimizer and data, checked once."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from lissom.errors import RunError
 from lissom.schedules import Schedule
+from lissom.training.augment import Augment
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,10 @@ class Options:
     epochs: int
     batch_size: int = 128
     lr_factor: Schedule | None = None
+    augment: Augment | None = None
     harden_at: int | None = None
+    l_steps: tuple[int, ...] | None = None
+    restart: bool = False
     patience: int | None = None
     patience_from: int = 0
     average_from: int | None = None
@@ -42,10 +47,21 @@ class Options:
                     f"{name} is an epoch from {first} to {self.epochs - 1}, before the last of "
                     f"epochs={self.epochs}; got {epoch!r}"
                 )
+        steps = self.l_steps
+        if steps is not None and (
+            not all(isinstance(epoch, int) and epoch >= 0 for epoch in steps)
+            or any(last >= next_ for last, next_ in pairwise(steps))
+        ):
+            raise RunError(
+                "l_steps are numbers of epochs in ascending order, such as (10, 12, 14), of which "
+                f"the last ends the last step; got {steps!r}"
+            )
         if not 0 <= self.average_decay < 1:
             raise RunError(f"average_decay is in [0, 1), got {self.average_decay!r}")
         if not isinstance(self.seed, int):
             raise RunError(f"a seed is a whole number, got {self.seed!r}")
+        if self.augment is not None and not isinstance(self.augment, Augment):
+            raise RunError(f"augment is made by Augment(pad=4, flip=True), got {self.augment!r}")
         self._check_healing()
         usable_device(self.device)
 

@@ -1,12 +1,18 @@
 """A teacher's answers to the training examples, which a student learns beside the labels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.errors import RunError
+
+WHAT_WORKS = (
+    "it is a lissom.training.Teacher, or a function without arguments that returns one. A network "
+    "becomes one by its answers, Teacher(logits_of(net, data.train_x))"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +66,42 @@ class Teacher:
     def to(self, device: torch.device | str) -> "Teacher":
         """The same, with float32 logits on a device."""
         return replace(self, logits=self.logits.detach().float().to(device))
+
+
+def check_teacher(given: object) -> None:
+    """Refuse what is neither a `Teacher` nor a function that makes one.
+
+    A network is callable too, but not without inputs, and its answers are wanted only once.
+
+    Raises:
+        RunError: saying what was given, and how a network becomes a teacher.
+    """
+    if isinstance(given, Teacher):
+        return
+    if not callable(given) or isinstance(given, nn.Module | type):
+        raise RunError(f"a teacher cannot be {_kind(given)}: {WHAT_WORKS}")
+
+
+def asked(given: Teacher | Callable[[], Teacher], examples: int, classes: int) -> Teacher:
+    """The teacher itself, made now if it has to be, with an answer to each training example.
+
+    Raises:
+        RunError: if a function made something else, or the answers are to other examples.
+    """
+    made = given if isinstance(given, Teacher) else given()
+    if not isinstance(made, Teacher):
+        raise RunError(f"the function that makes a teacher returned {_kind(made)}: {WHAT_WORKS}")
+    if list(made.logits.shape) != [examples, classes]:
+        raise RunError(
+            f"a teacher answers to each training example: {[examples, classes]} logits are needed, "
+            f"got {list(made.logits.shape)}"
+        )
+    return made
+
+
+def _kind(given: object) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    if isinstance(given, nn.Module):
+        return f"a network, {type(given).__name__}"
+    return f"{given!r} ({type(given).__name__})" if given is not None else "None"

@@ -16,13 +16,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
-from lissom.gates import Gates, gates_of, refuse_gated
+from lissom.gates import Gates
 from lissom.groups import Groups
+from lissom.learning_compression import LC, Compressed
 from lissom.penalties import Penalty
 from lissom.proximal import Proximal, penalty_loss
-from lissom.training.evaluation import evaluation, gates_event
+from lissom.training.checks import check
+from lissom.training.evaluation import evaluation
 from lissom.training.options import Options
-from lissom.training.teacher import Teacher
+from lissom.training.stages import Compressing, Gated, Stage
+from lissom.training.teacher import Teacher, asked
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -36,6 +39,9 @@ class Trainer:
 
     Gates are evaluated as the plain network that they would leave, and gone after `fit`.
 
+    Attributes:
+        compressed: after `fit`, the forms of lc's tensors, unless healing has changed them since.
+
     Args:
         model: gives logits [n, classes] for inputs [n, …]; trained in place.
         optimizer: of the model's parameters.
@@ -45,6 +51,8 @@ class Trainer:
         penalties: {groups: penalty} added to the loss (`penalty_loss`), the subgradient baseline.
         gates: of `lissom.gate` on this model; their penalty is added to the loss. The optimizer has
             their log α too: `gates.param_groups(lr)`.
+        lc: of `lissom.lc` on this model; its penalty is added to the loss in the L steps, whose
+            epochs are the option l_steps, and a C step ends each.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
             called when training starts.
         out: directory for events.jsonl and checkpoint.pt, made if it is not there; None keeps
@@ -52,12 +60,15 @@ class Trainer:
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
         options: batch_size; lr_factor, a schedule by step that multiplies every learning rate;
+            augment, `lissom.training.Augment`, how images are changed anew in every epoch;
             harden_at, the epoch after which gates become plain weights, whose zeros stay and whose
             survivors are trained without a price (the end if not given); patience, evaluations
             without a better validation error after which to stop and take the best one's weights,
             counted from epoch patience_from; average_from, the epoch after which the weights are
             averaged (exponentially, average_decay) for evaluation and the final result;
-            evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout for
+            l_steps, how many epochs are done when each L step begins, and when the last is over;
+            restart, whether the optimizer starts each of them anew; evaluate_every, in epochs;
+            bf16 autocast; channels_last, a faster layout for
             convolutions; device; seed.
 
     Raises:
@@ -74,6 +85,7 @@ class Trainer:
         proximal: Proximal | None = None,
         penalties: Mapping[Groups, Penalty] | None = None,
         gates: Gates | None = None,
+        lc: LC | None = None,
         teacher: Teacher | Callable[[], Teacher] | None = None,
         out: Path | str | None = None,
         report: Report | None = None,
@@ -84,7 +96,7 @@ class Trainer:
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer, self.proximal, self.penalties = optimizer, proximal, penalties
-        self.gates, self.teacher = gates, teacher
+        self.gates, self.lc, self.teacher = gates, lc, teacher
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
         self.report = report or (lambda event: None)
@@ -92,11 +104,25 @@ class Trainer:
         self.epoch = 0
         self.seconds = 0.0
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self._zeros: Proximal | None = None  # keeps what gates have removed
+        check(
+            self.model,
+            optimizer,
+            data,
+            self.options,
+            proximal=proximal,
+            penalties=penalties,
+            gates=gates,
+            lc=lc,
+            teacher=teacher,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self.compressed: Compressed | None = None
+        self._stage = self._first_stage()
+        self._method = None if self._stage is None else self._stage.name
+        self._zeros: Proximal | None = None  # keeps what a stage has removed
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last_event: dict[str, Any] = {}
-        self._check()
 
     @property
     def averaged(self) -> nn.Module:
@@ -105,12 +131,8 @@ class Trainer:
 
     @property
     def plain(self) -> nn.Module:
-        """The network as it is evaluated and delivered: averaged, and a copy without gates."""
-        if self.gates is None:
-            return self.averaged
-        mine = gates_of(self.averaged)
-        mine.load_state_dict(self.gates.state_dict())  # the steps of an average stand still
-        return mine.hardened()
+        """The network as it is evaluated and delivered: averaged, without gates, compressed."""
+        return self.averaged if self._stage is None else self._stage.plain(self.averaged)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
@@ -133,9 +155,10 @@ class Trainer:
                 self._after_epoch()
         best = self._best
         chosen = self.plain.state_dict() if best is None else best["model"]
-        if self.gates is not None:
-            self._harden()
+        if (stage := self._stage) is not None:
+            self._end_stage(stage)
             self._average = None  # of gated weights
+            self.compressed = stage.lc.result if isinstance(stage, Compressing) else None
         self.model.load_state_dict(chosen)
         return self._last_event if best is None else dict(best["event"])
 
@@ -155,16 +178,18 @@ class Trainer:
             raise RunError(f"{path} is of another model or optimizer: {error}") from error
 
     def _load(self, state: dict[str, Any]) -> None:
-        gated, hardened = state.get("gates"), state.get("zeros")
-        if (self.gates is None) != (gated is None and hardened is None):
-            raise RunError("only one of the two has gates")
-        if hardened is not None:
-            self._harden()
-            assert self._zeros is not None
-            self._zeros.load_state_dict(hardened)
-        elif gated is not None:
-            assert self.gates is not None
-            self.gates.load_state_dict(gated)
+        if state["method"] != self._method:
+            there, here = (
+                name or "neither gates nor lc" for name in (state["method"], self._method)
+            )
+            raise RunError(f"it was trained with {there}, and this trainer has {here}")
+        if self._stage is not None:
+            if state["stage"] is not None:
+                self._stage.load_state_dict(state["stage"])
+            else:
+                self._end_stage(self._stage)
+        if self._zeros is not None:
+            self._zeros.load_state_dict(state["zeros"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if (self.proximal is None) != (state["proximal"] is None):
@@ -179,26 +204,28 @@ class Trainer:
         self._best, self._last_event = state["best"], state["event"]
 
     def _train_epoch(self) -> None:
-        options, x, y = self.options, self.data.train_x, self.data.train_y
+        options, y = self.options, self.data.train_y
         self.model.train()
         generator = torch.Generator().manual_seed(_mix(options.seed, self.epoch))
         order = torch.randperm(len(y), generator=generator).to(y.device)
         torch.manual_seed(_mix(options.seed, self.epoch))  # for dropout and gates
-        if self.epoch == options.harden_at:
-            self._harden()
+        if self._stage is not None:
+            if self._stage.over(self.epoch):
+                self._end_stage(self._stage)
+            else:
+                self._stage.begin_epoch(self.epoch)
         if self.epoch == options.average_from:
             self._start_average()
+        augment = options.augment
+        moves = None if augment is None else augment.draw(len(y), generator).to(y.device)
         total = torch.zeros((), device=y.device)
         for i, batch in enumerate(order.split(options.batch_size)):
             self._set_rates(self.epoch * self.steps_per_epoch + i)
             with torch.autocast(y.device.type, torch.bfloat16, enabled=options.bf16):
-                inputs = x[batch]
-                if options.channels_last:
-                    inputs = inputs.to(memory_format=torch.channels_last)
-                logits = self.model(inputs)
+                logits = self.model(self._inputs(batch, moves))
                 loss = self._loss(logits, y[batch], batch)
-            if self.gates is not None:
-                loss = loss + self.gates.penalty()
+            if self._stage is not None and (penalty := self._stage.penalty()) is not None:
+                loss = loss + penalty
             if self.penalties is not None:
                 loss = loss + penalty_loss(self.penalties, self.epoch * self.steps_per_epoch + i)
             self.optimizer.zero_grad()
@@ -210,6 +237,17 @@ class Trainer:
             if i % 50 == 0:
                 self._progress(i, loss)
         self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
+        if self._stage is not None:
+            self._stage.end_epoch(self.epoch + 1)
+
+    def _inputs(self, batch: Tensor, moves: Tensor | None) -> Tensor:
+        """The examples of a batch, augmented and laid out as the options say."""
+        inputs, augment = self.data.train_x[batch], self.options.augment
+        if augment is not None and moves is not None:
+            inputs = augment(inputs, moves[batch])
+        if self.options.channels_last:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        return inputs
 
     def _loss(self, logits: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
         if isinstance(self.teacher, Teacher):
@@ -236,8 +274,8 @@ class Trainer:
     def _evaluate(self, plain: nn.Module) -> dict[str, Any]:
         started = time.perf_counter()
         event = {"event": "measure_test", "epochAfter": self.epoch, **evaluation(plain, self.data)}
-        if self.gates is not None:
-            event["gates"] = gates_event(gates_of(self.averaged))
+        if self._stage is not None:
+            event[self._stage.name] = self._stage.event(self.averaged)
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
         return {**event, "seconds": seconds}
 
@@ -248,39 +286,25 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "proximal": None if self.proximal is None else self.proximal.state_dict(),
-            "gates": None if self.gates is None else self.gates.state_dict(),
+            "method": self._method,
+            "stage": None if self._stage is None else self._stage.state_dict(),
             "zeros": None if self._zeros is None else self._zeros.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
             "event": self._last_event,
         }
 
-    def _harden(self) -> None:
-        """Make the gates plain weights; zeros stay, and the optimizer forgets log α."""
-        gates, self.gates = self.gates, None
-        assert gates is not None
-        log_alpha = gates.log_alpha
-        gates.harden()
-        for group in self.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if p is not log_alpha]
-        # Moments of before would go on moving what is dead, and belong to weights without gates.
-        self.optimizer.state.clear()
-        self._zeros = Proximal(self.optimizer, gates.prices)
-        self._zeros.freeze()
+    def _end_stage(self, stage: Stage) -> None:
+        """Make the model plain; its zeros stay from now on."""
+        self._stage = self.gates = self.lc = None
+        self._zeros = stage.end()
 
     def _call_teacher(self) -> None:
         """Have the teacher's answers, on this device."""
         if self.teacher is None:
             return
-        given, data = self.teacher, self.data
-        made = given if isinstance(given, Teacher) else given()
-        expected = [len(data.train_y), data.classes]
-        if list(made.logits.shape) != expected:
-            raise RunError(
-                f"a teacher answers to each training example: {expected} logits are needed, got "
-                f"{list(made.logits.shape)}"
-            )
-        self.teacher = made.to(data.train_y.device)
+        labels = self.data.train_y
+        self.teacher = asked(self.teacher, len(labels), self.data.classes).to(labels.device)
 
     def _start_average(self) -> None:
         average = get_ema_multi_avg_fn(self.options.average_decay)
@@ -316,50 +340,14 @@ class Trainer:
                 "rate or a later start of the penalty usually helps"
             )
 
-    def _check(self) -> None:
+    def _first_stage(self) -> Stage | None:
         options = self.options
-        if self.gates is None:
-            refuse_gated(self.model, "a Trainer without gates=…")
-        if options.channels_last and self.data.train_x.ndim != 4:
-            raise RunError(
-                "channels_last is a layout of images [n, channels, height, width], but examples "
-                f"here are {list(self.data.train_x.shape)}"
-            )
         if self.gates is not None:
-            self._check_gates(self.gates)
-        elif options.harden_at is not None:
-            raise RunError(
-                f"harden_at={options.harden_at} makes gates plain weights, but there are no gates: "
-                "Trainer(…, gates=lissom.gate(model, prices))"
-            )
-        if self.penalties is not None:
-            penalty_loss(self.penalties)  # refuses now what has no gradient
-        if options.patience is not None and self.data.valid_y is None:
-            raise RunError(
-                f"patience={options.patience} chooses an epoch by validation data, and there are "
-                "none: hold some out with data.hold_out(5000, seed=0)"
-            )
-        if options.average_from is not None and self.proximal and not self.proximal.frozen:
-            first, frozen = options.average_from * self.steps_per_epoch, self.proximal.freeze_at
-            if frozen is None or frozen > first:
-                when = "never frozen" if frozen is None else f"frozen at step {frozen}"
-                raise RunError(
-                    f"weights are averaged from step {first} on, but zeros are {when}: an average "
-                    f"over weights that come and go has no zeros. Set freeze_at={first} or earlier"
-                )
-
-    def _check_gates(self, gates: Gates) -> None:
-        if gates.model is not self.model:
-            raise RunError(
-                f"these gates are on another {type(gates.model).__name__} than the model that is "
-                "to be trained"
-            )
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if all(p is not gates.log_alpha for p in trained):
-            raise RunError(
-                "the optimizer does not hold the gates' log α, so they would never move: make it "
-                f"after the gates, {type(self.optimizer).__name__}(gates.param_groups(lr))"
-            )
+            return Gated(self.gates, self.optimizer, options.harden_at)
+        if self.lc is not None:
+            begins = options.l_steps or ()
+            return Compressing(self.lc, self.optimizer, begins, restart=options.restart)
+        return None
 
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:
