@@ -23,7 +23,8 @@ import typer
 from safetensors.torch import load_file
 from torch import nn
 
-from lissom import Dataset, measure, shrink
+from lissom import measure, shrink
+from lissom.data import Dataset
 from lissom.measure import latency
 from lissom.recipes import make_data, make_example, make_model, read_record
 
@@ -168,6 +169,9 @@ def selected(run: Path) -> dict[str, Any]:
     }
     print(f"{run.name}: {left}", flush=True)
     events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    if isinstance(first, nn.Linear):  # how many weights read each input
+        left["connections"] = " ".join(map(str, first.weight.count_nonzero(0).tolist()))
     left["history"] = [(e["epochAfter"], e["gates"]["expected"]) for e in events if "gates" in e]
     return left
 

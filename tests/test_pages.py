@@ -15,6 +15,7 @@ PAGES = [
     "docs/penalties.md",
     "docs/gates.md",
     "docs/shrinking.md",
+    "docs/path.md",
 ]
 
 

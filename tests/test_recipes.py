@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import lissom.data
-from lissom import L1, Dataset, TopK, measure
+from lissom import L1, TopK, measure
 from lissom.budgets import L1Ball
+from lissom.data import Dataset
 from lissom.errors import LissomError, RecipeError, RunError
 from lissom.penalties import L0, L2, Threshold
 from lissom.recipes import (

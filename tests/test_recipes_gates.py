@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lissom.recipes.trainers
-from lissom import L0, L2, Dataset
+from lissom import L0, L2
 from lissom.checkpoints import save_json
 from lissom.cli import app
+from lissom.data import Dataset
 from lissom.errors import RecipeError, RunError
 from lissom.gates import gates_of
 from lissom.recipes import (

@@ -28,8 +28,8 @@ from training_cases import (
 )
 
 import lissom
-from lissom import L0, L1, Dataset, L1Ball, Threshold, TopK, Trainer, weights
-from lissom.data import load_digits
+from lissom import L0, L1, L1Ball, Threshold, TopK, Trainer, weights
+from lissom.data import Dataset, load_digits
 from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from lissom import Dataset, Trainer
+from lissom import Trainer
+from lissom.data import Dataset
 
 CLASSES, EXAMPLES, BATCH = 3, 64, 16
 STEPS = EXAMPLES // BATCH

@@ -3,13 +3,13 @@
 from lissom import schedules
 from lissom.budgets import L1Ball, TopK
 from lissom.coupling import channels, heads, neurons
-from lissom.data import Dataset
 from lissom.errors import LissomError
 from lissom.export import export
 from lissom.gates import gate
 from lissom.groups import kernels, weights
 from lissom.learning_compression import lc
 from lissom.measure import measure
+from lissom.path import path
 from lissom.penalties import L0, L1, L2, Threshold
 from lissom.proximal import penalty_loss, proximal
 from lissom.saving import load, save
@@ -21,7 +21,6 @@ __all__ = [
     "L0",
     "L1",
     "L2",
-    "Dataset",
     "L1Ball",
     "LissomError",
     "Threshold",
@@ -37,6 +36,7 @@ __all__ = [
     "load",
     "measure",
     "neurons",
+    "path",
     "penalty_loss",
     "proximal",
     "save",

@@ -36,6 +36,10 @@ class RecipeError(LissomError):
     """A recipe with an unknown key, a wrong type or an impossible combination."""
 
 
+class PathError(LissomError):
+    """A path or a question about its curve that cannot be, or a path of which nothing worked."""
+
+
 class RunError(LissomError):
     """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
 

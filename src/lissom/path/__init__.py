@@ -1,0 +1,149 @@
+"""The trade-off curve: what each degree of simplicity costs, and where the knee is."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import rmtree
+from statistics import fmean
+from tempfile import mkdtemp
+from weakref import finalize
+
+from torch import nn
+
+from lissom.path.checks import check_cold, check_counts, check_functions, check_prices
+from lissom.path.curve import Curve
+from lissom.path.front import octaves
+from lissom.path.placing import Plan, Seen
+from lissom.path.point import Point, Start
+from lissom.path.results import Knee, Setting
+from lissom.path.running import Fit, Job, Network, Score, build
+from lissom.path.scores import Scores
+from lissom.path.storing import begin
+from lissom.path.workers import rounds
+from lissom.running import Example, as_inputs
+
+__all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
+
+
+def path(
+    fit: Fit,
+    prices: Sequence[float],
+    *,
+    network: Network,
+    error: Score,
+    example: Example,
+    test: Score | None = None,
+    points: int = 12,
+    seeds: int = 3,
+    cold: Sequence[float] = (),
+    latency: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+) -> Curve:
+    """Networks from dense to empty, each trained on from the last: (size, error) by price.
+
+        def fit(net, price, start):        # your own training, of any method, in place
+            …                              # price None: no price, the dense network
+        curve = lissom.path(fit, (1e-5, 1e-2), network=make, error=valid_error, example=x)
+        curve.knee(); curve.within(error=0.005); curve.budget(weights=20_000)
+
+    The first point is the dense network. Every other one begins with the weights of the next
+    denser point of its seed that worked, is trained at its price, measured, shrunk by
+    `lissom.shrink`, which checks the result, and saved. All seeds have the same prices. A point
+    whose `fit` raises, or ends in numbers that are not finite, is kept with its reason, and the
+    others go on.
+
+    Args:
+        fit: fit(net, price, start) trains `net` in place and leaves it plain, with its zeros. It
+            returns None, or a dict of tensors and plain values which the next point finds in
+            `start.state`. All generators are seeded by the seed and the price before.
+        prices: a list from dense to empty is taken as it is: λ grows, a fraction falls. (first,
+            last) is an interval of positive numbers: half of the points are a geometric grid, the
+            others are placed where the curve bends. (guess,) is one λ > 0: the interval is searched
+            in factors of 8, from where 99 % of the weights are left to where the answer does not
+            depend on the input any more, and then filled.
+        network: network(seed) makes the untrained network of a seed.
+        error: error(net), a number that is smaller for better networks, on validation data: points
+            are placed and chosen by it. The network is in evaluation mode.
+        example: an input, or a tuple of inputs, to shrink and measure on.
+        test: the same on test data, which nothing is chosen by.
+        points: how many prices, with the dense one, for an interval or a guess; it may be fewer
+            where nothing is left to be seen.
+        seeds: how many: 0, 1, ….
+        cold: prices that are also trained from an untrained network, as the dense point is. They
+            are marked, and not part of the front. They may be added to a path that is there.
+        latency: measure seconds of a forward pass too; use jobs=1 then.
+        out: a folder for all points, where the same call goes on after a kill and repeats no
+            finished point. A failed point is finished; remove its folder to try again. Without
+            `out`, the files are temporary and go with the curve.
+        jobs: processes, for seeds beside one another, with the same result as one. Everything
+            given must be picklable then.
+
+    Raises:
+        PathError: for arguments that cannot be, an `out` of other arguments, or if nothing worked.
+    """
+    check_functions(fit=fit, network=network, error=error)
+    if test is not None:
+        check_functions(test=test)
+    check_counts(points=points, seeds=seeds, jobs=jobs)
+    visited = check_prices(prices, points)
+    plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
+    cold = check_cold(cold)
+    as_inputs(example)
+    asked = {
+        "prices": list(plan.prices),
+        "points": plan.points,
+        "seeds": seeds,
+        "latency": latency,
+        "test": test is not None,
+        "network": _shapes(build(network, 0)),
+    }
+    with ExitStack() as temporary:
+        if out is None:
+            folder = Path(mkdtemp(prefix="lissom-path-"))
+            temporary.callback(rmtree, folder, ignore_errors=True)
+        else:
+            folder = Path(out)
+        begin(folder, asked)
+        job = Job(
+            fit, network, error, test, example, plan, latency, folder, folders=out is not None
+        )
+        with rounds(job, seeds, jobs) as make:
+            made = make([None], [])
+            tried: list[float] = []
+            while following := plan.following(tried, _seen(made, plan), _dense(made)):
+                made += make(following, made)
+                tried += following
+            if cold:
+                make(cold, made, cold=True)
+        curve = Curve.load(folder, network)
+        finalize(curve, temporary.pop_all().close)
+    return curve
+
+
+def _seen(points: Sequence[Point], plan: Plan) -> list[Seen]:
+    """What placing is decided by: points that worked, by price, from dense to empty."""
+    by_price: dict[float, list[Point]] = {}
+    for point in points:
+        if point.price is not None and not point.failed:
+            by_price.setdefault(point.price, []).append(point)
+    return [
+        Seen(
+            price,
+            octaves=tuple(octaves(p.size()) for p in by_price[price]),
+            errors=tuple(p.error for p in by_price[price]),
+            empty=all(p.empty for p in by_price[price]),
+        )
+        for price in sorted(by_price, key=plan.order)
+    ]
+
+
+def _dense(points: Sequence[Point]) -> float | None:
+    """log₂ of the dense size, as a mean over the seeds that worked."""
+    sizes = [octaves(p.size()) for p in points if p.price is None and not p.failed]
+    return fmean(sizes) if sizes else None
+
+
+def _shapes(net: nn.Module) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in net.named_parameters()}

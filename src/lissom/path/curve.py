@@ -1,0 +1,345 @@
+"""The curve of a path: questions about it, and the networks that answer them."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from torch import Tensor, nn
+
+from lissom.errors import PathError, nearest
+from lissom.path import front as fronts
+from lissom.path.placing import Plan
+from lissom.path.point import Point
+from lissom.path.results import Knee, Setting
+from lissom.path.running import Network, build
+from lissom.path.scores import Scores, scores_of
+from lissom.path.storing import load_path, load_points, small_in, tensors_in
+from lissom.saving import load
+from lissom.tables import table, text
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All points of a path; made by `lissom.path`, or read again by `Curve.load`.
+
+    Sizes are on an axis: "weights" (weights and biases of the trained network that are not zero),
+    "shrunk_weights" (all of the shrunk one), "macs" (of the shrunk one on the example), "bytes"
+    (of the shrunk one, each tensor in its smallest format), "bits", or "latency" in seconds, if it
+    was asked for.
+
+    Attributes:
+        points: from dense to empty, at each price by seed; then the cold ones.
+        out: where they are saved.
+        parameters: names of the networks' parameters.
+        make: network(seed), to read networks with; None if not given.
+    """
+
+    points: tuple[Point, ...]
+    out: Path
+    parameters: tuple[str, ...] = field(repr=False)
+    make: Network | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, out: str | os.PathLike[str], network: Network | None = None) -> "Curve":
+        """Read the finished points of a path, without training anything.
+
+        Args:
+            out: the folder that `lissom.path` was given.
+            network: network(seed), needed only to get networks.
+
+        Raises:
+            RunError: if there is no path in `out`.
+            PathError: if no point worked there, or it is of another version.
+        """
+        out = Path(out)
+        known = load_path(out)
+        order = Plan(tuple(known["prices"]), known["points"]).order
+        points = sorted(load_points(out), key=lambda p: (p.cold, order(p.price), p.seed))
+        if all(point.failed or point.cold for point in points):
+            why = next((p.failed for p in points if p.failed), None)
+            raise PathError(
+                f"no point of the path in {out} is finished: call lissom.path first"
+                if why is None
+                else f"every point of the path in {out} failed, the first with {why}"
+            )
+        return cls(tuple(points), out, tuple(known["network"]), network)
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """The warm-started prices from dense to empty, over the seeds that worked at each."""
+        return _settings(point for point in self.points if not point.cold)
+
+    @cached_property
+    def cold(self) -> tuple[Setting, ...]:
+        """The prices that were trained from untrained networks, as a check."""
+        return _settings(point for point in self.points if point.cold)
+
+    @property
+    def failed(self) -> tuple[Point, ...]:
+        """The points without a network."""
+        return tuple(point for point in self.points if point.failed)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the sizes."""
+        return tuple(next(p.sizes for p in self.points if p.sizes is not None))
+
+    def front(self, axis: str = "weights") -> tuple[Setting, ...]:
+        """Settings that no other dominates, from dense to empty.
+
+        One dominates another if its mean size and its mean error are at most the other's, and one
+        of them is less. Cold ones do not take part.
+        """
+        return _front(self.settings, self._axis(axis))
+
+    def dominated(self, axis: str = "weights") -> tuple[Setting, ...]:
+        """The warm-started settings that are not on the front."""
+        kept = {id(setting) for setting in self.front(axis)}
+        return tuple(setting for setting in self.settings if id(setting) not in kept)
+
+    def knee(self, axis: str = "weights") -> Knee:
+        """The setting of the front that is furthest below the chord from its first to its last.
+
+        x = log₂ size and y = log₂ error, both scaled to [0, 1] over the front; so it depends on
+        where the front ends. The same is done for each seed's own points.
+
+        Raises:
+            PathError: if the front has fewer than three settings, or is nowhere below its chord, or
+                an error is negative.
+
+        Source: Satopää et al. 2011, without smoothing.
+        """
+        front = self.front(axis)
+        if len(front) < 3:
+            raise PathError(
+                f"a knee needs a front of three settings, and this one has {len(front)}: "
+                f"{_listed(front)}. Take more prices, or an interval from dense to empty"
+            )
+        if front[0].error < 0:
+            raise PathError(f"a knee needs errors ≥ 0, whose logarithm it takes, got {front[0]}")
+        found = _knee(front, axis)
+        if found is None:
+            raise PathError(
+                "the front is nowhere below the straight line between its ends, so it has no knee: "
+                f"{_listed(front)}. Look at more prices near the dense network"
+            )
+        own: dict[int, Point] = {}
+        for seed in sorted({point.seed for point in self.points}):
+            alone = _settings(p for p in self.points if p.seed == seed and not p.cold)
+            if knee := _knee(_front(alone, axis), axis):
+                own[seed] = knee.points[0]
+        return Knee(found, axis, own)
+
+    def within(self, error: float, axis: str = "weights") -> Setting:
+        """The smallest setting whose mean error is at most the dense one's + `error`.
+
+        Raises:
+            PathError: if there is none, or no dense network to compare with.
+        """
+        if not _is_number(error):
+            raise PathError(f"error is how much more than the dense one's, got {error!r}")
+        front = self.front(axis)
+        dense = next((s for s in self.settings if s.price is None), None)
+        if dense is None:
+            raise PathError("the dense network failed for all seeds: there is no error to add to")
+        allowed = [s for s in front if s.error <= dense.error + error]
+        if not allowed:
+            best = front[0]  # the largest of a front has its lowest error
+            raise PathError(
+                f"no setting has an error of at most {dense.error:.4g} {error:+g}; the lowest is "
+                f"error={best.error - dense.error:.4g} against the dense one, at {best}"
+            )
+        return allowed[-1]
+
+    def budget(self, **budget: float) -> Setting:
+        """The setting with the lowest mean error whose size, the largest over seeds, is within.
+
+            curve.budget(weights=20_000), curve.budget(macs=1e6), curve.budget(bytes=8192)
+
+        Raises:
+            PathError: if no setting is so small, or not exactly one axis was given.
+        """
+        if len(budget) != 1:
+            raise PathError(
+                f"a budget is of one size, such as weights=20_000; got {budget or 'none'}. "
+                f"Axes: {', '.join(self.axes)}"
+            )
+        [(name, limit)] = budget.items()
+        axis = self._axis(name)
+        if not _is_number(limit):
+            raise PathError(f"a budget is a number, got {axis}={limit!r}")
+        within = [s for s in self.settings if s.largest(axis) <= limit]
+        if not within:
+            least = min(self.settings, key=lambda s: s.largest(axis))
+            raise PathError(
+                f"no setting has at most {axis}={limit:,}; the smallest is "
+                f"{axis}={least.largest(axis):,}, at {least}"
+            )
+        return min(within, key=lambda s: (s.error, s.size(axis)))
+
+    def price(self, at: "Setting | Point | Knee | float", axis: str = "weights") -> float:
+        """What one halving of the size costs at a size: error, as `error` counts it.
+
+        E(x − ½) − E(x + ½) for x = log₂ size, where E is the straight line between neighbours on
+        the front; at its ends the half that there is, divided by its width.
+
+        Args:
+            at: a size, or something that has one.
+            axis: of the size.
+
+        Raises:
+            PathError: for a size beyond the front, or a front of one size.
+        """
+        front = self.front(axis)
+        sizes = [s.size(axis) for s in front]
+        size = _size(at, axis)
+        if sizes[0] == sizes[-1]:
+            raise PathError(f"a slope needs two settings on the front, got {_listed(front)}")
+        if not sizes[-1] <= size <= sizes[0]:
+            raise PathError(
+                f"the front goes from {sizes[-1]:,.6g} to {sizes[0]:,.6g} {axis}, and {size:,.6g} "
+                "is beyond it"
+            )
+        return fronts.slope(sizes, [s.error for s in front], size)
+
+    def scores(self, seed: int = 0) -> Scores:
+        """For each weight, from which price on it is zero; see `Scores`.
+
+        Raises:
+            PathError: if no warm-started point of this seed worked.
+        """
+        points = [p for p in self.points if p.seed == seed and not p.cold and not p.failed]
+        if not points:
+            seeds = sorted({p.seed for p in self.points if not p.failed})
+            raise PathError(f"there is no network of seed={seed!r}; seeds: {seeds}")
+        return scores_of(points, self.parameters)
+
+    def network(self, point: Point, network: Network | None = None) -> nn.Module:
+        """The shrunk network of a point, in evaluation mode.
+
+            [curve.network(point) for point in curve.within(error=0.005).points]
+
+        Args:
+            point: of this curve.
+            network: network(seed); needed where `Curve.load` was not given it.
+
+        Raises:
+            PathError: if the point failed, or nothing makes the network.
+        """
+        make = network or self.make
+        self._check(point)
+        if make is None:
+            raise PathError(
+                "to read a network, its class has to be made first: curve.network(point, make) or "
+                "Curve.load(out, make), with the function that lissom.path was given as network"
+            )
+        return load(small_in(point.folder), lambda: build(make, point.seed))
+
+    def tensors(self, point: Point) -> dict[str, Tensor]:
+        """Parameters and buffers of a point's trained network before it was shrunk, on the CPU.
+
+        Raises:
+            PathError: if the point failed.
+        """
+        self._check(point)
+        return tensors_in(point.folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All points, and all settings with their means, as JSON has them."""
+        return {
+            "points": [point.to_dict() for point in self.points],
+            "settings": [setting.to_dict() for setting in (*self.settings, *self.cold)],
+        }
+
+    def __str__(self) -> str:
+        dominated = {id(setting) for setting in self.dominated()}
+        rows = [_row(s, "dominated" if id(s) in dominated else "") for s in self.settings]
+        rows += [_row(s, "cold") for s in self.cold]
+        columns = ["price", "error", "test", *_columns(self.axes), "seconds", ""]
+        lines = [text(table(columns, rows))]
+        lines += [f"failed: {point}: {point.failed}" for point in self.failed]
+        return "\n".join(lines)
+
+    def _axis(self, axis: str) -> str:
+        if axis not in self.axes:
+            raise PathError(f"there is no axis {axis!r}.{nearest(str(axis), self.axes)}")
+        return axis
+
+    def _check(self, point: object) -> None:
+        if not isinstance(point, Point):
+            raise PathError(
+                f"a network belongs to a point, one of curve.points or setting.points, got {point}"
+            )
+        if point.failed:
+            raise PathError(f"the point at {point} has no network: {point.failed}")
+
+
+def _settings(points: Iterable[Point]) -> tuple[Setting, ...]:
+    """Points by price, in the order in which they come; without prices at which all failed."""
+    by_price: dict[float | None, list[Point]] = {}
+    for point in points:
+        by_price.setdefault(point.price, []).append(point)
+    return tuple(
+        Setting(
+            price,
+            points=tuple(p for p in found if not p.failed),
+            failed=tuple(p for p in found if p.failed),
+            cold=found[0].cold,
+        )
+        for price, found in by_price.items()
+        if not all(p.failed for p in found)
+    )
+
+
+def _front(settings: Sequence[Setting], axis: str) -> tuple[Setting, ...]:
+    sizes, errors = [s.size(axis) for s in settings], [s.error for s in settings]
+    return tuple(settings[i] for i in fronts.pareto(sizes, errors))
+
+
+def _knee(front: Sequence[Setting], axis: str) -> Setting | None:
+    place = fronts.knee([s.size(axis) for s in front], [s.error for s in front])
+    return None if place is None else front[place]
+
+
+def _size(at: "Setting | Point | Knee | float", axis: str) -> float:
+    if isinstance(at, Knee):
+        at = at.setting
+    if isinstance(at, Setting | Point):
+        return at.size(axis)
+    if _is_number(at):
+        return float(at)
+    raise PathError(f"a price is asked for at a setting, a point or a size, got {at!r}")
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _listed(settings: Sequence[Setting]) -> str:
+    return "; ".join(map(str, settings))
+
+
+def _row(setting: Setting, mark: str) -> list[object]:
+    many = f" ± {setting.error_std:.2g}" if len(setting.points) > 1 else ""
+    test = "" if setting.test_error is None else f"{setting.test_error:.4g}"
+    axes = _columns(setting.points[0].sizes or {})
+    sizes = [_rounded(setting.size(axis)) for axis in axes]
+    seconds = sum(point.seconds for point in (*setting.points, *setting.failed))
+    marks = [mark] if mark else []
+    if setting.failed:
+        marks.append(f"{len(setting.failed)} failed")
+    price = "dense" if setting.price is None else f"{setting.price:.4g}"
+    return [price, f"{setting.error:.4g}{many}", test, *sizes, f"{seconds:.1f}", ", ".join(marks)]
+
+
+def _columns(axes: Iterable[str]) -> list[str]:
+    """The axes that a table has room for: bits are 8 · bytes."""
+    return [axis for axis in axes if axis != "bits"]
+
+
+def _rounded(size: float) -> int | float:
+    """Whole numbers for counts; latencies are below 1."""
+    return round(size) if size >= 10 else size

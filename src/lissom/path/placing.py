@@ -1,0 +1,159 @@
+"""Where the next point goes: a pure function of the points there are, so that it can be repeated.
+
+Three ways to say the prices: a list is taken as it is; an interval is filled by a coarse grid, then
+where the curve bends; a single guess is first widened to an interval.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, variance
+
+FACTOR = 8.0  # between the prices of a scan
+DENSE = 0.99  # of the dense size: so much is left where the first group dies
+HALVINGS = 3  # of an interval of the coarse grid; beyond, the curve jumps rather than bends
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the seeds found at one price.
+
+    Attributes:
+        price: positive.
+        octaves: log₂ size, for each seed that worked.
+        errors: for the same seeds.
+        empty: whether no answer depends on its input any more, for all of them.
+    """
+
+    price: float
+    octaves: tuple[float, ...]
+    errors: tuple[float, ...]
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which prices a path visits, and in which order they grow sparser.
+
+    Attributes:
+        prices: one guess, the two ends of an interval, or a list, from dense to empty.
+        points: how many there may be, with the dense one; a list has its own length.
+    """
+
+    prices: tuple[float, ...]
+    points: int
+
+    def order(self, price: float | None) -> float:
+        """Grows from dense (None) to empty."""
+        falls = len(self.prices) > 1 and self.prices[0] > self.prices[-1]
+        return -math.inf if price is None else -price if falls else price
+
+    def following(
+        self, tried: Sequence[float], seen: Sequence[Seen], dense: float | None
+    ) -> list[float]:
+        """The prices of the next round, from dense to empty; none when the path is complete.
+
+        Args:
+            tried: all prices so far, whether they worked or not.
+            seen: those of them that worked, from dense to empty.
+            dense: log₂ of the dense size; None if that is not known.
+        """
+        left = self.points - 1 - len(tried)
+        if len(self.prices) > 2:
+            return [] if tried else list(self.prices)
+        if left <= 0:
+            return []
+        if len(self.prices) == 2:
+            coarse = _grid(self.prices[0], self.prices[1], max(2, self.points // 2))
+            if not tried:
+                return coarse
+            return bend(seen, tried, _distance(*coarse[:2]))
+        wider = scan(self.prices[0], tried, seen, dense)
+        return bend(seen, tried, math.log(FACTOR)) if wider is None else [wider]
+
+
+def scan(
+    guess: float, tried: Sequence[float], seen: Sequence[Seen], dense: float | None
+) -> float | None:
+    """The next price of a search for both ends of a curve; None when both are found.
+
+    In factors of 8 down from the guess, until 99 % of the dense size is left: there the first group
+    dies. Then up from it, until the network is empty: there the last one has died. A price that
+    failed ends its direction.
+    """
+    if not tried:
+        return guess
+    known = {one.price: one for one in seen}
+    first, last = known.get(min(tried)), known.get(max(tried))
+    # The size is compared in octaves, as it is known.
+    if first and dense is not None and fmean(first.octaves) < dense + math.log2(DENSE):
+        return min(tried) / FACTOR
+    if last and not last.empty:
+        return max(tried) * FACTOR
+    return None
+
+
+def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[float]:
+    """The geometric mean of the two neighbouring prices between which the curve may bend most.
+
+        argmax |Δ error|/range · |Δ log₂ size|/range
+
+    A curve that falls in one direction lies in the rectangle of its two neighbouring points, so a
+    straight line between them is wrong by at most half of its area: the largest rectangle is
+    halved (Hamacher, Pedersen & Ruzika 2007, box algorithms). Of equal areas, such as none, the one
+    with the largest step in size. A difference of means below two standard errors over the seeds
+    counts as none. Left alone is an interval whose two points are the same in both; both of which
+    are empty or no better than an empty one; in which a price was tried in vain; and one that was
+    halved three times from the coarse grid, since the curve jumps there, and no price in between
+    would show more.
+
+    Args:
+        seen: what is known, by price.
+        tried: all prices so far.
+        coarse: |log ratio| of neighbouring prices in the coarse grid.
+
+    Returns:
+        One price, or none if there is no interval worth it.
+    """
+    errors = [fmean(one.errors) for one in seen]
+    sizes = [fmean(one.octaves) for one in seen]
+    high = max(errors, default=0) - min(errors, default=0)
+    wide = max(sizes, default=0) - min(sizes, default=0)
+    chance = min((fmean(one.errors) for one in seen if one.empty), default=math.inf)
+    lost = [one.empty or error >= chance for one, error in zip(seen, errors, strict=True)]
+    best, most = None, (0.0, 0.0, 0.0)
+    for (a, a_lost), (b, b_lost) in pairwise(zip(seen, lost, strict=True)):
+        middle = math.sqrt(a.price * b.price)
+        narrow = _distance(a.price, b.price) < 1.01 * coarse / 2**HALVINGS
+        if narrow or (a_lost and b_lost) or any(_between(a, price, b) for price in tried):
+            continue
+        rise = _change(a.errors, b.errors) / (high or 1)
+        fall = _change(a.octaves, b.octaves) / (wide or 1)
+        worth = (rise * fall, fall, rise)
+        if worth > most:
+            best, most = middle, worth
+    return [] if best is None else [best]
+
+
+def _grid(first: float, last: float, number: int) -> list[float]:
+    """`number` prices from first to last, with the same factor between neighbours."""
+    steps = number - 1
+    between = [first * (last / first) ** (i / steps) for i in range(1, steps)]
+    return [first, *between, last]
+
+
+def _distance(a: float, b: float) -> float:
+    return abs(math.log(b / a))
+
+
+def _between(a: Seen, price: float, b: Seen) -> bool:
+    """Whether a price within an interval was tried; it is no neighbour, so it failed."""
+    return min(a.price, b.price) < price < max(a.price, b.price)
+
+
+def _change(a: Sequence[float], b: Sequence[float]) -> float:
+    """|mean a − mean b|, or 0 if that is below two standard errors over the seeds."""
+    difference = abs(fmean(a) - fmean(b))
+    noise = math.sqrt(sum(variance(one) / len(one) for one in (a, b) if len(one) > 1))
+    return difference if difference > 2 * noise else 0.0

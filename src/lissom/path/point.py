@@ -1,0 +1,89 @@
+"""One point of a path: what it begins with, and what came out of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+AXES = {
+    "weights": "weights and biases of the trained network that are not zero",
+    "shrunk_weights": "all weights and biases of the shrunk network",
+    "macs": "multiply–accumulates of the shrunk network on the example, all of its batch",
+    "bytes": "the shrunk network, each tensor in its smallest format, indices included",
+    "bits": "8 · bytes",
+    "latency": "seconds of a forward pass of the shrunk network on the example",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a point begins with, besides the network.
+
+    Attributes:
+        seed: from 0.
+        number: of the point, in the order in which a seed's points are made; 0 wherever the network
+            is untrained: at the dense point, at a cold one, and as long as nothing worked.
+        state: what `fit` returned at the point whose weights the network has; None for nothing. Its
+            tensors are on the CPU.
+        folder: for files of this point's `fit` alone; they are still there when it is called again
+            after a kill. None if the path has no `out`.
+    """
+
+    seed: int
+    number: int
+    state: dict[str, Any] | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of a curve, or why there is none.
+
+    Attributes:
+        price: None for the dense network.
+        seed: from 0.
+        number: in the order in which the points of a seed were made; 0 for a cold one.
+        folder: what was saved of it.
+        cold: whether it was trained from an untrained network, as a check.
+        origin: the folder's name of the point with whose weights it began; None for none.
+        error: on what it may be chosen by; NaN if it failed.
+        test_error: only reported; None if no test was given.
+        sizes: by the name of the axis: weights, shrunk_weights, macs, bytes, bits, latency.
+        empty: whether its answer does not depend on its input any more.
+        seconds: it took, for training and all else.
+        failed: why there is no network.
+    """
+
+    price: float | None
+    seed: int
+    number: int
+    folder: Path
+    cold: bool = False
+    origin: str | None = None
+    error: float = math.nan
+    test_error: float | None = None
+    sizes: Mapping[str, float] | None = None
+    empty: bool = False
+    seconds: float = 0.0
+    failed: str | None = None
+
+    def size(self, axis: str = "weights") -> float:
+        """One of the sizes; NaN if the point failed."""
+        return math.nan if self.sizes is None else self.sizes[axis]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: the folder by its name, and null for NaN."""
+        return {
+            **asdict(self),
+            "folder": self.folder.name,
+            "error": self.error if math.isfinite(self.error) else None,
+        }
+
+    def __str__(self) -> str:
+        return f"{'cold, ' * self.cold}{words(self.price)}, seed {self.seed}"
+
+
+def words(price: float | None) -> str:
+    """A price as a person reads it."""
+    return "dense" if price is None else f"price {price:.4g}"

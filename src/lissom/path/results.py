@@ -1,0 +1,127 @@
+"""Answers of a curve: a price with the networks of all seeds, and the knee."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from lissom.path.point import Point, words
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One price, over the seeds that worked there.
+
+    Attributes:
+        price: None for the dense network.
+        points: of these seeds, in their order.
+        failed: the other seeds' points.
+        cold: whether they were trained from untrained networks.
+    """
+
+    price: float | None
+    points: tuple[Point, ...]
+    failed: tuple[Point, ...] = ()
+    cold: bool = False
+
+    @property
+    def error(self) -> float:
+        """The mean over the seeds."""
+        return fmean(point.error for point in self.points)
+
+    @property
+    def error_std(self) -> float:
+        """The standard deviation over the seeds; NaN for one."""
+        return _spread([point.error for point in self.points])
+
+    @property
+    def test_error(self) -> float | None:
+        """The mean over the seeds; None if no test was given."""
+        known = [p.test_error for p in self.points if p.test_error is not None]
+        return fmean(known) if known else None
+
+    def size(self, axis: str = "weights") -> float:
+        """The mean over the seeds."""
+        return fmean(point.size(axis) for point in self.points)
+
+    def size_std(self, axis: str = "weights") -> float:
+        """The standard deviation over the seeds; NaN for one."""
+        return _spread([point.size(axis) for point in self.points])
+
+    def largest(self, axis: str = "weights") -> float:
+        """The largest over the seeds."""
+        return max(point.size(axis) for point in self.points)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means and standard deviations, null for what is not known, as JSON has them."""
+        axes = self.points[0].sizes or {}
+        return {
+            "price": self.price,
+            "cold": self.cold,
+            "seeds": [point.seed for point in self.points],
+            "failed": [point.seed for point in self.failed],
+            "error": self.error,
+            "error_std": _known(self.error_std),
+            "test_error": self.test_error,
+            "sizes": {axis: self.size(axis) for axis in axes},
+            "sizes_std": {axis: _known(self.size_std(axis)) for axis in axes},
+        }
+
+    def __str__(self) -> str:
+        many = f" ± {self.error_std:.2g}" if len(self.points) > 1 else ""
+        return (
+            f"{'cold, ' * self.cold}{words(self.price)}: error {self.error:.4g}{many}, "
+            f"{self.size():,.0f} weights"
+        )
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where a curve bends most.
+
+    Attributes:
+        setting: on the front of the means.
+        axis: of the sizes.
+        by_seed: the knee of each seed's own curve; without seeds whose curve has none.
+    """
+
+    setting: Setting
+    axis: str
+    by_seed: Mapping[int, Point]
+
+    @property
+    def price(self) -> float | None:
+        """Of the setting."""
+        return self.setting.price
+
+    @property
+    def error(self) -> float:
+        """Of the setting."""
+        return self.setting.error
+
+    @property
+    def size(self) -> float:
+        """Of the setting, on the axis."""
+        return self.setting.size(self.axis)
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The smallest and the largest size at the seeds' own knees; None if there is none."""
+        sizes = [point.size(self.axis) for point in self.by_seed.values()]
+        return (min(sizes), max(sizes)) if sizes else None
+
+    def __str__(self) -> str:
+        told = f"knee at {words(self.price)}: {self.size:,.0f} {self.axis}, error {self.error:.4g}"
+        if self.range is None or len(self.by_seed) < 2:
+            return told
+        low, high = self.range
+        return f"{told} (seeds: {low:,.0f} to {high:,.0f} {self.axis})"
+
+
+def _spread(values: list[float]) -> float:
+    return stdev(values) if len(values) > 1 else math.nan
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,208 @@
+"""Making the points of a path: train, check, measure, shrink, keep; then the next one."""
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from lissom.errors import PathError
+from lissom.gates import refuse_gated
+from lissom.measure import latency, measure
+from lissom.measure.macs import forward_pass
+from lissom.path.placing import Plan
+from lissom.path.point import Point, Start
+from lissom.path.seeding import seeded
+from lissom.path.storing import fill, folder_of, load_point, save_network, save_point, state_in
+from lissom.running import Example, as_inputs, evaluating, leaves, named_tensors
+from lissom.shrink import shrink
+from lissom.shrink.verify import fresh_inputs
+
+log = logging.getLogger(__name__)
+
+Fit = Callable[[nn.Module, float | None, Start], dict[str, Any] | None]
+Network = Callable[[int], nn.Module]
+Score = Callable[[nn.Module], Any]  # a number, or a tensor of one
+DRAWS = 8  # random inputs, on which an empty network gives one answer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all points of a path share.
+
+    Attributes:
+        folders: whether `fit` gets a folder.
+    """
+
+    fit: Fit
+    network: Network
+    error: Score
+    test: Score | None
+    example: Example
+    plan: Plan
+    latency: bool
+    out: Path
+    folders: bool
+
+
+def run_seed(
+    job: Job, seed: int, prices: Sequence[float | None], done: Sequence[Point], cold: bool
+) -> list[Point]:
+    """The points of one seed at these prices, one after another.
+
+    Args:
+        job: what all points share.
+        seed: of all of them.
+        prices: from dense to empty.
+        done: earlier points of any seed, to start from; none of them cold, since those come last.
+        cold: start from untrained networks instead.
+    """
+    made: list[Point] = []
+    for price in prices:
+        known = [p for p in [*done, *made] if p.seed == seed]
+        made.append(_point(job, seed, price, known, cold))
+    return made
+
+
+def build(network: Network, seed: int) -> nn.Module:
+    """The untrained network of a seed.
+
+    Raises:
+        PathError: if the function makes something else.
+    """
+    with seeded("network", seed):
+        net = network(seed)
+    if not isinstance(net, nn.Module):
+        raise PathError(f"network({seed}) gives a torch.nn.Module, got {net!r}")
+    return net
+
+
+def _point(job: Job, seed: int, price: float | None, known: Sequence[Point], cold: bool) -> Point:
+    """One point; read again if it is finished, and with its reason if it failed."""
+    folder = folder_of(job.out, seed, price, cold)
+    if done := load_point(folder):
+        return done
+    order = job.plan.order
+    denser = [p for p in known if not p.failed and order(p.price) < order(price)]
+    origin = max(denser, key=lambda p: order(p.price)) if denser and not cold else None
+    began = perf_counter()
+    point = Point(
+        price,
+        seed,
+        number=0 if cold else len(known),
+        folder=folder,
+        cold=cold,
+        origin=None if origin is None else origin.folder.name,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        point = _trained(job, point, origin)
+    except Exception as error:  # fit is the user's, and may raise anything
+        (folder / "failed.txt").write_text(traceback.format_exc())
+        point = replace(point, failed=f"{type(error).__name__}: {error}")
+    point = replace(point, seconds=perf_counter() - began)
+    save_point(point)
+    return point
+
+
+def _trained(job: Job, point: Point, origin: Point | None) -> Point:
+    """Train, check and measure one point, and keep all of it but point.json."""
+    net = build(job.network, point.seed)
+    if origin is not None:
+        fill(net, origin.folder)
+    start = Start(
+        point.seed,
+        number=point.number if origin is not None else 0,
+        state=state_in(origin.folder) if origin is not None else None,
+        folder=point.folder / "fit" if job.folders else None,
+    )
+    if start.folder is not None:
+        start.folder.mkdir(exist_ok=True)
+    shapes = {name: tensor.shape for name, tensor in named_tensors(net)}
+    with seeded("fit", point.seed, point.price, point.cold):
+        state = job.fit(net, point.price, start)
+    _check(net, shapes, state)
+    net.eval()
+    error = _score(job.error, net, point, "error")
+    test_error = None if job.test is None else _score(job.test, net, point, "test")
+    small = shrink(net, job.example)
+    save_network(net, small, state, point.folder)
+    sizes = _sizes(net, small, job)
+    return replace(
+        point,
+        error=error,
+        test_error=test_error,
+        sizes=sizes,
+        empty=_empty(net, job.example),
+    )
+
+
+def _check(net: nn.Module, shapes: dict[str, torch.Size], state: object) -> None:
+    """See that `fit` left a network that can be gone on with."""
+    if state is not None and not isinstance(state, dict):
+        raise PathError(f"fit returns None or a dict of tensors and plain values, got {state!r}")
+    refuse_gated(net, "lissom.path")
+    left = {name: tensor.shape for name, tensor in named_tensors(net)}
+    if changed := sorted(n for n in shapes.keys() | left.keys() if shapes.get(n) != left.get(n)):
+        raise PathError(
+            f"fit changes weights in place and no shapes, but {', '.join(changed)} changed: leave "
+            "the zeros in, path shrinks the network itself"
+        )
+    for name, tensor in named_tensors(net):
+        # A buffer may hold −∞, as masks of attention do.
+        fine = tensor.isfinite() if isinstance(tensor, nn.Parameter) else ~tensor.isnan()
+        if not bool(fine.all()):
+            raise PathError(f"the training diverged: {name} is not finite")
+
+
+@torch.no_grad()
+def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
+    """What the user's function says of the network in evaluation mode."""
+    with evaluating(net), seeded(name, point.seed, point.price, point.cold):
+        value = score(net)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PathError(f"{name}(net) gives a finite number, got {value!r}")
+    return number
+
+
+def _sizes(net: nn.Module, small: nn.Module, job: Job) -> dict[str, float]:
+    """The sizes of point.AXES."""
+    counted = measure(small)
+    sizes: dict[str, float] = {
+        "weights": measure(net).nonzeros,
+        "shrunk_weights": counted.weights,
+        "macs": forward_pass(small, as_inputs(job.example)).total,
+        "bytes": counted.sparse_bytes,
+        "bits": 8 * counted.sparse_bytes,
+    }
+    if job.latency:
+        sizes["latency"] = latency({"small": small}, job.example)["small"].seconds
+    return sizes
+
+
+@torch.no_grad()
+def _empty(net: nn.Module, example: Example) -> bool:
+    """Whether the answer is the same, bit by bit, for other inputs."""
+    draws = [fresh_inputs(as_inputs(example), seed) for seed in range(DRAWS)]
+    answers = [leaves(net(*inputs)) for inputs in draws]
+    return all(
+        torch.equal(a, b) for answer in answers[1:] for a, b in zip(answers[0], answer, strict=True)
+    )
+
+
+def tell(point: Point) -> None:
+    """Log what came of a point."""
+    if point.failed:
+        log.warning("the point at %s failed: %s", point, point.failed)
+    else:
+        log.info("%s: error %.4g, %d weights", point, point.error, point.size())

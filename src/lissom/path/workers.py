@@ -1,0 +1,116 @@
+"""Seeds beside one another in processes of their own, or one after another in this one."""
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import fields
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Protocol
+
+import torch
+
+from lissom.errors import PathError
+from lissom.path.point import Point
+from lissom.path.running import Job, run_seed, tell
+
+
+class Rounds(Protocol):
+    """Makes the points of all seeds at some prices."""
+
+    def __call__(
+        self, prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+    ) -> list[Point]:
+        """The new points, by seed and in the order of the prices."""
+
+
+@contextmanager
+def rounds(job: Job, seeds: int, jobs: int) -> Iterator[Rounds]:
+    """What makes one round of points after another, with `jobs` processes for the seeds.
+
+    Raises:
+        PathError: if something cannot be sent to a process, or one of them dies.
+    """
+    if min(seeds, jobs) == 1:
+
+        def here(
+            prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+        ) -> list[Point]:
+            made: list[Point] = []
+            for seed in range(seeds):
+                for price in prices:
+                    made += run_seed(job, seed, [price], [*done, *made], cold)
+                    tell(made[-1])
+            return made
+
+        yield here
+        return
+
+    parcel = _packed(job)
+    # Spawned, since a forked process cannot use an accelerator, and may hang in torch's threads.
+    with ProcessPoolExecutor(
+        min(seeds, jobs),
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(torch.get_num_threads(),),
+    ) as pool:
+
+        def beside(
+            prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+        ) -> list[Point]:
+            running = [
+                pool.submit(_unpacked, parcel, seed, prices, done, cold) for seed in range(seeds)
+            ]
+            made = [point for future in running for point in future.result()]
+            for point in made:
+                tell(point)
+            return made
+
+        try:
+            yield beside
+        except BrokenProcessPool as error:
+            raise PathError(
+                f"a process of jobs={jobs} died. If this is a script, its call of path belongs "
+                "under `if __name__ == '__main__':`, since each process reads the script again; "
+                "otherwise memory may have run out. The points that were finished are kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    """Compute as the parent does, and not longer than it lives."""
+    torch.set_num_threads(threads)  # another number of threads sums in another order
+    # If the parent is killed, the same call may go on at once, and finds the same folders.
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _packed(job: Job) -> bytes:
+    """The job as bytes, with the name of what cannot be sent."""
+    for field in fields(job):
+        try:
+            pickle.dumps(getattr(job, field.name))
+        except Exception as error:  # pickle raises a different type for each obstacle
+            raise PathError(
+                f"with jobs > 1 everything is sent to other processes, and {field.name} cannot be "
+                f"({error}): take functions that are defined at the top of a module, not lambdas "
+                "or functions within functions; or jobs=1"
+            ) from error
+    return pickle.dumps(job)
+
+
+def _unpacked(
+    parcel: bytes, seed: int, prices: Sequence[float | None], done: Sequence[Point], cold: bool
+) -> list[Point]:
+    job: Job = pickle.loads(parcel)
+    return run_seed(job, seed, prices, done, cold)

@@ -1,0 +1,633 @@
+"""The path: warm starts, seeds, placing, resuming, failing, and the networks that come out."""
+
+import json
+import logging
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from path_cases import (
+    EXAMPLE,
+    TOTAL,
+    error,
+    fit,
+    keep,
+    left,
+    make,
+    path,
+    raising,
+    same_weights,
+    test_error,
+    timeless,
+)
+from torch import Tensor, nn
+
+import lissom
+from lissom import TopK, shrink
+from lissom.errors import PathError, RunError
+from lissom.path import Curve, Start, running
+
+
+@pytest.fixture(scope="module")
+def curve() -> Curve:
+    return path(test=test_error, cold=(1e-2,))
+
+
+def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
+    warm = [p for p in curve.points if not p.cold]
+    assert len(warm) == 6 * 2 and len(curve.settings) == 6
+    prices = [s.price for s in curve.settings]
+    assert prices == [None, *sorted(p for p in prices if p is not None)]
+    assert {1e-4, 1e-2, 1.0} < set(prices)  # the coarse grid of three
+    order = [(p.cold, p.price or 0, p.seed) for p in curve.points]
+    assert order == sorted(order)
+    for point in curve.points:
+        tensors = curve.tensors(point)
+        kept = sum(int(tensors[name].count_nonzero()) for name in curve.parameters)
+        assert point.size() == kept
+        net = make(0)
+        net.load_state_dict(tensors)
+        assert point.error == error(net)
+        assert point.test_error == pytest.approx(error(net) + 0.01)
+        counted = lissom.measure(small := shrink(net, EXAMPLE))
+        assert point.sizes == {
+            "weights": kept,
+            "shrunk_weights": counted.weights,
+            "macs": lissom.measure(small, EXAMPLE).macs,
+            "bytes": counted.sparse_bytes,
+            "bits": 8 * counted.sparse_bytes,
+        }
+        read = curve.network(point)
+        assert not read.training
+        assert torch.allclose(read(EXAMPLE), net(EXAMPLE), atol=1e-6)
+        assert sum(p.numel() for p in read.parameters()) == point.size("shrunk_weights")
+    empty = curve.settings[-1]
+    assert all(p.empty and p.size() == 0 for p in empty.points)
+    assert not any(p.empty for s in curve.settings[:3] for p in s.points)
+
+
+def test_every_point_starts_from_the_next_denser_one(curve: Curve) -> None:
+    for seed in range(2):
+        warm = [p for p in curve.points if p.seed == seed and not p.cold]
+        assert sorted(p.number for p in warm) == list(range(6))
+        by_number = sorted(warm, key=lambda p: p.number)
+        assert [p.price for p in by_number[:4]] == [None, 1e-4, 1e-2, 1.0]
+        for point in by_number[1:]:
+            before = [p for p in by_number[: point.number] if (p.price or 0) < (point.price or 0)]
+            nearest = max(before, key=lambda p: p.price or 0)
+            assert point.origin == nearest.folder.name
+            old, new = curve.tensors(nearest), curve.tensors(point)
+            for name in curve.parameters:
+                assert not ((old[name] == 0) & (new[name] != 0)).any()  # what died stays dead
+                alive = new[name] != 0
+                assert ((new[name] - old[name])[alive].abs() < 0.1).all()
+
+
+def test_state_goes_from_point_to_point(tmp_path: Path) -> None:
+    starts: list[tuple[float | None, Start]] = []
+
+    def told(net: nn.Module, price: float | None, start: Start) -> Any:
+        starts.append((price, start))
+        return fit(net, price, start)
+
+    path([1e-4, 1e-3, 1e-2], fit=told, seeds=1, cold=[1e-3], out=tmp_path)
+    (_, first), (_, second), (_, third), (_, fourth), (price, cold) = starts
+    assert first.state is None and (first.number, first.seed) == (0, 0)
+    assert second.state is not None and second.state["prices"] == [None]
+    assert fourth.state is not None and fourth.state["prices"] == [None, 1e-4, 1e-3]
+    assert torch.equal(fourth.state["moment"], torch.full((2,), 3.0))
+    assert [s.number for _, s in starts[:4]] == [0, 1, 2, 3]
+    assert (price, cold.number, cold.state) == (1e-3, 0, None)
+    assert third.folder == tmp_path / "seed0" / "price-0.001" / "fit" and third.folder.is_dir()
+    assert len({s.folder for _, s in starts}) == 5
+    starts.clear()
+    path([1e-4, 1e-3, 1e-2], fit=told, seeds=1)
+    assert [s.folder for _, s in starts] == [None] * 4
+
+
+def test_a_state_is_a_copy_also_in_memory() -> None:
+    shared = torch.zeros(1)
+
+    def counting(net: nn.Module, price: float | None, start: Start) -> dict[str, Tensor]:
+        if start.state is not None:
+            assert start.state["count"] == start.number
+        shared.fill_(start.number + 1)
+        return {"count": shared}
+
+    path([1e-4, 1e-3, 1e-2], fit=counting, seeds=2)
+
+
+def test_the_dense_network_is_never_priced_and_a_list_is_not_filled(tmp_path: Path) -> None:
+    found = path([0, 1e-3, 1e-1], points=99, out=tmp_path, seeds=1)
+    assert [s.price for s in found.settings] == [None, 0.0, 1e-3, 1e-1]
+    again = path(np.array([0, 1e-3, 1e-1]), points=2, out=tmp_path, seeds=1)
+    assert again.points == found.points
+
+
+def test_fractions_fall_from_dense_to_empty() -> None:
+    def pruned(net: nn.Module, price: float | None, start: Start) -> None:
+        if price is not None:
+            keep(net, price)
+
+    found = path((0.8, 0.01), fit=pruned, points=7, seeds=1)
+    prices = [s.price for s in found.settings]
+    assert prices[0] is None
+    assert prices[1:] == sorted((p for p in prices if p is not None), reverse=True)
+    assert [s.size() for s in found.settings] == [TOTAL, *(round(p * TOTAL) for p in prices[1:])]
+    assert found.points[-1].origin != "dense"
+
+
+def test_a_guess_finds_both_ends() -> None:
+    found = path((1e-3,), points=10, seeds=1)
+    sizes = [s.size() for s in found.settings]
+    assert sizes[0] == TOTAL and sizes[1] >= 0.99 * TOTAL and found.settings[-1].points[0].empty
+    assert sizes[2] < 0.99 * TOTAL
+    assert len(found.settings) == 10
+
+
+def test_random_numbers_depend_on_the_point_alone(curve: Curve) -> None:
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    again = path(test=test_error, cold=(1e-2,))
+    assert timeless(again) == timeless(curve) and same_weights(again, curve)
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
+
+    drawn: dict[Any, tuple[float, ...]] = {}
+
+    def drawing(net: nn.Module, price: float | None, start: Start) -> None:
+        key = start.seed, price, start.number
+        drawn[key] = (torch.rand(1).item(), float(np.random.rand()), random.random())
+
+    path([1e-4, 1e-3, 1e-2], fit=drawing, cold=(1e-4,))
+    assert len(set(drawn.values())) == len(drawn) == 10
+    assert len({numbers[1] for numbers in drawn.values()}) == 10
+    once = dict(drawn)
+    path([1e-4, 1e-3, 1e-2], fit=drawing, cold=(1e-4,), out=None)
+    assert drawn == once
+
+
+def test_all_points_of_a_seed_have_one_untrained_network() -> None:
+    nets: list[Tensor] = []
+
+    def looking(net: nn.Module, price: float | None, start: Start) -> None:
+        if start.number == 0:
+            nets.append(net[0].weight.detach().clone())  # type: ignore[index]
+
+    path([1e-4, 1e-3, 1e-2], fit=looking, cold=(1e-4, 1e-2))
+    dense0, dense1, *cold = nets
+    assert not torch.equal(dense0, dense1)
+    assert [torch.equal(net, dense0) for net in cold] == [True, True, False, False]
+
+
+def test_cold_points_are_apart(curve: Curve) -> None:
+    [setting] = curve.cold
+    assert setting.price == 1e-2 and setting.cold
+    assert all(p.cold and p.number == 0 and p.origin is None for p in setting.points)
+    assert not any(s.cold for s in (*curve.front(), *curve.dominated(), *curve.settings))
+    warm = next(s for s in curve.settings if s.price == 1e-2)
+    assert warm.size() == setting.size()
+    assert not torch.equal(
+        curve.tensors(warm.points[0])["0.weight"], curve.tensors(setting.points[0])["0.weight"]
+    )
+
+
+def test_cold_points_may_come_later(tmp_path: Path, curve: Curve) -> None:
+    def never(net: nn.Module, price: float | None, start: Start) -> None:
+        assert start.number == 0 and price == 1e-2, "a finished point was made again"
+        return fit(net, price, start)  # type: ignore[return-value]
+
+    path(test=test_error, out=tmp_path)
+    later = path(test=test_error, out=tmp_path, fit=never, cold=(1e-2,))
+    assert timeless(later) == timeless(curve) and same_weights(later, curve)
+
+
+def test_a_finished_path_is_not_trained_again(tmp_path: Path) -> None:
+    whole = path(out=tmp_path)
+
+    def never(net: nn.Module, price: float | None, start: Start) -> None:
+        raise AssertionError("trained again")
+
+    again = path(out=tmp_path, fit=never)
+    assert again.points == whole.points
+    loaded = Curve.load(tmp_path)
+    assert loaded == whole and str(loaded) == str(whole)
+    assert loaded.to_dict() == json.loads(json.dumps(whole.to_dict()))
+
+
+class Killed(BaseException):
+    """No Exception, so that nothing catches it."""
+
+
+@pytest.mark.parametrize("moment", [0, 4])
+@pytest.mark.parametrize("writer", ["save_network", "save_point", "job.fit"])
+def test_killed_between_any_two_files_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, writer: str, curve: Curve
+) -> None:
+    calls = 0
+
+    def dying(function: Any) -> Any:
+        def die(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment + 3:
+                raise Killed
+            return function(*args)
+
+        return die
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if writer == "job.fit":
+            path(test=test_error, out=tmp_path, fit=dying(fit))
+        else:
+            function = getattr(running, writer)
+            patch.setattr(running, writer, dying(function))
+            path(test=test_error, out=tmp_path)
+    finished = len(list(tmp_path.glob("seed*/*/point.json")))
+    assert finished == moment + 2
+    made = 0
+
+    def counting(net: nn.Module, price: float | None, start: Start) -> Any:
+        nonlocal made
+        made += 1
+        return fit(net, price, start)
+
+    resumed = path(test=test_error, out=tmp_path, fit=counting, cold=(1e-2,))
+    assert made == 14 - finished
+    assert timeless(resumed) == timeless(curve) and same_weights(resumed, curve)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": 3}, "seeds=2, and this call has seeds=3: give the same arguments"),
+        ({"points": 7}, "points=6, and this call has points=7"),
+        ({"prices": (1e-4, 2.0)}, r"prices=\[0.0001, 1.0\], and this call has"),
+        ({"test": test_error}, "test=False, and this call has test=True"),
+        ({"latency": True}, "latency=False"),
+        ({"network": lambda seed: nn.Linear(6, 3)}, "network={'0.weight'.*another out"),
+    ],
+)
+def test_another_path_in_the_same_folder_is_refused(
+    finished: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PathError, match=message):
+        path(out=finished, **changed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "path"
+    path(out=out)
+    return out
+
+
+def test_networks_of_a_loaded_curve_need_a_factory(finished: Path) -> None:
+    loaded = Curve.load(finished)
+    point = loaded.points[3]
+    with pytest.raises(PathError, match=r"curve.network\(point, make\)"):
+        loaded.network(point)
+    net = loaded.network(point, make)
+    assert torch.equal(net(EXAMPLE), Curve.load(finished, make).network(point)(EXAMPLE))
+    with pytest.raises(PathError, match="belongs to a point"):
+        loaded.network(loaded.settings[0], make)  # type: ignore[arg-type]
+
+
+def test_folders_that_hold_no_path(tmp_path: Path, finished: Path) -> None:
+    with pytest.raises(RunError, match=r"has no path\.json"):
+        Curve.load(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PathError, match=r"out is a folder.*file is a file"):
+        path(out=tmp_path / "file")
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    record = json.loads((other / "path.json").read_text())
+    (other / "path.json").write_text(json.dumps({**record, "format": "lissom path 0"}))
+    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 1'"):
+        path(out=other)
+    (other / "path.json").write_text(json.dumps(record))
+    for seed in ("seed0", "seed1"):
+        shutil.rmtree(other / seed)
+    with pytest.raises(PathError, match=r"no point of the path in .* is finished"):
+        Curve.load(other)
+
+
+def test_without_out_no_file_is_left() -> None:
+    found = path(seeds=1, points=3)
+    assert found.out.is_dir()
+    out = found.out
+    del found
+    assert not out.exists()
+
+
+def _killed(net: nn.Module, price: float | None, start: Start) -> None:
+    raise Killed
+
+
+def test_a_killed_path_without_out_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(Killed):
+        path(fit=_killed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_point_is_said_and_the_others_are_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prices = [1e-4, 1e-3, 1e-2]
+    with caplog.at_level(logging.WARNING, "lissom"):
+        found = path(prices, fit=raising(1e-3, "out of luck"), out=tmp_path)
+    assert [(p.price, p.failed) for p in found.failed] == [(1e-3, "RuntimeError: out of luck")] * 2
+    assert "the point at price 0.001, seed 0 failed: RuntimeError: out of luck" in caplog.text
+    assert [s.price for s in found.settings] == [None, 1e-4, 1e-2]
+    assert {p.origin for p in found.settings[-1].points} == {"price-0.0001"}
+    assert math.isnan(found.failed[0].error) and math.isnan(found.failed[0].size())
+    assert "raise RuntimeError(message)" in (found.failed[0].folder / "failed.txt").read_text()
+    assert "failed: price 0.001, seed 1: RuntimeError: out of luck" in str(found)
+    with pytest.raises(PathError, match=r"price 0\.001, seed 0 has no network: RuntimeError: out"):
+        found.network(found.failed[0])
+    with pytest.raises(PathError, match="out of luck"):
+        found.tensors(found.failed[0])
+    # It is finished; without its folder it is tried again.
+    assert path(prices, out=tmp_path).failed
+    for point in found.failed:
+        shutil.rmtree(point.folder)
+    assert not path(prices, out=tmp_path).failed
+
+
+def test_without_a_dense_network_the_next_point_starts_untrained() -> None:
+    numbers: list[int] = []
+
+    def failing(net: nn.Module, price: float | None, start: Start) -> Any:
+        if price is None:
+            raise RuntimeError("no")
+        numbers.append(start.number)
+        return fit(net, price, start)
+
+    found = path([1e-4, 1e-3, 1e-2], fit=failing, seeds=1)
+    assert numbers == [0, 2, 3]
+    assert found.points[1].origin is None and found.points[2].origin == "price-0.0001"
+
+
+def _one_nan(net: nn.Module, price: float | None, start: Start) -> None:
+    with torch.no_grad():
+        net[0].weight[0, 0] = math.nan  # type: ignore[index]
+
+
+def _grown(net: nn.Module, price: float | None, start: Start) -> None:
+    net[2] = nn.Linear(12, 4)  # type: ignore[index]
+
+
+def _gated(net: nn.Module, price: float | None, start: Start) -> None:
+    lissom.gate(net, {lissom.weights(net): lissom.L0(1e-3)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fit": lambda *_: 1 / 0}, "the first with ZeroDivisionError: division by zero"),
+        ({"fit": _one_nan}, "diverged: 0.weight is not finite"),
+        ({"fit": _grown}, "no shapes, but 2.bias, 2.weight changed"),
+        ({"fit": _gated}, "GateError: .*harden"),
+        ({"fit": lambda *_: 3}, "None or a dict.*got 3"),
+        ({"fit": lambda *_: {"opt": object()}}, "dict of tensors and plain.*cannot be kept"),
+        ({"fit": lambda *_: {"f": lambda: 0}}, "dict of tensors and plain.*cannot be kept"),
+        ({"error": lambda net: math.nan}, r"error\(net\) gives a finite number, got nan"),
+        ({"error": lambda net: None}, r"error\(net\) gives a finite number, got None"),
+        ({"test": lambda net: math.inf}, r"test\(net\) gives a finite number, got inf"),
+        ({"example": torch.ones(2, 5)}, "failed, the first with"),
+    ],
+)
+def test_if_every_point_fails_the_first_reason_is_raised(
+    changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PathError, match=message):
+        path(seeds=1, points=4, **changed)
+
+
+def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
+    def interrupted(net: nn.Module, price: float | None, start: Start) -> Any:
+        if price is not None:
+            raise KeyboardInterrupt
+        return fit(net, price, start)
+
+    with pytest.raises(KeyboardInterrupt):
+        path(fit=interrupted, out=tmp_path)
+    assert len(list(tmp_path.glob("seed*/*/point.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fit": 3}, "fit is a function, got 3"),
+        ({"network": nn.Linear(2, 2)}, r"network\(seed\) makes .* got the network Linear"),
+        ({"network": lambda seed: seed}, r"network\(0\) gives a torch.nn.Module, got 0"),
+        ({"error": None}, "error is a function, got None"),
+        ({"test": 0.5}, "test is a function, got 0.5"),
+        ({"points": 2}, "points=2.*at least points=3"),
+        ({"points": 2.5}, "points is a whole number ≥ 1, got 2.5"),
+        ({"seeds": 0}, "seeds is a whole number ≥ 1, got 0"),
+        ({"jobs": True}, "jobs is a whole number ≥ 1, got True"),
+        ({"prices": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
+        ({"prices": ()}, r"\(guess,\).*got \(\)"),
+        ({"prices": "1e-3"}, "got '1e-3'"),
+        ({"prices": (0, 1)}, r"only a list may hold 0.*got \(0, 1\)"),
+        ({"prices": (-1e-3,)}, "only a list may hold 0"),
+        ({"prices": (1, 1)}, "growing.*falling.*got"),
+        ({"prices": [1e-4, 1e-2, 1e-3]}, "growing.*falling.*got"),
+        ({"prices": [1e-4, math.inf, 1]}, "finite numbers, got inf"),
+        ({"prices": [1e-4, None, 1]}, "finite numbers, got None"),
+        ({"cold": 1e-3}, "cold is a list of prices.*got 0.001"),
+        ({"cold": (1e-3, 1e-3)}, "each price once"),
+        ({"example": "x"}, "an example is a tensor"),
+        ({"jobs": 2, "error": lambda net: 0.5}, "error cannot be .*top of a module.*or jobs=1"),
+    ],
+)
+def test_bad_arguments_are_refused_before_training(changed: dict[str, Any], message: str) -> None:
+    def never(net: nn.Module, price: float | None, start: Start) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(lissom.LissomError, match=message):
+        path(**({"fit": fit if "jobs" in changed else never} | changed))
+
+
+def test_more_processes_give_the_same_curve(tmp_path: Path, curve: Curve) -> None:
+    beside = path(test=test_error, cold=(1e-2,), jobs=2)
+    assert timeless(beside) == timeless(curve) and same_weights(beside, curve)
+    assert beside.network(beside.points[4])(EXAMPLE).shape == (4, 3)
+
+
+def test_scores_are_the_places_from_which_weights_are_zero() -> None:
+    prices = [1e-4, 1e-3, 1e-2, 1e-1]
+
+    def scripted(net: nn.Module, price: float | None, start: Start) -> None:
+        """Weights of the first row die at the places 0, 1, …; one comes back in between."""
+        place = 0 if price is None else 1 + prices.index(price)
+        with torch.no_grad():
+            row = net[0].weight[0]  # type: ignore[index]
+            row[:] = torch.tensor([float(place < at) for at in (0, 1, 2, 4, 5)] + [0.0])
+            row[5] = float(place in (0, 2))  # dead at 1, back at 2, dead from 3 on
+
+    found = path(prices, fit=scripted, seeds=2)
+    scores = found.scores(seed=1)
+    assert scores.prices == (None, *prices)
+    assert scores.index["0.weight"][0].tolist() == [0, 1, 2, 4, 5, 3]
+    assert (scores.index["0.weight"][1:] == 5).all() and set(scores.index) == set(found.parameters)
+    price = scores.price("0.weight")[0].tolist()
+    assert math.isnan(price[0]) and price[1:] == [1e-4, 1e-3, 1e-1, math.inf, 1e-2]
+    with pytest.raises(PathError, match=r"seed=7; seeds: \[0, 1\]"):
+        found.scores(seed=7)
+
+
+def test_scores_against_a_loop(curve: Curve) -> None:
+    points = [p for p in curve.points if p.seed == 0 and not p.cold]
+    scores = curve.scores(0)
+    for name in curve.parameters:
+        zero = torch.stack([curve.tensors(p)[name] == 0 for p in points])  # [points, *shape]
+        expected = torch.tensor(
+            [
+                next((i for i in range(len(points)) if all(column[i:])), len(points))
+                for column in zero.reshape(len(points), -1).T.tolist()
+            ]
+        )
+        assert torch.equal(scores.index[name].reshape(-1), expected)
+
+
+def test_tables_and_json(curve: Curve, caplog: pytest.LogCaptureFixture) -> None:
+    lines = str(curve).splitlines()
+    assert lines[0].split()[:6] == ["price", "error", "test", "weights", "shrunk_weights", "macs"]
+    assert lines[2].split()[0] == "dense" and "±" in lines[2] and "123" in lines[2]
+    assert lines[-1].split()[-1] == "cold"
+    told = json.loads(json.dumps(curve.to_dict(), allow_nan=False))
+    assert len(told["points"]) == 14 and len(told["settings"]) == 7
+    assert told["points"][0]["sizes"]["weights"] == TOTAL
+    assert str(curve.settings[0]).startswith("dense: error ")
+    assert str(curve.cold[0]).startswith("cold, price 0.01: error ")
+
+
+def test_latency_is_an_axis_if_asked_for() -> None:
+    found = path([1e-4, 1e-3, 1e-2], seeds=1, latency=True)
+    assert found.axes[-1] == "latency"
+    assert all(0 < s.size("latency") < 1 for s in found.settings)
+    assert found.budget(latency=1.0).size("latency") < 1
+    with pytest.raises(PathError, match="latency"):
+        path([1e-4, 1e-3, 1e-2], seeds=1).front("latency")
+
+
+class Tied(nn.Module):
+    """Tied weights, a mask that holds −∞, and a buffer that no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+        self.norm = nn.BatchNorm1d(6)
+        self.register_buffer("mask", torch.tensor([-math.inf, 0.0]))
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.norm(self.a(x)).relu()) * self.scale
+        return out
+
+
+def test_ties_statistics_and_all_buffers_go_on() -> None:
+    def training(net: nn.Module, price: float | None, start: Start) -> None:
+        assert net.training and isinstance(net, Tied)
+        assert net.a.weight is net.b.weight
+        assert net.scale.item() == 1 + start.number
+        assert int(net.norm.num_batches_tracked) == start.number  # type: ignore[arg-type]
+        net(EXAMPLE)
+        net.scale += 1
+
+    found = path(
+        [1e-4, 1e-3, 1e-2],
+        fit=training,
+        network=lambda seed: Tied(),
+        error=lambda net: 0.5,
+        seeds=1,
+    )
+    assert not found.failed
+    assert found.network(found.points[-1])(EXAMPLE).shape == (4, 6)
+    assert found.points[0].size() == 36 + 6 + 6 + 6  # W once, two biases, γ; β is 0
+
+
+def test_a_warm_path_on_digits() -> None:
+    data = lissom.data.load("digits").hold_out(200, seed=0)
+    assert data.valid_x is not None and data.valid_y is not None
+    starts: dict[float | None, float] = {}
+
+    def network(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def wrong(net: nn.Module, x: Tensor, y: Tensor) -> float:
+        with torch.no_grad():
+            return float((net(x).argmax(1) != y).float().mean())
+
+    def train(net: nn.Module, price: float | None, start: Start) -> None:
+        starts[None if start.number == 0 else price] = wrong(net, data.valid_x, data.valid_y)
+        opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+        if price is not None:
+            lissom.proximal(opt, {lissom.weights(net): TopK(fraction=price)})
+        for _ in range(20 if start.number == 0 else 5):
+            for batch in torch.randperm(len(data.train_y)).split(64):
+                x, y = data.train_x[batch], data.train_y[batch]
+                opt.zero_grad()
+                nn.functional.cross_entropy(net(x), y).backward()
+                opt.step()
+
+    found = lissom.path(
+        train,
+        [0.3, 0.1, 0.03],
+        network=network,
+        error=lambda net: wrong(net, data.valid_x, data.valid_y),
+        test=lambda net: wrong(net, data.test_x, data.test_y),
+        example=data.train_x[:2],
+        seeds=1,
+        cold=(0.1,),
+    )
+    dense, third, tenth, last = found.settings
+    assert dense.error < 0.08 and starts[None] > 0.5
+    assert starts[0.3] == dense.error and starts[0.1] == third.error  # it began where that ended
+    weights = 64 * 32 + 32 * 10
+    assert tenth.size() == round(0.1 * weights) + 42
+    assert found.within(error=0.15).size() <= tenth.size()
+    [cold] = found.cold
+    assert tenth.points[0].seconds < cold.points[0].seconds  # 3 epochs against 20
+    assert tenth.error <= cold.error + 0.03
+    small = found.network(found.budget(weights=300).points[0])
+    assert wrong(small, data.test_x, data.test_y) == found.budget(weights=300).test_error
+    assert last.size() == round(0.03 * weights) + 42 and left(small) > 0
+
+
+def test_an_empty_network_is_known_by_its_answers() -> None:
+    class Pair(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale, self.drop = scale, nn.Dropout()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones(3), self.drop(x * self.scale + 1)
+
+    assert running._empty(Pair(0).eval(), EXAMPLE)
+    assert not running._empty(Pair(1).eval(), EXAMPLE)  # one answer of two depends on it
+
+    def emptied(net: nn.Module, price: float | None, start: Start) -> None:
+        with torch.no_grad():
+            net[0].weight.zero_()  # type: ignore[index]
+        assert net.training
+
+    found = path(
+        [1e-4, 1e-3, 1e-2],
+        fit=emptied,
+        network=lambda seed: nn.Sequential(nn.Linear(6, 3), nn.Dropout()),
+        error=lambda net: float(net.training),
+        seeds=1,
+    )
+    assert all(p.empty and p.error == 0 for p in found.points)  # measured in evaluation mode
