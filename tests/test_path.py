@@ -58,7 +58,7 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
         assert point.sizes == {
             "weights": kept,
             "shrunk_weights": counted.weights,
-            "macs": lissom.measure(small, EXAMPLE).macs,
+            "macs": lissom.measure(small, EXAMPLE[:1]).macs,
             "bytes": counted.sparse_bytes,
             "bits": 8 * counted.sparse_bytes,
         }

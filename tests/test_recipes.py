@@ -35,7 +35,10 @@ from lissom.training import Augment
 
 NAMES = recipe_names()
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "jpeg-cifar10": (3, 32, 32)}
-SMALLER = {"louizos-wrn28-10": ["model.widen=1", "model.depth=10", "train.epochs=2"]}
+SMALLER = {
+    "digits-path": ["data.validation=5"],
+    "louizos-wrn28-10": ["model.widen=1", "model.depth=10", "train.epochs=2"],
+}
 PLAIN = """\
 title = "x # = [y]"  # a comment = 3
 
@@ -121,7 +124,7 @@ def test_every_bundled_recipe_trains_to_its_end(
 def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) -> None:
     recipe = read_recipe(name)
     assert 20 < len(recipe.title) <= 100
-    assert recipe.source or name in ("digits-demo", "digits-channels", "one-price")
+    assert recipe.source or name in ("digits-demo", "digits-channels", "digits-path", "one-price")
 
 
 @pytest.mark.parametrize("name", NAMES)

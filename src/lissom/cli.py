@@ -13,15 +13,16 @@ from rich.console import Console
 from torch import nn
 
 from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
-from lissom.errors import LissomError, RunError
+from lissom.errors import LissomError, PathError, RunError
 from lissom.export import export as export_model
 from lissom.gates.checks import LOG_ALPHA
 from lissom.learning_compression import save_compressed
 from lissom.measure import measure as measure_model
-from lissom.progress import Progress
+from lissom.progress import Progress, points_shown
 from lissom.recipes import (
     TEACHER,
     Recipe,
+    RecipePath,
     Record,
     keep_record,
     keep_result,
@@ -118,6 +119,41 @@ def train(
         if made is not None:
             typer.echo(made)
         console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def path(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe with a [path]: its name, or a .toml file.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
+    with _told():
+        read = read_recipe(recipe, changes or [])
+        run = out or Path("runs") / Path(recipe).stem
+        curve = RecipePath(read, run, data_dir, device)
+        shape = list(curve.data.train_x.shape[1:])
+        record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
+        if (run / "recipe.json").exists():
+            _check_same(run, read, 0)
+        else:
+            _check_run(run, resume=False, overwrite=False)
+            keep_record(record, run)
+        with points_shown(console):
+            found = curve.run(jobs)
+        typer.echo(found)
+        with suppress(PathError):  # too few points for one
+            typer.echo(found.knee())
         console.print(f"kept in {run}", markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 AXES = {
     "weights": "weights and biases of the trained network that are not zero",
     "shrunk_weights": "all weights and biases of the shrunk network",
-    "macs": "multiply–accumulates of the shrunk network on the example, all of its batch",
+    "macs": "multiply–accumulates of the shrunk network for one example of the batch",
     "bytes": "the shrunk network, each tensor in its smallest format, indices included",
     "bits": "8 · bytes",
     "latency": "seconds of a forward pass of the shrunk network on the example",

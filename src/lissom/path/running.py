@@ -178,10 +178,13 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
 def _sizes(net: nn.Module, small: nn.Module, job: Job) -> dict[str, float]:
     """The sizes of point.AXES."""
     counted = measure(small)
+    inputs = as_inputs(job.example)
+    first = leaves(inputs)[0]
+    examples = max(1, first.shape[0] if first.ndim else 1)
     sizes: dict[str, float] = {
         "weights": measure(net).nonzeros,
         "shrunk_weights": counted.weights,
-        "macs": forward_pass(small, as_inputs(job.example)).total,
+        "macs": forward_pass(small, inputs).total / examples,
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
     }

@@ -1,5 +1,6 @@
 """The papers' experiments as small TOML files, and the way from a recipe to a training run."""
 
+from lissom.recipes.fitting import RecipePath
 from lissom.recipes.making import (
     make_data,
     make_example,
@@ -16,6 +17,7 @@ from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 __all__ = [
     "TEACHER",
     "Recipe",
+    "RecipePath",
     "Record",
     "keep_record",
     "keep_result",

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lissom.errors import nearest
 from lissom.recipes.gates import GatesSpec, gated
 from lissom.recipes.lc import LCSpec
+from lissom.recipes.paths import PathSpec, check_path
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.strict import Spec, complaint
 
@@ -201,6 +202,7 @@ class Recipe(Spec):
     lc: LCSpec | None = None
     prices: list[PriceSpec] = Field(default_factory=list)
     teacher: TeacherSpec | None = None
+    path: PathSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -240,6 +242,8 @@ class Recipe(Spec):
             )
         if self.prices and self.method == "proximal":
             self._check_zeros_last()
+        if self.path is not None:
+            check_path(self)
         return self
 
     def _check_subgradient(self) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from lissom.checkpoints import load_tensors, save_tensors
 from lissom.data import Dataset
 from lissom.errors import RunError
@@ -38,10 +40,17 @@ def make_trainer(
     device: str = "cpu",
     out: Path | None = None,
     report: Report | None = None,
+    model: nn.Module | None = None,
+    teacher: Teacher | None = None,
 ) -> Trainer:
-    """Everything put together and ready to `fit`, which trains the recipe's teacher first."""
+    """Everything put together and ready to `fit`, which trains the recipe's teacher first.
+
+    A `model` goes on to be trained instead of a new one, and so does a `teacher` teach.
+    """
     shape, classes = data.train_x.shape[1:], data.classes
-    model = make_model(recipe, shape, classes, seed=seed).to(usable_device(device))
+    if model is None:
+        model = make_model(recipe, shape, classes, seed=seed)
+    model = model.to(usable_device(device))
     train = recipe.train
     epoch = steps_per_epoch(data, train.batch_size)
     step = penalties = gates = gate_lr = harden = lc = None
@@ -79,7 +88,7 @@ def make_trainer(
         penalties=penalties,
         gates=gates,
         lc=lc,
-        teacher=None if taught is None else lambda: teach(taught),
+        teacher=None if taught is None else teacher or (lambda: teach(taught)),
         out=out,
         report=report,
         lr_factor=_decay(recipe, epoch),

@@ -1,0 +1,119 @@
+"""The points of a curve as a recipe makes them: what `lissom.path` asks for."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.data import Dataset
+from lissom.path import Curve, Start, path
+from lissom.recipes.making import make_data, make_example, make_model
+from lissom.recipes.paths import path_of, point_recipe
+from lissom.recipes.specs import Recipe
+from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
+from lissom.training import Teacher
+
+
+@dataclass(frozen=True)
+class RecipePath:
+    """A recipe with a [path], its data, and the folder of its curve.
+
+    Attributes:
+        recipe: with a [path].
+        out: the folder.
+        data_dir: of data sets.
+        device: to train on.
+
+    Raises:
+        RecipeError: for a recipe without a [path].
+    """
+
+    recipe: Recipe
+    out: Path
+    data_dir: Path | None = None
+    device: str = "cpu"
+    _teachers: dict[int, Teacher] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        path_of(self.recipe)  # refuses one without
+
+    @cached_property
+    def data(self) -> Dataset:
+        """With the same examples held out for all seeds."""
+        return make_data(self.recipe, self.data_dir)
+
+    def run(self, jobs: int = 1) -> Curve:
+        """Make the curve, or go on with it."""
+        spec = path_of(self.recipe)
+        return path(
+            self.fit,
+            spec.prices,
+            network=self.network,
+            error=self.error,
+            test=self.test,
+            example=make_example(self.network(0), self.data.train_x.shape[1:]),
+            points=spec.points,
+            seeds=spec.seeds,
+            out=self.out,
+            jobs=jobs,
+        )
+
+    def network(self, seed: int) -> nn.Module:
+        """The untrained network of a seed."""
+        return make_model(self.recipe, self.data.train_x.shape[1:], self.data.classes, seed=seed)
+
+    def fit(self, net: nn.Module, price: float | None, start: Start) -> dict[str, Any]:
+        """Train a point on from the one before, its optimizer too."""
+        before = None if start.state is None else start.state["price"]
+        recipe = point_recipe(self.recipe, price, before)
+        trainer = make_trainer(
+            recipe,
+            self.data,
+            seed=start.seed,
+            device=self.device,
+            out=start.folder,
+            model=net,
+            teacher=self._teacher(start.seed),
+        )
+        if start.state is not None:
+            trainer.optimizer.load_state_dict(start.state["optimizer"])
+        if start.folder is not None and (start.folder / "checkpoint.pt").exists():
+            trainer.resume()
+        trainer.fit()
+        net.cpu()
+        return {"price": price, "optimizer": trainer.optimizer.state_dict()}
+
+    def error(self, net: nn.Module) -> float:
+        """The part of the held-out examples that is classified wrongly."""
+        assert self.data.valid_x is not None
+        assert self.data.valid_y is not None
+        return _wrong(net, self.data.valid_x, self.data.valid_y)
+
+    def test(self, net: nn.Module) -> float:
+        """The part of the test examples that is classified wrongly."""
+        return _wrong(net, self.data.test_x, self.data.test_y)
+
+    def _teacher(self, seed: int) -> Teacher | None:
+        """One for all points of a seed."""
+        spec = self.recipe.teacher
+        if spec is None:
+            return None
+        if seed not in self._teachers:
+            folder = self.out / f"{TEACHER}-seed{seed}"
+            made = make_teacher(spec, self.data, seed=seed, device=self.device, out=folder)
+            self._teachers[seed] = made
+        return self._teachers[seed]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the data and teachers, which another process reads anew."""
+        state = {k: v for k, v in self.__dict__.items() if k != "data"}
+        return {**state, "_teachers": {}}
+
+
+@torch.inference_mode()
+def _wrong(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    found = torch.cat([net(part).argmax(1) for part in x.split(1000)])
+    return float((found != y).double().mean())

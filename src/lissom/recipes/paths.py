@@ -1,0 +1,127 @@
+"""[path] in a recipe: which number is the price, and the recipe of each point of a curve."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from lissom.errors import RecipeError
+from lissom.recipes.strict import Spec, complaint
+
+if TYPE_CHECKING:
+    from lissom.recipes.specs import Recipe
+
+METHODS = ("proximal", "lc")
+FALLING = ("fraction", "count", "radius")  # budgets: the smaller, the sparser
+
+Whole = Annotated[int, Field(ge=1)]
+
+
+class PathSpec(Spec):
+    """[path]: for `lissom path`.
+
+    `price` is the key of the number that changes from point to point, such as "prices.0.L0" or
+    "prices.0.TopK.fraction"; `prices` are its values from dense to empty, an interval, or a guess.
+    The dense network is trained for `dense` epochs, and each further point goes on for `epochs`. In
+    the last `heal` of them zeros stay zero, and the learning rate falls along a cosine.
+    """
+
+    price: str
+    prices: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    points: Annotated[int, Field(ge=2)] = 12
+    seeds: Whole = 3
+    dense: Whole
+    epochs: Whole
+    heal: Whole
+
+    @model_validator(mode="after")
+    def _heals_at_the_end(self) -> Self:
+        for name in ("dense", "epochs"):
+            if self.heal >= getattr(self, name):
+                what = f"all {getattr(self, name)} epochs would heal: heal is less than {name}"
+                raise complaint(what, "heal")
+        return self
+
+
+def check_path(recipe: "Recipe") -> None:
+    """See that the recipe has points: a price, a method that knows it, and data to choose by."""
+    spec = path_of(recipe)
+    if recipe.method not in METHODS:
+        what = f"a path needs method = 'proximal' or 'lc', but method is {recipe.method!r}"
+        raise complaint(what, "path")
+    if not recipe.data.validation:
+        what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
+        raise complaint(what, "path")
+    if recipe.train.patience is not None:
+        what = "each point of a path is trained for all its epochs: remove train.patience"
+        raise complaint(what, "path")
+    try:
+        _held(recipe.model_dump(by_alias=True, exclude_none=True), spec.price)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        what = f"there is no number {spec.price!r} in this recipe; prices.0.L0 would be one"
+        raise complaint(what, "path", "price") from error
+
+
+def path_of(recipe: "Recipe") -> PathSpec:
+    """Its [path].
+
+    Raises:
+        RecipeError: if it has none.
+    """
+    if recipe.path is None:
+        raise RecipeError(
+            f"the recipe {recipe.title!r} has no [path], which says which of its numbers is the "
+            "price; 'digits-path' has one"
+        )
+    return recipe.path
+
+
+def point_recipe(recipe: "Recipe", price: float | None, before: float | None) -> "Recipe":
+    """The recipe of one point.
+
+    Args:
+        recipe: with a [path].
+        price: of the point; None for the dense network.
+        before: the price of the point it goes on from; None for the dense network.
+    """
+    spec = path_of(recipe)
+    epochs = spec.dense if price is None else spec.epochs
+    sparse = epochs - spec.heal
+    table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
+    train = table["train"]
+    for unused in ("milestones", "gamma"):
+        train.pop(unused, None)
+    train |= {"epochs": epochs, "cosine_from": sparse, "evaluate_every": epochs}
+    if "average_from" in train:
+        train["average_from"] = sparse
+    if price is None:
+        table |= {"method": "proximal", "prices": [], "proximal": {}}
+        table.pop("lc", None)
+        return type(recipe).model_validate(table)
+    if recipe.method == "lc":
+        table["lc"] |= {"start": 0, "each": 1, "steps": sparse}
+        for unused in ("first", "rate_decay"):
+            table["lc"].pop(unused, None)
+    else:
+        table["proximal"] |= {"start": 0, "freeze": sparse}
+    holder, key = _held(table, spec.price)
+    holder[key] = _number(key, price, before, sparse)
+    return type(recipe).model_validate(table)
+
+
+def _number(key: str | int, price: float, before: float | None, epochs: int) -> Any:
+    """A λ at once; a budget by and by, from that of the point before."""
+    start = 1.0 if before is None and key == "fraction" else before
+    if key not in FALLING or start is None:
+        return price
+    return [{"shape": "exponential", "start": start, "end": price, "epochs": epochs}]
+
+
+def _held(table: Any, dotted: str) -> tuple[Any, str | int]:
+    """The table or list that a dotted key stands in, and its last part."""
+    keys: list[str | int] = [int(k) if k.isdecimal() else k for k in dotted.split(".")]
+    for key in keys[:-1]:
+        table = table[key]
+    if isinstance(table[keys[-1]], Mapping | str | bool):
+        raise TypeError(dotted)
+    return table, keys[-1]

@@ -1,0 +1,132 @@
+"""[path] in recipes: the recipe of each point, what is refused, and whole curves on digits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lissom.cli import app
+from lissom.errors import RecipeError
+from lissom.path.storing import state_in
+from lissom.recipes import RecipePath, read_recipe
+from lissom.recipes.paths import point_recipe
+
+SHORT = ["path.dense=3", "path.epochs=2", "path.heal=1", "path.seeds=1"]
+LC = [
+    'method="lc"',
+    "proximal={}",
+    'lc={steps=2, metric="adaptive", mu={start=3.0}}',
+    "train.average_from=50",
+]
+
+
+def make(out: Path, *changes: str) -> RecipePath:
+    return RecipePath(read_recipe("digits-path", [*SHORT, *changes]), out)
+
+
+def test_the_dense_point_has_no_price() -> None:
+    point = point_recipe(read_recipe("digits-path"), None, None)
+    assert point.prices == [] and point.path is None
+    assert (point.train.epochs, point.train.cosine_from, point.train.average_from) == (60, 50, 50)
+
+
+@pytest.mark.parametrize(("before", "start"), [(None, 1.0), (0.5, 0.5)])
+def test_a_budget_is_reached_from_that_of_the_point_before(
+    before: float | None, start: float
+) -> None:
+    point = point_recipe(read_recipe("digits-path"), 0.1, before)
+    [price] = point.model_dump(by_alias=True)["prices"]
+    [ramp] = price["TopK"]["fraction"]
+    assert (ramp["start"], ramp["end"], ramp["epochs"]) == (start, 0.1, 10)
+    assert (point.train.epochs, point.proximal.start, point.proximal.freeze) == (20, 0, 10)
+
+
+def test_a_lambda_acts_at_once() -> None:
+    recipe = read_recipe(
+        "digits-path", ["prices=[{L0=1e-4}]", 'path.price="prices.0.L0"', "path.prices=[1e-4, 1]"]
+    )
+    assert point_recipe(recipe, 0.01, 1e-4).prices[0].l0 == 0.01
+
+
+def test_l_steps_fill_the_epochs_before_healing() -> None:
+    point = point_recipe(read_recipe("digits-path", LC), 0.1, 0.5)
+    assert point.lc is not None and point.lc.begins[-1] == 10 == point.train.average_from
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (['path.price="prices.0.L1"'], "path.price: there is no number 'prices.0.L1' in this"),
+        (['path.price="prices.1.L0"'], "there is no number 'prices.1.L0'"),
+        (['path.price="title"'], "there is no number 'title'"),
+        (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
+        (["path.heal=20"], "all 20 epochs would heal"),
+        (["path.heal=60", "path.epochs=90"], "all 60 epochs would heal"),
+        (["path.prices=[]"], "path.prices: this list needs an entry"),
+        (["path.prices=[0.0, 1.0]"], "path.prices.0"),
+        (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
+        (['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"], "'proximal' or 'lc'"),
+        (["train.patience=3", "train.patience_from=40"], "remove train.patience"),
+    ],
+)
+def test_what_makes_no_path_is_refused(changes: list[str], told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("digits-path", changes)
+    assert told in str(caught.value)
+
+
+def test_a_recipe_without_a_path_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["path", "digits-demo", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2 and "has no [path]" in done.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [[], LC], ids=["proximal", "lc"])
+def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: list[str]) -> None:
+    path = make(tmp_path, *changes, "path.prices=[0.3, 0.1, 0.02]", "path.points=4")
+    curve = path.run()
+    assert not curve.failed
+    biases = 410
+    for setting in curve.settings[1:]:
+        assert setting.price is not None
+        assert setting.size() == round(setting.price * 50_200) + biases
+    [third] = curve.settings[2].points
+    assert third.origin == curve.settings[1].points[0].folder.name
+    dense = curve.settings[0]
+    assert dense.error < 0.2  # three epochs teach something
+    # What the page and the command line show is what the saved network does.
+    small = curve.network(third)
+    found = small(path.data.valid_x).argmax(1)
+    assert third.error == pytest.approx(float((found != path.data.valid_y).double().mean()))
+    assert third.test_error == path.test(small)
+
+
+def test_the_optimizer_goes_on(tmp_path: Path) -> None:
+    make(tmp_path, "path.prices=[0.3, 0.1, 0.02]").run()
+    steps = []
+    for name in ("dense", "price-0.3", "price-0.1"):
+        state = state_in(tmp_path / "seed0" / name)
+        assert state is not None
+        steps.append(float(state["optimizer"]["state"][0]["step"]))
+    assert steps[0] > 0 and steps == sorted(set(steps))
+
+
+def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    changes = [
+        word for change in [*SHORT, "path.prices=[0.3, 0.1, 0.02]"] for word in ("--set", change)
+    ]
+    command = ["path", "digits-path", *changes, "--out", str(run)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert "price 0.1, seed 0: error" in first.output and "kept in" in first.output
+    written = (run / "seed0" / "price-0.1" / "point.json").stat().st_mtime_ns
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0
+    assert (run / "seed0" / "price-0.1" / "point.json").stat().st_mtime_ns == written
+    other = CliRunner().invoke(app, [*command, "--set", "optimizer.lr=0.01"])
+    assert other.exit_code == 2
+    assert "optimizer.lr was 0.002 and is 0.01" in other.output.replace("\n", "")
+    record = json.loads((run / "recipe.json").read_text())
+    assert record["recipe"]["path"]["prices"] == [0.3, 0.1, 0.02]
