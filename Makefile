@@ -8,8 +8,8 @@ BIN := .venv/bin
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.base ## train a small sparse network on the bundled digits and report on it
-	$(BIN)/lissom train digits-demo --out runs/demo --overwrite
+demo: .venv/.base ## the trade-off curve of a small network on the bundled digits, and a page about it
+	$(BIN)/lissom path digits-path --out runs/demo --jobs 2
 	$(BIN)/lissom report runs/demo
 
 check: lint types docs test ## all that must pass before a change is merged
@@ -24,8 +24,8 @@ types: .venv/.ready ## static types
 docs: .venv/.ready ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: .venv/.ready ## tests, one after another, since some of them measure time
-	$(BIN)/pytest
+test: .venv/.ready ## tests, in two processes
+	$(BIN)/pytest -n 2
 
 clean: ## remove the environment, caches, built documentation and the demo; other runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site runs/demo

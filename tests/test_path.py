@@ -49,14 +49,14 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
     for point in curve.points:
         tensors = curve.tensors(point)
         kept = sum(int(tensors[name].count_nonzero()) for name in curve.parameters)
-        assert point.size() == kept
+        assert point.size() <= kept
         net = make(0)
         net.load_state_dict(tensors)
         assert point.error == error(net)
         assert point.test_error == pytest.approx(error(net) + 0.01)
         counted = lissom.measure(small := shrink(net, EXAMPLE))
         assert point.sizes == {
-            "weights": kept,
+            "weights": counted.nonzeros,
             "shrunk_weights": counted.weights,
             "macs": lissom.measure(small, EXAMPLE[:1]).macs,
             "bytes": counted.sparse_bytes,
@@ -138,7 +138,8 @@ def test_fractions_fall_from_dense_to_empty() -> None:
     prices = [s.price for s in found.settings]
     assert prices[0] is None
     assert prices[1:] == sorted((p for p in prices if p is not None), reverse=True)
-    assert [s.size() for s in found.settings] == [TOTAL, *(round(p * TOTAL) for p in prices[1:])]
+    kept = [sum(int(t.count_nonzero()) for t in found.tensors(p).values()) for p in found.points]
+    assert kept == [TOTAL, *(round(p * TOTAL) for p in prices[1:])]
     assert found.points[-1].origin != "dense"
 
 
@@ -401,6 +402,10 @@ def _gated(net: nn.Module, price: float | None, start: Start) -> None:
         ({"fit": lambda *_: {"f": lambda: 0}}, "dict of tensors and plain.*cannot be kept"),
         ({"error": lambda net: math.nan}, r"error\(net\) gives a finite number, got nan"),
         ({"error": lambda net: None}, r"error\(net\) gives a finite number, got None"),
+        (
+            {"error": lambda net: -0.9},
+            r"error\(net\) gives a number ≥ 0 .* wrong answers.*got -0.9",
+        ),
         ({"test": lambda net: math.inf}, r"test\(net\) gives a finite number, got inf"),
         ({"example": torch.ones(2, 5)}, "failed, the first with"),
     ],
@@ -596,14 +601,17 @@ def test_a_warm_path_on_digits() -> None:
     assert dense.error < 0.08 and starts[None] > 0.5
     assert starts[0.3] == dense.error and starts[0.1] == third.error  # it began where that ended
     weights = 64 * 32 + 32 * 10
-    assert tenth.size() == round(0.1 * weights) + 42
+    [point] = tenth.points
+    alive = {name: int(t.count_nonzero()) for name, t in found.tensors(point).items()}
+    assert sum(alive.values()) == round(0.1 * weights) + 42 >= point.size()
     assert found.within(error=0.15).size() <= tenth.size()
     [cold] = found.cold
     assert tenth.points[0].seconds < cold.points[0].seconds  # 3 epochs against 20
     assert tenth.error <= cold.error + 0.03
     small = found.network(found.budget(weights=300).points[0])
     assert wrong(small, data.test_x, data.test_y) == found.budget(weights=300).test_error
-    assert last.size() == round(0.03 * weights) + 42 and left(small) > 0
+    assert last.size() < round(0.03 * weights) + 42  # without biases of dead neurons
+    assert left(small) > 0
 
 
 def test_an_empty_network_is_known_by_its_answers() -> None:

@@ -59,10 +59,10 @@ def test_a_falling_fraction_goes_from_dense_to_empty() -> None:
 
 
 def test_the_largest_rectangle_is_halved() -> None:
-    known = [seen(1, 1024, 0.0), seen(10, 512, 0.05), seen(100, 16, 0.3), seen(1000, 8, 0.9)]
-    # Areas: 0.05·1, 0.25·5, 0.6·1.
+    known = [seen(1, 1024, 2**-6), seen(10, 512, 2**-5), seen(100, 16, 2**-2), seen(1000, 8, 1)]
+    # Areas: 1·1, 3·5, 2·1 (doublings of the error by halvings of the size).
     assert bend(known, [1, 10, 100, 1000], GRID) == [pytest.approx(math.sqrt(1000))]
-    known[3] = seen(1000, 4, 1.0)  # 0.7·2, against 0.25·5
+    known[3] = seen(1000, 2**-4, 1)  # 2·8, against 3·5
     assert bend(known, [1, 10, 100, 1000], GRID) == [pytest.approx(math.sqrt(1e5))]
 
 

@@ -87,10 +87,11 @@ def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: 
     path = make(tmp_path, *changes, "path.prices=[0.3, 0.1, 0.02]", "path.points=4")
     curve = path.run()
     assert not curve.failed
-    biases = 410
     for setting in curve.settings[1:]:
+        [point] = setting.points
         assert setting.price is not None
-        assert setting.size() == round(setting.price * 50_200) + biases
+        weights = [t for name, t in curve.tensors(point).items() if name.endswith("weight")]
+        assert sum(int(t.count_nonzero()) for t in weights) == round(setting.price * 50_200)
     [third] = curve.settings[2].points
     assert third.origin == curve.settings[1].points[0].folder.name
     dense = curve.settings[0]
@@ -130,3 +131,16 @@ def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     assert "optimizer.lr was 0.002 and is 0.01" in other.output.replace("\n", "")
     record = json.loads((run / "recipe.json").read_text())
     assert record["recipe"]["path"]["prices"] == [0.3, 0.1, 0.02]
+
+
+def test_a_page_about_curves(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make(tmp_path / name, "path.prices=[0.3, 0.1, 0.02]").run()
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert done.exit_code == 0, done.output
+    assert "price 0.1" in (tmp_path / "a" / "report.html").read_text()
+    (tmp_path / "c").mkdir()
+    mixed = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "c")])
+    assert mixed.exit_code == 2 and "c holds no curve" in mixed.output.replace("\n", "")
+    elsewhere = CliRunner().invoke(app, ["report", str(tmp_path / "c"), "--out", "x.html"])
+    assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output

@@ -35,7 +35,7 @@ from lissom.recipes import (
     read_record,
     recipe_names,
 )
-from lissom.report import write_report
+from lissom.report import class_accuracy, write_curve_report, write_report
 from lissom.saving import save as save_model
 from lissom.shrink import Shrinkage
 from lissom.shrink import shrink as shrink_model
@@ -151,6 +151,8 @@ def path(
             keep_record(record, run)
         with points_shown(console):
             found = curve.run(jobs)
+        data = curve.data
+        class_accuracy(found, data.test_x, data.test_y, curve.network).save(run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one
             typer.echo(found.knee())
@@ -251,10 +253,28 @@ def export(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A finished run's directory.")]) -> None:
-    """Write report.html into a run's directory: one page that works offline."""
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A finished run, or folders of curves to be overlaid.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page of curves; report.html in the first folder.")
+    ] = None,
+) -> None:
+    """Write report.html: one page that works offline, about a run, or about curves."""
     with _told():
-        console.print(f"written: {write_report(run)}", markup=False, soft_wrap=True)
+        single = [run for run in runs if not (run / "path.json").exists()]
+        if single and (len(runs) > 1 or out is not None):
+            raise RunError(
+                f"{single[0]} holds no curve of `lissom path`: a page about a run is of one run, "
+                "and lies in its directory"
+            )
+        page = (
+            write_report(single[0])
+            if single
+            else write_curve_report(runs, out or runs[0] / "report.html")
+        )
+        console.print(f"written: {page}", markup=False, soft_wrap=True)
 
 
 def _check_run(run: Path, *, resume: bool, overwrite: bool) -> None:

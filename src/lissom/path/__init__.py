@@ -64,8 +64,8 @@ def path(
             in factors of 8, from where 99 % of the weights are left to where the answer does not
             depend on the input any more, and then filled.
         network: network(seed) makes the untrained network of a seed.
-        error: error(net), a number that is smaller for better networks, on validation data: points
-            are placed and chosen by it. The network is in evaluation mode.
+        error: error(net), a number ≥ 0 that is smaller for better networks, on validation data:
+            points are placed and chosen by it. The network is in evaluation mode.
         example: an input, or a tuple of inputs, to shrink and measure on.
         test: the same on test data, which nothing is chosen by.
         points: how many prices, with the dense one, for an interval or a guess; it may be fewer

@@ -25,10 +25,9 @@ from lissom.tables import table, text
 class Curve:
     """All points of a path; made by `lissom.path`, or read again by `Curve.load`.
 
-    Sizes are on an axis: "weights" (weights and biases of the trained network that are not zero),
-    "shrunk_weights" (all of the shrunk one), "macs" (of the shrunk one on the example), "bytes"
-    (of the shrunk one, each tensor in its smallest format), "bits", or "latency" in seconds, if it
-    was asked for.
+    Sizes are on an axis: "weights" (weights and biases of the shrunk network that are not zero),
+    "shrunk_weights" (all of them), "macs" (for one example), "bytes" (each tensor
+    in its smallest format), "bits", or "latency" in seconds, if it was asked for.
 
     Attributes:
         points: from dense to empty, at each price by seed; then the cold ones.
@@ -107,8 +106,7 @@ class Curve:
         where the front ends. The same is done for each seed's own points.
 
         Raises:
-            PathError: if the front has fewer than three settings, or is nowhere below its chord, or
-                an error is negative.
+            PathError: if the front has fewer than three settings, or is nowhere below its chord.
 
         Source: Satopää et al. 2011, without smoothing.
         """
@@ -118,8 +116,6 @@ class Curve:
                 f"a knee needs a front of three settings, and this one has {len(front)}: "
                 f"{_listed(front)}. Take more prices, or an interval from dense to empty"
             )
-        if front[0].error < 0:
-            raise PathError(f"a knee needs errors ≥ 0, whose logarithm it takes, got {front[0]}")
         found = _knee(front, axis)
         if found is None:
             raise PathError(

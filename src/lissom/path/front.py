@@ -15,6 +15,23 @@ def octaves(size: float) -> float:
     return math.log2(size) if size > 0 else -1.0
 
 
+def doublings(errors: Sequence[float], least: float | None = None) -> list[float]:
+    """log₂ of errors ≥ 0, where 0 counts as half of the smallest one above it.
+
+    Args:
+        errors: the errors.
+        least: the smallest one above 0, if they are only a part of what is compared.
+    """
+    if least is None:
+        least = above_zero(errors)
+    return [math.log2(max(error, least / 2)) for error in errors]
+
+
+def above_zero(errors: Sequence[float]) -> float:
+    """The smallest of those that are > 0; 1 if there is none."""
+    return min((error for error in errors if error > 0), default=1.0)
+
+
 def pareto(sizes: Sequence[float], errors: Sequence[float]) -> list[int]:
     """{i: no j with sizeⱼ ≤ sizeᵢ and errorⱼ ≤ errorᵢ, one of them less}, largest size first.
 
@@ -48,10 +65,9 @@ def knee(sizes: Sequence[float], errors: Sequence[float]) -> int | None:
     Source: Satopää, Albrecht, Irwin & Raghavan 2011, *Finding a "Kneedle" in a haystack*, without
     its smoothing.
     """
-    if len(sizes) < 3 or not any(errors):
+    if len(sizes) < 3:
         return None
-    least = min(error for error in errors if error > 0) / 2
-    x, y = [octaves(size) for size in sizes], [math.log2(max(error, least)) for error in errors]
+    x, y = [octaves(size) for size in sizes], doublings(errors)
     wide, high = max(x) - min(x), max(y) - min(y)
     if not wide or not high:
         return None

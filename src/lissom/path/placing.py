@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, variance
 
+from lissom.path.front import above_zero, doublings
+
 FACTOR = 8.0  # between the prices of a scan
 DENSE = 0.99  # of the dense size: so much is left where the first group dies
 HALVINGS = 3  # of an interval of the coarse grid; beyond, the curve jumps rather than bends
@@ -97,13 +99,14 @@ def scan(
 def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[float]:
     """The geometric mean of the two neighbouring prices between which the curve may bend most.
 
-        argmax |Δ error|/range · |Δ log₂ size|/range
+        argmax |Δ log₂ error|/range · |Δ log₂ size|/range
 
     A curve that falls in one direction lies in the rectangle of its two neighbouring points, so a
     straight line between them is wrong by at most half of its area: the largest rectangle is
-    halved (Hamacher, Pedersen & Ruzika 2007, box algorithms). Of equal areas, such as none, the one
-    with the largest step in size. A difference of means below two standard errors over the seeds
-    counts as none. Left alone is an interval whose two points are the same in both; both of which
+    halved (Hamacher, Pedersen & Ruzika 2007, box algorithms). Logarithms, since otherwise most
+    points would lie where the error is beyond all use. Of equal areas, such as none, the one with
+    the largest step in size. A difference of means below two standard errors over the seeds counts
+    as none. Left alone is an interval whose two points are the same in both; both of which
     are empty or no better than an empty one; in which a price was tried in vain; and one that was
     halved three times from the coarse grid, since the curve jumps there, and no price in between
     would show more.
@@ -118,17 +121,22 @@ def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[fl
     """
     errors = [fmean(one.errors) for one in seen]
     sizes = [fmean(one.octaves) for one in seen]
-    high = max(errors, default=0) - min(errors, default=0)
+    least = above_zero([error for one in seen for error in one.errors])
+    levels = [doublings(one.errors, least) for one in seen]
+    means = [fmean(level) for level in levels]
+    high = max(means, default=0) - min(means, default=0)
     wide = max(sizes, default=0) - min(sizes, default=0)
     chance = min((fmean(one.errors) for one in seen if one.empty), default=math.inf)
     lost = [one.empty or error >= chance for one, error in zip(seen, errors, strict=True)]
     best, most = None, (0.0, 0.0, 0.0)
-    for (a, a_lost), (b, b_lost) in pairwise(zip(seen, lost, strict=True)):
+    for (a, a_level, a_lost), (b, b_level, b_lost) in pairwise(
+        zip(seen, levels, lost, strict=True)
+    ):
         middle = math.sqrt(a.price * b.price)
         narrow = _distance(a.price, b.price) < 1.01 * coarse / 2**HALVINGS
         if narrow or (a_lost and b_lost) or any(_between(a, price, b) for price in tried):
             continue
-        rise = _change(a.errors, b.errors) / (high or 1)
+        rise = _change(a_level, b_level) / (high or 1)
         fall = _change(a.octaves, b.octaves) / (wide or 1)
         worth = (rise * fall, fall, rise)
         if worth > most:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 AXES = {
-    "weights": "weights and biases of the trained network that are not zero",
+    "weights": "weights and biases of the shrunk network that are not zero",
     "shrunk_weights": "all weights and biases of the shrunk network",
     "macs": "multiply–accumulates of the shrunk network for one example of the batch",
     "bytes": "the shrunk network, each tensor in its smallest format, indices included",

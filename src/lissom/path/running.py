@@ -133,7 +133,7 @@ def _trained(job: Job, point: Point, origin: Point | None) -> Point:
     test_error = None if job.test is None else _score(job.test, net, point, "test")
     small = shrink(net, job.example)
     save_network(net, small, state, point.folder)
-    sizes = _sizes(net, small, job)
+    sizes = _sizes(small, job)
     return replace(
         point,
         error=error,
@@ -172,17 +172,22 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise PathError(f"{name}(net) gives a finite number, got {value!r}")
+    if number < 0:
+        raise PathError(
+            f"{name}(net) gives a number ≥ 0 that is smaller for better networks, such as the part "
+            f"of wrong answers or a loss, got {number!r}"
+        )
     return number
 
 
-def _sizes(net: nn.Module, small: nn.Module, job: Job) -> dict[str, float]:
+def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
     """The sizes of point.AXES."""
     counted = measure(small)
     inputs = as_inputs(job.example)
     first = leaves(inputs)[0]
     examples = max(1, first.shape[0] if first.ndim else 1)
     sizes: dict[str, float] = {
-        "weights": measure(net).nonzeros,
+        "weights": counted.nonzeros,
         "shrunk_weights": counted.weights,
         "macs": forward_pass(small, inputs).total / examples,
         "bytes": counted.sparse_bytes,

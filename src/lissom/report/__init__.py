@@ -1,16 +1,31 @@
-"""One page about a run that works offline and opens from a mail."""
+"""Pages about a run and about trade-off curves that work offline and open from a mail; figures."""
 
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from lissom.checkpoints import load_json, read_events
 from lissom.errors import RunError
+from lissom.report.classes import ClassAccuracy, class_accuracy
+from lissom.report.curve_page import write_curve_report
+from lissom.report.curves import per_class, rate_distortion, trade_off
 from lissom.report.figures import history, svg
+from lissom.report.networks import log_alpha, patterns
+from lissom.report.page import render
 
-__all__ = ["history", "write_report"]
+__all__ = [
+    "ClassAccuracy",
+    "class_accuracy",
+    "history",
+    "log_alpha",
+    "patterns",
+    "per_class",
+    "rate_distortion",
+    "trade_off",
+    "write_curve_report",
+    "write_report",
+]
 
 
 def write_report(run: Path) -> Path:
@@ -25,16 +40,13 @@ def write_report(run: Path) -> Path:
     if not (run / "result.json").exists():
         raise RunError(f"{run} has no result.json: the run is not finished (lissom train --resume)")
     result: dict[str, Any] = load_json(run / "result.json")
-    events = read_events(run / "events.jsonl")
-    environment = Environment(
-        loader=PackageLoader("lissom.report", "."), autoescape=select_autoescape()
-    )
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         result=result,
         recipe=load_json(run / "recipe.json"),
-        history=Markup(svg(history(events))),
+        history=Markup(svg(history(read_events(run / "events.jsonl")))),
         variables=result["num_nonzero"],
     )
     path = run / "report.html"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
     return path

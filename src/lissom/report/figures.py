@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -61,8 +62,10 @@ def _gates(opened: Axes, cost: Axes, events: Sequence[dict[str, Any]]) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element to be put into a page."""
+    """The figure as an SVG element to be put into a page; the same for the same figure."""
     out = StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    nobody = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.hashsalt": "lissom"}):
+        figure.savefig(out, format="svg", transparent=True, metadata=nobody)
     text = out.getvalue()
     return text[text.index("<svg") :]

@@ -1,0 +1,117 @@
+"""How well each class is told along a curve: which of them small networks give up first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from lissom.checkpoints import load_json, save_json
+from lissom.errors import PathError
+from lissom.path import Curve, Point, Setting
+from lissom.path.running import Network
+
+FILE = "classes.json"
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """The accuracy of each class at each point of a curve.
+
+    Attributes:
+        names: of the classes, in the order of their labels.
+        points: {"seed0/dense": accuracies in [0, 1]}, one for each class, by the point's folder.
+    """
+
+    names: tuple[str, ...]
+    points: Mapping[str, tuple[float, ...]]
+
+    def of(self, point: Point) -> tuple[float, ...] | None:
+        """The accuracies of a point; None if they are not known."""
+        return self.points.get(_key(point))
+
+    def mean(self, setting: Setting) -> tuple[float, ...] | None:
+        """For each class the mean over the seeds; None if not all of them are known."""
+        found = [self.of(point) for point in setting.points]
+        known = [accuracies for accuracies in found if accuracies is not None]
+        if len(known) < len(found):
+            return None
+        return tuple(fmean(column) for column in zip(*known, strict=True))
+
+    def save(self, out: Path) -> None:
+        """Write classes.json into the path's folder, where the report looks for it."""
+        save_json({"names": self.names, "points": dict(self.points)}, out / FILE)
+
+    @classmethod
+    def load(cls, out: Path) -> "ClassAccuracy | None":
+        """What `save` wrote; None if there is nothing.
+
+        Raises:
+            RunError: if the file is not JSON.
+        """
+        if not (out / FILE).exists():
+            return None
+        known = load_json(out / FILE)
+        points = {key: tuple(accuracies) for key, accuracies in known["points"].items()}
+        return cls(tuple(known["names"]), points)
+
+
+@torch.no_grad()
+def class_accuracy(
+    curve: Curve,
+    x: Tensor,
+    y: Tensor,
+    network: Network | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    batch_size: int = 2000,
+) -> ClassAccuracy:
+    """For each point and class c: the part of {i: yᵢ = c} whose largest logit is the c-th.
+
+        class_accuracy(curve, data.test_x, data.test_y).save(curve.out)    # shown on the page
+
+    Args:
+        curve: whose shrunk networks are run, all of them.
+        x: inputs [n, …] on the CPU.
+        y: labels [n], each class at least once: 0 … classes − 1.
+        network: network(seed); needed where `Curve.load` was not given it.
+        names: of the classes; their numbers by default.
+        batch_size: how many inputs a network gets at a time.
+
+    Raises:
+        PathError: for labels without examples, another number of names or of logits than classes,
+            or if nothing makes the networks.
+
+    Source: Ahmed, fig. 7.
+    """
+    if len(x) != len(y) or y.ndim != 1 or not len(y) or y.is_floating_point():
+        raise PathError(
+            f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
+            f"{y.dtype}"
+        )
+    counts = torch.bincount(y)
+    if empty := [c for c, count in enumerate(counts.tolist()) if not count]:
+        raise PathError(f"the accuracy of a class needs examples, and y has none of {empty}")
+    called = tuple(map(str, range(len(counts)) if names is None else names))
+    if len(called) != len(counts):
+        raise PathError(f"y has {len(counts)} classes, and there are {len(called)} names: {called}")
+    points = {}
+    for point in curve.points:
+        if point.failed:
+            continue
+        net = curve.network(point, network)
+        logits = torch.cat([net(part) for part in x.split(batch_size)])
+        if logits.ndim != 2 or logits.shape[1] < len(counts):
+            raise PathError(
+                f"a network that tells {len(counts)} classes gives [n, {len(counts)}] logits, "
+                f"and this one gave {list(logits.shape)}"
+            )
+        right = torch.bincount(y[logits.argmax(1) == y], minlength=len(counts))
+        points[_key(point)] = tuple((right / counts).tolist())
+    return ClassAccuracy(called, points)
+
+
+def _key(point: Point) -> str:
+    return f"seed{point.seed}/{point.folder.name}"

@@ -1,0 +1,193 @@
+"""The data of the page about curves, as JSON has it: no NaN, and all that the script draws."""
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from torch import Tensor
+
+from lissom.errors import LissomError, PathError
+from lissom.path import Curve, Point, Setting
+from lissom.path.point import AXES, words
+from lissom.path.storing import small_in
+from lissom.report.classes import ClassAccuracy
+from lissom.report.networks import first_layer, readers
+from lissom.report.series import Scale, dense_size, halvings, knee_of, spread
+
+EMBEDDED = 2_000_000  # bytes of all networks together that a page may carry
+INPUTS = 16_384  # of a pattern; a picture of more would be longer than the rest of the page
+WITHIN = 0.005
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the folders' paths that tell them apart.
+
+    Raises:
+        PathError: if a folder comes twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise PathError(f"each folder is shown once, got {', '.join(map(str, folders))}")
+    for length in range(1, max(map(len, parts)) + 1):
+        # A name of a folder may be no Unicode, and a page has to be.
+        names = ["/".join(part[-length:]).encode(errors="replace").decode() for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, folders))
+
+
+def about(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[str, Any]:
+    """All that the script of the page needs.
+
+    Args:
+        curves: by name.
+        scale: how errors are read.
+        beside: the folder of the page, which links to networks begin at.
+    """
+    points = [point for curve in curves.values() for point in curve.points if not point.failed]
+    files = {point.folder: file for point in points if (file := _file(point)) is not None}
+    embed = sum(file.stat().st_size for file in files.values()) <= EMBEDDED
+    links = {folder: _link(file, beside, embed=embed) for folder, file in files.items()}
+    return {
+        "percent": scale.percent,
+        "test": scale.test,
+        "axes": {axis: AXES[axis] for curve in curves.values() for axis in curve.axes},
+        "curves": [_curve(name, curve, links) for name, curve in curves.items()],
+    }
+
+
+def _curve(name: str, curve: Curve, links: Mapping[Path, dict[str, str]]) -> dict[str, Any]:
+    settings = (*curve.settings, *curve.cold)
+    places = {id(setting): place for place, setting in enumerate(settings)}
+    classes = ClassAccuracy.load(curve.out)
+    layout: dict[str, Any] = {}
+    points = []
+    for setting in settings:
+        networks = []
+        for point in setting.points:
+            tensors, why = _tensors(curve, point)
+            layout = layout or (_layout(curve, tensors) if tensors else {})
+            told = {
+                "classes": classes.of(point) if classes else None,
+                "link": links.get(point.folder),
+                "why": why,
+            }
+            networks.append({**_result(point), **_inside(layout, tensors), **told})
+        points.append({**_setting(setting), "networks": networks})
+    return {
+        "name": name,
+        "dense": {axis: dense_size(curve, axis) for axis in curve.axes},
+        "points": points,
+        "axes": {axis: _on(curve, axis, places) for axis in curve.axes},
+        "layers": layout.get("layers"),
+        "pattern": layout.get("pattern"),
+        "classes": classes.names if classes else None,
+        "failed": [[str(point), point.failed] for point in curve.failed],
+    }
+
+
+def _result(point: Point) -> dict[str, Any]:
+    """What a network was measured to be."""
+    return {
+        "seed": point.seed,
+        "error": point.error,
+        "test": point.test_error,
+        "sizes": dict(point.sizes or {}),
+        "empty": point.empty,
+        "seconds": point.seconds,
+    }
+
+
+def _layout(curve: Curve, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What all networks of a curve share: their layers, and what their patterns are of."""
+    layers = [
+        {"name": name, "shape": list(tensors[name].shape), "weights": tensors[name].numel()}
+        for name in curve.parameters
+    ]
+    first = first_layer(curve, tensors)
+    if first is None or (seen := readers(tensors[first])).counts.numel() > INPUTS:
+        return {"layers": layers, "pattern": None}
+    height, width = seen.counts.shape
+    pattern = {"name": first, "height": height, "width": width, "units": seen.units}
+    return {"layers": layers, "pattern": pattern}
+
+
+def _inside(layout: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The non-zeros of each layer, and how many units read each input."""
+    if not tensors:
+        return {"nonzero": None, "readers": None}
+    nonzero = [int(tensors[layer["name"]].count_nonzero()) for layer in layout["layers"]]
+    if layout["pattern"] is None:
+        return {"nonzero": nonzero, "readers": None}
+    seen = readers(tensors[layout["pattern"]["name"]])
+    return {"nonzero": nonzero, "readers": seen.counts.flatten().tolist()}
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    """Means and spreads; each axis and part as [mean, standard deviation or null]."""
+    tests = [p.test_error for p in setting.points if p.test_error is not None]
+    return {
+        "price": setting.price,
+        "called": words(setting.price),
+        "cold": setting.cold,
+        "failed": [point.seed for point in setting.failed],
+        "error": [setting.error, _known(setting.error_std)],
+        "test": None if setting.test_error is None else [setting.test_error, _known(spread(tests))],
+        "sizes": {
+            axis: [setting.size(axis), _known(setting.size_std(axis))]
+            for axis in setting.points[0].sizes or {}
+        },
+    }
+
+
+def _on(curve: Curve, axis: str, places: Mapping[int, int]) -> dict[str, Any]:
+    """The front and the knee on one axis, as places in the list of points."""
+    knee = knee_of(curve, axis)
+    return {
+        "front": [places[id(setting)] for setting in curve.front(axis)],
+        "knee": None if knee is None else places[id(knee.setting)],
+        "range": list(knee.range) if knee is not None and knee.range is not None else None,
+        "halvings": [
+            halvings(curve, setting.size(axis), axis) for setting in (*curve.settings, *curve.cold)
+        ],
+    }
+
+
+def _tensors(curve: Curve, point: Point) -> tuple[dict[str, Tensor], str | None]:
+    """The trained network; or none and why, since the curve outlives the files."""
+    try:
+        return curve.tensors(point), None
+    except LissomError as error:
+        return {}, str(error)
+
+
+def _file(point: Point) -> Path | None:
+    try:
+        return small_in(point.folder)
+    except StopIteration:
+        return None
+
+
+def _link(file: Path, beside: Path, *, embed: bool) -> dict[str, str]:
+    """Where the network is, and what its file is called when it is saved from the page."""
+    out = file.parent.parent.parent.resolve().name
+    name = (
+        "-".join([out.encode(errors="replace").decode(), file.parent.parent.name, file.parent.name])
+        + file.suffix
+    )
+    if embed:
+        text = base64.b64encode(file.read_bytes()).decode("ascii")
+        return {"name": name, "href": f"data:application/octet-stream;base64,{text}"}
+    relative = Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix()
+    return {
+        "name": name,
+        "href": "./" + quote(os.fsencode(relative)),
+    }  # "./": a name may look like a scheme
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,81 @@
+"""The page of trade-off curves: what each degree of simplicity costs, and its networks."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from lissom.checkpoints import load_json
+from lissom.errors import PathError
+from lissom.path import Curve
+from lissom.report.curve_data import WITHIN, about, names_of
+from lissom.report.curves import trade_off
+from lissom.report.figures import svg
+from lissom.report.page import render
+from lissom.report.series import Scale
+from lissom.report.table import answers, rows
+
+RECORDS = ("path.json", "recipe.json", "result.json")  # how it was made, as far as it is known
+
+
+def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
+    """Write one page about one or several paths that holds everything it shows.
+
+        write_curve_report([Path("runs/l0"), Path("runs/lc")], Path("runs/report.html"))
+
+    The curves come first, then the point that is chosen with its layers and its network, then all
+    points. Networks are embedded if all of them together have at most 2 MB, and otherwise linked
+    by a relative path. Accuracies of classes are shown where `ClassAccuracy.save` left them.
+
+    Args:
+        folders: that `lissom.path(out=…)` wrote; finished or not.
+        out: the file to be written; a folder gets a report.html.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: if a folder holds no path.
+        PathError: if there is no folder, or in one of them no point worked.
+    """
+    folders = [Path(folder) for folder in folders]
+    if not folders:
+        raise PathError("a report is of at least one folder that lissom.path(out=…) wrote")
+    path = out / "report.html" if out.is_dir() else out
+    names = names_of(folders)
+    curves = {name: Curve.load(folder) for name, folder in zip(names, folders, strict=True)}
+    scale = Scale.of(curves.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = about(curves, scale, path.parent)
+    page = render(
+        "curve.html",
+        title=", ".join(names),
+        data=data,
+        answers=answers(curves, scale),
+        tables=rows(curves, scale),
+        scale=scale,
+        points=f"{100 * WITHIN:g}",
+        drawn=Markup(svg(trade_off(curves if len(curves) > 1 else next(iter(curves.values()))))),
+        records={name: _records(curve.out) for name, curve in curves.items()},
+        versions={
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("lissom", "torch")},
+        },
+    )
+    path.write_text(page, encoding="utf-8", errors="replace")  # file names may be no Unicode
+    return path
+
+
+def _records(out: Path) -> dict[str, str]:
+    """The files that say how a path was made, as text."""
+    found: dict[str, Any] = {
+        name: load_json(out / name) for name in RECORDS if os.path.exists(out / name)
+    }
+    return {
+        name: json.dumps(record, indent=2, ensure_ascii=False) for name, record in found.items()
+    }
