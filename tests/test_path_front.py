@@ -53,7 +53,7 @@ def test_knee_is_the_point_furthest_from_the_chord(front: tuple[list[int], list[
     # Signed distance from the line through the two ends, by the cross product.
     (x0, x1), (y0, y1) = x[[0, -1]], y[[0, -1]]
     away = ((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / math.hypot(x1 - x0, y1 - y0)
-    found = knee(sizes, errors)
+    found = knee(sizes, errors, sizes[0])
     if away.max() < 1e-12:
         assert found is None
     else:
@@ -62,14 +62,16 @@ def test_knee_is_the_point_furthest_from_the_chord(front: tuple[list[int], list[
 
 def test_knee_of_a_known_curve() -> None:
     sizes, errors = [2**10, 2**8, 2**4, 2**2, 2**0], [2**-6, 2**-6, 2**-5, 2**-3, 1.0]
-    assert knee(sizes, errors) == 2  # 1 − 4/10 − 1/6, against 2/10 and 1 − 2/10 − 3/6
-    assert knee([16, 8, 4], [0.0, 0.25, 1.0]) == 1  # 0 counts as 1/8: 1 − 1/2 − 1/3
-    assert knee(sizes[:2], errors[:2]) is None
-    assert knee([4, 2, 1], [0.25, 0.5, 1.0]) is None  # a straight line
-    assert knee([4, 2, 1], [0.25, 0.9, 1.0]) is None  # above it
-    assert knee([3, 3, 3], [0.1, 0.1, 0.1]) is None
-    assert knee([3, 2, 1], [0.0, 0.0, 0.0]) is None
-    assert knee([16, 4, 2, 1], [0.25, 0.25, 2**-1.5, 1.0]) == 2  # a tie goes to the smaller
+    assert knee(sizes, errors, 2**10) == 2  # 1 − 4/10 − 1/6, against 2/10 and 1 − 2/10 − 3/6
+    assert knee([16, 8, 4], [0.0, 0.25, 1.0], 16) == 1  # 0 counts as 1/8: 1 − 1/2 − 1/3
+    assert knee(sizes[:2], errors[:2], 2**10) is None
+    assert knee([4, 2, 1], [0.25, 0.5, 1.0], 4) is None  # a straight line
+    assert knee([4, 2, 1], [0.25, 0.9, 1.0], 4) is None  # above it
+    assert knee([3, 3, 3], [0.1, 0.1, 0.1], 3) is None
+    assert knee([3, 2, 1], [0.0, 0.0, 0.0], 3) is None
+    assert knee([16, 4, 2, 1], [0.25, 0.25, 2**-1.5, 1.0], 16) == 2  # a tie goes to the smaller
+    # The straight line begins at a dominated 16: 1 − 2/4 and 1 − 1/4 − 1/2.
+    assert knee([4, 2, 1], [0.25, 0.5, 1.0], 16) == 0
 
 
 @given(FRONTS, st.floats(0, 1))
@@ -267,7 +269,7 @@ def test_the_strategy_makes_fronts_with_and_without_knees() -> None:
     @given(FRONTS)
     def look(front: tuple[list[int], list[int]]) -> None:
         assert pareto(*front) == list(range(len(front[0])))
-        found.add(knee(*front) is None)
+        found.add(knee(*front, front[0][0]) is None)
 
     look()
     assert found == {True, False}

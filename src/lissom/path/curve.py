@@ -100,10 +100,11 @@ class Curve:
         return tuple(setting for setting in self.settings if id(setting) not in kept)
 
     def knee(self, axis: str = "weights") -> Knee:
-        """The setting of the front that is furthest below the chord from its first to its last.
+        """The setting of the front that is furthest below a chord.
 
-        x = log₂ size and y = log₂ error, both scaled to [0, 1] over the front; so it depends on
-        where the front ends. The same is done for each seed's own points.
+        The chord runs from the lowest error at the largest size to the last point of the front, in
+        x = log₂ size and y = log₂ error, both scaled to [0, 1]; so it depends on where the front
+        ends. The same is done for each seed's own points.
 
         Raises:
             PathError: if the front has fewer than three settings, or is nowhere below its chord.
@@ -116,7 +117,7 @@ class Curve:
                 f"a knee needs a front of three settings, and this one has {len(front)}: "
                 f"{_listed(front)}. Take more prices, or an interval from dense to empty"
             )
-        found = _knee(front, axis)
+        found = _knee(self.settings, axis)
         if found is None:
             raise PathError(
                 "the front is nowhere below the straight line between its ends, so it has no knee: "
@@ -125,7 +126,7 @@ class Curve:
         own: dict[int, Point] = {}
         for seed in sorted({point.seed for point in self.points}):
             alone = _settings(p for p in self.points if p.seed == seed and not p.cold)
-            if knee := _knee(_front(alone, axis), axis):
+            if knee := _knee(alone, axis):
                 own[seed] = knee.points[0]
         return Knee(found, axis, own)
 
@@ -295,8 +296,9 @@ def _front(settings: Sequence[Setting], axis: str) -> tuple[Setting, ...]:
     return tuple(settings[i] for i in fronts.pareto(sizes, errors))
 
 
-def _knee(front: Sequence[Setting], axis: str) -> Setting | None:
-    place = fronts.knee([s.size(axis) for s in front], [s.error for s in front])
+def _knee(settings: Sequence[Setting], axis: str) -> Setting | None:
+    front, largest = _front(settings, axis), max(s.size(axis) for s in settings)
+    place = fronts.knee([s.size(axis) for s in front], [s.error for s in front], largest)
     return None if place is None else front[place]
 
 

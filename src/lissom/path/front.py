@@ -46,18 +46,20 @@ def pareto(sizes: Sequence[float], errors: Sequence[float]) -> list[int]:
     return sorted(kept, key=lambda i: -sizes[i])
 
 
-def knee(sizes: Sequence[float], errors: Sequence[float]) -> int | None:
-    """argmax (1 − x̂ − ŷ): the point of a front furthest below the chord of its two ends.
+def knee(sizes: Sequence[float], errors: Sequence[float], largest: float) -> int | None:
+    """argmax (1 − x̂ − ŷ): the point of a front furthest below a chord.
 
-    x̂ and ŷ are log₂ size and log₂ error, each scaled to [0, 1] over the front, so the chord runs
-    from (1, 0), the densest point, to (0, 1), the emptiest: halvings of the size are weighed
-    against doublings of the error. On a linear scale an error of 20 % would still look small beside
-    the 90 % of an empty network. An error of 0 counts as half of the smallest one above it. Of
-    equals, the smallest network.
+    x̂ and ŷ are log₂ size and log₂ error, scaled to [0, 1], so the chord runs from (1, 0), the
+    lowest error at the largest size, to (0, 1), the emptiest point: halvings of the size are
+    weighed against doublings of the error. On a linear scale an error of 20 % would still look
+    small beside the 90 % of an empty network. The largest network may be dominated by one that was
+    trained longer, and is where the chord begins all the same. An error of 0 counts as half of the
+    smallest one above it. Of equals, the smallest network.
 
     Args:
         sizes: of the points of a front, largest first.
         errors: of the same points, ≥ 0.
+        largest: the largest size of all, on the front or not.
 
     Returns:
         Its index; None for fewer than three points, or if none lies below the chord.
@@ -68,7 +70,7 @@ def knee(sizes: Sequence[float], errors: Sequence[float]) -> int | None:
     if len(sizes) < 3:
         return None
     x, y = [octaves(size) for size in sizes], doublings(errors)
-    wide, high = max(x) - min(x), max(y) - min(y)
+    wide, high = octaves(largest) - min(x), max(y) - min(y)
     if not wide or not high:
         return None
     below = [1 - (x_ - min(x)) / wide - (y_ - min(y)) / high for x_, y_ in zip(x, y, strict=True)]
