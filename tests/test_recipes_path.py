@@ -1,6 +1,7 @@
 """[path] in recipes: the recipe of each point, what is refused, and whole curves on digits."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ LC = [
     "proximal={}",
     'lc={steps=2, metric="adaptive", mu={start=3.0}}',
     "train.average_from=50",
+]
+
+
+GATES = [
+    'method="gates"',
+    "proximal={}",
+    "prices=[{groups='neurons', inputs=true, L0=0}]",
+    "gates={init=0.1, lr=0.05, budget={weights=0.5, rate=0.05}}",
+    'path.price="gates.budget.weights"',
 ]
 
 
@@ -66,7 +76,10 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
         (["path.prices=[]"], "path.prices: this list needs an entry"),
         (["path.prices=[0.0, 1.0]"], "path.prices.0"),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
-        (['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"], "'proximal' or 'lc'"),
+        (
+            ['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"],
+            "'proximal', 'gates' or 'lc', not 'subgradient'",
+        ),
         (["train.patience=3", "train.patience_from=40"], "remove train.patience"),
     ],
 )
@@ -101,6 +114,22 @@ def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: 
     found = small(path.data.valid_x).argmax(1)
     assert third.error == pytest.approx(float((found != path.data.valid_y).double().mean()))
     assert third.test_error == path.test(small)
+
+
+def test_gates_of_what_died_stay_shut(tmp_path: Path) -> None:
+    recipe = read_recipe("digits-path", GATES)
+    point = point_recipe(recipe, 0.1, 0.5)
+    assert point.gates is not None and point.gates.harden == 10
+    assert point_recipe(recipe, None, None).gates is None
+    path = make(tmp_path, *GATES, "path.prices=[0.3, 0.1, 0.02]", "path.epochs=12", "path.heal=2")
+    curve = path.run()
+    assert not curve.failed
+    sizes = [setting.size() for setting in curve.settings]
+    for price, size in zip([0.3, 0.1, 0.02], sizes[1:], strict=True):
+        assert 0.5 * price * sizes[0] < size <= 1.02 * price * sizes[0]
+    alive = [curve.tensors(s.points[0])["fc1.weight"] != 0 for s in curve.settings]
+    for denser, sparser in pairwise(alive):
+        assert not bool((sparser & ~denser).any())  # nothing came back
 
 
 def test_the_optimizer_goes_on(tmp_path: Path) -> None:

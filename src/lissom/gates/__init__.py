@@ -6,13 +6,14 @@ from typing import Literal
 from torch import nn
 
 from lissom.gates.checks import Drops, refuse_gated
+from lissom.gates.dead import shut_dead
 from lissom.gates.handle import Gates, gates_of
 from lissom.groups import Groups
 from lissom.hard_concrete import HardConcrete
 from lissom.penalties import Penalty
 from lissom.running import Example
 
-__all__ = ["Gates", "gate", "gates_of", "refuse_gated"]
+__all__ = ["Gates", "gate", "gates_of", "refuse_gated", "shut_dead"]
 
 
 def gate(

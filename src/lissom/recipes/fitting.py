@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.data import Dataset
+from lissom.gates import shut_dead
 from lissom.path import Curve, Start, path
 from lissom.recipes.making import make_data, make_example, make_model
 from lissom.recipes.paths import path_of, point_recipe
@@ -78,12 +79,16 @@ class RecipePath:
             model=net,
             teacher=self._teacher(start.seed),
         )
-        if start.state is not None:
+        if trainer.gates is not None:
+            shut_dead(trainer.gates)
+        elif start.state is not None and "optimizer" in start.state:
             trainer.optimizer.load_state_dict(start.state["optimizer"])
         if start.folder is not None and (start.folder / "checkpoint.pt").exists():
             trainer.resume()
         trainer.fit()
         net.cpu()
+        if self.recipe.method == "gates":  # log α had moments too
+            return {"price": price}
         return {"price": price, "optimizer": trainer.optimizer.state_dict()}
 
     def error(self, net: nn.Module) -> float:

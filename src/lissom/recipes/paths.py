@@ -11,8 +11,9 @@ from lissom.recipes.strict import Spec, complaint
 if TYPE_CHECKING:
     from lissom.recipes.specs import Recipe
 
-METHODS = ("proximal", "lc")
-FALLING = ("fraction", "count", "radius")  # budgets: the smaller, the sparser
+METHODS = ("proximal", "gates", "lc")
+PARTS = ("fraction", "weights", "macs", "bytes")  # of all, which is 1 for the dense network
+BUDGETS = (*PARTS, "count", "radius")  # the smaller, the sparser
 
 Whole = Annotated[int, Field(ge=1)]
 
@@ -47,7 +48,7 @@ def check_path(recipe: "Recipe") -> None:
     """See that the recipe has points: a price, a method that knows it, and data to choose by."""
     spec = path_of(recipe)
     if recipe.method not in METHODS:
-        what = f"a path needs method = 'proximal' or 'lc', but method is {recipe.method!r}"
+        what = f"a path needs method = 'proximal', 'gates' or 'lc', not {recipe.method!r}"
         raise complaint(what, "path")
     if not recipe.data.validation:
         what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
@@ -96,23 +97,28 @@ def point_recipe(recipe: "Recipe", price: float | None, before: float | None) ->
         train["average_from"] = sparse
     if price is None:
         table |= {"method": "proximal", "prices": [], "proximal": {}}
-        table.pop("lc", None)
+        for unused in ("lc", "gates"):
+            table.pop(unused, None)
         return type(recipe).model_validate(table)
     if recipe.method == "lc":
         table["lc"] |= {"start": 0, "each": 1, "steps": sparse}
         for unused in ("first", "rate_decay"):
             table["lc"].pop(unused, None)
+    elif recipe.method == "gates":
+        table["gates"]["harden"] = sparse
     else:
         table["proximal"] |= {"start": 0, "freeze": sparse}
     holder, key = _held(table, spec.price)
-    holder[key] = _number(key, price, before, sparse)
+    # Multipliers of gates need a while to meet a target that stands still.
+    ramp = max(1, round(0.7 * sparse)) if recipe.method == "gates" else sparse
+    holder[key] = _number(key, price, before, ramp)
     return type(recipe).model_validate(table)
 
 
 def _number(key: str | int, price: float, before: float | None, epochs: int) -> Any:
     """A λ at once; a budget by and by, from that of the point before."""
-    start = 1.0 if before is None and key == "fraction" else before
-    if key not in FALLING or start is None:
+    start = 1.0 if before is None and key in PARTS else before
+    if key not in BUDGETS or start is None:
         return price
     return [{"shape": "exponential", "start": start, "end": price, "epochs": epochs}]
 
