@@ -62,18 +62,26 @@ RUN_FILES = (
 )
 MAX_SEED = 2**32 - 1
 
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(help="Leave a multiple of N units in each layer, such as 8.", metavar="N"),
+]
+
 
 @app.command()
 def train(
     recipe: Annotated[
         str, typer.Argument(help="A recipe's name, a .toml file, or the recipe.json of a run.")
     ],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
-    ] = None,
+    changes: Changes = None,
+    data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; runs/RECIPE or that of the recipe.json.")
     ] = None,
@@ -85,7 +93,7 @@ def train(
             help="Of initialisation, order and dropout; 0 or that of the recipe.json.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
 ) -> None:
@@ -101,7 +109,7 @@ def train(
             _check_same(run, read, seed)
         data = make_data(read, data_dir, seed=seed)
         shape = list(data.train_x.shape[1:])
-        with _resumable(run), Progress(console, read) as progress:
+        with _resumable(run, "--resume"), Progress(console, read) as progress:
             trainer = make_trainer(
                 read, data, seed=seed, device=device, out=run, report=progress.report
             )
@@ -127,15 +135,11 @@ def path(
     recipe: Annotated[
         str, typer.Argument(help="A recipe with a [path]: its name, or a .toml file.")
     ],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
-    ] = None,
+    changes: Changes = None,
+    data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with _told():
@@ -149,7 +153,7 @@ def path(
         else:
             _check_run(run, resume=False, overwrite=False)
             keep_record(record, run)
-        with points_shown(console):
+        with _resumable(run), points_shown(console):
             found = curve.run(jobs)
         data = curve.data
         class_accuracy(found, data.test_x, data.test_y, curve.network).save(run)
@@ -188,12 +192,6 @@ def measure(
             typer.echo(json.dumps(counted.to_dict(), indent=2))
         else:
             console.print(counted.table())
-
-
-RoundTo = Annotated[
-    int | None,
-    typer.Option(help="Leave a multiple of N units in each layer, such as 8.", metavar="N"),
-]
 
 
 @app.command()
@@ -336,13 +334,13 @@ def _clear(run: Path) -> None:
 
 
 @contextmanager
-def _resumable(run: Path) -> Iterator[None]:
+def _resumable(run: Path, *flags: str) -> Iterator[None]:
     """Answer Ctrl-C with the command that goes on."""
     try:
         yield
     except KeyboardInterrupt as error:
         given = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
-        command = shlex.join(["lissom", *given, "--resume"])
+        command = shlex.join(["lissom", *given, *flags])
         stderr.print(f"stopped; {run} goes on with: {command}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from error
 
