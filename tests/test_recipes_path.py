@@ -75,6 +75,7 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
         (["path.heal=60", "path.epochs=90"], "all 60 epochs would heal"),
         (["path.prices=[]"], "path.prices: this list needs an entry"),
         (["path.prices=[0.0, 1.0]"], "path.prices.0"),
+        (["path.prices=[2.0, 0.1]"], "path.prices.0: prices.0.TopK.fraction = 2: a fraction lies"),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
         (
             ['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"],

@@ -15,7 +15,7 @@ from lissom.recipes.making import make_data, make_example, make_model
 from lissom.recipes.paths import path_of, point_recipe
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
-from lissom.training import Teacher
+from lissom.training import Teacher, usable_device
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class RecipePath:
     def run(self, jobs: int = 1) -> Curve:
         """Make the curve, or go on with it."""
         spec = path_of(self.recipe)
+        usable_device(self.device)  # refuses another before there are points that fail
         return path(
             self.fit,
             spec.prices,

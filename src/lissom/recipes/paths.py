@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lissom.errors import RecipeError
 from lissom.recipes.strict import Spec, complaint
@@ -61,6 +61,12 @@ def check_path(recipe: "Recipe") -> None:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         what = f"there is no number {spec.price!r} in this recipe; prices.0.L0 would be one"
         raise complaint(what, "path", "price") from error
+    for i, price in enumerate(spec.prices):
+        try:
+            point_recipe(recipe, price, None)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise complaint(f"{spec.price} = {price:g}: {what}", "path", "prices", i) from error
 
 
 def path_of(recipe: "Recipe") -> PathSpec:
