@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Protocol
@@ -112,5 +113,11 @@ def _packed(job: Job) -> bytes:
 def _unpacked(
     parcel: bytes, seed: int, prices: Sequence[float | None], done: Sequence[Point], cold: bool
 ) -> list[Point]:
+    return run_seed(_job(parcel), seed, prices, done, cold)
+
+
+@lru_cache(1)
+def _job(parcel: bytes) -> Job:
+    """Once for each process, since what it holds may have read its data by then."""
     job: Job = pickle.loads(parcel)
-    return run_seed(job, seed, prices, done, cold)
+    return job
