@@ -18,7 +18,7 @@ import lissom
 from lissom import L0, L1, L2, TopK, kernels
 from lissom.coupling import channels, heads, neurons
 from lissom.errors import GateError, GroupError
-from lissom.gates import Gates, gate, gates_of
+from lissom.gates import Gates, gate, gates_of, shut_dead
 from lissom.groups import Groups, TensorBlock, columns, weights
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.schedules import linear
@@ -955,3 +955,15 @@ def test_a_part_of_the_model_called_on_its_own() -> None:
     assert_clean(net)
     z = draw(gates, 3)[0]
     torch.testing.assert_close(called(net.fc1, x, 3), F.linear(x, net.fc1.weight * z, net.fc1.bias))
+
+
+def test_gates_of_zero_groups_can_be_shut() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].weight[1] = 0
+        net[0].bias[1] = 0
+    gates = gate(net, {neurons(net, torch.rand(2, 4)): L0(0.1)}, init=0.1)
+    before = gates.log_alpha.detach().clone()
+    shut_dead(gates)
+    assert (gates.log_alpha == torch.tensor([before[0], -10, before[2]])).all()
+    assert gates.harden()[0].weight[1].count_nonzero() == 0
