@@ -20,6 +20,7 @@ matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_tables
 import gate_tables
+import lc_tables
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
@@ -210,6 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
     "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
+    "lc": lambda: exact_table("lc", lc_tables.best),
 }
 
 
