@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killing import kill_when
 from typer.testing import CliRunner
 
 import lissom.training.trainer
@@ -81,18 +81,6 @@ def start(run: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "lissom", *ARGUMENTS, "--out", str(run), *options]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
-
-
-def kill_when(process: "subprocess.Popen[bytes]", moment: Callable[[], bool]) -> None:
-    """SIGKILL as soon as the moment has come."""
-    try:
-        while not moment():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait(timeout=60)
-    assert process.returncode == -9
 
 
 def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killing import kill_when
 from path_cases import make, path, same_weights, timeless
 
 from lissom.path import Curve
@@ -45,18 +46,6 @@ def start(tmp_path: Path) -> Callable[[Path, int], "subprocess.Popen[bytes]"]:
 
 def finished(out: Path) -> int:
     return len(list(out.glob("seed*/*/point.json")))
-
-
-def kill_when(process: "subprocess.Popen[bytes]", moment: Callable[[], bool]) -> None:
-    """SIGKILL as soon as the moment has come."""
-    try:
-        while not moment():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait(timeout=60)
-    assert process.returncode == -9
 
 
 def test_killed_twice_and_called_again(

@@ -1,7 +1,7 @@
 """Answers of a curve: a price with the networks of all seeds, and the knee."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -33,13 +33,13 @@ class Setting:
     @property
     def error_std(self) -> float:
         """The standard deviation over the seeds; NaN for one."""
-        return _spread([point.error for point in self.points])
+        return spread([point.error for point in self.points])
 
     @property
     def test_error(self) -> float | None:
         """The mean over the seeds; None if no test was given."""
-        known = [p.test_error for p in self.points if p.test_error is not None]
-        return fmean(known) if known else None
+        errors = [p.test_error for p in self.points if p.test_error is not None]
+        return fmean(errors) if errors else None
 
     def size(self, axis: str = "weights") -> float:
         """The mean over the seeds."""
@@ -47,7 +47,7 @@ class Setting:
 
     def size_std(self, axis: str = "weights") -> float:
         """The standard deviation over the seeds; NaN for one."""
-        return _spread([point.size(axis) for point in self.points])
+        return spread([point.size(axis) for point in self.points])
 
     def largest(self, axis: str = "weights") -> float:
         """The largest over the seeds."""
@@ -62,10 +62,10 @@ class Setting:
             "seeds": [point.seed for point in self.points],
             "failed": [point.seed for point in self.failed],
             "error": self.error,
-            "error_std": _known(self.error_std),
+            "error_std": known(self.error_std),
             "test_error": self.test_error,
             "sizes": {axis: self.size(axis) for axis in axes},
-            "sizes_std": {axis: _known(self.size_std(axis)) for axis in axes},
+            "sizes_std": {axis: known(self.size_std(axis)) for axis in axes},
         }
 
     def __str__(self) -> str:
@@ -119,9 +119,11 @@ class Knee:
         return f"{told} (seeds: {low:,.0f} to {high:,.0f} {self.axis})"
 
 
-def _spread(values: list[float]) -> float:
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation; NaN for one value."""
     return stdev(values) if len(values) > 1 else math.nan
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """None for NaN, which JSON has not."""
     return None if math.isnan(value) else value

@@ -5,8 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lissom.data import Dataset
 from lissom.gates import shut_dead
@@ -15,7 +14,7 @@ from lissom.recipes.making import make_data, make_example, make_model
 from lissom.recipes.paths import path_of, point_recipe
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
-from lissom.training import Teacher, usable_device
+from lissom.training import Teacher, entropy_and_inaccuracy, usable_device
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,11 @@ class RecipePath:
         """The part of the held-out examples that is classified wrongly."""
         assert self.data.valid_x is not None
         assert self.data.valid_y is not None
-        return _wrong(net, self.data.valid_x, self.data.valid_y)
+        return entropy_and_inaccuracy(net, self.data.valid_x, self.data.valid_y)[1]
 
     def test(self, net: nn.Module) -> float:
         """The part of the test examples that is classified wrongly."""
-        return _wrong(net, self.data.test_x, self.data.test_y)
+        return entropy_and_inaccuracy(net, self.data.test_x, self.data.test_y)[1]
 
     def _teacher(self, seed: int) -> Teacher | None:
         """One for all points of a seed."""
@@ -117,9 +116,3 @@ class RecipePath:
         """Without the data and teachers, which another process reads anew."""
         state = {k: v for k, v in self.__dict__.items() if k != "data"}
         return {**state, "_teachers": {}}
-
-
-@torch.inference_mode()
-def _wrong(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    found = torch.cat([net(part).argmax(1) for part in x.split(1000)])
-    return float((found != y).double().mean())

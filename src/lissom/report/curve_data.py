@@ -1,7 +1,6 @@
 """The data of the page about curves, as JSON has it: no NaN, and all that the script draws."""
 
 import base64
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from torch import Tensor
 from lissom.errors import LissomError, PathError
 from lissom.path import Curve, Point, Setting
 from lissom.path.point import AXES, words
+from lissom.path.results import known, spread
 from lissom.path.storing import small_in
 from lissom.report.classes import ClassAccuracy
 from lissom.report.networks import first_layer, readers
-from lissom.report.series import Scale, dense_size, halvings, knee_of, spread
+from lissom.report.series import Scale, dense_size, halvings, knee_of
 
 EMBEDDED = 2_000_000  # bytes of all networks together that a page may carry
 INPUTS = 16_384  # of a pattern; a picture of more would be longer than the rest of the page
@@ -135,10 +135,10 @@ def _setting(setting: Setting) -> dict[str, Any]:
         "called": words(setting.price),
         "cold": setting.cold,
         "failed": [point.seed for point in setting.failed],
-        "error": [setting.error, _known(setting.error_std)],
-        "test": None if setting.test_error is None else [setting.test_error, _known(spread(tests))],
+        "error": [setting.error, known(setting.error_std)],
+        "test": None if setting.test_error is None else [setting.test_error, known(spread(tests))],
         "sizes": {
-            axis: [setting.size(axis), _known(setting.size_std(axis))]
+            axis: [setting.size(axis), known(setting.size_std(axis))]
             for axis in setting.points[0].sizes or {}
         },
     }
@@ -187,7 +187,3 @@ def _link(file: Path, beside: Path, *, embed: bool) -> dict[str, str]:
         "name": name,
         "href": "./" + quote(os.fsencode(relative)),
     }  # "./": a name may look like a scheme
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

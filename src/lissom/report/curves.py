@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lissom.errors import PathError
 from lissom.path import Curve
+from lissom.path.results import spread
 from lissom.report.classes import ClassAccuracy
 from lissom.report.series import (
     Curves,
@@ -22,7 +23,6 @@ from lissom.report.series import (
     halvings,
     knee_of,
     marks,
-    spread,
 )
 
 COLOURS = ("#0d7d76", "#c4571b", "#6a4fb3", "#2b6cb0", "#a6336b", "#6b7a12")  # as in style.css

@@ -5,12 +5,13 @@ equally far apart, and the differences that matter near the sparse end can be se
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from lissom.errors import PathError
 from lissom.path import Curve, Knee, Setting
+from lissom.path.results import spread
 
 Curves = Curve | Mapping[str, Curve]
 
@@ -161,11 +162,6 @@ def knee_of(curve: Curve, axis: str) -> Knee | None:
     except PathError:
         curve.front(axis)  # an unknown axis is still a mistake
         return None
-
-
-def spread(values: Sequence[float]) -> float:
-    """The standard deviation; NaN for one value."""
-    return stdev(values) if len(values) > 1 else math.nan
 
 
 def marks(most: float) -> list[tuple[float, str]]:

@@ -6,8 +6,9 @@ from typing import Any
 from lissom.errors import PathError
 from lissom.path import Curve, Setting
 from lissom.path.point import words
+from lissom.path.results import spread
 from lissom.report.curve_data import WITHIN
-from lissom.report.series import Scale, halvings, knee_of, removed, spread
+from lissom.report.series import Scale, halvings, knee_of, removed
 
 AXIS = "weights"  # of the answers; the picture has them all
 
