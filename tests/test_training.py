@@ -34,6 +34,7 @@ from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
 from lissom.training import entropy_and_inaccuracy
+from lissom.training.subnormals import flushes
 
 
 def test_learns_the_digits() -> None:
@@ -324,6 +325,30 @@ def test_a_price_without_a_gradient_is_refused_at_once(penalty: lissom.penalties
     net = dense()
     with pytest.raises(PenaltyError, match="no gradient"):
         trainer(net, penalties={weights(net): penalty})
+
+
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot flush")
+@pytest.mark.parametrize("before", [False, True])
+def test_moments_of_what_is_dead_do_not_become_subnormal(before: bool) -> None:
+    net = henrikson(inputs=64)
+    optimizer = Adam(net.parameters(), betas=(0.9, 0.99))
+    first: nn.Linear = net.fc1  # type: ignore[assignment]
+    with torch.no_grad():
+        first.weight[0].zero_()
+        first.bias[0] = -1  # behind a ReLU: no gradient
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for kept in optimizer.state.values():
+        kept["exp_avg_sq"].fill_(1.2e-38)
+    torch.set_flush_denormal(before)
+    try:
+        Trainer(net, optimizer, load_digits(), epochs=1).fit()
+        assert flushes() is before
+    finally:
+        torch.set_flush_denormal(False)
+    moments = optimizer.state[first.weight]["exp_avg_sq"]
+    assert moments[0].count_nonzero() == 0 and moments[1].count_nonzero() > 0
 
 
 def test_bf16_trains_float32_weights() -> None:

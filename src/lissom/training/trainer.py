@@ -25,6 +25,7 @@ from lissom.training.checks import check
 from lissom.training.evaluation import evaluation
 from lissom.training.options import Options
 from lissom.training.stages import Compressing, Gated, Stage
+from lissom.training.subnormals import flushing_subnormals
 from lissom.training.teacher import Teacher, asked
 
 Report = Callable[[dict[str, Any]], None]
@@ -148,7 +149,8 @@ class Trainer:
             self._call_teacher()
         while self._goes_on():
             started = time.perf_counter()
-            self._train_epoch()
+            with flushing_subnormals():
+                self._train_epoch()
             self.epoch += 1
             self.seconds += time.perf_counter() - started
             if self.epoch % self.options.evaluate_every == 0 or self.epoch == self.options.epochs:
