@@ -505,6 +505,22 @@ def test_scores_against_a_loop(curve: Curve) -> None:
         assert torch.equal(scores.index[name].reshape(-1), expected)
 
 
+def test_scores_of_units_are_those_of_their_last_weight(curve: Curve) -> None:
+    scores = curve.scores(0, groups=lambda net: lissom.weights(net).only("0"))
+    assert torch.equal(scores.index["0.weight"], curve.scores(0).index["0.weight"])
+    units = curve.scores(0, groups=lambda net: lissom.neurons(net, EXAMPLE))
+    weights = curve.scores(0).index
+    [(name, found)] = units.index.items()
+    assert name == "0.weight" and torch.equal(found, weights["0.weight"].amax(dim=1))
+
+
+def test_scores_of_groups_need_a_network(curve: Curve) -> None:
+    with pytest.raises(PathError, match="its class has to be made first"):
+        Curve.load(curve.out).scores(0, groups=lissom.neurons)
+    with pytest.raises(PathError, match="groups\\(net\\) gives groups"):
+        curve.scores(0, groups=lambda net: "neurons")  # type: ignore[arg-type, return-value]
+
+
 def test_tables_and_json(curve: Curve, caplog: pytest.LogCaptureFixture) -> None:
     lines = str(curve).splitlines()
     assert lines[0].split()[:6] == ["price", "error", "test", "weights", "shrunk_weights", "macs"]

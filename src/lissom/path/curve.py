@@ -1,7 +1,7 @@
 """The curve of a path: questions about it, and the networks that answer them."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from lissom.errors import PathError, nearest
+from lissom.groups import Groups
 from lissom.path import front as fronts
 from lissom.path.placing import Plan
 from lissom.path.point import Point
 from lissom.path.results import Knee, Setting
 from lissom.path.running import Network, build
 from lissom.path.scores import Scores, scores_of
-from lissom.path.storing import load_path, load_points, small_in, tensors_in
+from lissom.path.storing import fill, load_path, load_points, small_in, tensors_in
 from lissom.saving import load
 from lissom.tables import table, text
 
@@ -202,17 +203,30 @@ class Curve:
             )
         return fronts.slope(sizes, [s.error for s in front], size)
 
-    def scores(self, seed: int = 0) -> Scores:
-        """For each weight, from which price on it is zero; see `Scores`.
+    def scores(self, seed: int = 0, groups: Callable[[nn.Module], Groups] | None = None) -> Scores:
+        """For each weight, or each group, from which price on it is zero; see `Scores`.
+
+            curve.scores().index["fc1.weight"]
+            curve.scores(groups=lambda net: lissom.neurons(net, x))    # one for each neuron
+
+        Args:
+            seed: whose points.
+            groups: groups(net) chooses what is looked at instead of single weights.
 
         Raises:
-            PathError: if no warm-started point of this seed worked.
+            PathError: if no warm-started point of this seed worked, or nothing makes the network
+                whose groups are asked for.
         """
         points = [p for p in self.points if p.seed == seed and not p.cold and not p.failed]
         if not points:
             seeds = sorted({p.seed for p in self.points if not p.failed})
             raise PathError(f"there is no network of seed={seed!r}; seeds: {seeds}")
-        return scores_of(points, self.parameters)
+        if groups is None:
+            dead = [self._dead_weights(point) for point in points]
+        else:
+            net = build(self._maker(None), seed)
+            dead = [_dead_groups(net, groups, point) for point in points]
+        return scores_of([point.price for point in points], dead)
 
     def network(self, point: Point, network: Network | None = None) -> nn.Module:
         """The shrunk network of a point, in evaluation mode.
@@ -226,13 +240,8 @@ class Curve:
         Raises:
             PathError: if the point failed, or nothing makes the network.
         """
-        make = network or self.make
         self._check(point)
-        if make is None:
-            raise PathError(
-                "to read a network, its class has to be made first: curve.network(point, make) or "
-                "Curve.load(out, make), with the function that lissom.path was given as network"
-            )
+        make = self._maker(network)
         return load(small_in(point.folder), lambda: build(make, point.seed))
 
     def tensors(self, point: Point) -> dict[str, Tensor]:
@@ -260,6 +269,19 @@ class Curve:
         lines += [f"failed: {point}: {point.failed}" for point in self.failed]
         return "\n".join(lines)
 
+    def _dead_weights(self, point: Point) -> dict[str, Tensor]:
+        tensors = tensors_in(point.folder)
+        return {name: tensors[name] == 0 for name in self.parameters}
+
+    def _maker(self, network: Network | None) -> Network:
+        make = network or self.make
+        if make is None:
+            raise PathError(
+                "to read a network, its class has to be made first: curve.network(point, make) or "
+                "Curve.load(out, make), with the function that lissom.path was given as network"
+            )
+        return make
+
     def _axis(self, axis: str) -> str:
         if axis not in self.axes:
             raise PathError(f"there is no axis {axis!r}.{nearest(str(axis), self.axes)}")
@@ -272,6 +294,18 @@ class Curve:
             )
         if point.failed:
             raise PathError(f"the point at {point} has no network: {point.failed}")
+
+
+def _dead_groups(
+    net: nn.Module, groups: Callable[[nn.Module], Groups], point: Point
+) -> dict[str, Tensor]:
+    """Which groups of a point's network are zero, by the names of their blocks."""
+    fill(net, point.folder)
+    chosen = groups(net)
+    if not isinstance(chosen, Groups):
+        raise PathError(f"groups(net) gives groups, such as lissom.neurons(net, x), got {chosen!r}")
+    norms = zip(chosen.blocks, chosen.norms(), strict=True)
+    return {block.name: norm == 0 for block, norm in norms}
 
 
 def _settings(points: Iterable[Point]) -> tuple[Setting, ...]:
