@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from path_cases import EXAMPLE, made_up, make, path, test_error
+from torch import nn
 
 import lissom
 from lissom import L0
@@ -20,6 +21,7 @@ from lissom.path import Curve
 from lissom.report import (
     ClassAccuracy,
     class_accuracy,
+    connectivity,
     log_alpha,
     patterns,
     per_class,
@@ -228,6 +230,27 @@ def test_patterns_of_what_is_not_there_are_refused(trained: Curve) -> None:
         patterns(trained, shape=(28, 28))
     with pytest.raises(PathError, match=r"seed=7; there are seeds \[0, 1\]"):
         patterns(trained, seed=7)
+
+
+def test_connectivity_shows_one_image_for_each_network() -> None:
+    first, second = torch.zeros(5, 9), torch.eye(5, 9)
+    first[1:4, 4] = -0.5
+    figure = connectivity({"ℓ0": nn.Parameter(first), "ℓ1": second})
+    for axes, title, most in zip(figure.axes, ("ℓ0\n1 of 9", "ℓ1\n5 of 9"), (3, 1), strict=True):
+        [image] = axes.images
+        shown = image.get_array()
+        assert shown is not None and shown.shape == (3, 3) and shown.max() == most
+        assert axes.get_title().startswith(title)
+    [image] = figure.axes[0].images
+    shown = image.get_array()
+    assert shown is not None and shown[1, 1] == 3 and np.ma.getmaskarray(shown).sum() == 8
+
+
+def test_connectivity_of_no_matrix_is_refused() -> None:
+    with pytest.raises(PathError, match="weights by title"):
+        connectivity({})
+    with pytest.raises(PathError, match=r"got \[7\] for 'bias'"):
+        connectivity({"bias": torch.ones(7)})
 
 
 def test_readers_find_squares_rows_and_kernels() -> None:

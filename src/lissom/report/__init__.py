@@ -11,12 +11,13 @@ from lissom.report.classes import ClassAccuracy, class_accuracy
 from lissom.report.curve_page import write_curve_report
 from lissom.report.curves import per_class, rate_distortion, trade_off
 from lissom.report.figures import history, svg
-from lissom.report.networks import log_alpha, patterns
+from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
 
 __all__ = [
     "ClassAccuracy",
     "class_accuracy",
+    "connectivity",
     "history",
     "log_alpha",
     "patterns",

@@ -1,7 +1,7 @@
 """Figures of what is inside of sparse networks: who reads which input, and how gates are set."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,18 +60,52 @@ def patterns(
                 f"patterns are of a weight with units and inputs, got {name!r}."
                 f"{nearest(str(name), known)}"
             )
-        images.append((point, readers(tensors[name], shape)))
-    figure = Figure(figsize=(2.1 * len(images), 2.6), layout="constrained")
-    for axes, (point, image) in zip(figure.subplots(1, len(images), squeeze=False).flat, images,
-                                    strict=True):  # fmt: skip
+        saved = removed(halvings(curve, point.size(), "weights"))
+        title = f"{words(point.price)}\n{saved} % removed"
+        images.append((title, readers(tensors[name], shape)))
+    return _in_a_row(images)
+
+
+def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
+    """How many units read each input of a layer, as one image for each network.
+
+        connectivity({"ℓ0": a.fc1.weight, "ℓ0 + ℓ2": b.fc1.weight})
+
+    Args:
+        weights: by title, each [units, inputs] or [maps, inputs, height, width].
+        shape: (height, width) of the inputs; by default a square, or one row.
+
+    Raises:
+        PathError: for no weights, for one that is no matrix, or another number of inputs than
+            `shape` has.
+
+    Source: Idelbayev & Carreira-Perpiñán, connectivity of the first layer.
+    """
+    if not weights:
+        raise PathError("connectivity shows weights by title, such as {'ℓ0': net.fc1.weight}")
+    for title, weight in weights.items():
+        if weight.ndim < 2:
+            raise PathError(
+                f"connectivity is of weights [units, inputs, …], got {list(weight.shape)} for "
+                f"{title!r}"
+            )
+    images = []
+    for title, weight in weights.items():
+        image = readers(weight.detach().cpu(), shape)
+        read = int(image.counts.count_nonzero())
+        images.append((f"{title}\n{read} of {image.counts.numel()} inputs read", image))
+    return _in_a_row(images)
+
+
+def _in_a_row(images: Sequence[tuple[str, "Readers"]]) -> Figure:
+    """Images side by side, transparent where nothing reads, each with its own colours."""
+    figure = Figure(figsize=(max(3.0, 2.1 * len(images)), 2.6), layout="constrained")
+    grid = figure.subplots(1, len(images), squeeze=False).flat
+    for axes, (title, image) in zip(grid, images, strict=True):
         most = int(image.counts.max())
         shown = np.ma.masked_equal(image.counts.numpy(), 0)
         axes.imshow(shown, cmap=READERS, vmin=0.5, vmax=max(1, most), aspect=image.aspect)
-        saved = halvings(curve, point.size(), "weights")
-        axes.set_title(
-            f"{words(point.price)}\n{removed(saved)} % removed\nread by ≤ {most} of {image.units}",
-            fontsize="small",
-        )
+        axes.set_title(f"{title}\nread by ≤ {most} of {image.units}", fontsize="small")
         axes.set(xticks=[], yticks=[])
     return figure
 
