@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lissom.checkpoints import read_events
 from lissom.cli import app
 from lissom.errors import RecipeError
+from lissom.path import Curve
 from lissom.path.storing import state_in
 from lissom.recipes import RecipePath, read_recipe
 from lissom.recipes.paths import point_recipe
@@ -38,7 +40,7 @@ def make(out: Path, *changes: str) -> RecipePath:
 def test_the_dense_point_has_no_price() -> None:
     point = point_recipe(read_recipe("digits-path"), None, None)
     assert point.prices == [] and point.path is None
-    assert (point.train.epochs, point.train.cosine_from, point.train.average_from) == (60, 50, 50)
+    assert (point.train.epochs, point.train.cosine_from, point.train.average_from) == (60, 30, 30)
 
 
 @pytest.mark.parametrize(("before", "start"), [(None, 1.0), (0.5, 0.5)])
@@ -59,6 +61,13 @@ def test_a_lambda_acts_at_once() -> None:
     assert point_recipe(recipe, 0.01, 1e-4).prices[0].l0 == 0.01
 
 
+def test_a_cold_point_has_the_epochs_of_the_dense_one() -> None:
+    point = point_recipe(read_recipe("digits-path"), 0.1, None, untrained=True)
+    [ramp] = point.model_dump(by_alias=True)["prices"][0]["TopK"]["fraction"]
+    assert (ramp["start"], ramp["end"], ramp["epochs"]) == (1.0, 0.1, 30)
+    assert (point.train.epochs, point.proximal.freeze) == (60, 30)
+
+
 def test_l_steps_fill_the_epochs_before_healing() -> None:
     point = point_recipe(read_recipe("digits-path", LC), 0.1, 0.5)
     assert point.lc is not None and point.lc.begins[-1] == 10 == point.train.average_from
@@ -72,7 +81,7 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
         (['path.price="title"'], "there is no number 'title'"),
         (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
         (["path.heal=20"], "all 20 epochs would heal"),
-        (["path.heal=60", "path.epochs=90"], "all 60 epochs would heal"),
+        (["path.dense=1"], "1 epoch cannot learn and heal: give at least 2"),
         (["path.prices=[]"], "path.prices: this list needs an entry"),
         (["path.prices=[0.0, 1.0]"], "path.prices.0"),
         (["path.prices=[2.0, 0.1]"], "path.prices.0: prices.0.TopK.fraction = 2: a fraction lies"),
@@ -161,6 +170,9 @@ def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     assert "optimizer.lr was 0.002 and is 0.01" in other.output.replace("\n", "")
     record = json.loads((run / "recipe.json").read_text())
     assert record["recipe"]["path"]["prices"] == [0.3, 0.1, 0.02]
+    result = json.loads((run / "result.json").read_text())
+    assert [setting["price"] for setting in result["settings"]] == [None, 0.3, 0.1, 0.02]
+    assert "torch" in result["versions"]
 
 
 def test_a_page_about_curves(tmp_path: Path) -> None:
@@ -174,3 +186,25 @@ def test_a_page_about_curves(tmp_path: Path) -> None:
     assert mixed.exit_code == 2 and "c holds no curve" in mixed.output.replace("\n", "")
     elsewhere = CliRunner().invoke(app, ["report", str(tmp_path / "c"), "--out", "x.html"])
     assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output
+
+
+@pytest.mark.parametrize(("asked", "prices"), [("all", [0.3, 0.1, 0.02]), ("0.1", [0.1])])
+def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: list[float]) -> None:
+    run = tmp_path / "run"
+    changes = [*SHORT, "path.prices=[0.3, 0.1, 0.02]", "path.latency=true"]
+    command = ["path", "digits-path", "--out", str(run)]
+    command += [word for change in changes for word in ("--set", change)]
+    done = CliRunner().invoke(app, [*command, "--cold", asked])
+    assert done.exit_code == 0, done.output
+    curve = Curve.load(run)
+    assert [setting.price for setting in curve.cold] == prices
+    for setting in curve.cold:
+        [point] = setting.points
+        assert not point.failed and point.origin is None and point.size("latency") > 0
+        result = read_events(point.folder / "fit" / "events.jsonl")[-1]
+        assert result["epochAfter"] == 3  # those of the dense network
+
+
+def test_cold_prices_that_are_none() -> None:
+    done = CliRunner().invoke(app, ["path", "digits-path", "--cold", "every"])
+    assert done.exit_code == 2 and "--cold takes 'all' or prices" in done.output

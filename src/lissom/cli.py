@@ -138,11 +138,18 @@ def path(
     changes: Changes = None,
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
+    cold: Annotated[
+        str | None,
+        typer.Option(
+            help="Train these prices from scratch as well, at full length: all, or 0.1,0.01."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
     device: Device = "cpu",
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with _told():
+        chosen = _cold_prices(cold)
         read = read_recipe(recipe, changes or [])
         run = out or Path("runs") / Path(recipe).stem
         curve = RecipePath(read, run, data_dir, device)
@@ -154,9 +161,12 @@ def path(
             _check_run(run, resume=False, overwrite=False)
             keep_record(record, run)
         with _resumable(run), points_shown(console):
-            found = curve.run(jobs)
+            found = curve.run(jobs, () if chosen == "all" else chosen)
+            if chosen == "all":
+                found = curve.run(jobs, [s.price for s in found.settings if s.price is not None])
         data = curve.data
         class_accuracy(found, data.test_x, data.test_y, curve.network).save(run)
+        keep_result(record, found.to_dict(), run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one
             typer.echo(found.knee())
@@ -273,6 +283,15 @@ def report(
             else write_curve_report(runs, out or runs[0] / "report.html")
         )
         console.print(f"written: {page}", markup=False, soft_wrap=True)
+
+
+def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
+    if given is None or given == "all":
+        return given or []
+    try:
+        return [float(number) for number in given.split(",")]
+    except ValueError as error:
+        raise PathError(f"--cold takes 'all' or prices such as 0.1,0.01, got {given!r}") from error
 
 
 def _check_run(run: Path, *, resume: bool, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """The points of a curve as a recipe makes them: what `lissom.path` asks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,8 +46,13 @@ class RecipePath:
         """With the same examples held out for all seeds."""
         return make_data(self.recipe, self.data_dir)
 
-    def run(self, jobs: int = 1) -> Curve:
-        """Make the curve, or go on with it."""
+    def run(self, jobs: int = 1, cold: Sequence[float] = ()) -> Curve:
+        """Make the curve, or go on with it.
+
+        Args:
+            jobs: processes, for seeds side by side.
+            cold: prices that are trained from untrained networks too, for the dense one's epochs.
+        """
         spec = path_of(self.recipe)
         usable_device(self.device)  # refuses another before there are points that fail
         return path(
@@ -58,6 +64,8 @@ class RecipePath:
             example=make_example(self.network(0), self.data.train_x.shape[1:]),
             points=spec.points,
             seeds=spec.seeds,
+            cold=cold,
+            latency=spec.latency,
             out=self.out,
             jobs=jobs,
         )
@@ -69,7 +77,8 @@ class RecipePath:
     def fit(self, net: nn.Module, price: float | None, start: Start) -> dict[str, Any]:
         """Train a point on from the one before, its optimizer too."""
         before = None if start.state is None else start.state["price"]
-        recipe = point_recipe(self.recipe, price, before)
+        untrained = start.number == 0
+        recipe = point_recipe(self.recipe, price, before, untrained=untrained)
         trainer = make_trainer(
             recipe,
             self.data,

@@ -24,7 +24,9 @@ class PathSpec(Spec):
     `price` is the key of the number that changes from point to point, such as "prices.0.L0" or
     "prices.0.TopK.fraction"; `prices` are its values from dense to empty, an interval, or a guess.
     The dense network is trained for `dense` epochs, and each further point goes on for `epochs`. In
-    the last `heal` of them zeros stay zero, and the learning rate falls along a cosine.
+    the last `heal` of them zeros stay zero, and the learning rate falls along a cosine; a network
+    trained for `dense` epochs heals for as large a part of them. `latency` measures the seconds of
+    a forward pass at each point, too.
     """
 
     price: str
@@ -34,13 +36,15 @@ class PathSpec(Spec):
     dense: Whole
     epochs: Whole
     heal: Whole
+    latency: bool = False
 
     @model_validator(mode="after")
     def _heals_at_the_end(self) -> Self:
-        for name in ("dense", "epochs"):
-            if self.heal >= getattr(self, name):
-                what = f"all {getattr(self, name)} epochs would heal: heal is less than {name}"
-                raise complaint(what, "heal")
+        if self.heal >= self.epochs:
+            what = f"all {self.epochs} epochs would heal: heal is less than epochs"
+            raise complaint(what, "heal")
+        if self.dense < 2:
+            raise complaint("1 epoch cannot learn and heal: give at least 2", "dense")
         return self
 
 
@@ -83,17 +87,21 @@ def path_of(recipe: "Recipe") -> PathSpec:
     return recipe.path
 
 
-def point_recipe(recipe: "Recipe", price: float | None, before: float | None) -> "Recipe":
+def point_recipe(
+    recipe: "Recipe", price: float | None, before: float | None, *, untrained: bool = False
+) -> "Recipe":
     """The recipe of one point.
 
     Args:
         recipe: with a [path].
         price: of the point; None for the dense network.
         before: the price of the point it goes on from; None for the dense network.
+        untrained: whether it begins with an untrained network, and so has the dense one's epochs.
     """
     spec = path_of(recipe)
-    epochs = spec.dense if price is None else spec.epochs
-    sparse = epochs - spec.heal
+    epochs = spec.dense if price is None or untrained else spec.epochs
+    heal = round(spec.heal * epochs / spec.epochs)
+    sparse = epochs - min(max(1, heal), epochs - 1)
     table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
     train = table["train"]
     for unused in ("milestones", "gamma"):
