@@ -41,7 +41,7 @@ def test_a_list_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("points", [3, 4, 7, 12])
 def test_an_interval_is_a_grid_and_then_one_at_a_time(points: int) -> None:
     tried = walk(Plan((1e-2, 1e4), points), smooth)
-    coarse = max(2, points // 2)
+    coarse = max(2, 2 * (points - 1) // 3)
     assert len(tried) == points - 1
     assert tried[0] == 1e-2 and tried[coarse - 1] == 1e4
     factors = [b / a for a, b in pairwise(tried[:coarse])]
@@ -101,9 +101,9 @@ def test_a_jump_is_halved_three_times_and_left() -> None:
         return seen(price, 1024, 0.0) if price < 50 else seen(price, 1, 0.9, empty=True)
 
     tried = walk(Plan((1.0, 10_000.0), points=40), jump)
-    assert len(tried) == 20 + 3  # then there is nothing left to be seen
+    assert len(tried) == 26 + 3  # then there is nothing left to be seen
     around = sorted(tried, key=lambda price: abs(math.log(price / 50)))[:2]
-    assert abs(math.log(around[0] / around[1])) == pytest.approx(math.log(10_000) / 19 / 8)
+    assert abs(math.log(around[0] / around[1])) == pytest.approx(math.log(10_000) / 25 / 8)
 
 
 def test_a_guess_is_searched_from_for_both_ends() -> None:

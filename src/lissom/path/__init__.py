@@ -59,10 +59,10 @@ def path(
             returns None, or a dict of tensors and plain values which the next point finds in
             `start.state`. All generators are seeded by the seed and the price before.
         prices: a list from dense to empty is taken as it is: λ grows, a fraction falls. (first,
-            last) is an interval of positive numbers: half of the points are a geometric grid, the
-            others are placed where the curve bends. (guess,) is one λ > 0: the interval is searched
-            in factors of 8, from where 99 % of the weights are left to where the answer does not
-            depend on the input any more, and then filled.
+            last) is an interval of positive numbers: two thirds of the prices are a geometric grid,
+            the others are placed where the curve bends. (guess,) is one λ > 0: the interval is
+            searched in factors of 8, from where 99 % of the weights are left to where the answer
+            does not depend on the input any more, and then filled.
         network: network(seed) makes the untrained network of a seed.
         error: error(net), a number ≥ 0 that is smaller for better networks, on validation data:
             points are placed and chosen by it. The network is in evaluation mode.

@@ -67,7 +67,7 @@ class Plan:
         if left <= 0:
             return []
         if len(self.prices) == 2:
-            coarse = _grid(self.prices[0], self.prices[1], max(2, self.points // 2))
+            coarse = _grid(self.prices[0], self.prices[1], coarse_points(self.points))
             if not tried:
                 return coarse
             return bend(seen, tried, _distance(*coarse[:2]))
@@ -142,6 +142,15 @@ def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[fl
         if worth > most:
             best, most = middle, worth
     return [] if best is None else [best]
+
+
+def coarse_points(points: int) -> int:
+    """How many prices of an interval are a grid: two thirds of them.
+
+    What begins with the weights of a much larger network gets less of its training while sparse,
+    so that a wide grid costs more than the bends that it leaves points for.
+    """
+    return max(2, 2 * (points - 1) // 3)
 
 
 def _grid(first: float, last: float, number: int) -> list[float]:
