@@ -5,14 +5,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from lissom.checkpoints import read_events
+from lissom.checkpoints import load_tensors, read_events
 from lissom.cli import app
 from lissom.errors import RecipeError
 from lissom.path import Curve
 from lissom.path.storing import state_in
-from lissom.recipes import RecipePath, read_recipe
+from lissom.recipes import RecipePath, read_recipe, read_record
 from lissom.recipes.paths import point_recipe
 
 SHORT = ["path.dense=3", "path.epochs=2", "path.heal=1", "path.seeds=1"]
@@ -208,3 +209,51 @@ def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: li
 def test_cold_prices_that_are_none() -> None:
     done = CliRunner().invoke(app, ["path", "digits-path", "--cold", "every"])
     assert done.exit_code == 2 and "--cold takes 'all' or prices" in done.output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("made") / "run"
+    changes = [*SHORT, "path.prices=[0.3, 0.1, 0.02]", "path.seeds=2"]
+    command = ["path", "digits-path", "--out", str(run)]
+    command += [word for change in changes for word in ("--set", change)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    return run
+
+
+def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    command = ["choose", str(made), "--budget", "weights=6000", "--out", str(out)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    curve = Curve.load(made)
+    setting = curve.budget(weights=6000)
+    best = min(setting.points, key=lambda p: p.error)
+    record = read_record(out / "recipe.json")
+    assert (record.seed, record.recipe.path) == (best.seed, None)
+    tensors = load_tensors(out / "model.safetensors")
+    assert all(torch.equal(tensors[name], w) for name, w in curve.tensors(best).items())
+    result = json.loads((out / "result.json").read_text())
+    assert result["inacc_test"] == pytest.approx(best.test_error)
+    for verb in (["measure"], ["shrink"], ["export", "--to", "pt2"], ["report"]):
+        done = CliRunner().invoke(app, [verb[0], str(out), *verb[1:]])
+        assert done.exit_code == 0, done.output
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "holds a run already" in again.output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "choose by one of --knee"),
+        (["--knee", "--within", "0.1"], "choose by one of --knee"),
+        (["--budget", "20000"], "--budget is a size such as weights=20000, got '20000'"),
+        (["--budget", "weight=20000"], "no axis 'weight'"),
+        (["--budget", "weights=1"], "no setting has at most weights=1.0"),
+        (["--knee", "--axis", "latency"], "no axis 'latency'"),
+    ],
+)
+def test_what_cannot_be_chosen_is_told(made: Path, options: list[str], told: str) -> None:
+    done = CliRunner().invoke(app, ["choose", str(made), *options])
+    assert done.exit_code == 2 and told in done.output
+    assert not (made / "chosen").exists()

@@ -1,4 +1,4 @@
-"""The command line: train a recipe, list the recipes; measure, shrink, export and report a run."""
+"""The command line: train a recipe or its curve; measure, shrink, export and report what came."""
 
 import json
 import shlex
@@ -18,12 +18,14 @@ from lissom.export import export as export_model
 from lissom.gates.checks import LOG_ALPHA
 from lissom.learning_compression import save_compressed
 from lissom.measure import measure as measure_model
+from lissom.path import Curve
 from lissom.progress import Progress, points_shown
 from lissom.recipes import (
     TEACHER,
     Recipe,
     RecipePath,
     Record,
+    keep_chosen,
     keep_record,
     keep_result,
     make_data,
@@ -174,6 +176,37 @@ def path(
 
 
 @app.command()
+def choose(
+    curve: Annotated[Path, typer.Argument(help="The folder of a curve of `lissom path`.")],
+    knee: Annotated[bool, typer.Option("--knee", help="Where the curve bends most.")] = False,
+    within: Annotated[
+        float | None, typer.Option(help="The smallest that loses at most this: 0.005, say.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="The best within a size: weights=20000 or bytes=8192, say.")
+    ] = None,
+    axis: Annotated[str, typer.Option(help="The size for --knee and --within.")] = "weights",
+    out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
+) -> None:
+    """Take one network of a curve as a run of its own: to measure, shrink and export it."""
+    with _told():
+        if [knee, within is not None, budget is not None].count(True) != 1:
+            raise PathError("choose by one of --knee, --within 0.005 and --budget weights=20000")
+        found = Curve.load(curve)
+        if knee:
+            setting = found.knee(axis).setting
+        elif within is not None:
+            setting = found.within(within, axis)
+        else:
+            setting = found.budget(**_size(str(budget)))
+        run = out or curve / "chosen"
+        _check_run(run, resume=False, overwrite=False)
+        point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
+        typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with lissom."""
     rows = []
@@ -292,6 +325,14 @@ def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
         return [float(number) for number in given.split(",")]
     except ValueError as error:
         raise PathError(f"--cold takes 'all' or prices such as 0.1,0.01, got {given!r}") from error
+
+
+def _size(given: str) -> dict[str, float]:
+    axis, _, number = given.partition("=")
+    try:
+        return {axis: float(number)}
+    except ValueError as error:
+        raise PathError(f"--budget is a size such as weights=20000, got {given!r}") from error
 
 
 def _check_run(run: Path, *, resume: bool, overwrite: bool) -> None:

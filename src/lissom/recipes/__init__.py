@@ -1,5 +1,6 @@
 """The papers' experiments as small TOML files, and the way from a recipe to a training run."""
 
+from lissom.recipes.choosing import keep_chosen
 from lissom.recipes.fitting import RecipePath
 from lissom.recipes.making import (
     make_data,
@@ -19,6 +20,7 @@ __all__ = [
     "Recipe",
     "RecipePath",
     "Record",
+    "keep_chosen",
     "keep_record",
     "keep_result",
     "make_data",

@@ -1,0 +1,37 @@
+"""A point of a recipe's curve as a run of its own, to be measured, shrunk and exported."""
+
+from pathlib import Path
+
+from lissom.checkpoints import load_json, read_events, save_tensors
+from lissom.path import Curve, Point, Setting
+from lissom.path.storing import fill
+from lissom.recipes.making import make_model
+from lissom.recipes.paths import point_recipe
+from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.specs import Record
+
+
+def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Point:
+    """Write the network of a setting into a run directory, with the recipe it was trained by.
+
+    Args:
+        curve: of `lissom path`.
+        setting: of the curve. Of its seeds the one with the lowest validation error is taken.
+        record: of the curve.
+        out: a new or an empty directory.
+    """
+    point = min(setting.points, key=lambda p: (p.error, p.size(), p.seed))
+    before = None
+    if point.origin is not None:
+        before = load_json(point.folder.parent / point.origin / "point.json")["price"]
+    untrained = point.origin is None
+    recipe = point_recipe(record.recipe, point.price, before, untrained=untrained)
+    own = Record(recipe=recipe, seed=point.seed, shape=record.shape, classes=record.classes)
+    net = make_model(recipe, own.shape, own.classes)
+    fill(net, point.folder)
+    events = point.folder / "fit" / "events.jsonl"
+    keep_record(own, out)
+    (out / "events.jsonl").write_bytes(events.read_bytes())
+    save_tensors(net.state_dict(), out / "model.safetensors")
+    keep_result(own, read_events(events)[-1], out)
+    return point
