@@ -38,7 +38,9 @@ def lc_trainer(out: Path | None = None, report: Any = None, **options: Any) -> T
     opt = Adam(model.parameters(), lr=0.01)
     mu = options.pop("mu", geometric(0.1, 1.5, 3))
     kind = options.pop("compression", TopK(LEFT))
-    run = lissom.lc(model, {weights(model): kind}, mu=mu, steps=3, optimizer=opt)
+    tolerance = options.pop("tolerance", None)
+    prices = {weights(model): kind}
+    run = lissom.lc(model, prices, mu=mu, steps=3, optimizer=opt, tolerance=tolerance)
     given = {"epochs": 8, "l_steps": (1, 3, 4, 5), **options}
     return Trainer(model, opt, blobs(), lc=run, out=out, report=report, batch_size=BATCH, **given)
 
@@ -68,6 +70,28 @@ def test_events_show_the_compressed_network_and_healing_keeps_its_zeros(tmp_path
     assert any(
         not torch.equal(h, p) for h, p in zip(healed, alone.model.parameters(), strict=False)
     )
+
+
+def test_a_form_that_cannot_last_ends_the_training_when_it_is_found_early(tmp_path: Path) -> None:
+    def make() -> Trainer:
+        return lc_trainer(
+            tmp_path, compression=Codebook(2), tolerance=0.9, epochs=5, evaluate_every=2
+        )
+
+    trainer = make()
+    event = trainer.fit()
+    assert event["epochAfter"] == 3 and [e["epochAfter"] for e in events_in(tmp_path)] == [2, 3]
+    values = torch.cat([p.flatten() for p in trainer.model.parameters() if p.ndim > 1]).unique()
+    assert len(values) == 2 and trainer.compressed is not None
+    again = make()
+    again.resume()
+    assert timeless([again.fit()]) == timeless([event])
+    assert same(again.model.state_dict(), trainer.model.state_dict())
+
+
+def test_zeros_last_when_they_are_found_early() -> None:
+    trainer = lc_trainer(tolerance=0.9)
+    assert trainer.fit()["epochAfter"] == 8 and left(trainer.model) == LEFT
 
 
 def test_what_is_evaluated_is_what_is_delivered() -> None:

@@ -29,6 +29,11 @@ class Stage(ABC):
 
     name: str
 
+    @property
+    def lasts(self) -> bool:
+        """Whether what it ends with can be kept while training goes on."""
+        return True
+
     def begin_epoch(self, epoch: int) -> None:  # noqa: B027
         """Called before each epoch, with the number of those that are done."""
 
@@ -119,6 +124,11 @@ class Compressing(Stage):
     ) -> None:
         self.lc, self._optimizer = lc, optimizer
         self._begins, self._restart = begins, restart
+
+    @property
+    def lasts(self) -> bool:
+        """Zeros can stay; a codebook or a rank could not."""
+        return all(isinstance(what, Penalty) for what in self.lc.given.values())
 
     def begin_epoch(self, epoch: int) -> None:
         if epoch == self._begins[self.lc.number]:

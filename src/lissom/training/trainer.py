@@ -153,7 +153,7 @@ class Trainer:
                 self._train_epoch()
             self.epoch += 1
             self.seconds += time.perf_counter() - started
-            if self.epoch % self.options.evaluate_every == 0 or self.epoch == self.options.epochs:
+            if self.epoch % self.options.evaluate_every == 0 or not self._epochs_left():
                 self._after_epoch()
         best = self._best
         chosen = self.plain.state_dict() if best is None else best["model"]
@@ -332,6 +332,12 @@ class Trainer:
         patience, best = self.options.patience, self._best
         if patience is not None and best is not None and best["waited"] >= patience:
             return False
+        return self._epochs_left()
+
+    def _epochs_left(self) -> bool:
+        stage = self._stage
+        if stage is not None and not stage.lasts and stage.over(self.epoch):
+            return False  # further steps would undo its form
         return self.epoch < self.options.epochs
 
     def _check_finite(self, loss: float, epoch: int) -> None:
