@@ -206,9 +206,19 @@ def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: li
         assert result["epochAfter"] == 3  # those of the dense network
 
 
-def test_cold_prices_that_are_none() -> None:
-    done = CliRunner().invoke(app, ["path", "digits-path", "--cold", "every"])
-    assert done.exit_code == 2 and "--cold takes 'all' or prices" in done.output
+@pytest.mark.parametrize(
+    ("cold", "told"),
+    [
+        ("every", "--cold takes 'all' or prices"),
+        ("2", "a cold point: prices.0.TopK.fraction = 2: a fraction lies between 0 and 1"),
+        ("-0.1", "a cold point: prices.0.TopK.fraction = -0.1"),
+        ("nan", "a cold point: prices.0.TopK.fraction = nan"),
+    ],
+)
+def test_cold_prices_that_are_none(tmp_path: Path, cold: str, told: str) -> None:
+    out = str(tmp_path / "run")
+    done = CliRunner().invoke(app, ["path", "digits-path", f"--cold={cold}", "--out", out])
+    assert done.exit_code == 2 and told in done.output.replace("\n", " ")
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +249,7 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, [verb[0], str(out), *verb[1:]])
         assert done.exit_code == 0, done.output
     again = CliRunner().invoke(app, command)
-    assert again.exit_code == 2 and "holds a run already" in again.output.replace("\n", "")
+    assert again.exit_code == 2 and "is there already" in again.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(

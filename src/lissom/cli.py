@@ -200,7 +200,8 @@ def choose(
         else:
             setting = found.budget(**_size(str(budget)))
         run = out or curve / "chosen"
-        _check_run(run, resume=False, overwrite=False)
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise RunError(f"{run} is there already; choose another --out, or remove it")
         point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
         typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
         console.print(f"kept in {run}", markup=False, soft_wrap=True)

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from lissom.data import Dataset
+from lissom.errors import RecipeError
 from lissom.gates import shut_dead
 from lissom.path import Curve, Start, path
 from lissom.recipes.making import make_data, make_example, make_model
-from lissom.recipes.paths import path_of, point_recipe
+from lissom.recipes.paths import no_price, path_of, point_recipe
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 from lissom.training import Teacher, entropy_and_inaccuracy, usable_device
@@ -52,8 +53,14 @@ class RecipePath:
         Args:
             jobs: processes, for seeds side by side.
             cold: prices that are trained from untrained networks too, for the dense one's epochs.
+
+        Raises:
+            RecipeError: for a cold price that the recipe cannot have.
         """
         spec = path_of(self.recipe)
+        for price in cold:
+            if what := no_price(self.recipe, price):
+                raise RecipeError(f"a cold point: {what}")
         usable_device(self.device)  # refuses another before there are points that fail
         return path(
             self.fit,

@@ -66,11 +66,18 @@ def check_path(recipe: "Recipe") -> None:
         what = f"there is no number {spec.price!r} in this recipe; prices.0.L0 would be one"
         raise complaint(what, "path", "price") from error
     for i, price in enumerate(spec.prices):
-        try:
-            point_recipe(recipe, price, None)
-        except ValidationError as error:
-            what = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise complaint(f"{spec.price} = {price:g}: {what}", "path", "prices", i) from error
+        if what := no_price(recipe, price):
+            raise complaint(what, "path", "prices", i)
+
+
+def no_price(recipe: "Recipe", price: float) -> str | None:
+    """Why the recipe has no point at this price; None if it has one."""
+    try:
+        point_recipe(recipe, price, None)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        return f"{path_of(recipe).price} = {price:g}: {what}"
+    return None
 
 
 def path_of(recipe: "Recipe") -> PathSpec:
