@@ -320,8 +320,10 @@ def report(
 
 
 def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
-    if given is None or given == "all":
-        return given or []
+    if given is None:
+        return []
+    if given == "all":
+        return "all"
     try:
         return [float(number) for number in given.split(",")]
     except ValueError as error:

@@ -66,8 +66,8 @@ def check_path(recipe: "Recipe") -> None:
         what = f"there is no number {spec.price!r} in this recipe; prices.0.L0 would be one"
         raise complaint(what, "path", "price") from error
     for i, price in enumerate(spec.prices):
-        if what := no_price(recipe, price):
-            raise complaint(what, "path", "prices", i)
+        if reason := no_price(recipe, price):
+            raise complaint(reason, "path", "prices", i)
 
 
 def no_price(recipe: "Recipe", price: float) -> str | None:
