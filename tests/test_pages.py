@@ -16,6 +16,7 @@ PAGES = [
     "docs/gates.md",
     "docs/shrinking.md",
     "docs/path.md",
+    "docs/ensembles.md",
 ]
 
 

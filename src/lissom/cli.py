@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from lissom.checkpoints import load_state, load_tensors, save_json, save_tensors
+from lissom.ensemble import SIZES, accuracy_by_size, calibration_of
 from lissom.errors import LissomError, PathError, RunError
 from lissom.export import export as export_model
 from lissom.gates.checks import LOG_ALPHA
@@ -25,6 +27,7 @@ from lissom.recipes import (
     Recipe,
     RecipePath,
     Record,
+    gates_in,
     keep_chosen,
     keep_record,
     keep_result,
@@ -37,11 +40,18 @@ from lissom.recipes import (
     read_record,
     recipe_names,
 )
-from lissom.report import class_accuracy, write_curve_report, write_report
+from lissom.report import (
+    class_accuracy,
+    ensemble_sizes,
+    reliability,
+    write_curve_report,
+    write_report,
+)
 from lissom.saving import save as save_model
 from lissom.shrink import Shrinkage
 from lissom.shrink import shrink as shrink_model
 from lissom.tables import table
+from lissom.training import entropy_and_inaccuracy
 
 app = typer.Typer(
     help="Train PyTorch networks to exact zeros.", no_args_is_help=True, add_completion=False
@@ -205,6 +215,46 @@ def choose(
         point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
         typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
         console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def ensemble(
+    run: Annotated[Path, typer.Argument(help="A run with gates that were hardened at its end.")],
+    networks: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw networks from a run's gates and let them answer together: accuracy and confidence."""
+    with _told():
+        record = read_record(run / "recipe.json")
+        data = make_data(record.recipe, data_dir, seed=record.seed)
+        gates = gates_in(run, record)
+        single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
+        drawn = list(gates.sample(networks, seed))
+        sizes = [size for size in SIZES if size < networks] + [networks]
+        found = accuracy_by_size(drawn, data.test_x, data.test_y, sizes, seed=seed)
+        trust = calibration_of(drawn, data.test_x, data.test_y)
+        kept = {
+            "networks": networks,
+            "seed": seed,
+            "single": single,
+            "accuracy": {str(size): accuracies for size, accuracies in found.items()},
+            "calibration_error": trust.error,
+        }
+        save_json(kept, run / "ensemble.json")
+        ensemble_sizes(found, single).savefig(run / "ensemble.svg")
+        reliability(trust).savefig(run / "calibration.svg")
+        rows = [
+            [size, f"{100 * fmean(a):.2f}", f"{100 * min(a):.2f}", f"{100 * max(a):.2f}"]
+            for size, a in found.items()
+        ]
+        console.print(table(["networks", "test accuracy, %", "least", "most"], rows))
+        typer.echo(
+            f"one network with hardened gates: {100 * single:.2f} %; calibration error of the "
+            f"votes of {networks}: {trust.error:.4f}"
+        )
+        written = [str(run / name) for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
+        console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -40,6 +40,10 @@ class PathError(LissomError):
     """A path or a question about its curve that cannot be, or a path of which nothing worked."""
 
 
+class EnsembleError(LissomError):
+    """Networks that cannot answer together, or numbers about them that cannot be."""
+
+
 class RunError(LissomError):
     """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
 

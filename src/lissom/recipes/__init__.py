@@ -12,6 +12,7 @@ from lissom.recipes.making import (
 )
 from lissom.recipes.reading import read_recipe, read_record, recipe_names
 from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.sampling import gates_in
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 
@@ -20,6 +21,7 @@ __all__ = [
     "Recipe",
     "RecipePath",
     "Record",
+    "gates_in",
     "keep_chosen",
     "keep_record",
     "keep_result",

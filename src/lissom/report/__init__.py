@@ -10,6 +10,7 @@ from lissom.errors import RunError
 from lissom.report.classes import ClassAccuracy, class_accuracy
 from lissom.report.curve_page import write_curve_report
 from lissom.report.curves import per_class, rate_distortion, trade_off
+from lissom.report.ensembles import ensemble_sizes, reliability
 from lissom.report.figures import history, svg
 from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
@@ -18,11 +19,13 @@ __all__ = [
     "ClassAccuracy",
     "class_accuracy",
     "connectivity",
+    "ensemble_sizes",
     "history",
     "log_alpha",
     "patterns",
     "per_class",
     "rate_distortion",
+    "reliability",
     "trade_off",
     "write_curve_report",
     "write_report",

@@ -1,0 +1,212 @@
+"""Ensembles: their mean, their votes, their calibration, against sums written out."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import lissom
+from lissom import L0
+from lissom.cli import app
+from lissom.ensemble import Ensemble, accuracy_by_size, calibration, calibration_of
+from lissom.errors import EnsembleError
+from lissom.models import henrikson
+from lissom.report import ensemble_sizes, reliability
+
+X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Says(nn.Module):
+    """A network that answers what it was told, by the first input."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits[x[:, 0].long()]
+
+
+def linear(seed: int, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(6, classes)
+
+
+def test_the_answer_is_the_mean_of_the_probabilities() -> None:
+    nets = [linear(seed) for seed in range(4)]
+    expected = sum(net(X).softmax(1) for net in nets) / 4
+    answer = Ensemble(nets)(X)
+    torch.testing.assert_close(answer.exp(), expected)
+    assert answer.shape == (40, 3) and answer.requires_grad
+    # One confident member outweighs two that are not quite sure.
+    sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 0.5]])
+    both = Ensemble([Says(sure), Says(unsure), Says(unsure)])
+    assert int(both(torch.zeros(1, 1)).argmax()) == 0
+    assert both.votes(torch.zeros(1, 1)).tolist() == [[pytest.approx(1 / 3), pytest.approx(2 / 3)]]
+
+
+def test_votes_and_confidence_count_members() -> None:
+    nets = [linear(seed) for seed in range(5)]
+    together = Ensemble(nets)
+    votes = together.votes(X)
+    for i in range(len(X)):
+        told = [int(net(X[i : i + 1]).argmax()) for net in nets]
+        assert votes[i].tolist() == pytest.approx([told.count(c) / 5 for c in range(3)])
+        assert float(together.confidence(X)[i]) == pytest.approx(
+            max(told.count(c) for c in told) / 5
+        )
+
+
+def test_samples_of_gates_are_an_ensemble() -> None:
+    net = henrikson(inputs=6)
+    gates = lissom.gate(net, {lissom.weights(net): L0(0)}, init=0.5)
+    together = Ensemble(gates.sample(3, seed=1))
+    assert len(together) == 3
+    answers = [member(X) for member in together.members]
+    assert not torch.equal(answers[0], answers[1])
+    again = Ensemble(gates.sample(3, seed=1))
+    assert torch.equal(together(X), again(X))
+
+
+@pytest.mark.parametrize(
+    ("networks", "told"),
+    [
+        ([], "at least one network"),
+        ([linear(0), "net"], "got 'net'"),
+    ],
+)
+def test_what_is_no_ensemble_is_refused(networks: Sequence[nn.Module], told: str) -> None:
+    with pytest.raises(EnsembleError, match=told):
+        Ensemble(networks)
+
+
+def test_members_of_other_classes_are_refused() -> None:
+    with pytest.raises(EnsembleError, match=r"\(40, 3\), \(40, 4\)"):
+        Ensemble([linear(0), linear(1, classes=4)])(X)
+    with pytest.raises(EnsembleError, match=r"got \[\(40,\)\]"):
+        Ensemble([nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))])(X)
+
+
+def test_calibration_against_a_loop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    confidence = torch.rand(500, generator=generator)
+    confidence[:3] = torch.tensor([0.0, 0.2, 1.0])  # ends of bins
+    right = torch.rand(500, generator=generator) < confidence
+    found = calibration(confidence, right, bins=5)
+    error = 0.0
+    for b in range(5):
+        inside = [
+            (float(c), bool(r))
+            for c, r in zip(confidence.double(), right, strict=True)
+            if (b / 5 < float(c) <= (b + 1) / 5) or (b == 0 and float(c) == 0)
+        ]
+        assert int(found.counts[b]) == len(inside)
+        accuracy = sum(r for _, r in inside) / len(inside)
+        mean = sum(c for c, _ in inside) / len(inside)
+        assert float(found.accuracy[b]) == pytest.approx(accuracy)
+        assert float(found.confidence[b]) == pytest.approx(mean)
+        error += len(inside) / 500 * abs(accuracy - mean)
+    assert found.error == pytest.approx(error)
+
+
+def test_calibration_of_one_who_is_always_sure() -> None:
+    right = torch.tensor([True, False, False, True])
+    found = calibration(torch.ones(4), right)
+    assert found.error == 0.5 and found.counts.tolist() == [0] * 9 + [4]
+    assert math.isnan(float(found.accuracy[0]))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "bins", "told"),
+    [
+        (torch.ones(3), torch.ones(4).bool(), 10, r"got \[3\] and \[4\]"),
+        (torch.ones(0), torch.ones(0).bool(), 10, "n ≥ 1 examples"),
+        (torch.ones(3), torch.ones(3), 10, "True or False for each example, got torch.float32"),
+        (torch.tensor([0.5, 1.5]), torch.ones(2).bool(), 10, "between 0 and 1, got 0.5 to 1.5"),
+        (torch.tensor([0.5, math.nan]), torch.ones(2).bool(), 10, "between 0 and 1"),
+        (torch.ones(3), torch.ones(3).bool(), 0, "bins is a whole number ≥ 1, got 0"),
+    ],
+)
+def test_impossible_calibrations(confidence: Tensor, right: Tensor, bins: int, told: str) -> None:
+    with pytest.raises(EnsembleError, match=told):
+        calibration(confidence, right, bins)
+
+
+def test_accuracies_by_size() -> None:
+    y = torch.arange(40) % 3
+    nets = [linear(seed) for seed in range(6)]
+    found = accuracy_by_size(nets, X, y, (1, 3, 6), repeats=30, seed=2, batch_size=7)
+    assert {size: len(all_of) for size, all_of in found.items()} == {1: 30, 3: 30, 6: 1}
+    alone = {float((net(X).argmax(1) == y).double().mean()) for net in nets}
+    assert set(found[1]) <= alone and len(set(found[1])) > 1
+    assert found[6] == [float((Ensemble(nets)(X).argmax(1) == y).double().mean())]
+    assert found == accuracy_by_size(nets, X, y, (1, 3, 6), repeats=30, seed=2)
+    assert len(set(found[3])) > 1
+    with pytest.raises(EnsembleError, match="there are 6 networks, which make no 7"):
+        accuracy_by_size(nets, X, y, (1, 7))
+    with pytest.raises(EnsembleError, match="size is a whole number ≥ 1, got 0"):
+        accuracy_by_size(nets, X, y, (0,))
+
+
+def test_the_calibration_of_votes() -> None:
+    y = torch.arange(40) % 3
+    nets = [linear(seed) for seed in range(6)]
+    votes = Ensemble(nets).votes(X).max(1)
+    expected = calibration(votes.values, votes.indices == y, bins=4)
+    found = calibration_of(nets, X, y, bins=4, batch_size=9)
+    assert found.error == expected.error and torch.equal(found.counts, expected.counts)
+
+
+RUN = ["--set", "train.epochs=4", "--set", "train.cosine_from=1", "--set", "data.validation=100"]
+
+
+def test_a_run_answers_together(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train = ["train", "digits-gates", *RUN, "--out", str(run)]
+    done = CliRunner().invoke(app, [*train, "--set", "gates={init=0.2}"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["ensemble", str(run), "--networks", "4", "--seed", "1"])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((run / "ensemble.json").read_text())
+    assert list(kept["accuracy"]) == ["1", "2", "4"] and len(kept["accuracy"]["4"]) == 1
+    result = json.loads((run / "result.json").read_text())
+    assert kept["single"] == pytest.approx(1 - result["inacc_test"])
+    assert 0.3 < kept["accuracy"]["4"][0] < 1 and 0 <= kept["calibration_error"] < 0.5
+    for name in ("ensemble.svg", "calibration.svg"):
+        assert "<svg" in (run / name).read_text()
+
+
+def test_runs_without_gates_are_refused(tmp_path: Path) -> None:
+    healed, plain = tmp_path / "healed", tmp_path / "plain"
+    early = ["--set", "gates.harden=2"]
+    command = ["train", "digits-gates", *RUN, *early, "--out", str(healed)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    done = CliRunner().invoke(app, ["ensemble", str(healed)])
+    told = done.output.replace("\n", " ")
+    assert done.exit_code == 2 and "train it without gates.harden" in told
+    short = ["--set", "train.epochs=1", "--set", "prices=[]", "--set", "proximal={}"]
+    command = ["train", "digits-demo", *short, "--set", "train={epochs=1}", "--out", str(plain)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    done = CliRunner().invoke(app, ["ensemble", str(plain)])
+    assert done.exit_code == 2 and "its method is 'proximal'" in done.output.replace("\n", " ")
+
+
+def test_the_figures_show_what_was_found() -> None:
+    figure = ensemble_sizes({1: [0.9, 0.92, 0.94], 5: [0.95]}, single=0.93)
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5"]
+    medians = [line for line in axes.lines if line.get_color() == "#c4571b"]
+    assert [float(np.asarray(line.get_ydata())[0]) for line in medians] == [92, 95]
+    found = calibration(torch.tensor([0.3, 0.92, 0.95]), torch.tensor([False, True, False]))
+    axes, below = reliability(found).axes
+    line = axes.lines[1]
+    assert np.asarray(line.get_xdata()).tolist() == pytest.approx([0.3, 0.935])
+    assert np.asarray(line.get_ydata()).tolist() == [0, 0.5]
+    heights = [bar.get_height() for bar in below.containers[0]]  # type: ignore[attr-defined]
+    assert sum(heights) == 3 and max(heights) == 2
