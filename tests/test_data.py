@@ -175,7 +175,7 @@ def test_load_knows_its_names() -> None:
     with pytest.raises(DataError, match=r"no data set 'mnits'\. Did you mean 'mnist'"):
         load("mnits")
     with pytest.raises(
-        DataError, match=r"no data set 'xyz'\. Known: digits, jpeg-cifar10, mnist\."
+        DataError, match=r"no data set 'xyz'\. Known: digits, jpeg-cifar10, mnist, modrec\."
     ):
         load("xyz")
 

@@ -1,34 +1,54 @@
-"""Real data by name: "digits" is bundled, "mnist" and "jpeg-cifar10" are read from a folder."""
+"""Real data by name: "digits" is bundled, the others are read from a folder."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lissom.data.cifar10 import load_jpeg_cifar10
 from lissom.data.dataset import Dataset
 from lissom.data.digits import load_digits
 from lissom.data.mnist import load_mnist
+from lissom.data.modrec import load_modrec
+from lissom.data.signals import ModRec
 from lissom.errors import DataError, nearest
 
-__all__ = ["Dataset", "load", "load_digits", "load_jpeg_cifar10", "load_mnist"]
+__all__ = [
+    "Dataset",
+    "ModRec",
+    "load",
+    "load_digits",
+    "load_jpeg_cifar10",
+    "load_mnist",
+    "load_modrec",
+]
 
-_LOADERS: dict[str, Callable[[Path | str | None], Dataset]] = {
-    "digits": lambda _data_dir: load_digits(),
+_LOADERS: dict[str, Callable[..., Dataset]] = {
+    "digits": lambda data_dir: load_digits(),
     "jpeg-cifar10": load_jpeg_cifar10,
     "mnist": load_mnist,
+    "modrec": load_modrec,
 }
 
 
-def load(name: str, data_dir: Path | str | None = None) -> Dataset:
-    """The data set called `name`: "digits", "jpeg-cifar10" or "mnist".
+def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:
+    """The data set called `name`: "digits", "jpeg-cifar10", "mnist" or "modrec".
 
     Args:
         name: which one.
         data_dir: where its files lie; None leaves it to the environment variable LISSOM_DATA_DIR,
             and without that MNIST to the Hugging Face hub. The digits are bundled and ignore it.
+        **options: the other arguments of `load_modrec`; the other data sets have none.
 
     Raises:
-        DataError: the name is unknown, or the data are missing or damaged.
+        DataError: the name is unknown, an option is not the data set's, or the data are missing or
+            damaged.
     """
     if name not in _LOADERS:
         raise DataError(f"there is no data set {name!r}.{nearest(name, _LOADERS)}")
-    return _LOADERS[name](data_dir)
+    known = [key for key in inspect.signature(_LOADERS[name]).parameters if key != "data_dir"]
+    for option in options:
+        if option not in known:
+            what = nearest(option, known) or " It has none."
+            raise DataError(f"data set {name!r} has no option {option!r}.{what}")
+    return _LOADERS[name](data_dir, **options)

@@ -6,6 +6,7 @@ out of the training examples.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ class Dataset:
             f"{list(self.train_x.shape[1:])}, {self.classes} classes)"
         )
 
-    def hold_out(self, n: int, seed: int) -> "Dataset":
+    def hold_out(self, n: int, seed: int) -> Self:
         """Move n training examples to validation, every class in its share.
 
         A class with c of the N training examples gives ⌊nc/N⌋ or ⌈nc/N⌉ of its own; which classes
@@ -119,17 +120,19 @@ class Dataset:
             )
         if n == 0:
             return self
-        chosen = torch.from_numpy(stratified_choice(self.train_y.cpu().numpy(), n, seed))
-        chosen = chosen.to(self.train_y.device)
-        return replace(
-            self,
-            train_x=self.train_x[~chosen],
-            train_y=self.train_y[~chosen],
-            valid_x=self.train_x[chosen],
-            valid_y=self.train_y[chosen],
-        )
+        chosen = torch.from_numpy(self._choice(n, seed)).to(self.train_y.device)
+        parts: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name.startswith("train_") and value is not None:
+                parts[name] = value[~chosen]
+                parts[name.replace("train", "valid", 1)] = value[chosen]
+        return replace(self, **parts)
 
-    def centered(self) -> "Dataset":
+    def _choice(self, n: int, seed: int) -> NDArray[np.bool_]:
+        """Which training examples `hold_out` moves."""
+        return stratified_choice(self.train_y.cpu().numpy(), n, seed)
+
+    def centered(self) -> Self:
         """The same data set with the mean of the training examples taken off every example."""
         mean = self.train_x.mean(0)
         return replace(
@@ -139,17 +142,11 @@ class Dataset:
             valid_x=None if self.valid_x is None else self.valid_x - mean,
         )
 
-    def to(self, device: torch.device | str) -> "Dataset":
+    def to(self, device: torch.device | str) -> Self:
         """The same data set with every tensor on `device`; this one stays where it is."""
-        return replace(
-            self,
-            train_x=self.train_x.to(device),
-            train_y=self.train_y.to(device),
-            test_x=self.test_x.to(device),
-            test_y=self.test_y.to(device),
-            valid_x=None if self.valid_x is None else self.valid_x.to(device),
-            valid_y=None if self.valid_y is None else self.valid_y.to(device),
-        )
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return replace(self, **moved)
 
 
 def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.bool_]:

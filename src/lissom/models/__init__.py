@@ -9,18 +9,32 @@ from lissom.errors import RecipeError, nearest
 from lissom.models.cnn import cnn
 from lissom.models.lenet5 import lenet5
 from lissom.models.mlp import henrikson, lenet300, mlp
+from lissom.models.modrec import ahmed_modrec, vt_cnn2
 from lissom.models.vgg import vgg
 from lissom.models.wrn import wide_resnet
 
-__all__ = ["build", "cnn", "henrikson", "lenet5", "lenet300", "mlp", "vgg", "wide_resnet"]
+__all__ = [
+    "ahmed_modrec",
+    "build",
+    "cnn",
+    "henrikson",
+    "lenet5",
+    "lenet300",
+    "mlp",
+    "vgg",
+    "vt_cnn2",
+    "wide_resnet",
+]
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "ahmed-modrec": ahmed_modrec,
     "cnn": cnn,
     "henrikson": henrikson,
     "lenet300": lenet300,
     "lenet5": lenet5,
     "mlp": mlp,
     "vgg": vgg,
+    "vt-cnn2": vt_cnn2,
     "wrn28-10": wide_resnet,
 }
 
@@ -29,7 +43,8 @@ def build(name: str, /, **options: object) -> nn.Module:
     """The network called `name`, made with `options`: what a recipe's `[model]` table says.
 
     Args:
-        name: "cnn", "henrikson", "lenet300", "lenet5", "mlp", "vgg" or "wrn28-10".
+        name: "ahmed-modrec", "cnn", "henrikson", "lenet300", "lenet5", "mlp", "vgg", "vt-cnn2" or
+            "wrn28-10".
         **options: the arguments of the function of that name.
 
     Raises:

@@ -21,10 +21,13 @@ from lissom.recipes.specs import OptimizerSpec, Recipe
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
+# Of an example, for models that take no other.
+SHAPES = {"lenet5": (1, 28, 28), "vt-cnn2": (1, 2, 128), "ahmed-modrec": (1, 2, 128)}
+
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
     """The recipe's data, with its validation examples held out by `seed`."""
-    data = load(recipe.data.name, data_dir)
+    data = load(recipe.data.name, data_dir, **recipe.data.options())
     data = data.hold_out(recipe.data.validation, seed) if recipe.data.validation else data
     return data.centered() if recipe.data.center else data
 
@@ -44,10 +47,12 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
     options["classes"] = classes
     if recipe.model.activation is not None:
         options["activation"] = ACTIVATIONS[recipe.model.activation]
-    if name == "lenet5" and tuple(shape) != (1, 28, 28):
+    if name in SHAPES and tuple(shape) != SHAPES[name]:
+        what = "images" if name == "lenet5" else "vectors"
         raise RecipeError(
-            f"model 'lenet5' takes images of 1×28×28, but {recipe.data.name} has examples of "
-            f"{'×'.join(map(str, shape))}; 'lenet300' and 'henrikson' take any"
+            f"model {name!r} takes {what} of {'×'.join(map(str, SHAPES[name]))}, but "
+            f"{recipe.data.name} has examples of {'×'.join(map(str, shape))}; 'lenet300' and "
+            "'henrikson' take any"
         )
     if name == "wrn28-10":
         if len(shape) != 3:
@@ -56,7 +61,7 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
                 f"has examples of {'×'.join(map(str, shape))}"
             )
         options["channels"] = shape[0]
-    elif name != "lenet5":
+    elif name not in SHAPES:
         options["inputs"] = list(shape) if name == "cnn" else torch.Size(shape).numel()
     return build(name, **options)
 

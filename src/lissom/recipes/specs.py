@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import nearest
+from lissom.recipes.data import DataSpec
 from lissom.recipes.gates import GatesSpec, gated
 from lissom.recipes.lc import LCSpec
 from lissom.recipes.paths import PathSpec, check_path
@@ -18,22 +19,12 @@ from lissom.recipes.prices import PriceSpec
 from lissom.recipes.strict import Spec, complaint
 
 
-class DataSpec(Spec):
-    """[data]: which data set, and how many training examples to hold out for validation.
-
-    `center` takes the mean of the training examples, pixel by pixel, off all examples.
-    """
-
-    name: Literal["digits", "jpeg-cifar10", "mnist"]
-    validation: Annotated[int, Field(ge=0)] = 0
-    center: bool = False
-
-
 class ModelSpec(Spec):
     """[model]: one of the papers' networks."""
 
-    name: Literal["cnn", "henrikson", "lenet300", "lenet5", "wrn28-10"]
+    name: Literal["ahmed-modrec", "cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     activation: Literal["relu", "tanh"] | None = None
     widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
     depth: Annotated[int, Field(ge=10)] | None = None
@@ -45,6 +36,8 @@ class ModelSpec(Spec):
     def _has_its_options(self) -> Self:
         if self.name not in ("henrikson", "lenet300") and self.input_dropout is not None:
             raise complaint(f"model {self.name!r} has no dropout of its inputs", "input_dropout")
+        if self.name != "vt-cnn2" and self.dropout is not None:
+            raise complaint(f"only 'vt-cnn2' has a dropout to choose, not {self.name!r}", "dropout")
         if self.name != "lenet300" and self.activation is not None:
             what = f"only 'lenet300' has an activation to choose, not {self.name!r}"
             raise complaint(what, "activation")
@@ -218,6 +211,11 @@ class Recipe(Spec):
             raise complaint(
                 "it needs validation data: set data.validation = 5000, say", "train", "patience"
             )
+        if train.augment is not None and self.data.name == "modrec":
+            what = (
+                "crops and flips are of images, and 'modrec' has vectors of I and Q: leave it out"
+            )
+            raise complaint(what, "train", "augment")
         if self.method == "subgradient":
             self._check_subgradient()
         if self.method != "lc":
