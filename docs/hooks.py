@@ -2,9 +2,9 @@
 
 import re
 import runpy
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property, singledispatchmethod
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -65,7 +65,12 @@ def _public(package: ModuleType) -> Iterator[tuple[str, object]]:
 def _found(entry: str) -> object:
     """What a dotted name of a room, not of the package itself, stands for."""
     room, _, name = entry.rpartition(".")
-    return getattr(sys.modules.get(room), name, None) if room.count(".") else None
+    if not room.count("."):
+        return None
+    try:
+        return getattr(import_module(room), name, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def undocumented(public: Mapping[str, object], package: str) -> Iterator[str]:

@@ -163,13 +163,13 @@ def test_the_seed_decides() -> None:
 
 def test_the_seed_holds_out_the_validation_data(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    make = lissom.cli.make_trainer
+    make = lissom.cli.making.make_trainer
 
     def make_trainer(recipe: Any, data: Any, **options: Any) -> Any:
         given.append(data)
         return make(recipe, data, **options)
 
-    monkeypatch.setattr(lissom.cli, "make_trainer", make_trainer)
+    monkeypatch.setattr(lissom.cli.making, "make_trainer", make_trainer)
     well("train", "quick.toml", "--set", "data.validation=100", "--seed", "1")
     recipe = read_recipe("quick.toml", ["data.validation=100"])
     assert torch.equal(given[0].valid_x, make_data(recipe, seed=1).valid_x)

@@ -17,6 +17,8 @@ PAGES = [
     "docs/shrinking.md",
     "docs/path.md",
     "docs/ensembles.md",
+    "docs/distill.md",
+    "docs/attacks.md",
 ]
 
 

@@ -44,6 +44,14 @@ class EnsembleError(LissomError):
     """Networks that cannot answer together, or numbers about them that cannot be."""
 
 
+class DistillError(LissomError):
+    """A network that trees cannot learn from, or a number of rounds or examples that cannot be."""
+
+
+class AttackError(LissomError):
+    """Inputs that cannot be attacked, or a radius, a norm or steps that cannot be."""
+
+
 class RunError(LissomError):
     """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
 

@@ -7,16 +7,19 @@ from markupsafe import Markup
 
 from lissom.checkpoints import load_json, read_events
 from lissom.errors import RunError
+from lissom.report.adversarial import AdversarialCurve, adversarial_curve
 from lissom.report.classes import ClassAccuracy, class_accuracy
 from lissom.report.curve_page import write_curve_report
-from lissom.report.curves import per_class, rate_distortion, trade_off
+from lissom.report.curves import per_class, per_radius, rate_distortion, trade_off
 from lissom.report.ensembles import ensemble_sizes, reliability
 from lissom.report.figures import history, svg
 from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
 
 __all__ = [
+    "AdversarialCurve",
     "ClassAccuracy",
+    "adversarial_curve",
     "class_accuracy",
     "connectivity",
     "ensemble_sizes",
@@ -24,6 +27,7 @@ __all__ = [
     "log_alpha",
     "patterns",
     "per_class",
+    "per_radius",
     "rate_distortion",
     "reliability",
     "trade_off",

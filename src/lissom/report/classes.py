@@ -3,21 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from lissom.checkpoints import load_json, save_json
 from lissom.errors import PathError
-from lissom.path import Curve, Point, Setting
+from lissom.path import Curve
 from lissom.path.running import Network
+from lissom.report.by_point import ByPoint, key
 
 FILE = "classes.json"
 
 
 @dataclass(frozen=True)
-class ClassAccuracy:
+class ClassAccuracy(ByPoint):
     """The accuracy of each class at each point of a curve.
 
     Attributes:
@@ -27,18 +27,6 @@ class ClassAccuracy:
 
     names: tuple[str, ...]
     points: Mapping[str, tuple[float, ...]]
-
-    def of(self, point: Point) -> tuple[float, ...] | None:
-        """The accuracies of a point; None if they are not known."""
-        return self.points.get(_key(point))
-
-    def mean(self, setting: Setting) -> tuple[float, ...] | None:
-        """For each class the mean over the seeds; None if not all of them are known."""
-        found = [self.of(point) for point in setting.points]
-        known = [accuracies for accuracies in found if accuracies is not None]
-        if len(known) < len(found):
-            return None
-        return tuple(fmean(column) for column in zip(*known, strict=True))
 
     def save(self, out: Path) -> None:
         """Write classes.json into the path's folder, where the report looks for it."""
@@ -109,9 +97,5 @@ def class_accuracy(
                 f"and this one gave {list(logits.shape)}"
             )
         right = torch.bincount(y[logits.argmax(1) == y], minlength=len(counts))
-        points[_key(point)] = tuple((right / counts).tolist())
+        points[key(point)] = tuple((right / counts).tolist())
     return ClassAccuracy(called, points)
-
-
-def _key(point: Point) -> str:
-    return f"seed{point.seed}/{point.folder.name}"

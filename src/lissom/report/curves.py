@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from lissom.errors import PathError
 from lissom.path import Curve
 from lissom.path.results import spread
+from lissom.report.adversarial import AdversarialCurve
+from lissom.report.by_point import ByPoint
 from lissom.report.classes import ClassAccuracy
 from lissom.report.series import (
     Curves,
@@ -27,6 +29,7 @@ from lissom.report.series import (
 
 COLOURS = ("#0d7d76", "#c4571b", "#6a4fb3", "#2b6cb0", "#a6336b", "#6b7a12")  # as in style.css
 FAINT = "#9aa1a8"
+Colour = tuple[float, float, float, float]
 NOTHING = 1e-6  # a loss below it is rounding, which a log axis would make much of
 
 
@@ -148,20 +151,52 @@ def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "weights") -> Fi
 
     Source: Ahmed, fig. 7.
     """
-    known = [(s, found) for s in curve.settings if (found := classes.mean(s)) is not None]
+    names = classes.names
+    return _along(curve, classes, names, _spectrum(len(names)), axis, mean=True)
+
+
+def per_radius(curve: Curve, found: AdversarialCurve, axis: str = "weights") -> Figure:
+    """The accuracy under attacks of each radius along a curve: are small ones easier to mislead.
+
+    Means over the seeds; darker lines are larger radii. All warm-started settings are in it whose
+    accuracies are known, dominated ones too.
+
+    Args:
+        curve: whose points were looked at.
+        found: what `adversarial_curve(curve, x, y, radii)` found.
+        axis: of the sizes.
+
+    Raises:
+        PathError: if no setting of the curve was looked at.
+
+    Source: Ahmed, abstract, which asks for it.
+    """
+    names = [f"radius {radius:g}" if radius else "no attack" for radius in found.radii]
+    return _along(curve, found, names, _shades(found.radii), axis)
+
+
+def _along(
+    curve: Curve,
+    found: ByPoint,
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    axis: str,
+    *,
+    mean: bool = False,
+) -> Figure:
+    """A line for each of the accuracies of the points, and if wanted their mean."""
+    known = [(s, means) for s in curve.settings if (means := found.mean(s)) is not None]
     if not known:
-        raise PathError(
-            f"these accuracies are of another curve: they are of {list(classes.points)}"
-        )
+        raise PathError(f"these accuracies are of another curve: they are of {list(found.points)}")
     known.sort(key=lambda one: -one[0].size(axis))
     x = [halvings(curve, s.size(axis), axis) for s, _ in known]
-    table = 100 * np.array([accuracies for _, accuracies in known])  # [settings, classes]
+    table = 100 * np.array([means for _, means in known])  # [settings, lines]
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    colours = _spectrum(len(classes.names))
-    for name, column, colour in zip(classes.names, table.T, colours, strict=True):
+    for name, column, colour in zip(names, table.T, colours, strict=True):
         axes.plot(x, column, "o-", ms=3, lw=1, color=colour, label=_label(name))
-    axes.plot(x, table.mean(axis=1), color="#1d2429", lw=2.5, label="mean")
+    if mean:
+        axes.plot(x, table.mean(axis=1), color="#1d2429", lw=2.5, label="mean")
     if (knee := knee_of(curve, axis)) is not None:
         axes.axvline(halvings(curve, knee.size, axis), color=FAINT, ls=":", lw=1, label="knee")
     axes.set(xlabel=_axis(axis), ylabel="accuracy, %")
@@ -247,8 +282,14 @@ def _words(axis: str) -> str:
     return {"macs": "MACs", "shrunk_weights": "shrunk weights"}.get(axis, axis)
 
 
-def _spectrum(number: int) -> list[tuple[float, float, float, float]]:
+def _spectrum(number: int) -> list[Colour]:
     """Colours for classes, of which there may be many."""
     if number <= 10:
         return [colormaps["tab10"](i) for i in range(number)]
     return [colormaps["turbo"](0.05 + 0.9 * i / (number - 1)) for i in range(number)]
+
+
+def _shades(radii: Sequence[float]) -> list[Colour]:
+    """From light to dark by the order of the radii."""
+    order = sorted(radii)
+    return [colormaps["viridis_r"](0.15 + 0.85 * order.index(r) / len(radii)) for r in radii]

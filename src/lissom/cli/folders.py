@@ -1,0 +1,102 @@
+"""Run directories: begun, gone on with, replaced, and never mixed."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lissom.cli.shared import stderr
+from lissom.errors import RunError
+from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
+
+RUN_FILES = (
+    "recipe.json",
+    "events.jsonl",
+    "checkpoint.pt",
+    "model.safetensors",
+    "result.json",
+    "report.html",
+    "model.onnx",
+    "model.pt2",
+    "compressed.safetensors",
+    "small.safetensors",
+    "shrinkage.json",
+    "distilled.json",
+    "ensemble.json",
+    "ensemble.svg",
+    "calibration.svg",
+)
+
+
+def check_run(run: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix this run with what its directory holds."""
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite replaces it: choose one")
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file; a run needs a directory: choose another --out")
+    if (run / "recipe.json").exists():
+        if not resume and not overwrite:
+            raise RunError(
+                f"{run} holds a run already: --resume goes on with it, --overwrite replaces it, "
+                "--out DIR writes elsewhere"
+            )
+    elif resume and not run.exists():
+        raise RunError(f"there is no run {run} to resume; without --resume it is started")
+    elif run.exists() and any(found.name != "recipe.json.part" for found in run.iterdir()):
+        raise RunError(f"{run} is not empty and not a run; choose another --out")
+
+
+def check_same(run: Path, recipe: Recipe, seed: int) -> None:
+    """Refuse to go on with another recipe than the run was started with."""
+    old = read_record(run / "recipe.json")
+    before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
+    now = _leaves({**recipe.model_dump(by_alias=True), "seed": seed})
+    changed = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise RunError(f"{run} was started with another recipe: " + "; ".join(changed))
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested value as {dotted path: leaf}."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in items for k, v in _leaves(inner, f"{path}.{key}").items()}
+    return {path.removeprefix("."): value}
+
+
+def start(run: Path, record: Record, *, resume: bool) -> None:
+    """Make the run directory; an old run goes only now that the new one is known to be possible."""
+    if not resume:
+        _clear(run)
+    keep_record(record, run)
+
+
+def _clear(run: Path) -> None:
+    """Remove what a run has written, and what its teacher has."""
+    if (run / TEACHER).is_dir():
+        _clear(run / TEACHER)
+        with suppress(OSError):  # something of the user's lies there
+            (run / TEACHER).rmdir()
+    for name in RUN_FILES:
+        (run / name).unlink(missing_ok=True)
+        (run / f"{name}.part").unlink(missing_ok=True)
+
+
+@contextmanager
+def resumable(run: Path, *flags: str) -> Iterator[None]:
+    """Answer Ctrl-C with the command that goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        given = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        command = shlex.join(["lissom", *given, *flags])
+        stderr.print(f"stopped; {run} goes on with: {command}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from error

@@ -1,0 +1,190 @@
+"""Commands that train: a recipe, or its whole curve, of which one network is chosen."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lissom.checkpoints import save_tensors
+from lissom.cli.folders import check_run, check_same, resumable, start
+from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, told
+from lissom.errors import PathError, RunError
+from lissom.learning_compression import save_compressed
+from lissom.measure import measure
+from lissom.path import Curve
+from lissom.progress import Progress, points_shown
+from lissom.recipes import (
+    RecipePath,
+    Record,
+    keep_chosen,
+    keep_record,
+    keep_result,
+    make_data,
+    make_trainer,
+    read_recipe,
+    read_record,
+    recipe_names,
+)
+from lissom.report import class_accuracy
+from lissom.tables import table
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, a .toml file, or the recipe.json of a run.")
+    ],
+    changes: Changes = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; runs/RECIPE or that of the recipe.json.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MAX_SEED,
+            help="Of initialisation, order and dropout; 0 or that of the recipe.json.",
+        ),
+    ] = None,
+    device: Device = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
+) -> None:
+    """Train a recipe into a run directory: recipe, events, checkpoint, result."""
+    with told():
+        read = read_recipe(recipe, changes or [])
+        of_run = recipe.endswith(".json")
+        if seed is None:
+            seed = read_record(Path(recipe)).seed if of_run else 0
+        run = out or (Path(recipe).parent if of_run else Path("runs") / Path(recipe).stem)
+        check_run(run, resume=resume, overwrite=overwrite)
+        if resume and (run / "recipe.json").exists():
+            check_same(run, read, seed)
+        data = make_data(read, data_dir, seed=seed)
+        shape = list(data.train_x.shape[1:])
+        with resumable(run, "--resume"), Progress(console, read) as progress:
+            trainer = make_trainer(
+                read, data, seed=seed, device=device, out=run, report=progress.report
+            )
+            record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
+            start(run, record, resume=resume)
+            if resume and (run / "checkpoint.pt").exists():
+                trainer.resume()
+            event = trainer.fit()
+        save_tensors(trainer.model.state_dict(), run / "model.safetensors")
+        if (made := trainer.compressed) is not None:
+            save_compressed(trainer.model, made.forms, run / "compressed.safetensors")
+            event = {**event, "compressed": made.to_dict()}
+        keep_result(record, event, run)
+        console.print(measure(trainer.model).table())
+        if made is not None:
+            typer.echo(made)
+        console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def path(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe with a [path]: its name, or a .toml file.")
+    ],
+    changes: Changes = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
+    cold: Annotated[
+        str | None,
+        typer.Option(
+            help="Train these prices from scratch as well, at full length: all, or 0.1,0.01."
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
+    with told():
+        chosen = _cold_prices(cold)
+        read = read_recipe(recipe, changes or [])
+        run = out or Path("runs") / Path(recipe).stem
+        curve = RecipePath(read, run, data_dir, device)
+        shape = list(curve.data.train_x.shape[1:])
+        record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
+        if (run / "recipe.json").exists():
+            check_same(run, read, 0)
+        else:
+            check_run(run, resume=False, overwrite=False)
+            keep_record(record, run)
+        with resumable(run), points_shown(console):
+            found = curve.run(jobs, () if chosen == "all" else chosen)
+            if chosen == "all":
+                found = curve.run(jobs, [s.price for s in found.settings if s.price is not None])
+        data = curve.data
+        class_accuracy(found, data.test_x, data.test_y, curve.network).save(run)
+        keep_result(record, found.to_dict(), run)
+        typer.echo(found)
+        with suppress(PathError):  # too few points for one
+            typer.echo(found.knee())
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def choose(
+    curve: Annotated[Path, typer.Argument(help="The folder of a curve of `lissom path`.")],
+    knee: Annotated[bool, typer.Option("--knee", help="Where the curve bends most.")] = False,
+    within: Annotated[
+        float | None, typer.Option(help="The smallest that loses at most this: 0.005, say.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="The best within a size: weights=20000 or bytes=8192, say.")
+    ] = None,
+    axis: Annotated[str, typer.Option(help="The size for --knee and --within.")] = "weights",
+    out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
+) -> None:
+    """Take one network of a curve as a run of its own: to measure, shrink and export it."""
+    with told():
+        if [knee, within is not None, budget is not None].count(True) != 1:
+            raise PathError("choose by one of --knee, --within 0.005 and --budget weights=20000")
+        found = Curve.load(curve)
+        if knee:
+            setting = found.knee(axis).setting
+        elif within is not None:
+            setting = found.within(within, axis)
+        else:
+            setting = found.budget(**_size(str(budget)))
+        run = out or curve / "chosen"
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise RunError(f"{run} is there already; choose another --out, or remove it")
+        point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
+        typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
+        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with lissom."""
+    rows = []
+    with told():
+        for name in recipe_names():
+            read = read_recipe(name)
+            rows.append([name, read.data.name, read.train.epochs, read.title])
+    console.print(table(["recipe", "data", "epochs", "what it does"], rows))
+
+
+def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
+    if given is None:
+        return []
+    if given == "all":
+        return "all"
+    try:
+        return [float(number) for number in given.split(",")]
+    except ValueError as error:
+        raise PathError(f"--cold takes 'all' or prices such as 0.1,0.01, got {given!r}") from error
+
+
+def _size(given: str) -> dict[str, float]:
+    axis, _, number = given.partition("=")
+    try:
+        return {axis: float(number)}
+    except ValueError as error:
+        raise PathError(f"--budget is a size such as weights=20000, got {given!r}") from error

@@ -1,0 +1,38 @@
+"""What all commands share: the application, its consoles, options, and how mistakes are told."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lissom.errors import LissomError
+
+app = typer.Typer(
+    help="Train PyTorch networks to exact zeros.", no_args_is_help=True, add_completion=False
+)
+console = Console()
+stderr = Console(stderr=True)
+
+MAX_SEED = 2**32 - 1
+
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell the user's mistakes in red, without a traceback."""
+    try:
+        yield
+    except (LissomError, OSError) as error:
+        stderr.print("[red]error:[/red]", end=" ")
+        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
