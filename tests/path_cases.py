@@ -94,7 +94,7 @@ def made_up(
 ) -> Curve:
     """A curve of given numbers: (price, sizes by seed, errors by seed); NaN for a failed point."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"format": "lissom path 1", "prices": prices, "points": len(rows), "network": {}}
+    record = {"format": "lissom path 2", "prices": prices, "points": len(rows), "network": {}}
     (folder / "path.json").write_text(json.dumps(record))
     points = []
     for number, (price, sizes, errors) in enumerate(rows):

@@ -104,7 +104,7 @@ def test_calibration_against_a_loop() -> None:
         inside = [
             (float(c), bool(r))
             for c, r in zip(confidence.double(), right, strict=True)
-            if (b / 5 < float(c) <= (b + 1) / 5) or (b == 0 and float(c) == 0)
+            if (b / 5 < round(float(c), 6) <= (b + 1) / 5) or (b == 0 and float(c) == 0)
         ]
         assert int(found.counts[b]) == len(inside)
         accuracy = sum(r for _, r in inside) / len(inside)
@@ -113,6 +113,13 @@ def test_calibration_against_a_loop() -> None:
         assert float(found.confidence[b]) == pytest.approx(mean)
         error += len(inside) / 500 * abs(accuracy - mean)
     assert found.error == pytest.approx(error)
+
+
+@pytest.mark.parametrize("members", [5, 10, 50])
+def test_votes_lie_in_the_bin_that_they_end(members: int) -> None:
+    votes = torch.arange(members + 1) / members
+    found = calibration(votes, torch.ones(members + 1).bool(), bins=5)
+    assert found.counts.tolist() == [members // 5 + 1, *[members // 5] * 4]
 
 
 def test_calibration_of_one_who_is_always_sure() -> None:
@@ -148,6 +155,11 @@ def test_accuracies_by_size() -> None:
     assert found[6] == [float((Ensemble(nets)(X).argmax(1) == y).double().mean())]
     assert found == accuracy_by_size(nets, X, y, (1, 3, 6), repeats=30, seed=2)
     assert len(set(found[3])) > 1
+    for labels in (y[:, None], y[:1], y[:-1]):
+        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n classes"):
+            accuracy_by_size(nets, X, labels, (1,))
+        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n classes"):
+            calibration_of(nets, X, labels)
     with pytest.raises(EnsembleError, match="there are 6 networks, which make no 7"):
         accuracy_by_size(nets, X, y, (1, 7))
     with pytest.raises(EnsembleError, match="size is a whole number ≥ 1, got 0"):

@@ -309,7 +309,7 @@ def test_folders_that_hold_no_path(tmp_path: Path, finished: Path) -> None:
     shutil.copytree(finished, other)
     record = json.loads((other / "path.json").read_text())
     (other / "path.json").write_text(json.dumps({**record, "format": "lissom path 0"}))
-    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 1'"):
+    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 2'"):
         path(out=other)
     (other / "path.json").write_text(json.dumps(record))
     for seed in ("seed0", "seed1"):
@@ -512,6 +512,31 @@ def test_scores_of_units_are_those_of_their_last_weight(curve: Curve) -> None:
     weights = curve.scores(0).index
     [(name, found)] = units.index.items()
     assert name == "0.weight" and torch.equal(found, weights["0.weight"].amax(dim=1))
+
+
+def test_scores_of_blocks_of_one_name_are_all_kept() -> None:
+    class Split(nn.Module):
+        """One layer, whose first six units and last three go to different layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 9), nn.Linear(6, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.a(x).relu().split([6, 3], dim=1)
+            out: Tensor = self.b(left) + self.c(right)
+            return out
+
+    def kill(net: nn.Module, price: float | None, start: Start) -> None:
+        with torch.no_grad():
+            if price is not None:
+                net.a.weight[:4] = 0  # type: ignore[union-attr, index]
+
+    prices = [1e-4, 1e-3, 1e-2]
+    found = path(prices, fit=kill, network=lambda seed: Split(), seeds=1, error=lambda net: 0.5)
+    units = found.scores(0, groups=lambda net: lissom.neurons(net, EXAMPLE)).index
+    assert sorted(units) == ["a.weight", "a.weight[1]"]
+    assert sorted(torch.cat(list(units.values())).tolist()) == [1] * 4 + [4] * 5
 
 
 def test_scores_of_groups_need_a_network(curve: Curve) -> None:

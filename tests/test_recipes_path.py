@@ -79,7 +79,8 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
     [
         (['path.price="prices.0.L1"'], "path.price: there is no number 'prices.0.L1' in this"),
         (['path.price="prices.1.L0"'], "there is no number 'prices.1.L0'"),
-        (['path.price="title"'], "there is no number 'title'"),
+        (['path.price="title"'], "a price stands in prices or gates.budget"),
+        (['path.price="optimizer.lr"', "path.prices=[1e-3, 1e-2]"], "not 'optimizer.lr'"),
         (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
         (["path.heal=20"], "all 20 epochs would heal"),
         (["path.dense=1"], "1 epoch cannot learn and heal: give at least 2"),
@@ -240,11 +241,13 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     setting = curve.budget(weights=6000)
     best = min(setting.points, key=lambda p: p.error)
     record = read_record(out / "recipe.json")
-    assert (record.seed, record.recipe.path) == (best.seed, None)
+    assert (record.seed, record.recipe.path) == (0, None)  # the seed of what was held out
     tensors = load_tensors(out / "model.safetensors")
     assert all(torch.equal(tensors[name], w) for name, w in curve.tensors(best).items())
     result = json.loads((out / "result.json").read_text())
     assert result["inacc_test"] == pytest.approx(best.test_error)
+    assert result["inacc_valid"] == pytest.approx(best.error)
+    assert (result["point"]["seed"], result["point"]["origin"]) == (best.seed, best.origin)
     for verb in (["measure"], ["shrink"], ["export", "--to", "pt2"], ["report"]):
         done = CliRunner().invoke(app, [verb[0], str(out), *verb[1:]])
         assert done.exit_code == 0, done.output
@@ -259,6 +262,8 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
         (["--knee", "--within", "0.1"], "choose by one of --knee"),
         (["--budget", "20000"], "--budget is a size such as weights=20000, got '20000'"),
         (["--budget", "weight=20000"], "no axis 'weight'"),
+        (["--budget", "self=1"], "no axis 'self'"),
+        (["--budget", "weights=6000", "--axis", "macs"], "leave out --axis macs"),
         (["--budget", "weights=1"], "no setting has at most weights=1.0"),
         (["--knee", "--axis", "latency"], "no axis 'latency'"),
     ],

@@ -251,6 +251,10 @@ def test_connectivity_of_no_matrix_is_refused() -> None:
         connectivity({})
     with pytest.raises(PathError, match=r"got \[7\] for 'bias'"):
         connectivity({"bias": torch.ones(7)})
+    with pytest.raises(PathError, match=r"got \[20, 50, 5, 5\] for 'conv'"):
+        connectivity({"conv": torch.ones(20, 50, 5, 5)})
+    with pytest.raises(PathError, match="got list for 'rows'"):
+        connectivity({"rows": [[1.0]]})  # type: ignore[dict-item]
 
 
 def test_readers_find_squares_rows_and_kernels() -> None:

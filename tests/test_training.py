@@ -34,7 +34,6 @@ from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
 from lissom.training import entropy_and_inaccuracy
-from lissom.training.subnormals import flushes
 
 
 def test_learns_the_digits() -> None:
@@ -327,9 +326,7 @@ def test_a_price_without_a_gradient_is_refused_at_once(penalty: lissom.penalties
         trainer(net, penalties={weights(net): penalty})
 
 
-@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot flush")
-@pytest.mark.parametrize("before", [False, True])
-def test_moments_of_what_is_dead_do_not_become_subnormal(before: bool) -> None:
+def test_moments_of_what_is_dead_do_not_become_subnormal() -> None:
     net = henrikson(inputs=64)
     optimizer = Adam(net.parameters(), betas=(0.9, 0.99))
     first: nn.Linear = net.fc1  # type: ignore[assignment]
@@ -341,14 +338,10 @@ def test_moments_of_what_is_dead_do_not_become_subnormal(before: bool) -> None:
     optimizer.step()
     for kept in optimizer.state.values():
         kept["exp_avg_sq"].fill_(1.2e-38)
-    torch.set_flush_denormal(before)
-    try:
-        Trainer(net, optimizer, load_digits(), epochs=1).fit()
-        assert flushes() is before
-    finally:
-        torch.set_flush_denormal(False)
+    Trainer(net, optimizer, load_digits(), epochs=1).fit()
     moments = optimizer.state[first.weight]["exp_avg_sq"]
     assert moments[0].count_nonzero() == 0 and moments[1].count_nonzero() > 0
+    assert float(optimizer.state[first.weight]["step"]) > 1  # only moments are touched
 
 
 def test_bf16_trains_float32_weights() -> None:

@@ -118,7 +118,8 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibratio
         raise EnsembleError(f"a confidence lies between 0 and 1, got {low:g} to {high:g}")
     if not isinstance(bins, int) or bins < 1:
         raise EnsembleError(f"bins is a whole number ≥ 1, got {bins!r}")
-    place = (known * bins).ceil().long().clamp(min=1) - 1
+    # 0.3 of float32 is a little more than 3/10, and belongs to the third of ten bins all the same.
+    place = (known * bins - 1e-6).ceil().long().clamp(min=1) - 1
     counts = torch.bincount(place, minlength=bins)
     mean = torch.bincount(place, known, minlength=bins) / counts
     accuracy = torch.bincount(place, right.double(), minlength=bins) / counts
@@ -139,6 +140,7 @@ def calibration_of(
         batch_size: how many inputs a network gets at a time.
     """
     members = Ensemble(networks)
+    _check_labels(x, y)
     with evaluating(members):
         votes = torch.cat([members.votes(part) for part in x.split(batch_size)]).max(1)
     return calibration(votes.values, votes.indices == y, bins)
@@ -175,6 +177,7 @@ def accuracy_by_size(
     Source: Ahmed, fig. 8–9.
     """
     members = Ensemble(networks)
+    _check_labels(x, y)
     if strange := [size for size in sizes if not isinstance(size, int) or size < 1]:
         raise EnsembleError(f"a size is a whole number ≥ 1, got {strange[0]!r}")
     if most := [size for size in sizes if size > len(members)]:
@@ -193,3 +196,10 @@ def accuracy_by_size(
             told = answers[chosen.to(answers.device)].mean(0).argmax(1)
             found[size].append(float((told == y).double().mean()))
     return found
+
+
+def _check_labels(x: Tensor, y: Tensor) -> None:
+    if y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise EnsembleError(
+            f"x holds n ≥ 1 inputs and y their n classes, got {list(x.shape)} and {list(y.shape)}"
+        )

@@ -138,18 +138,22 @@ def choose(
     budget: Annotated[
         str | None, typer.Option(help="The best within a size: weights=20000 or bytes=8192, say.")
     ] = None,
-    axis: Annotated[str, typer.Option(help="The size for --knee and --within.")] = "weights",
+    axis: Annotated[
+        str | None, typer.Option(help="The size for --knee and --within; weights.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
 ) -> None:
     """Take one network of a curve as a run of its own: to measure, shrink and export it."""
     with told():
         if [knee, within is not None, budget is not None].count(True) != 1:
             raise PathError("choose by one of --knee, --within 0.005 and --budget weights=20000")
+        if axis is not None and budget is not None:
+            raise PathError(f"--budget {budget} names its size itself: leave out --axis {axis}")
         found = Curve.load(curve)
         if knee:
-            setting = found.knee(axis).setting
+            setting = found.knee(axis or "weights").setting
         elif within is not None:
-            setting = found.within(within, axis)
+            setting = found.within(within, axis or "weights")
         else:
             setting = found.budget(**_size(str(budget)))
         run = out or curve / "chosen"

@@ -152,7 +152,7 @@ class Curve:
             )
         return allowed[-1]
 
-    def budget(self, **budget: float) -> Setting:
+    def budget(self, /, **budget: float) -> Setting:
         """The setting with the lowest mean error whose size, the largest over seeds, is within.
 
             curve.budget(weights=20_000), curve.budget(macs=1e6), curve.budget(bytes=8192)
@@ -211,7 +211,8 @@ class Curve:
 
         Args:
             seed: whose points.
-            groups: groups(net) chooses what is looked at instead of single weights.
+            groups: groups(net) chooses what is looked at instead of single weights. Further blocks
+                of one name are "name[1]", "name[2]", ….
 
         Raises:
             PathError: if no warm-started point of this seed worked, or nothing makes the network
@@ -304,8 +305,11 @@ def _dead_groups(
     chosen = groups(net)
     if not isinstance(chosen, Groups):
         raise PathError(f"groups(net) gives groups, such as lissom.neurons(net, x), got {chosen!r}")
-    norms = zip(chosen.blocks, chosen.norms(), strict=True)
-    return {block.name: norm == 0 for block, norm in norms}
+    dead: dict[str, Tensor] = {}
+    for block, norms in zip(chosen.blocks, chosen.norms(), strict=True):
+        same = sum(name.partition("[")[0] == block.name for name in dead)
+        dead[f"{block.name}[{same}]" if same else block.name] = norms == 0
+    return dead
 
 
 def _settings(points: Iterable[Point]) -> tuple[Setting, ...]:

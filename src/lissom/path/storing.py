@@ -31,7 +31,7 @@ from lissom.path.point import Point
 from lissom.running import named_tensors
 from lissom.saving import save
 
-FORMAT = "lissom path 1"
+FORMAT = "lissom path 2"
 NETWORK, STATE, POINT, PATH = "network.safetensors", "state.pt", "point.json", "path.json"
 SMALL = ("small.safetensors", "small.pt2")
 

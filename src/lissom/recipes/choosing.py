@@ -5,6 +5,7 @@ from pathlib import Path
 from lissom.checkpoints import load_json, read_events, save_tensors
 from lissom.path import Curve, Point, Setting
 from lissom.path.storing import fill
+from lissom.recipes.fitting import DATA_SEED
 from lissom.recipes.making import make_model
 from lissom.recipes.paths import point_recipe
 from lissom.recipes.runs import keep_record, keep_result
@@ -12,7 +13,11 @@ from lissom.recipes.specs import Record
 
 
 def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Point:
-    """Write the network of a setting into a run directory, with the recipe it was trained by.
+    """Write the network of a setting into a run directory, with the recipe of its last epochs.
+
+    It was trained on from the next denser point, so that this recipe alone would not make it again;
+    "point" of result.json says from which. The seed of the record is that of the path's held-out
+    examples, 0 for all points; that of the point is in result.json.
 
     Args:
         curve: of `lissom path`.
@@ -26,12 +31,12 @@ def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Po
         before = load_json(point.folder.parent / point.origin / "point.json")["price"]
     untrained = point.origin is None
     recipe = point_recipe(record.recipe, point.price, before, untrained=untrained)
-    own = Record(recipe=recipe, seed=point.seed, shape=record.shape, classes=record.classes)
+    own = Record(recipe=recipe, seed=DATA_SEED, shape=record.shape, classes=record.classes)
     net = make_model(recipe, own.shape, own.classes)
     fill(net, point.folder)
     events = point.folder / "fit" / "events.jsonl"
     keep_record(own, out)
     (out / "events.jsonl").write_bytes(events.read_bytes())
     save_tensors(net.state_dict(), out / "model.safetensors")
-    keep_result(own, read_events(events)[-1], out)
+    keep_result(own, {**read_events(events)[-1], "point": point.to_dict()}, out)
     return point

@@ -60,6 +60,9 @@ def check_path(recipe: "Recipe") -> None:
     if recipe.train.patience is not None:
         what = "each point of a path is trained for all its epochs: remove train.patience"
         raise complaint(what, "path")
+    if not spec.price.startswith(("prices.", "gates.budget.")):
+        what = f"a price stands in prices or gates.budget, as prices.0.L0 does, not {spec.price!r}"
+        raise complaint(what, "path", "price")
     try:
         _held(recipe.model_dump(by_alias=True, exclude_none=True), spec.price)
     except (KeyError, IndexError, TypeError, ValueError) as error:

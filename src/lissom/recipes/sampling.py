@@ -20,12 +20,20 @@ def gates_in(run: Path, record: Record) -> Gates:
         record: of the run.
 
     Raises:
-        RunError: for a run without gates, or whose gates were hardened before its end.
+        RunError: for a run without gates, unfinished, with patience, or whose gates were hardened
+            before its end.
     """
     if record.recipe.method != "gates":
         raise RunError(
             f"{run} has no gates to draw networks from: its method is {record.recipe.method!r}"
         )
+    if record.recipe.train.patience is not None:
+        raise RunError(
+            f"{run} kept the gates of its last epoch and the network of its best one: train it "
+            "without train.patience to draw networks"
+        )
+    if not (run / "result.json").exists():
+        raise RunError(f"{run} is not finished (lissom train --resume)")
     state = load_state(run / "checkpoint.pt")
     tensors = state["model"]
     if LOG_ALPHA not in tensors:
@@ -41,5 +49,10 @@ def gates_in(run: Path, record: Record) -> Gates:
         }
     model = make_model(record.recipe, record.shape, record.classes)
     gates = make_gates(record.recipe, model, record.shape, 1)
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RunError(
+            f"{run / 'checkpoint.pt'} does not fit the recipe beside it: {error}"
+        ) from error
     return gates

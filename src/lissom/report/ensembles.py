@@ -52,7 +52,7 @@ def reliability(found: Calibration) -> Figure:
     """
     figure = Figure(figsize=(4.5, 5), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    confidence, accuracy = found.confidence.numpy(), found.accuracy.numpy()
+    confidence, accuracy = found.confidence.cpu().numpy(), found.accuracy.cpu().numpy()
     known = ~np.isnan(accuracy)
     axes.plot([0, 1], [0, 1], ":", color=FAINT, lw=1)
     axes.plot(confidence[known], accuracy[known], "o-", color=TEAL)
@@ -60,7 +60,7 @@ def reliability(found: Calibration) -> Figure:
     axes.set_title(f"calibration error {found.error:.3f}", fontsize="small", loc="left")
     bins = len(accuracy)
     places = (np.arange(bins) + 0.5) / bins
-    below.bar(places, found.counts.numpy(), width=0.9 / bins, color=TEAL)
+    below.bar(places, found.counts.cpu().numpy(), width=0.9 / bins, color=TEAL)
     below.set(xlabel="confidence", ylabel="examples", yscale="symlog", xlim=(0, 1.02))
     for one in (axes, below):
         one.grid(alpha=0.25)

@@ -72,7 +72,7 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
         connectivity({"ℓ0": a.fc1.weight, "ℓ0 + ℓ2": b.fc1.weight})
 
     Args:
-        weights: by title, each [units, inputs] or [maps, inputs, height, width].
+        weights: by title, each [units, inputs].
         shape: (height, width) of the inputs; by default a square, or one row.
 
     Raises:
@@ -84,11 +84,9 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
     if not weights:
         raise PathError("connectivity shows weights by title, such as {'ℓ0': net.fc1.weight}")
     for title, weight in weights.items():
-        if weight.ndim < 2:
-            raise PathError(
-                f"connectivity is of weights [units, inputs, …], got {list(weight.shape)} for "
-                f"{title!r}"
-            )
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise PathError(f"connectivity is of weights [units, inputs], got {got} for {title!r}")
     images = []
     for title, weight in weights.items():
         image = readers(weight.detach().cpu(), shape)

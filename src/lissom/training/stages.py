@@ -30,7 +30,7 @@ class Stage(ABC):
     name: str
 
     @property
-    def lasts(self) -> bool:
+    def result_lasts(self) -> bool:
         """Whether what it ends with can be kept while training goes on."""
         return True
 
@@ -126,7 +126,7 @@ class Compressing(Stage):
         self._begins, self._restart = begins, restart
 
     @property
-    def lasts(self) -> bool:
+    def result_lasts(self) -> bool:
         """Zeros can stay; a codebook or a rank could not."""
         return all(isinstance(what, Penalty) for what in self.lc.given.values())
 

@@ -25,7 +25,7 @@ from lissom.training.checks import check
 from lissom.training.evaluation import evaluation
 from lissom.training.options import Options
 from lissom.training.stages import Compressing, Gated, Stage
-from lissom.training.subnormals import flushing_subnormals
+from lissom.training.subnormals import flush_subnormals
 from lissom.training.teacher import Teacher, asked
 
 Report = Callable[[dict[str, Any]], None]
@@ -47,7 +47,8 @@ class Trainer:
         model: gives logits [n, classes] for inputs [n, …]; trained in place.
         optimizer: of the model's parameters.
         data: training examples, and test examples that nothing is chosen by.
-        epochs: passes over the training examples.
+        epochs: passes over the training examples; fewer if learning–compression has found a form
+            that further training would undo, such as a codebook.
         proximal: the handle of `lissom.proximal` on this optimizer, kept in the checkpoints.
         penalties: {groups: penalty} added to the loss (`penalty_loss`), the subgradient baseline.
         gates: of `lissom.gate` on this model; their penalty is added to the loss. The optimizer has
@@ -149,8 +150,8 @@ class Trainer:
             self._call_teacher()
         while self._goes_on():
             started = time.perf_counter()
-            with flushing_subnormals():
-                self._train_epoch()
+            self._train_epoch()
+            flush_subnormals(self.optimizer)
             self.epoch += 1
             self.seconds += time.perf_counter() - started
             if self.epoch % self.options.evaluate_every == 0 or not self._epochs_left():
@@ -336,7 +337,7 @@ class Trainer:
 
     def _epochs_left(self) -> bool:
         stage = self._stage
-        if stage is not None and not stage.lasts and stage.over(self.epoch):
+        if stage is not None and not stage.result_lasts and stage.over(self.epoch):
             return False  # further steps would undo its form
         return self.epoch < self.options.epochs
 
