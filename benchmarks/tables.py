@@ -18,10 +18,16 @@ import matplotlib
 
 matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
+import curve_tables
 import exact_tables
 import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from summary_table import summary
+
+from lissom.report import connectivity, per_class, rate_distortion, trade_off
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -212,7 +218,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
     "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
     "lc": lambda: exact_table("lc", lc_tables.best),
+    "curves": lambda: markdown(*curve_tables.answers(all_curves())),
+    "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
+    "curves-cost": lambda: markdown(*curve_tables.costs(all_curves())),
+    "summary": lambda: markdown(*summary(load)),
+    "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
+    "lc-toolkit": lambda: exact_table("lc-toolkit", lc_tables.toolkit),
+    "l-steps": lambda: exact_table("lc-cost", lc_tables.l_steps),
+    "c-steps": lambda: exact_table("lc-cost", lc_tables.c_steps),
 }
+
+
+def all_curves() -> list[dict[str, Any]]:
+    """The records of all studies of curves."""
+    return [load(path.stem) for path in sorted(RESULTS.glob("curves-*.json"))]
 
 
 def removed(entry: dict[str, Any]) -> float:
@@ -291,10 +310,33 @@ def gates_figure() -> None:
     save(figure, "gates-macs")
 
 
-def save(figure: plt.Figure, name: str) -> None:
+def connections_figure() -> None:
+    """How many weights of the first layer read each pixel (the poster's picture), seed 0."""
+    weights = {}
+    for label, runs in gate_tables.by_label(load("lc-poster")).items():
+        if "reference" in label:
+            continue
+        counts = torch.tensor([int(n) for n in runs[0]["small"]["connections"].split()])
+        # Any weights with these counts: the first of each column.
+        weights[label] = torch.arange(300)[:, None] < counts
+    save(connectivity(weights), "lc-connections")
+
+
+def curve_figures() -> None:
+    """Accuracy against compression, error added by each halving, and accuracy by class."""
+    for record in all_curves():
+        found = curve_tables.curves(record)
+        save(trade_off(found), record["study"])
+        save(rate_distortion(found), f"{record['study']}-halvings")
+        first, entry = next(iter(found.values())), record["curves"][0]
+        save(per_class(first, curve_tables.classes(entry)), f"{record['study']}-classes")
+
+
+def save(figure: Figure, name: str) -> None:
     """Write an SVG that is the same whenever the data are."""
     FIGURES.mkdir(exist_ok=True)
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     with plt.rc_context({"svg.hashsalt": name}):
         figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
@@ -323,6 +365,8 @@ def main(check: bool) -> int:
     formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels", (97, 99.5))
     channels_figure()
     gates_figure()
+    connections_figure()
+    curve_figures()
     return 0
 
 

@@ -97,7 +97,7 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
 
 def _in_a_row(images: Sequence[tuple[str, "Readers"]]) -> Figure:
     """Images side by side, transparent where nothing reads, each with its own colours."""
-    figure = Figure(figsize=(max(3.0, 2.1 * len(images)), 2.6), layout="constrained")
+    figure = Figure(figsize=(max(3.0, 2.1 * len(images)), 3.0), layout="constrained")
     grid = figure.subplots(1, len(images), squeeze=False).flat
     for axes, (title, image) in zip(grid, images, strict=True):
         most = int(image.counts.max())

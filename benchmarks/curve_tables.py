@@ -1,0 +1,163 @@
+"""Tables of docs/results.md on trade-off curves, from their records: (columns, rows) each."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gate_tables import spread
+
+from lissom.errors import PathError
+from lissom.path import Curve, Point, Setting
+from lissom.path.placing import Plan
+from lissom.report import ClassAccuracy
+
+Record = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+
+LOSSES = (0.001, 0.005, 0.01, 0.2)
+BUDGETS = (20_000, 5_000, 2_000)
+POINT = tuple(field.name for field in fields(Point))
+
+
+def curves(record: Record) -> dict[str, Curve]:
+    """The curves of a study by name, without their networks."""
+    return {entry["name"]: curve(entry) for entry in record["curves"]}
+
+
+def curve(entry: Record) -> Curve:
+    """One of them; the non-zeros of each tensor are further axes of its sizes."""
+    order = Plan(tuple(entry["path"]["prices"]), entry["path"]["points"]).order
+    points = []
+    for known in entry["points"]:
+        given = {name: known[name] for name in POINT}
+        given["folder"] = Path(f"seed{known['seed']}") / known["folder"]
+        given["error"] = math.nan if known["error"] is None else known["error"]
+        if not known["failed"]:
+            given["sizes"] = {**known["sizes"], **known["nonzeros"]}
+        points.append(Point(**given))
+    points.sort(key=lambda p: (p.cold, order(p.price), p.seed))
+    return Curve(tuple(points), Path(entry["name"]), tuple(entry["path"]["network"]))
+
+
+def classes(entry: Record) -> ClassAccuracy:
+    """The accuracies of its classes."""
+    known = entry["classes"]
+    points = {key: tuple(accuracies) for key, accuracies in known["points"].items()}
+    return ClassAccuracy(tuple(known["names"]), points)
+
+
+def answers(records: Iterable[Record], axis: str = "weights") -> Table:
+    """Where the knee of each curve is, and by what the size may be divided for a loss."""
+    rows = []
+    for record in records:
+        for name, found in curves(record).items():
+            dense = found.settings[0]
+            rows.append(
+                [
+                    f"{record['title']}: {name}",
+                    spread([100 * p.test_error for p in dense.points if p.test_error is not None]),
+                    knee(found, axis),
+                    *(factor(found, loss, axis) for loss in LOSSES),
+                ]
+            )
+    columns = ["curve", "dense test error, %", "knee: removed (test error added)"]
+    return [*columns, *(f"{100 * loss:g} %" for loss in LOSSES)], rows
+
+
+def knee(found: Curve, axis: str) -> str:
+    """What is removed at the knee, over the seeds' own knees, and what that costs."""
+    try:
+        at = found.knee(axis)
+    except PathError:
+        return "none"
+    dense = found.settings[0]
+    low, high = at.range or (at.size, at.size)
+    parts = [100 * (1 - size / dense.size(axis)) for size in (high, low)]
+    return f"{parts[0]:.2f} … {parts[1]:.2f} % ({added(found, at.setting)})"
+
+
+def factor(found: Curve, loss: float, axis: str) -> str:
+    """Dense size over that of the smallest setting within a loss on validation data."""
+    setting = found.within(error=loss, axis=axis)
+    times = found.settings[0].size(axis) / setting.size(axis)
+    return f"{times:,.0f} × ({added(found, setting)})"
+
+
+def added(found: Curve, setting: Setting) -> str:
+    """Test error above the dense one's, in points of a per cent."""
+    dense = found.settings[0].test_error
+    assert dense is not None
+    assert setting.test_error is not None
+    return f"{100 * (setting.test_error - dense):+.2f}"
+
+
+def asked(record: Record) -> Table:
+    """What budgets and losses were asked of each curve, and what its networks do."""
+    rows = []
+    for name, found in curves(record).items():
+        dense = found.settings[0]
+        answers = {f"{n:,} weights": found.budget(weights=n) for n in BUDGETS}
+        answers |= {f"{100 * e:g} points": found.within(error=e) for e in LOSSES[:3]}
+        for question, setting in answers.items():
+            lost = 100 * (setting.error - dense.error)
+            rows.append(
+                [name, question, f"{setting.largest():,.0f}", f"{lost:+.2f}", added(found, setting)]
+            )
+    columns = ["curve", "asked for", "weights, largest of the seeds"]
+    return [*columns, "validation error added, points", "test error added, points"], rows
+
+
+def costs(records: Iterable[Record]) -> Table:
+    """Epochs and seconds of whole curves, in trainings of the dense network."""
+    rows = []
+    for record in records:
+        for entry in record["curves"]:
+            warm = [p for p in entry["points"] if not p["cold"]]
+            cold = [p for p in entry["points"] if p["cold"]]
+            row = [f"{record['title']}: {entry['name']}", str(len(warm) // entry["path"]["seeds"])]
+            for key, digits in (("epochs", 2), ("seconds", 2)):
+                row += [ratio(points, warm, key, digits) for points in (warm, cold)]
+            rows.append(row)
+    columns = ["curve", "points", "epochs, × dense", "all cold", "seconds, × dense", "all cold"]
+    return columns, rows
+
+
+def ratio(points: list[Record], warm: list[Record], key: str, digits: int) -> str:
+    """The sum over a seed's points in units of its dense one; mean ± deviation over the seeds."""
+    if not points:
+        return ""
+    found = []
+    for dense in (p for p in warm if p["price"] is None):
+        total = sum(p[key] for p in points if p["seed"] == dense["seed"])
+        found.append(total / dense[key])
+    return f"{statistics.mean(found):.{digits}f}"
+
+
+def honest(record: Record) -> Table:
+    """Each price of the first curve: warm-started against trained from scratch at full length."""
+    found = next(iter(curves(record).values()))
+    cold: Mapping[float | None, Setting] = {setting.price: setting for setting in found.cold}
+    rows = []
+    for setting in found.settings[1:]:
+        other = cold[setting.price]
+        rows.append(
+            [
+                f"{setting.price:.4g}",
+                f"{setting.size():,.0f}",
+                *(
+                    percent(one, part)
+                    for part in ("error", "test_error")
+                    for one in (setting, other)
+                ),
+            ]
+        )
+    columns = ["κ", "weights left", "validation error, %: warm", "cold", "test error, %: warm"]
+    return [*columns, "cold"], rows
+
+
+def percent(setting: Setting, part: str) -> str:
+    """Mean ± deviation over the seeds."""
+    return spread([100 * getattr(point, part) for point in setting.points])

@@ -1,0 +1,91 @@
+"""Make the trade-off curves of a study, and keep their points as JSON.
+
+    python benchmarks/curves.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR]
+
+A study is a table of benchmarks/curves.toml; its curves are made by `lissom path`, one after
+another, and go on after a kill. What came of all points goes to benchmarks/results/STUDY.json,
+without their networks, and benchmarks/tables.py makes tables and figures from it. `lissom report`
+of the folders under --runs makes a page with the networks.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lissom.checkpoints import load_json, load_tensors, read_events
+
+HERE = Path(__file__).parent
+
+
+def main(
+    study: str, data_dir: Path | None = None, jobs: int = 2, runs: Path = Path("runs")
+) -> None:
+    """Make the curves of one study of curves.toml."""
+    studies = tomllib.loads((HERE / "curves.toml").read_text())
+    if study not in studies:
+        raise SystemExit(f"there is no study {study!r}; known: {', '.join(studies)}")
+    if data_dir is not None:
+        os.environ["LISSOM_DATA_DIR"] = str(data_dir)
+    # One thread for each process: the same sums in the same order wherever it is repeated.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    curves = [
+        make(runs / study / f"curve{i}", entry, jobs)
+        for i, entry in enumerate(studies[study]["curves"])
+    ]
+    record = {
+        "study": f"curves-{study}",
+        "title": studies[study]["title"],
+        "command": f"python benchmarks/curves.py {study}",
+        "curves": curves,
+    }
+    out = HERE / "results" / f"curves-{study}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    print(f"{len(curves)} curves in {out}")
+
+
+def make(folder: Path, entry: dict[str, Any], jobs: int) -> dict[str, Any]:
+    """One curve, and what is kept of it."""
+    arguments = ["path", entry["recipe"]]
+    for change in entry.get("set", []):
+        arguments += ["--set", change]
+    if "cold" in entry:
+        arguments += ["--cold", entry["cold"]]
+    lissom = Path(sys.executable).with_name("lissom")
+    place = ["--out", str(folder), "--jobs", str(jobs)]
+    done = subprocess.run([str(lissom), *arguments, *place], text=True, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(f"{entry['name']} failed:\n{done.stdout}")
+    print(f"{entry['name']}\n{done.stdout}", flush=True)
+    files = sorted(folder.glob("seed*/*/point.json"))
+    return {
+        "name": entry["name"],
+        "command": " ".join(["lissom", *arguments]),
+        "versions": load_json(folder / "result.json")["versions"],
+        "path": load_json(folder / "path.json"),
+        "points": [point(file.parent) for file in files],
+        "classes": load_json(folder / "classes.json"),
+    }
+
+
+def point(folder: Path) -> dict[str, Any]:
+    """What came of one point, how long it was trained, and the non-zeros of each tensor."""
+    found = load_json(folder / "point.json")
+    if found["failed"]:
+        return found
+    tensors = load_tensors(folder / "network.safetensors")
+    return {
+        **found,
+        "epochs": read_events(folder / "fit" / "events.jsonl")[-1]["epochAfter"],
+        "nonzeros": {name: int(tensor.count_nonzero()) for name, tensor in tensors.items()},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
