@@ -163,11 +163,7 @@ def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[n
     Raises:
         DataError: the seed is out of range.
     """
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {seed!r}")
-    # RandomState's streams are frozen by NEP 19; Generator's and torch's may change by release,
-    # and with them every split that a published figure rests on.
-    order = np.random.RandomState(seed).permutation(len(labels))
+    order = random_state(seed).permutation(len(labels))
     counts = np.bincount(labels)
     share, remainder = np.divmod(n * counts, len(labels))
     rounded_up = np.argsort(-remainder, kind="stable")[: n - share.sum()]
@@ -177,6 +173,20 @@ def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[n
     for label, take in enumerate(share):
         chosen[order[labels[order] == label][:take]] = True
     return chosen
+
+
+def random_state(seed: int) -> np.random.RandomState:
+    """Draws that are the same for ever.
+
+    RandomState's streams are frozen by NEP 19; Generator's and torch's may change by release, and
+    with them every split that a published figure rests on.
+
+    Raises:
+        DataError: the seed is out of range.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {seed!r}")
+    return np.random.RandomState(seed)
 
 
 def describe(tensor: Tensor) -> str:

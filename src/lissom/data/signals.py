@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lissom.data.dataset import Dataset, describe, stratified_choice
+from lissom.data.dataset import Dataset, describe, random_state, stratified_choice
 from lissom.errors import DataError
 
 
@@ -132,9 +132,7 @@ def whole_runs(
     Raises:
         DataError: the seed is out of range.
     """
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {seed!r}")
-    random = np.random.RandomState(seed)  # frozen by NEP 19, as in stratified_choice
+    random = random_state(seed)
     _, first, of, sizes = np.unique(run, return_index=True, return_inverse=True, return_counts=True)
     cell = cells(y, snr)[first]
     turn = random.permutation(cell.max() + 1)[cell]
