@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 
 from lissom.checkpoints import save_tensors
@@ -105,6 +106,8 @@ def path(
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with told():
         chosen = _cold_prices(cold)
+        # Processes take on these threads; more of them than cores wait for one another.
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
         read = read_recipe(recipe, changes or [])
         run = out or Path("runs") / Path(recipe).stem
         curve = RecipePath(read, run, data_dir, device)
