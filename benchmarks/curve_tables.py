@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -118,46 +118,19 @@ def costs(records: Iterable[Record]) -> Table:
             warm = [p for p in entry["points"] if not p["cold"]]
             cold = [p for p in entry["points"] if p["cold"]]
             row = [f"{record['title']}: {entry['name']}", str(len(warm) // entry["path"]["seeds"])]
-            for key, digits in (("epochs", 2), ("seconds", 2)):
-                row += [ratio(points, warm, key, digits) for points in (warm, cold)]
+            for key in ("epochs", "seconds"):
+                row += [ratio(points, warm, key) for points in (warm, cold)]
             rows.append(row)
     columns = ["curve", "points", "epochs, × dense", "all cold", "seconds, × dense", "all cold"]
     return columns, rows
 
 
-def ratio(points: list[Record], warm: list[Record], key: str, digits: int) -> str:
-    """The sum over a seed's points in units of its dense one; mean ± deviation over the seeds."""
+def ratio(points: list[Record], warm: list[Record], key: str) -> str:
+    """The sum over a seed's points in units of its dense one, as a mean over the seeds."""
     if not points:
         return ""
     found = []
     for dense in (p for p in warm if p["price"] is None):
         total = sum(p[key] for p in points if p["seed"] == dense["seed"])
         found.append(total / dense[key])
-    return f"{statistics.mean(found):.{digits}f}"
-
-
-def honest(record: Record) -> Table:
-    """Each price of the first curve: warm-started against trained from scratch at full length."""
-    found = next(iter(curves(record).values()))
-    cold: Mapping[float | None, Setting] = {setting.price: setting for setting in found.cold}
-    rows = []
-    for setting in found.settings[1:]:
-        other = cold[setting.price]
-        rows.append(
-            [
-                f"{setting.price:.4g}",
-                f"{setting.size():,.0f}",
-                *(
-                    percent(one, part)
-                    for part in ("error", "test_error")
-                    for one in (setting, other)
-                ),
-            ]
-        )
-    columns = ["κ", "weights left", "validation error, %: warm", "cold", "test error, %: warm"]
-    return [*columns, "cold"], rows
-
-
-def percent(setting: Setting, part: str) -> str:
-    """Mean ± deviation over the seeds."""
-    return spread([100 * getattr(point, part) for point in setting.points])
+    return f"{statistics.mean(found):.2f}"

@@ -9,7 +9,7 @@ import typer
 
 from lissom.checkpoints import save_tensors
 from lissom.cli.folders import check_run, check_same, resumable, start
-from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, told
+from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, say, told
 from lissom.errors import PathError, RunError
 from lissom.learning_compression import save_compressed
 from lissom.measure import measure
@@ -83,7 +83,7 @@ def train(
         if made is not None:
             typer.echo(made)
         console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
-        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+        say(f"kept in {run}")
 
 
 @app.command()
@@ -128,7 +128,7 @@ def path(
         typer.echo(found)
         with suppress(PathError):  # too few points for one
             typer.echo(found.knee())
-        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+        say(f"kept in {run}")
 
 
 @app.command()
@@ -164,7 +164,7 @@ def choose(
             raise RunError(f"{run} is there already; choose another --out, or remove it")
         point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
         typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
-        console.print(f"kept in {run}", markup=False, soft_wrap=True)
+        say(f"kept in {run}")
 
 
 @app.command()

@@ -8,12 +8,12 @@ import typer
 from torch import nn
 
 from lissom.checkpoints import load_state, load_tensors, save_json
-from lissom.cli.shared import app, console, stderr, told
+from lissom.cli.shared import app, console, say, stderr, told
 from lissom.errors import RunError
 from lissom.export import export as export_model
 from lissom.gates.checks import LOG_ALPHA
 from lissom.measure import measure as measure_model
-from lissom.recipes import make_example, make_gates, make_model, read_record
+from lissom.recipes import fill_model, make_example, make_gates, make_model, read_record
 from lissom.report import write_curve_report, write_report
 from lissom.saving import save as save_model
 from lissom.shrink import Shrinkage
@@ -69,7 +69,7 @@ def shrink(
         found = {"macs_before": before, "macs_after": after, **report.to_dict()}
         save_json(found, run / "shrinkage.json")
         typer.echo(f"{report}\n{before:,} MACs for one example → {after:,}")
-        console.print(f"written: {path}, {run}/shrinkage.json", markup=False, soft_wrap=True)
+        say(f"written: {path}, {run}/shrinkage.json")
 
 
 @app.command()
@@ -98,7 +98,7 @@ def export(
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
         written = export_model(model, make_example(model, shape), path)
-        console.print(f"written: {written}\n{what}", markup=False, soft_wrap=True)
+        say(f"written: {written}\n{what}")
 
 
 @app.command()
@@ -123,7 +123,7 @@ def report(
             if single
             else write_curve_report(runs, out or runs[0] / "report.html")
         )
-        console.print(f"written: {page}", markup=False, soft_wrap=True)
+        say(f"written: {page}")
 
 
 def load_model(run: Path) -> tuple[nn.Module, list[int]]:
@@ -137,10 +137,7 @@ def load_model(run: Path) -> tuple[nn.Module, list[int]]:
         state, path = load_state(unfinished).get("model", {}), unfinished
         stderr.print(f"{run} is not finished; this is its last checkpoint", markup=False)
     gates = make_gates(record.recipe, model, record.shape, 1) if LOG_ALPHA in state else None
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
+    fill_model(model, state, path)
     if gates is not None:
         gates.harden()
     return model, record.shape

@@ -27,6 +27,11 @@ DataDir = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 
+def say(line: object) -> None:
+    """Print text as it is: a path may look like markup, and is not to be broken."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Tell the user's mistakes in red, without a traceback."""

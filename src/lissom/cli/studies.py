@@ -8,7 +8,7 @@ import typer
 
 from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
-from lissom.cli.shared import MAX_SEED, DataDir, app, console, told
+from lissom.cli.shared import MAX_SEED, DataDir, app, console, say, told
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, accuracy_by_size, calibration_of
 from lissom.recipes import gates_in, make_data, read_record
@@ -54,7 +54,7 @@ def ensemble(
             f"votes of {networks}: {trust.error:.4f}"
         )
         written = [str(run / name) for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
-        console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
+        say(f"written: {', '.join(written)}")
 
 
 @app.command()
@@ -80,4 +80,4 @@ def distill(
             f"learned from {found.examples:,} training examples, of which the network tells "
             f"{100 * found.taught:.2f} % right"
         )
-        console.print(f"written: {run / 'distilled.json'}", markup=False, soft_wrap=True)
+        say(f"written: {run / 'distilled.json'}")

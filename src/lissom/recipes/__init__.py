@@ -3,6 +3,7 @@
 from lissom.recipes.choosing import keep_chosen
 from lissom.recipes.fitting import RecipePath
 from lissom.recipes.making import (
+    fill_model,
     make_data,
     make_example,
     make_gates,
@@ -21,6 +22,7 @@ __all__ = [
     "Recipe",
     "RecipePath",
     "Record",
+    "fill_model",
     "gates_in",
     "keep_chosen",
     "keep_record",

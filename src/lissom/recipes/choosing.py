@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lissom.checkpoints import load_json, read_events, save_tensors
+from lissom.checkpoints import read_events, save_tensors
 from lissom.path import Curve, Point, Setting
 from lissom.path.storing import fill
 from lissom.recipes.fitting import DATA_SEED
@@ -26,9 +26,8 @@ def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Po
         out: a new or an empty directory.
     """
     point = min(setting.points, key=lambda p: (p.error, p.size(), p.seed))
-    before = None
-    if point.origin is not None:
-        before = load_json(point.folder.parent / point.origin / "point.json")["price"]
+    same = [p for p in curve.points if p.seed == point.seed]
+    before = next((p.price for p in same if p.folder.name == point.origin), None)
     untrained = point.origin is None
     recipe = point_recipe(record.recipe, point.price, before, untrained=untrained)
     own = Record(recipe=recipe, seed=DATA_SEED, shape=record.shape, classes=record.classes)

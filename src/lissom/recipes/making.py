@@ -1,6 +1,6 @@
 """From a recipe to the objects it names: data, model, prices, gates, optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
-from lissom.errors import CompressionError, GateError, GroupError, RecipeError
+from lissom.errors import CompressionError, GateError, GroupError, RecipeError, RunError
 from lissom.gates import Gates, gate
 from lissom.groups import Groups, columns, kernels, weights
 from lissom.learning_compression import LC, lc
@@ -110,6 +110,18 @@ def make_prices(
     """
     found = _groups_of(recipe, model, shape)
     return {groups: price.penalty(steps_per_epoch) for groups, price in found}
+
+
+def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give the recipe's model the tensors of a file.
+
+    Raises:
+        RunError: if they are of another model.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
 
 
 def make_gates(

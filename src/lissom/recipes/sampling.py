@@ -6,7 +6,7 @@ from lissom.checkpoints import load_state
 from lissom.errors import RunError
 from lissom.gates import Gates
 from lissom.gates.checks import LOG_ALPHA
-from lissom.recipes.making import make_gates, make_model
+from lissom.recipes.making import fill_model, make_gates, make_model
 from lissom.recipes.specs import Record
 
 AVERAGED = "module."  # torch's AveragedModel puts it before each name
@@ -34,7 +34,8 @@ def gates_in(run: Path, record: Record) -> Gates:
         )
     if not (run / "result.json").exists():
         raise RunError(f"{run} is not finished (lissom train --resume)")
-    state = load_state(run / "checkpoint.pt")
+    checkpoint = run / "checkpoint.pt"
+    state = load_state(checkpoint)
     tensors = state["model"]
     if LOG_ALPHA not in tensors:
         raise RunError(
@@ -49,10 +50,5 @@ def gates_in(run: Path, record: Record) -> Gates:
         }
     model = make_model(record.recipe, record.shape, record.classes)
     gates = make_gates(record.recipe, model, record.shape, 1)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(
-            f"{run / 'checkpoint.pt'} does not fit the recipe beside it: {error}"
-        ) from error
+    fill_model(model, tensors, checkpoint)
     return gates

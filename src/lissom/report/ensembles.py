@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lissom.ensemble import Calibration
+from lissom.report.curves import COLOURS, FAINT
 
-TEAL, ORANGE, FAINT = "#0d7d76", "#c4571b", "#9aa1a8"
+TEAL, ORANGE, *_ = COLOURS
 
 
 def ensemble_sizes(
