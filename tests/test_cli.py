@@ -457,7 +457,7 @@ def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
         ("train quick.toml --set model.name=cn", "Did you mean 'cnn'"),
         ("train half.toml --set prices.0.only=['fc']", "'fc' matches none of the channels"),
         ("train half.toml --set prices.0.biases=true", "not 'channels'"),
-        ("train half.toml --set model.input_dropout=0.2", "'cnn' has no dropout of its inputs"),
+        ("train half.toml --set model.input_dropout=0.2", "'cnn' has no input_dropout; only"),
     ],
 )
 def test_mistakes_with_units_are_told_in_a_line(half: Path, arguments: str, message: str) -> None:

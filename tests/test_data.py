@@ -143,6 +143,22 @@ def test_hold_out_depends_on_the_seed_and_not_on_global_state() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_bootstrap_draws_pairs_with_repetition() -> None:
+    x = torch.arange(400.0)[:, None]
+    data = Dataset("made", x, (x[:, 0] % 4).long(), x[:8], (x[:8, 0] % 4).long(), 4)
+    held = data.hold_out(100, seed=0)
+    drawn = held.bootstrap(seed=1)
+    assert len(drawn.train_y) == 300 and torch.equal(drawn.train_y, drawn.train_x[:, 0].long() % 4)
+    kept = set(drawn.train_x[:, 0].tolist())
+    assert kept < set(held.train_x[:, 0].tolist())
+    assert 0.57 < len(kept) / 300 < 0.70  # 1 − 1/e
+    assert drawn.valid_x is held.valid_x and drawn.test_x is held.test_x
+    assert torch.equal(drawn.train_x, held.bootstrap(seed=1).train_x)
+    assert not torch.equal(drawn.train_x, held.bootstrap(seed=2).train_x)
+    with pytest.raises(DataError, match=r"0 to 2\*\*32 - 1, got -1"):
+        held.bootstrap(seed=-1)
+
+
 def test_hold_out_nothing_changes_nothing() -> None:
     data = Dataset(**parts())
     assert data.hold_out(0, seed=0) is data

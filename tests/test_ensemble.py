@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import lissom
 from lissom import L0
 from lissom.cli import app
-from lissom.ensemble import Ensemble, accuracy_by_size, calibration, calibration_of
+from lissom.ensemble import Ensemble, accuracy_by_size, best_of, calibration, calibration_of
 from lissom.errors import EnsembleError
 from lissom.models import henrikson
 from lissom.report import ensemble_sizes, reliability
@@ -192,6 +192,49 @@ def test_a_run_answers_together(tmp_path: Path) -> None:
     assert 0.3 < kept["accuracy"]["4"][0] < 1 and 0 <= kept["calibration_error"] < 0.5
     for name in ("ensemble.svg", "calibration.svg"):
         assert "<svg" in (run / name).read_text()
+
+
+def test_several_runs_answer_together(tmp_path: Path) -> None:
+    short = ["--set", "train={epochs=2}", "--set", "prices=[]", "--set", "proximal={}"]
+    runs = []
+    for seed in range(3):
+        runs.append(str(tmp_path / f"bag{seed}"))
+        bagged = ["--set", "data.bootstrap=true", "--seed", str(seed), "--out", runs[-1]]
+        done = CliRunner().invoke(app, ["train", "digits-demo", *short, *bagged])
+        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["ensemble", *runs, "--out", str(tmp_path / "together")])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "together" / "ensemble.json").read_text())
+    assert kept["runs"] == runs and kept["networks"] == 3 and kept["single"] is None
+    alone = [1 - json.loads((Path(run) / "result.json").read_text())["inacc_test"] for run in runs]
+    assert len(set(alone)) > 1
+    assert sorted(set(kept["accuracy"]["1"])) == pytest.approx(sorted(alone))
+    assert len(kept["accuracy"]["3"]) == 1
+    other = str(tmp_path / "other")
+    command = ["train", "digits-demo", *short, "--set", "data.center=true", "--out", other]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    done = CliRunner().invoke(app, ["ensemble", runs[0], other])
+    assert done.exit_code == 2 and "answer together to the same examples" in done.output
+
+
+def test_the_best_at_a_price_of_its_weights() -> None:
+    nets = [linear(seed) for seed in range(4)]
+    y = nets[0](X).argmax(1)
+    for net, zeros in zip(nets, (0, 3, 9, 18), strict=True):
+        with torch.no_grad():
+            net.get_parameter("weight").view(-1)[:zeros] = 0
+    losses = [float(nn.functional.cross_entropy(net(X), y)) for net in nets]
+    sizes = [21, 18, 12, 3]
+    chosen = set()
+    for price in (0.0, 0.01, 0.1, 10.0):
+        costs = [loss + price * size for loss, size in zip(losses, sizes, strict=True)]
+        best = best_of(nets, X, y, price, batch_size=7)
+        assert best is nets[costs.index(min(costs))]
+        chosen.add(nets.index(best))
+    assert len(chosen) > 1 and 3 in chosen
+    for price in (-1.0, math.nan, math.inf):
+        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got {price}"):
+            best_of(nets, X, y, price)
 
 
 def test_runs_without_gates_are_refused(tmp_path: Path) -> None:

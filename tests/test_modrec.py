@@ -781,7 +781,7 @@ def test_a_recipe_trains_on_it(tmp_path: Path) -> None:
         (["data.split_seed=3"], "only 'modrec' has a split_seed to choose"),
         ([*SMALL, "data.split=runs"], r"data\.split: .*'run' or 'cell', got 'runs'"),
         ([*SMALL, "data.test_fraction=1.0"], r"data\.test_fraction: .*less than 1, got 1"),
-        ([*SMALL, "model.dropout=0.5"], "only 'vt-cnn2' has a dropout to choose"),
+        ([*SMALL, "model.dropout=0.5"], "has no dropout; only 'vt-cnn2' has"),
         ([*SMALL, "train.augment={flip=true}"], "train.augment: crops and flips are of images"),
     ],
 )
@@ -818,6 +818,20 @@ def test_ahmeds_network_is_vt_cnn2_without_dropout() -> None:
     )
     x = torch.rand(2, 1, 2, 128)
     assert torch.equal(ahmed(x), other(x)) and torch.equal(ahmed(x), ahmed(x))
+
+
+def test_ahmeds_network_may_have_other_sizes() -> None:
+    recipe = read_recipe("digits-demo", [*SMALL, "model.kernels=[64, 16]", "model.hidden=128"])
+    net = make_model(recipe, (1, 2, 128), 11)
+    assert sum(p.numel() for p in net.parameters()) == 278_299
+    shapes = [tuple(p.shape) for p in net.parameters() if p.ndim > 1]
+    assert shapes == [(64, 1, 1, 3), (16, 64, 2, 3), (128, 2_112), (11, 128)]
+    with pytest.raises(LissomError, match="needs kernels as whole numbers ≥ 1, got 0"):
+        ahmed_modrec(kernels=(3, 0))
+    with pytest.raises(LissomError, match="needs hidden as whole numbers ≥ 1, got True"):
+        ahmed_modrec(hidden=True)
+    with pytest.raises(LissomError, match=r"needs kernels as two whole numbers ≥ 1, got \(3,\)"):
+        ahmed_modrec(kernels=(3,))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", [{"classes": 0}, {"classes": 2.0}, {"dropout": 1}])

@@ -1,5 +1,6 @@
 """Networks that answer together, how far they agree, and whether that can be trusted."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import EnsembleError
+from lissom.measure import measure
 from lissom.running import evaluating
 
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -65,6 +67,46 @@ class Ensemble(nn.Module):
                 f"the members give logits [n, classes] of the same classes, got {sorted(shapes)}"
             )
         return torch.stack([answer.float() for answer in answers])
+
+
+@torch.no_grad()
+def best_of(
+    networks: Iterable[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    price: float = 0.0,
+    *,
+    batch_size: int = 2000,
+) -> nn.Module:
+    """argmin over the networks of L(f_l) + λ‖θ_l‖₀: the best one at a price of its weights.
+
+        best_of(gates.sample(50, seed=0), data.valid_x, data.valid_y, price=1e-6)
+
+    L is the mean cross-entropy, and ‖θ‖₀ counts the non-zero weights and biases.
+
+    Args:
+        networks: one or more classifiers, such as draws from gates.
+        x: inputs [n, …], neither trained on nor tested on.
+        y: their classes [n].
+        price: λ ≥ 0.
+        batch_size: how many inputs a network gets at a time.
+
+    Raises:
+        EnsembleError: for no network, or a price that is none.
+
+    Source: Ahmed, chapter 3B, which proposes it.
+    """
+    members = Ensemble(networks)
+    _check_labels(x, y)
+    if not 0 <= price < math.inf:
+        raise EnsembleError(f"a price of weights is a number ≥ 0, got {price!r}")
+    costs = []
+    for member in members.members:
+        with evaluating(member):
+            logits = torch.cat([member(part) for part in x.split(batch_size)])
+        loss = float(nn.functional.cross_entropy(logits.float(), y))
+        costs.append(loss + price * measure(member).nonzeros)
+    return members.members[costs.index(min(costs))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,21 @@
 """Commands that look closer at a run: networks drawn from its gates, trees that learn from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
 import typer
+from torch import nn
 
 from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
 from lissom.cli.shared import MAX_SEED, DataDir, app, console, say, told
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, accuracy_by_size, calibration_of
+from lissom.errors import RunError
 from lissom.recipes import gates_in, make_data, read_record
+from lissom.recipes.data import DataSpec
 from lissom.report import ensemble_sizes, reliability
 from lissom.tables import table
 from lissom.training import entropy_and_inaccuracy
@@ -19,42 +23,53 @@ from lissom.training import entropy_and_inaccuracy
 
 @app.command()
 def ensemble(
-    run: Annotated[Path, typer.Argument(help="A run with gates that were hardened at its end.")],
-    networks: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 50,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run with gates hardened at its end, or several runs.", metavar="RUN…"
+        ),
+    ],
+    networks: Annotated[int, typer.Option(min=1, help="How many are drawn from gates.")] = 50,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write; the first RUN.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Draw networks from a run's gates and let them answer together: accuracy and confidence."""
+    """Let networks answer together, drawn from a run's gates or those of several runs."""
     with told():
-        record = read_record(run / "recipe.json")
+        folder = out or runs[0]
+        record = read_record(runs[0] / "recipe.json")
         data = make_data(record.recipe, data_dir, seed=record.seed)
-        gates = gates_in(run, record)
-        single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
-        drawn = list(gates.sample(networks, seed))
-        sizes = [size for size in SIZES if size < networks] + [networks]
+        if len(runs) == 1:
+            gates = gates_in(runs[0], record)
+            single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
+            drawn = list(gates.sample(networks, seed))
+        else:
+            single, drawn = None, _networks_of(runs, record.recipe.data)
+        sizes = [size for size in SIZES if size < len(drawn)] + [len(drawn)]
         found = accuracy_by_size(drawn, data.test_x, data.test_y, sizes, seed=seed)
         trust = calibration_of(drawn, data.test_x, data.test_y)
         kept = {
-            "networks": networks,
+            "runs": [str(run) for run in runs],
+            "networks": len(drawn),
             "seed": seed,
             "single": single,
             "accuracy": {str(size): accuracies for size, accuracies in found.items()},
             "calibration_error": trust.error,
         }
-        save_json(kept, run / "ensemble.json")
-        ensemble_sizes(found, single).savefig(run / "ensemble.svg")
-        reliability(trust).savefig(run / "calibration.svg")
+        folder.mkdir(parents=True, exist_ok=True)
+        save_json(kept, folder / "ensemble.json")
+        ensemble_sizes(found, single).savefig(folder / "ensemble.svg")
+        reliability(trust).savefig(folder / "calibration.svg")
         rows = [
             [size, f"{100 * fmean(a):.2f}", f"{100 * min(a):.2f}", f"{100 * max(a):.2f}"]
             for size, a in found.items()
         ]
         console.print(table(["networks", "test accuracy, %", "least", "most"], rows))
-        typer.echo(
-            f"one network with hardened gates: {100 * single:.2f} %; calibration error of the "
-            f"votes of {networks}: {trust.error:.4f}"
-        )
-        written = [str(run / name) for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
-        say(f"written: {', '.join(written)}")
+        if single is not None:
+            typer.echo(f"one network with hardened gates: {100 * single:.2f} %")
+        typer.echo(f"calibration error of the votes of {len(drawn)}: {trust.error:.4f}")
+        written = [folder / name for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
+        say(f"written: {', '.join(map(str, written))}")
 
 
 @app.command()
@@ -81,3 +96,20 @@ def distill(
             f"{100 * found.taught:.2f} % right"
         )
         say(f"written: {run / 'distilled.json'}")
+
+
+def _networks_of(runs: Sequence[Path], data: DataSpec) -> list[nn.Module]:
+    """The networks of runs that are tested on the same examples.
+
+    Raises:
+        RunError: for a run on other data.
+    """
+    same = {"validation", "bootstrap"}
+    for run in runs:
+        other = read_record(run / "recipe.json").recipe.data
+        if other.model_dump(exclude=same) != data.model_dump(exclude=same):
+            raise RunError(
+                f"networks answer together to the same examples, but {run} was trained on {other} "
+                f"and {runs[0]} on {data}"
+            )
+    return [load_model(run)[0] for run in runs]

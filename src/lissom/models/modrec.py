@@ -34,39 +34,55 @@ def vt_cnn2(classes: int = 11, dropout: float = 0.5) -> nn.Sequential:
     return _radio("vt_cnn2", classes, dropout)
 
 
-def ahmed_modrec(classes: int = 11) -> nn.Sequential:
+def ahmed_modrec(
+    classes: int = 11, kernels: tuple[int, int] = (256, 80), hidden: int = 256
+) -> nn.Sequential:
     """Ahmed's network for modulation: input, conv, conv, dense (with L0 gates), dense, no dropout.
 
-    The gates are for the neurons of `fc1` and are put on by `lissom.gate`. Their paper does not
-    state the sizes of the layers; these are VT-CNN2's, and so are the children and their start: it
-    is `vt_cnn2(classes, dropout=0)`.
+    The gates are on the single weights of `fc1`, and are put on by `lissom.gate`. Their paper
+    tunes the sizes of the layers on validation data and does not state them; these are VT-CNN2's,
+    and `kernels=(64, 16), hidden=128` are those of the smaller network in the same source. Children
+    and start are those of `vt_cnn2`.
 
     Args:
         classes: outputs.
+        kernels: of `conv1` and `conv2`.
+        hidden: neurons of `fc1`.
 
     Raises:
-        LissomError: `classes` is not a whole number ≥ 1.
+        LissomError: a size is not a whole number ≥ 1, or there are not two numbers of kernels.
     """
-    return _radio("ahmed_modrec", classes, 0)
+    return _radio("ahmed_modrec", classes, 0, kernels, hidden)
 
 
-def _radio(name: str, classes: int, dropout: float) -> nn.Sequential:
-    if not isinstance(classes, int) or classes < 1:
-        raise LissomError(f"{name} needs classes as a whole number ≥ 1, got {classes!r}")
+def _radio(
+    name: str,
+    classes: int,
+    dropout: float,
+    kernels: tuple[int, int] = (256, 80),
+    hidden: int = 256,
+) -> nn.Sequential:
+    if not isinstance(kernels, list | tuple) or len(kernels) != 2:
+        raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {kernels!r}")
+    sizes = [("classes", classes), ("hidden", hidden), *(("kernels", n) for n in kernels)]
+    for key, size in sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {size!r}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
+    first, second = kernels
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(1, 256, (1, 3), padding=(0, 2)),  # [n, 256, 2, 130]
+        conv1=nn.Conv2d(1, first, (1, 3), padding=(0, 2)),  # [n, first, 2, 130]
         act1=nn.ReLU(),
         drop1=nn.Dropout(dropout),
-        conv2=nn.Conv2d(256, 80, (2, 3), padding=(0, 2)),  # [n, 80, 1, 132]
+        conv2=nn.Conv2d(first, second, (2, 3), padding=(0, 2)),  # [n, second, 1, 132]
         act2=nn.ReLU(),
         drop2=nn.Dropout(dropout),
-        flatten=nn.Flatten(),  # [n, 10560]
-        fc1=nn.Linear(80 * 132, 256),
+        flatten=nn.Flatten(),  # [n, second · 132]
+        fc1=nn.Linear(second * 132, hidden),
         act3=nn.ReLU(),
         drop3=nn.Dropout(dropout),
-        fc2=nn.Linear(256, classes),
+        fc2=nn.Linear(hidden, classes),
     )
     net = nn.Sequential(
         OrderedDict((key, layer) for key, layer in layers.items() if dropout or "drop" not in key)

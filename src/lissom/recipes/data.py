@@ -12,14 +12,16 @@ OPTIONS = ("file", "snr_min", "am_ssb", "split", "test_fraction", "split_seed")
 class DataSpec(Spec):
     """[data]: which data set, and how many training examples to hold out for validation.
 
-    `center` takes the mean of the training examples, pixel by pixel, off all examples. The other
-    keys are arguments of `load_modrec`, with its defaults; `split_seed` is its `seed`, of the split
-    into training and test examples, which is not that of the run.
+    `center` takes the mean of the training examples, pixel by pixel, off all examples. `bootstrap`
+    trains on as many examples drawn from them with repetition, by the run's seed. The other keys
+    are arguments of `load_modrec`, with its defaults; `split_seed` is its `seed`, of the split into
+    training and test examples, which is not that of the run.
     """
 
     name: Literal["digits", "jpeg-cifar10", "mnist", "modrec"]
     validation: Annotated[int, Field(ge=0)] = 0
     center: bool = False
+    bootstrap: bool = False
     file: str | None = None
     snr_min: float | None = None
     am_ssb: Literal["noise", "true"] | None = None

@@ -26,9 +26,10 @@ SHAPES = {"lenet5": (1, 28, 28), "vt-cnn2": (1, 2, 128), "ahmed-modrec": (1, 2, 
 
 
 def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0) -> Dataset:
-    """The recipe's data, with its validation examples held out by `seed`."""
+    """The recipe's data: validation examples held out, and others drawn, by `seed`."""
     data = load(recipe.data.name, data_dir, **recipe.data.options())
     data = data.hold_out(recipe.data.validation, seed) if recipe.data.validation else data
+    data = data.bootstrap(seed) if recipe.data.bootstrap else data
     return data.centered() if recipe.data.center else data
 
 

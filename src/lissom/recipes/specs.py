@@ -18,6 +18,20 @@ from lissom.recipes.paths import PathSpec, check_path
 from lissom.recipes.prices import PriceSpec
 from lissom.recipes.strict import Spec, complaint
 
+Whole = Annotated[int, Field(ge=1)]
+OPTIONS = {  # of [model], with the models that have them
+    "input_dropout": ("henrikson", "lenet300"),
+    "dropout": ("vt-cnn2",),
+    "activation": ("lenet300",),
+    "widths": ("cnn",),
+    "kernels": ("ahmed-modrec",),
+    "hidden": ("ahmed-modrec",),
+    "depth": ("wrn28-10",),
+    "widen": ("wrn28-10",),
+    "mean": ("wrn28-10",),
+    "std": ("wrn28-10",),
+}
+
 
 class ModelSpec(Spec):
     """[model]: one of the papers' networks."""
@@ -26,26 +40,21 @@ class ModelSpec(Spec):
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     activation: Literal["relu", "tanh"] | None = None
-    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    widths: Annotated[list[Whole], Field(min_length=1)] | None = None
+    kernels: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
+    hidden: Whole | None = None
     depth: Annotated[int, Field(ge=10)] | None = None
-    widen: Annotated[int, Field(ge=1)] | None = None
+    widen: Whole | None = None
     mean: list[float] | None = None
     std: list[Annotated[float, Field(gt=0)]] | None = None
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:
-        if self.name not in ("henrikson", "lenet300") and self.input_dropout is not None:
-            raise complaint(f"model {self.name!r} has no dropout of its inputs", "input_dropout")
-        if self.name != "vt-cnn2" and self.dropout is not None:
-            raise complaint(f"only 'vt-cnn2' has a dropout to choose, not {self.name!r}", "dropout")
-        if self.name != "lenet300" and self.activation is not None:
-            what = f"only 'lenet300' has an activation to choose, not {self.name!r}"
-            raise complaint(what, "activation")
-        if self.name != "cnn" and self.widths is not None:
-            raise complaint(f"only 'cnn' has widths to choose, not {self.name!r}", "widths")
-        for key in ("depth", "widen", "mean", "std"):
-            if self.name != "wrn28-10" and getattr(self, key) is not None:
-                raise complaint(f"only 'wrn28-10' has a {key} to choose, not {self.name!r}", key)
+        for key, owners in OPTIONS.items():
+            if self.name not in owners and getattr(self, key) is not None:
+                known = " and ".join(repr(owner) for owner in owners)
+                has = "has" if len(owners) == 1 else "have"
+                raise complaint(f"model {self.name!r} has no {key}; only {known} {has}", key)
         if (self.mean is None) != (self.std is None):
             given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
             raise complaint(f"pixels are normalised by both: give {lacking} as well", given)

@@ -9,6 +9,7 @@ from lissom.checkpoints import load_json, read_events
 from lissom.errors import RunError
 from lissom.report.adversarial import AdversarialCurve, adversarial_curve
 from lissom.report.classes import ClassAccuracy, class_accuracy
+from lissom.report.confusion import accuracy_by, confusion_matrix, confusions, per_value
 from lissom.report.curve_page import write_curve_report
 from lissom.report.curves import per_class, per_radius, rate_distortion, trade_off
 from lissom.report.ensembles import ensemble_sizes, reliability
@@ -19,8 +20,11 @@ from lissom.report.page import render
 __all__ = [
     "AdversarialCurve",
     "ClassAccuracy",
+    "accuracy_by",
     "adversarial_curve",
     "class_accuracy",
+    "confusion_matrix",
+    "confusions",
     "connectivity",
     "ensemble_sizes",
     "history",
@@ -28,6 +32,7 @@ __all__ = [
     "patterns",
     "per_class",
     "per_radius",
+    "per_value",
     "rate_distortion",
     "reliability",
     "trade_off",

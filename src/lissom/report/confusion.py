@@ -1,0 +1,144 @@
+"""What a network answers to which examples: taken for which class, and right at which value."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lissom.errors import LissomError
+from lissom.path.results import spread
+from lissom.report.curves import COLOURS
+
+PARTS = LinearSegmentedColormap.from_list("parts", ["#ffffff", "#0d7d76", "#06302d"])
+
+
+@torch.no_grad()
+def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Tensor:
+    """C[i, j]: how many examples of class i the network takes for class j, int64 [k, k].
+
+    Args:
+        net: gives logits [n, k]; it is run as it is, so call `eval()` first.
+        x: inputs [n, …].
+        y: labels [n], 0 … k − 1.
+        batch_size: how many inputs it gets at a time.
+
+    Raises:
+        LissomError: for x and y of different lengths, none at all, or a label ≥ k.
+    """
+    answers, classes = _answers(net, x, y, batch_size)
+    if not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise LissomError(
+            f"labels of {classes} logits are 0 … {classes - 1}, got {int(y.min())} … {int(y.max())}"
+        )
+    return torch.bincount(classes * y + answers, minlength=classes**2).view(classes, classes).cpu()
+
+
+@torch.no_grad()
+def accuracy_by(
+    net: nn.Module, x: Tensor, y: Tensor, values: Tensor, *, batch_size: int = 2000
+) -> dict[float, float]:
+    """The part of right answers among the examples of each value, such as an SNR in dB.
+
+        accuracy_by(net, data.test_x, data.test_y, data.test_snr)     # {-4.0: 0.52, …, 18.0: 0.81}
+
+    Args:
+        net: as for `confusions`.
+        x: inputs [n, …].
+        y: labels [n].
+        values: [n], one of a few for each example.
+        batch_size: how many inputs it gets at a time.
+
+    Raises:
+        LissomError: for x, y and values of different lengths, or none at all.
+    """
+    if values.shape != y.shape:
+        raise LissomError(f"a value for each label, got {list(values.shape)} and {list(y.shape)}")
+    answers, _ = _answers(net, x, y, batch_size)
+    right = (answers == y).double()
+    return {float(v): float(right[values == v].mean()) for v in values.unique()}
+
+
+def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figure:
+    """The parts of each class (a row, 100 % in all) that are taken for each class (a column).
+
+    Args:
+        counts: what `confusions` found.
+        names: of the classes; their numbers by default.
+
+    Raises:
+        LissomError: for counts that are not square, or another number of names.
+    """
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise LissomError(f"confusions of k classes are [k, k], got {list(counts.shape)}")
+    called = [str(name) for name in (range(len(counts)) if names is None else names)]
+    if len(called) != len(counts):
+        raise LissomError(f"there are {len(counts)} classes and {len(called)} names: {called}")
+    parts = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = 2 + 0.42 * len(counts)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(parts.numpy(), cmap=PARTS, vmin=0, vmax=100)
+    for i, row in enumerate(parts.tolist()):
+        for j, part in enumerate(row):
+            if part >= 0.5:
+                ink = "white" if part > 45 else "#1d2429"
+                axes.text(j, i, f"{part:.0f}", ha="center", va="center", size=8, color=ink)
+    places = range(len(called))
+    axes.set_xticks(places, called, rotation=90)
+    axes.set_yticks(places, called)
+    axes.set(xlabel="answer", ylabel="class")
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)
+    return figure
+
+
+def per_value(
+    accuracies: Mapping[str, Sequence[Mapping[float, float]]], label: str = "value"
+) -> Figure:
+    """Accuracy against a value of the examples, a line for each network: its mean over the seeds.
+
+        per_value({"dense": [by_snr], "sparse": [other]}, "SNR label, dB")
+
+    Bands are ± one standard deviation over the seeds.
+
+    Args:
+        accuracies: {name: what `accuracy_by` found for each of its seeds}.
+        label: of the values.
+
+    Raises:
+        LissomError: if a name has no seeds, or its seeds have different values.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, seeds) in zip(cycle(COLOURS), accuracies.items(), strict=False):
+        values = sorted({value for seed in seeds for value in seed})
+        if not values or any(len(seed) != len(values) for seed in seeds):
+            raise LissomError(f"the seeds of {name!r} have different values, or there are none")
+        table = 100 * np.array([[seed[value] for value in values] for seed in seeds])
+        mean, std = table.mean(0), np.array([spread(column) for column in table.T])
+        axes.plot(values, mean, "o-", ms=4, color=colour, label=name)
+        if np.isfinite(std).all():
+            axes.fill_between(values, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel=label, ylabel="accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    for text in axes.legend(frameon=False, fontsize="small").get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _answers(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, int]:
+    """The class of the largest logit of each example, and how many classes there are."""
+    if len(x) != len(y) or y.ndim != 1 or not len(y) or y.is_floating_point():
+        raise LissomError(
+            f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
+            f"{y.dtype}"
+        )
+    logits = torch.cat([net(part) for part in x.split(batch_size)])
+    if logits.ndim != 2:
+        raise LissomError(f"a classifier gives logits [n, k], and this one {list(logits.shape)}")
+    return logits.argmax(1), logits.shape[1]
