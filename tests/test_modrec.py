@@ -768,6 +768,7 @@ def test_a_recipe_trains_on_it(tmp_path: Path) -> None:
         "name": "modrec",
         "validation": 10,
         "center": False,
+        "bootstrap": False,
         "test_fraction": 0.3,
     }
 

@@ -58,7 +58,7 @@ def load_modrec(
     Classes are numbered in alphabetical order, 0 is 8PSK and 10 is WBFM. The data set is called
     "rml2016.10a" only if it comes from a pickle of 11 classes × 20 SNRs (−20 … 18 dB) × 1,000
     vectors; any other pickle is "rml2016.10a-layout", an npz of 11 × 12 (−4 … 18 dB) × 1,000 is
-    "rml2016-like", and any other npz "rml2016-like-part".
+    "rml2016-like", and any other npz "rml2016-like-part"; true labels or a true AM-SSB are named.
 
     Neither has a split of its own. Ours is drawn from the whole file by `seed`, so that a vector is
     on the same side whatever `snr_min` is. The published one has no runs: its test error flatters,
@@ -107,7 +107,8 @@ def load_modrec(
         parts[f"{part}_y"] = as_labels(found.y[members])
         parts[f"{part}_snr"] = as_labels(found.snr[members])
         parts[f"{part}_run"] = None if found.run is None else as_labels(found.run[members])
-    return ModRec(name=found.name, classes=len(CLASSES), names=CLASSES, **parts)
+    scale = 1 if found.true_snr else 2
+    return ModRec(name=found.name, classes=len(CLASSES), names=CLASSES, db_per_label=scale, **parts)
 
 
 def _check_options(snr_min: object, am_ssb: object, split: object, test_fraction: object) -> None:
@@ -188,6 +189,7 @@ def _with_true_am_ssb(found: Vectors) -> Vectors:
         np.concatenate([found.y[~old], true.y[new]]),
         np.concatenate([found.snr[~old], true.snr[new]]),
         np.concatenate([found.run[~old], run + found.run.max() + 1]),
+        found.true_snr,
     )
 
 

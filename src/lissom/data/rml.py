@@ -1,9 +1,11 @@
 """Files of radio vectors: the pickle of RML2016.10a, and npz files with the runs of vectors.
 
 pickle  {(modulation, SNR in dB): float32 [n, 2, 128]}, written by Python 2
-npz     X float16 [N, 2, 128], y [N] in 0 … 10, snr [N] in dB, run [N], classes [11]
+npz     X float16 [N, 2, 128], y [N] in 0 … 10, snr [N] in dB, run [N], classes [11], and where
+        examples/modrec made it, made_with: JSON of its options
 """
 
+import json
 import reprlib
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +23,7 @@ from lissom.errors import DataError
 CLASSES = tuple("8PSK AM-DSB AM-SSB BPSK CPFSK GFSK PAM4 QAM16 QAM64 QPSK WBFM".split())
 SAMPLES = 128
 EACH = 1000  # vectors of a class at an SNR, in both data sets
+REPAIRS = {"am_ssb": "true AM-SSB", "snr_is": "true SNR"}  # options of examples/modrec
 
 PUBLISHED_SNRS = range(-20, 20, 2)
 LIKE_SNRS = range(-4, 20, 2)
@@ -31,12 +34,14 @@ class Vectors:
     """What a file holds, checked.
 
     Attributes:
-        name: "rml2016.10a", "rml2016.10a-layout", "rml2016-like" or "rml2016-like-part".
+        name: "rml2016.10a", "rml2016.10a-layout", "rml2016-like" or "rml2016-like-part", and what
+            of the published set was repaired in it.
         path: of the file.
         x: [N, 2, 128] of some float type, I and Q.
         y: int64 [N], places in CLASSES.
         snr: int64 [N], labels in dB.
         run: int64 [N], or None if the file does not tell.
+        true_snr: whether labels are ratios of signal to noise, and not about half of them.
 
     Raises:
         DataError: a vector holds NaN or infinity.
@@ -48,6 +53,7 @@ class Vectors:
     y: NDArray[np.int64]
     snr: NDArray[np.int64]
     run: NDArray[np.int64] | None
+    true_snr: bool = False
 
     def __post_init__(self) -> None:
         strange = ~np.isfinite(self.x).all((1, 2))
@@ -101,6 +107,8 @@ def read_npz(path: Path) -> Vectors:
                 )
             x, y, snr, run = (arrays[key] for key in ("X", "y", "snr", "run"))
             classes = arrays["classes"]
+            options = json.loads(str(arrays["made_with"])) if "made_with" in arrays else {}
+            repaired = [key for key in REPAIRS if options.get(key) == "true"]
     except DataError:
         raise
     # zipfile, zlib and numpy raise what they like at a damaged file.
@@ -122,7 +130,8 @@ def read_npz(path: Path) -> Vectors:
     if y.min() < 0 or y.max() >= len(CLASSES):
         raise DataError(f"{path}: y goes from {y.min()} to {y.max()}, not within 0 … 10")
     name = "rml2016-like" if _is_full(y, snr, LIKE_SNRS) else "rml2016-like-part"
-    return Vectors(name, path, x, y, snr, run)
+    name += "".join(f" with {REPAIRS[key]}" for key in repaired)
+    return Vectors(name, path, x, y, snr, run, "snr_is" in repaired)
 
 
 def _from_pickle(path: Path) -> Vectors:

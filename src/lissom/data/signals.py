@@ -31,6 +31,8 @@ class ModRec(Dataset):
         train_run: int64 [n], the number of the run of each example, or None if it is not known.
         test_run: int64 [m], or None.
         valid_run: int64 [k], or None.
+        db_per_label: dB in the ratio of signal to noise for one dB in the label; about 2 as
+            published, and 1 where labels are true.
 
     Raises:
         DataError: as for `Dataset`; a part has not one SNR and one run per example, or there is
@@ -44,6 +46,7 @@ class ModRec(Dataset):
     train_run: Tensor | None = None
     test_run: Tensor | None = None
     valid_run: Tensor | None = None
+    db_per_label: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,12 +80,13 @@ class ModRec(Dataset):
 
     @property
     def test_ratio(self) -> Tensor:
-        """Float32 [m], the ratio of signal to noise of test examples in dB, about 2·label.
+        """Float32 [m], the ratio of signal to noise of test examples in dB, db_per_label·label.
 
-        The generator's noise has the amplitude 10^(−label/10) and so the power 10^(−label/5),
-        against a signal of about unit power. Where AM-SSB is noise alone it has no signal at all.
+        The published generator's noise has the amplitude 10^(−label/10) and so the power
+        10^(−label/5), against a signal of about unit power. Where AM-SSB is noise alone it has no
+        signal at all.
         """
-        return 2 * self.test_snr.to(torch.float32)
+        return self.db_per_label * self.test_snr.to(torch.float32)
 
     def _choice(self, n: int, seed: int) -> NDArray[np.bool_]:
         y, snr = self.train_y.cpu().numpy(), self.train_snr.cpu().numpy()
