@@ -25,7 +25,7 @@ docs: .venv/.ready ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: .venv/.ready ## tests, in two processes
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --durations=15
 
 clean: ## remove the environment, caches, built documentation and the demo; other runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site runs/demo

@@ -213,8 +213,14 @@ def test_several_runs_answer_together(tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     command = ["train", "digits-demo", *short, "--set", "data.center=true", "--out", other]
     assert CliRunner().invoke(app, command).exit_code == 0
-    done = CliRunner().invoke(app, ["ensemble", runs[0], other])
-    assert done.exit_code == 2 and "answer together to the same examples" in done.output
+    for wrong, told in (
+        ([runs[0], other, "--out", str(tmp_path / "no")], "the test examples of"),
+        (runs, "say where to write"),
+        ([*runs, "--out", str(tmp_path / "no"), "--networks", "2"], "without --networks"),
+    ):
+        done = CliRunner().invoke(app, ["ensemble", *wrong])
+        assert done.exit_code == 2 and told in " ".join(done.output.split())
+    assert not (tmp_path / "no").exists()
 
 
 def test_the_best_at_a_price_of_its_weights() -> None:
@@ -223,7 +229,7 @@ def test_the_best_at_a_price_of_its_weights() -> None:
     for net, zeros in zip(nets, (0, 3, 9, 18), strict=True):
         with torch.no_grad():
             net.get_parameter("weight").view(-1)[:zeros] = 0
-    losses = [float(nn.functional.cross_entropy(net(X), y)) for net in nets]
+    losses = [nn.functional.cross_entropy(net(X), y).item() for net in nets]
     sizes = [21, 18, 12, 3]
     chosen = set()
     for price in (0.0, 0.01, 0.1, 10.0):
@@ -232,9 +238,16 @@ def test_the_best_at_a_price_of_its_weights() -> None:
         assert best is nets[costs.index(min(costs))]
         chosen.add(nets.index(best))
     assert len(chosen) > 1 and 3 in chosen
-    for price in (-1.0, math.nan, math.inf):
-        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got {price}"):
-            best_of(nets, X, y, price)
+    for price in (-1.0, math.nan, math.inf, "1e-6"):
+        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got '?{price}"):
+            best_of(nets, X, y, price)  # type: ignore[arg-type]
+    broken = linear(9)
+    nn.init.constant_(broken.get_parameter("bias"), math.nan)
+    assert best_of([broken, nets[1]], X, y) is nets[1]
+    with pytest.raises(EnsembleError, match="losses of all 1 networks are NaN"):
+        best_of([broken], X, y)
+    with pytest.raises(EnsembleError, match=r"\[40\] of torch.float32"):
+        best_of(nets, X, y.float())
 
 
 def test_runs_without_gates_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lissom.data import load_modrec
 from lissom.data.rml import CLASSES
+from lissom.errors import DataError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "modrec"
 PYTHON = "/usr/bin/python3"
@@ -211,8 +212,24 @@ def test_the_loader_knows_of_repairs(tmp_path: Path) -> None:
     assert found == {
         "rml2016-like-part": 2,
         "rml2016-like-part with true SNR": 1,
-        "rml2016-like-part with true AM-SSB with true SNR": 1,
+        "rml2016-like-part with true AM-SSB and true SNR": 1,
     }
+    shutil.copy(tmp_path / "1.npz", tmp_path / "am-ssb-true.npz")
+    for file, told in (
+        ("0.npz", "am-ssb-true.npz is rml2016-like-part with true SNR"),
+        ("2.npz", "2.npz is"),
+    ):
+        with pytest.raises(DataError, match=told):
+            load_modrec(file=tmp_path / file, am_ssb="true")
+
+
+def test_the_loader_refuses_options_that_are_none(tmp_path: Path) -> None:
+    cells = made(snr=(0, 0), per_cell=40)
+    for options in ([1], "published"):
+        file = tmp_path / f"{len(options)}.npz"
+        generate.write(file, lambda opened, o=options: generate.save_npz(cells, o, opened))
+        with pytest.raises(DataError, match=r"made_with is JSON of options, .*, found .*(1|publ)"):
+            load_modrec(file=file)
 
 
 def test_the_loader_reads_the_published_layout(tmp_path: Path) -> None:

@@ -783,6 +783,7 @@ def test_a_recipe_trains_on_it(tmp_path: Path) -> None:
         ([*SMALL, "data.split=runs"], r"data\.split: .*'run' or 'cell', got 'runs'"),
         ([*SMALL, "data.test_fraction=1.0"], r"data\.test_fraction: .*less than 1, got 1"),
         ([*SMALL, "model.dropout=0.5"], "has no dropout; only 'vt-cnn2' has"),
+        ([*SMALL, "model.kernels=[3]"], r"two numbers of kernels, such as \[64, 16\], not \[3\]"),
         ([*SMALL, "train.augment={flip=true}"], "train.augment: crops and flips are of images"),
     ],
 )

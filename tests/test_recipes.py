@@ -34,12 +34,18 @@ from lissom.schedules import Schedule
 from lissom.training import Augment
 
 NAMES = recipe_names()
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "jpeg-cifar10": (3, 32, 32)}
+SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "jpeg-cifar10": (3, 32, 32),
+    "modrec": (1, 2, 128),
+}
 SMALLER = {
     "digits-path": ["data.validation=5"],
     "lenet300-path": ["data.validation=5"],
     "lenet300-path-gates": ["data.validation=5"],
     "lenet300-path-lc": ["data.validation=5"],
+    "modrec-path": ["data.validation=5"],
     "louizos-wrn28-10": ["model.widen=1", "model.depth=10", "train.epochs=2"],
 }
 PLAIN = """\
@@ -99,7 +105,11 @@ def test_every_bundled_recipe_trains_to_its_end(
 ) -> None:
     recipe = read_recipe(name, SMALLER.get(name, ()))
     shape = SHAPES[recipe.data.name]
-    monkeypatch.setitem(lissom.data._LOADERS, recipe.data.name, lambda _folder: fake(shape))
+    monkeypatch.setitem(
+        lissom.data._LOADERS,
+        recipe.data.name,
+        lambda _folder, *, file=None, snr_min=None, split=None: fake(shape),
+    )
     trainer = make_trainer(recipe, make_data(recipe), out=tmp_path)
     steps = 1  # 20 examples are one batch
     assert trainer.steps_per_epoch == steps

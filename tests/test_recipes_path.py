@@ -1,6 +1,7 @@
 """[path] in recipes: the recipe of each point, what is refused, and whole curves on digits."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
     assert point.lc is not None and point.lc.begins[-1] == 10 == point.train.average_from
 
 
+@pytest.mark.parametrize(("changes", "epochs"), [((), 10), (LC, 6), (GATES, 6)])
+def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], epochs: int) -> None:
+    table = point_recipe(read_recipe("digits-path", changes), 0.1, 0.5).model_dump(by_alias=True)
+    budget = (table.get("gates") or {}).get("budget")
+    [ramp] = budget["weights"] if budget else table["prices"][0]["TopK"]["fraction"]
+    assert (ramp["start"], ramp["end"], ramp["epochs"]) == (0.5, 0.1, epochs)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -82,6 +91,7 @@ def test_l_steps_fill_the_epochs_before_healing() -> None:
         (['path.price="title"'], "a price stands in prices or gates.budget"),
         (['path.price="optimizer.lr"', "path.prices=[1e-3, 1e-2]"], "not 'optimizer.lr'"),
         (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
+        (["data.bootstrap=true"], "all seeds of a path have the same examples"),
         (["path.heal=20"], "all 20 epochs would heal"),
         (["path.dense=1"], "1 epoch cannot learn and heal: give at least 2"),
         (["path.prices=[]"], "path.prices: this list needs an entry"),

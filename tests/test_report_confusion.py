@@ -27,6 +27,13 @@ def test_counts_are_those_of_a_loop() -> None:
     assert few.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
+def test_networks_are_run_in_evaluation_mode_and_small_labels_do_not_overflow() -> None:
+    net = nn.Dropout(0.9).train()
+    y = torch.tensor([15, 16], dtype=torch.uint8)
+    counts = confusions(net, nn.functional.one_hot(y.long(), 17).float(), y)
+    assert net.training and counts.nonzero().tolist() == [[15, 15], [16, 16]]
+
+
 def test_accuracy_by_snr() -> None:
     found = accuracy_by(nn.Identity(), LOGITS, LABELS, SNR, batch_size=1)
     assert found == {-4.0: 1.0, 0.0: 1.0, 18.0: pytest.approx(1 / 3)}
@@ -67,7 +74,11 @@ def test_lines_are_means_over_seeds() -> None:
         (lambda: confusions(nn.Identity(), LOGITS, LABELS + 1), r"0 … 2, got 1 … 3"),
         (lambda: confusions(nn.Flatten(0), LOGITS, LABELS), r"and this one \[18\]"),
         (lambda: accuracy_by(nn.Identity(), LOGITS[:0], LABELS[:0], SNR[:0]), r"got x\[0, 3\]"),
-        (lambda: accuracy_by(nn.Identity(), LOGITS, LABELS, SNR[:2]), r"\[2\] and \[6\]"),
+        (lambda: accuracy_by(nn.Identity(), LOGITS, LABELS, SNR[:2]), r"\[2\] and y\[6\], 0 of"),
+        (
+            lambda: accuracy_by(nn.Identity(), LOGITS, LABELS, LABELS / 0),
+            "2 of the values NaN",
+        ),
         (lambda: confusion_matrix(torch.ones(2, 3)), r"are \[k, k\], got \[2, 3\]"),
         (lambda: confusion_matrix(torch.ones(2, 2), ["a"]), r"2 classes and 1 names: \['a'\]"),
         (lambda: per_value({"net": []}), "'net' have different values"),

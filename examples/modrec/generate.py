@@ -179,6 +179,8 @@ def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
     try:
         with part.open("wb") as file:
             save(file)
+        if path.exists():
+            raise FileExistsError(f"{path} has appeared meanwhile; name another file")
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
@@ -239,7 +241,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             f"argument --snr: the lowest and the highest label within ±{MOST_SNR} dB, a multiple "
             f"of {SNR_STEP} dB apart, got {low} {high}"
         )
-    if given.pickle == given.out:
+    if given.pickle is not None and given.pickle.resolve() == given.out.resolve():
         parser.error(f"argument --pickle: {given.pickle} is the file of --out")
     return given
 

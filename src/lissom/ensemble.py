@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lissom.errors import EnsembleError
 from lissom.measure import measure
 from lissom.running import evaluating
+from lissom.training.evaluation import entropy_and_inaccuracy
 
 SIZES = (1, 2, 5, 10, 20, 50)
 
@@ -69,7 +70,6 @@ class Ensemble(nn.Module):
         return torch.stack([answer.float() for answer in answers])
 
 
-@torch.no_grad()
 def best_of(
     networks: Iterable[nn.Module],
     x: Tensor,
@@ -92,21 +92,23 @@ def best_of(
         batch_size: how many inputs a network gets at a time.
 
     Raises:
-        EnsembleError: for no network, or a price that is none.
+        EnsembleError: for no network, labels that do not fit, a price that is not a number ≥ 0, or
+            if all losses are NaN.
 
     Source: Ahmed, chapter 3B, which proposes it.
     """
     members = Ensemble(networks)
     _check_labels(x, y)
-    if not 0 <= price < math.inf:
+    if not isinstance(price, int | float) or not 0 <= price < math.inf:
         raise EnsembleError(f"a price of weights is a number ≥ 0, got {price!r}")
     costs = []
     for member in members.members:
-        with evaluating(member):
-            logits = torch.cat([member(part) for part in x.split(batch_size)])
-        loss = float(nn.functional.cross_entropy(logits.float(), y))
+        loss, _ = entropy_and_inaccuracy(member, x, y, batch_size)
         costs.append(loss + price * measure(member).nonzeros)
-    return members.members[costs.index(min(costs))]
+    if all(math.isnan(cost) for cost in costs):
+        raise EnsembleError(f"the losses of all {len(costs)} networks are NaN")
+    best = min(range(len(costs)), key=lambda i: (math.isnan(costs[i]), costs[i]))
+    return members.members[best]
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,8 @@ def accuracy_by_size(
 
 
 def _check_labels(x: Tensor, y: Tensor) -> None:
-    if y.ndim != 1 or len(x) != len(y) or not len(y):
+    if y.ndim != 1 or len(x) != len(y) or not len(y) or y.is_floating_point():
         raise EnsembleError(
-            f"x holds n ≥ 1 inputs and y their n classes, got {list(x.shape)} and {list(y.shape)}"
+            f"x holds n ≥ 1 inputs and y their n classes, got {list(x.shape)} and {list(y.shape)} "
+            f"of {y.dtype}"
         )

@@ -1,21 +1,21 @@
 """Commands that look closer at a run: networks drawn from its gates, trees that learn from it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
+import torch
 import typer
 from torch import nn
 
 from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
 from lissom.cli.shared import MAX_SEED, DataDir, app, console, say, told
+from lissom.data import Dataset
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, accuracy_by_size, calibration_of
 from lissom.errors import RunError
 from lissom.recipes import gates_in, make_data, read_record
-from lissom.recipes.data import DataSpec
 from lissom.report import ensemble_sizes, reliability
 from lissom.tables import table
 from lissom.training import entropy_and_inaccuracy
@@ -29,22 +29,29 @@ def ensemble(
             help="A run with gates hardened at its end, or several runs.", metavar="RUN…"
         ),
     ],
-    networks: Annotated[int, typer.Option(min=1, help="How many are drawn from gates.")] = 50,
+    networks: Annotated[
+        int | None, typer.Option(min=1, help="How many are drawn from gates; 50.", metavar="N")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write; the first RUN.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; RUN if it is one.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Let networks answer together, drawn from a run's gates or those of several runs."""
     with told():
+        if len(runs) > 1 and (out is None or networks is not None):
+            raise RunError(
+                f"{len(runs)} runs answer as they are, without --networks, and say where to write: "
+                "lissom ensemble RUN RUN --out DIR"
+            )
         folder = out or runs[0]
         record = read_record(runs[0] / "recipe.json")
         data = make_data(record.recipe, data_dir, seed=record.seed)
         if len(runs) == 1:
             gates = gates_in(runs[0], record)
             single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
-            drawn = list(gates.sample(networks, seed))
+            drawn = list(gates.sample(networks or 50, seed))
         else:
-            single, drawn = None, _networks_of(runs, record.recipe.data)
+            single, drawn = None, [_tested_on(data, run, data_dir) for run in runs]
         sizes = [size for size in SIZES if size < len(drawn)] + [len(drawn)]
         found = accuracy_by_size(drawn, data.test_x, data.test_y, sizes, seed=seed)
         trust = calibration_of(drawn, data.test_x, data.test_y)
@@ -98,18 +105,18 @@ def distill(
         say(f"written: {run / 'distilled.json'}")
 
 
-def _networks_of(runs: Sequence[Path], data: DataSpec) -> list[nn.Module]:
-    """The networks of runs that are tested on the same examples.
+def _tested_on(data: Dataset, run: Path, data_dir: Path | None) -> nn.Module:
+    """The network of a run.
 
     Raises:
-        RunError: for a run on other data.
+        RunError: if it is tested on other examples.
     """
-    same = {"validation", "bootstrap"}
-    for run in runs:
-        other = read_record(run / "recipe.json").recipe.data
-        if other.model_dump(exclude=same) != data.model_dump(exclude=same):
-            raise RunError(
-                f"networks answer together to the same examples, but {run} was trained on {other} "
-                f"and {runs[0]} on {data}"
-            )
-    return [load_model(run)[0] for run in runs]
+    record = read_record(run / "recipe.json")
+    own = make_data(record.recipe, data_dir, seed=record.seed)
+    if not torch.equal(own.test_x, data.test_x) or not torch.equal(own.test_y, data.test_y):
+        raise RunError(
+            f"networks answer together to the same examples, but the test examples of {run}, "
+            f"{own.name}, are others than those of the first run, {data.name}. data.center takes "
+            "off another mean for each seed"
+        )
+    return load_model(run)[0]

@@ -169,6 +169,12 @@ def _with_true_am_ssb(found: Vectors) -> Vectors:
         raise DataError(f"am_ssb='true' needs {path}, which is not there; or use am_ssb='noise'")
     true = read_npz(path)
     assert true.run is not None  # as in every npz file
+    if "AM-SSB" in found.name or true.true_snr != found.true_snr:
+        raise DataError(
+            f"am_ssb='true' exchanges AM-SSB as published for that of {path}, with labels of the "
+            f"same kind, but {found.path} is {found.name} and {path} is {true.name}; use "
+            "am_ssb='noise', which reads a file as it is"
+        )
     old = found.y == AM_SSB
     random = np.random.RandomState(0)
     chosen = []

@@ -23,7 +23,11 @@ from lissom.errors import DataError
 CLASSES = tuple("8PSK AM-DSB AM-SSB BPSK CPFSK GFSK PAM4 QAM16 QAM64 QPSK WBFM".split())
 SAMPLES = 128
 EACH = 1000  # vectors of a class at an SNR, in both data sets
-REPAIRS = {"am_ssb": "true AM-SSB", "snr_is": "true SNR"}  # options of examples/modrec
+CHANGES = {  # options of examples/modrec
+    ("am_ssb", "true"): "true AM-SSB",
+    ("snr_is", "true"): "true SNR",
+    ("channel_seed", 0x1337): "the channel of RML2016.10a",
+}
 
 PUBLISHED_SNRS = range(-20, 20, 2)
 LIKE_SNRS = range(-4, 20, 2)
@@ -34,8 +38,8 @@ class Vectors:
     """What a file holds, checked.
 
     Attributes:
-        name: "rml2016.10a", "rml2016.10a-layout", "rml2016-like" or "rml2016-like-part", and what
-            of the published set was repaired in it.
+        name: "rml2016.10a", "rml2016.10a-layout", "rml2016-like" or "rml2016-like-part", and
+            what is otherwise than in RML2016-like.
         path: of the file.
         x: [N, 2, 128] of some float type, I and Q.
         y: int64 [N], places in CLASSES.
@@ -107,8 +111,7 @@ def read_npz(path: Path) -> Vectors:
                 )
             x, y, snr, run = (arrays[key] for key in ("X", "y", "snr", "run"))
             classes = arrays["classes"]
-            options = json.loads(str(arrays["made_with"])) if "made_with" in arrays else {}
-            repaired = [key for key in REPAIRS if options.get(key) == "true"]
+            options = str(arrays["made_with"]) if "made_with" in arrays else "{}"
     except DataError:
         raise
     # zipfile, zlib and numpy raise what they like at a damaged file.
@@ -130,8 +133,24 @@ def read_npz(path: Path) -> Vectors:
     if y.min() < 0 or y.max() >= len(CLASSES):
         raise DataError(f"{path}: y goes from {y.min()} to {y.max()}, not within 0 … 10")
     name = "rml2016-like" if _is_full(y, snr, LIKE_SNRS) else "rml2016-like-part"
-    name += "".join(f" with {REPAIRS[key]}" for key in repaired)
-    return Vectors(name, path, x, y, snr, run, "snr_is" in repaired)
+    known = _options(path, options)
+    if changes := [word for (key, value), word in CHANGES.items() if known.get(key) == value]:
+        name += f" with {' and '.join(changes)}"
+    return Vectors(name, path, x, y, snr, run, known.get("snr_is") == "true")
+
+
+def _options(path: Path, text: str) -> dict[str, Any]:
+    """What examples/modrec says of a file that it made."""
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = text
+    if not isinstance(options, dict):
+        raise DataError(
+            f'{path}: made_with is JSON of options, such as {{"snr_is": "true"}}, found '
+            f"{reprlib.repr(options)}"
+        )
+    return options
 
 
 def _from_pickle(path: Path) -> Vectors:

@@ -57,6 +57,9 @@ def check_path(recipe: "Recipe") -> None:
     if not recipe.data.validation:
         what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
         raise complaint(what, "path")
+    if recipe.data.bootstrap:
+        what = "all seeds of a path have the same examples: bootstrap single runs, by lissom train"
+        raise complaint(what, "data", "bootstrap")
     if recipe.train.patience is not None:
         what = "each point of a path is trained for all its epochs: remove train.patience"
         raise complaint(what, "path")
@@ -133,8 +136,8 @@ def point_recipe(
     else:
         table["proximal"] |= {"start": 0, "freeze": sparse}
     holder, key = _held(table, spec.price)
-    # Multipliers of gates need a while to meet a target that stands still.
-    ramp = max(1, round(0.7 * sparse)) if recipe.method == "gates" else sparse
+    # Multipliers, of gates and of LC, need a while to settle at a target that stands still.
+    ramp = sparse if recipe.method == "proximal" else max(1, round(0.6 * sparse))
     holder[key] = _number(key, price, before, ramp)
     return type(recipe).model_validate(table)
 

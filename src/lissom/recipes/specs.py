@@ -41,7 +41,7 @@ class ModelSpec(Spec):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     activation: Literal["relu", "tanh"] | None = None
     widths: Annotated[list[Whole], Field(min_length=1)] | None = None
-    kernels: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
+    kernels: list[Whole] | None = None
     hidden: Whole | None = None
     depth: Annotated[int, Field(ge=10)] | None = None
     widen: Whole | None = None
@@ -55,6 +55,10 @@ class ModelSpec(Spec):
                 known = " and ".join(repr(owner) for owner in owners)
                 has = "has" if len(owners) == 1 else "have"
                 raise complaint(f"model {self.name!r} has no {key}; only {known} {has}", key)
+        if self.kernels is not None and len(self.kernels) != 2:
+            raise complaint(
+                f"two numbers of kernels, such as [64, 16], not {self.kernels}", "kernels"
+            )
         if (self.mean is None) != (self.std is None):
             given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
             raise complaint(f"pixels are normalised by both: give {lacking} as well", given)

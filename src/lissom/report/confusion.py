@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from lissom.errors import LissomError
 from lissom.path.results import spread
 from lissom.report.curves import COLOURS
+from lissom.training.evaluation import logits_of
 
 PARTS = LinearSegmentedColormap.from_list("parts", ["#ffffff", "#0d7d76", "#06302d"])
 
 
-@torch.no_grad()
 def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Tensor:
     """C[i, j]: how many examples of class i the network takes for class j, int64 [k, k].
 
     Args:
-        net: gives logits [n, k]; it is run as it is, so call `eval()` first.
+        net: gives logits [n, k]; it is run in evaluation mode.
         x: inputs [n, …].
         y: labels [n], 0 … k − 1.
         batch_size: how many inputs it gets at a time.
@@ -34,10 +34,10 @@ def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) 
         raise LissomError(
             f"labels of {classes} logits are 0 … {classes - 1}, got {int(y.min())} … {int(y.max())}"
         )
-    return torch.bincount(classes * y + answers, minlength=classes**2).view(classes, classes).cpu()
+    cells = torch.bincount(classes * y.long() + answers, minlength=classes**2)
+    return cells.view(classes, classes).cpu()
 
 
-@torch.no_grad()
 def accuracy_by(
     net: nn.Module, x: Tensor, y: Tensor, values: Tensor, *, batch_size: int = 2000
 ) -> dict[float, float]:
@@ -53,10 +53,13 @@ def accuracy_by(
         batch_size: how many inputs it gets at a time.
 
     Raises:
-        LissomError: for x, y and values of different lengths, or none at all.
+        LissomError: for x, y and values of different lengths, none at all, or NaN.
     """
-    if values.shape != y.shape:
-        raise LissomError(f"a value for each label, got {list(values.shape)} and {list(y.shape)}")
+    if values.shape != y.shape or bool(values.isnan().any()):
+        raise LissomError(
+            f"a number for each label, got values{list(values.shape)} and y{list(y.shape)}, "
+            f"{int(values.isnan().sum())} of the values NaN"
+        )
     answers, _ = _answers(net, x, y, batch_size)
     right = (answers == y).double()
     return {float(v): float(right[values == v].mean()) for v in values.unique()}
@@ -138,7 +141,7 @@ def _answers(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Ten
             f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
             f"{y.dtype}"
         )
-    logits = torch.cat([net(part) for part in x.split(batch_size)])
+    logits = logits_of(net, x, batch_size)
     if logits.ndim != 2:
         raise LissomError(f"a classifier gives logits [n, k], and this one {list(logits.shape)}")
     return logits.argmax(1), logits.shape[1]
