@@ -40,12 +40,21 @@ SHAPES = {
     "jpeg-cifar10": (3, 32, 32),
     "modrec": (1, 2, 128),
 }
+# Fewer examples to hold out, since there are 20, and fewer epochs where they are many.
+FEW = ["data.validation=5", "train.epochs=10", "train.average_from=5"]
+SHORT_LC = ["train.epochs=14", "lc.start=2", "lc.first=3", "lc.each=1", "lc.steps=10"]
 SMALLER = {
     "digits-path": ["data.validation=5"],
-    "lenet300-path": ["data.validation=5"],
-    "lenet300-path-gates": ["data.validation=5"],
-    "lenet300-path-lc": ["data.validation=5"],
-    "modrec-path": ["data.validation=5"],
+    "lenet300-path": [*FEW, "proximal.freeze=5"],
+    "lenet300-path-gates": [*FEW, "gates.harden=5"],
+    "lenet300-path-lc": [*FEW, "lc.steps=5"],
+    "modrec-path": [*FEW, "gates.harden=5"],
+    "lenet300-lc-published": SHORT_LC,
+    "lenet300-lc-short": SHORT_LC,
+    "lenet300-lc-toolkit": SHORT_LC,
+    "louizos-lenet5": ["train.epochs=20"],
+    "louizos-mlp": ["train.epochs=20"],
+    "louizos-mlp-per-layer": ["train.epochs=20"],
     "louizos-wrn28-10": ["model.widen=1", "model.depth=10", "train.epochs=2"],
 }
 PLAIN = """\
