@@ -49,21 +49,23 @@ def classes(entry: Record) -> ClassAccuracy:
     return ClassAccuracy(tuple(known["names"]), points)
 
 
-def answers(records: Iterable[Record], axis: str = "weights") -> Table:
+def answers(records: Iterable[Record]) -> Table:
     """Where the knee of each curve is, and by what the size may be divided for a loss."""
     rows = []
     for record in records:
+        axis = record["axis"]
         for name, found in curves(record).items():
             dense = found.settings[0]
             rows.append(
                 [
                     f"{record['title']}: {name}",
+                    f"{dense.size(axis):,.0f}",
                     spread([100 * p.test_error for p in dense.points if p.test_error is not None]),
                     knee(found, axis),
                     *(factor(found, loss, axis) for loss in LOSSES),
                 ]
             )
-    columns = ["curve", "dense test error, %", "knee: removed (test error added)"]
+    columns = ["curve", "dense size", "test error, %", "knee: removed (test error added)"]
     return [*columns, *(f"{100 * loss:g} %" for loss in LOSSES)], rows
 
 
@@ -75,8 +77,9 @@ def knee(found: Curve, axis: str) -> str:
         return "none"
     dense = found.settings[0]
     low, high = at.range or (at.size, at.size)
-    parts = [100 * (1 - size / dense.size(axis)) for size in (high, low)]
-    return f"{parts[0]:.2f} … {parts[1]:.2f} % ({added(found, at.setting)})"
+    parts = [f"{100 * (1 - size / dense.size(axis)):.2f}" for size in (high, low)]
+    removed = " … ".join(dict.fromkeys(parts))
+    return f"{removed} % ({added(found, at.setting)})"
 
 
 def factor(found: Curve, loss: float, axis: str) -> str:
@@ -110,27 +113,62 @@ def asked(record: Record) -> Table:
     return [*columns, "validation error added, points", "test error added, points"], rows
 
 
+def settings(record: Record) -> Table:
+    """All settings of the first curve from dense to empty, on the axis of its study."""
+    axis = record["axis"]
+    found = next(iter(curves(record).values()))
+    dense = found.settings[0].size(axis)
+    rows = [
+        [
+            "dense" if one.price is None else f"{one.price:.3g}",
+            f"{one.size(axis):,.0f}",
+            f"{dense / (one.size(axis) or 0.5):,.0f} ×",
+            *errors(one),
+        ]
+        for one in found.settings
+    ]
+    return ["λ", axis, "smaller", "validation error, %", "test error, %"], rows
+
+
+def honest(record: Record) -> Table:
+    """Each price of the first curve: warm-started against trained from scratch at full length."""
+    found = next(iter(curves(record).values()))
+    cold = {setting.price: setting for setting in found.cold}
+    rows = []
+    for setting in found.settings[1:]:
+        pair = (setting, cold[setting.price])
+        sizes = [f"{one.size():,.0f}" for one in pair]
+        warm, other = map(errors, pair)
+        rows.append([f"{setting.price:.3g}", *sizes, warm[0], other[0], warm[1], other[1]])
+    columns = ["κ", "weights: warm", "cold", "validation error, %: warm", "cold"]
+    return [*columns, "test error, %: warm", "cold"], rows
+
+
+def errors(setting: Setting) -> list[str]:
+    """Errors on validation and test data over the seeds, in per cent."""
+    parts = [[p.error for p in setting.points], [p.test_error or 0.0 for p in setting.points]]
+    return [spread([100 * error for error in part]) for part in parts]
+
+
 def costs(records: Iterable[Record]) -> Table:
-    """Epochs and seconds of whole curves, in trainings of the dense network."""
+    """Epochs of whole curves, in trainings of the dense network."""
     rows = []
     for record in records:
         for entry in record["curves"]:
             warm = [p for p in entry["points"] if not p["cold"]]
             cold = [p for p in entry["points"] if p["cold"]]
-            row = [f"{record['title']}: {entry['name']}", str(len(warm) // entry["path"]["seeds"])]
-            for key in ("epochs", "seconds"):
-                row += [ratio(points, warm, key) for points in (warm, cold)]
-            rows.append(row)
-    columns = ["curve", "points", "epochs, × dense", "all cold", "seconds, × dense", "all cold"]
-    return columns, rows
+            number = str(len(warm) // entry["path"]["seeds"])
+            epochs = [ratio(points, warm) for points in (warm, cold)]
+            rows.append([f"{record['title']}: {entry['name']}", number, *epochs])
+    return ["curve", "points", "epochs, × dense", "as many cold ones besides"], rows
 
 
-def ratio(points: list[Record], warm: list[Record], key: str) -> str:
+def ratio(points: list[Record], warm: list[Record]) -> str:
     """The sum over a seed's points in units of its dense one, as a mean over the seeds."""
     if not points:
         return ""
     found = []
     for dense in (p for p in warm if p["price"] is None):
-        total = sum(p[key] for p in points if p["seed"] == dense["seed"])
-        found.append(total / dense[key])
+        total = sum(p["epochs"] for p in points if p["seed"] == dense["seed"])
+        found.append(total / dense["epochs"])
     return f"{statistics.mean(found):.2f}"

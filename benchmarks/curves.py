@@ -10,6 +10,7 @@ of the folders under --runs makes a page with the networks.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -34,13 +35,15 @@ def main(
         os.environ["LISSOM_DATA_DIR"] = str(data_dir)
     # One thread for each process: the same sums in the same order wherever it is repeated.
     os.environ["OMP_NUM_THREADS"] = "1"
+    asked = studies[study]
     curves = [
-        make(runs / study / f"curve{i}", entry, jobs)
-        for i, entry in enumerate(studies[study]["curves"])
+        make(runs / study / f"curve{i}", entry, asked.get("set", []), jobs)
+        for i, entry in enumerate(asked["curves"])
     ]
     record = {
         "study": f"curves-{study}",
-        "title": studies[study]["title"],
+        "title": asked["title"],
+        "axis": asked.get("axis", "weights"),
         "command": f"python benchmarks/curves.py {study}",
         "curves": curves,
     }
@@ -50,10 +53,10 @@ def main(
     print(f"{len(curves)} curves in {out}")
 
 
-def make(folder: Path, entry: dict[str, Any], jobs: int) -> dict[str, Any]:
+def make(folder: Path, entry: dict[str, Any], common: list[str], jobs: int) -> dict[str, Any]:
     """One curve, and what is kept of it."""
     arguments = ["path", entry["recipe"]]
-    for change in entry.get("set", []):
+    for change in [*common, *entry.get("set", [])]:
         arguments += ["--set", change]
     if "cold" in entry:
         arguments += ["--cold", entry["cold"]]
@@ -66,7 +69,7 @@ def make(folder: Path, entry: dict[str, Any], jobs: int) -> dict[str, Any]:
     files = sorted(folder.glob("seed*/*/point.json"))
     return {
         "name": entry["name"],
-        "command": " ".join(["lissom", *arguments]),
+        "command": shlex.join(["lissom", *arguments]),
         "versions": load_json(folder / "result.json")["versions"],
         "path": load_json(folder / "path.json"),
         "points": [point(file.parent) for file in files],

@@ -220,6 +220,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lc": lambda: exact_table("lc", lc_tables.best),
     "curves": lambda: markdown(*curve_tables.answers(all_curves())),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
+    "curves-first-layer": lambda: exact_table("curves-lenet300-first-layer", curve_tables.settings),
+    "curves-cold": lambda: exact_table("curves-lenet300-weights", curve_tables.honest),
     "curves-cost": lambda: markdown(*curve_tables.costs(all_curves())),
     "summary": lambda: markdown(*summary(load)),
     "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
@@ -326,10 +328,11 @@ def curve_figures() -> None:
     """Accuracy against compression, error added by each halving, and accuracy by class."""
     for record in all_curves():
         found = curve_tables.curves(record)
-        save(trade_off(found), record["study"])
-        save(rate_distortion(found), f"{record['study']}-halvings")
+        name, axis = record["study"], record["axis"]
+        save(trade_off(found, axis), name)
+        save(rate_distortion(found, axis), f"{name}-halvings")
         first, entry = next(iter(found.values())), record["curves"][0]
-        save(per_class(first, curve_tables.classes(entry)), f"{record['study']}-classes")
+        save(per_class(first, curve_tables.classes(entry), axis), f"{name}-classes")
 
 
 def save(figure: Figure, name: str) -> None:
