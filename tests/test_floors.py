@@ -28,8 +28,8 @@ FLOORS = (
     {"penalties", "budgets", "groups", "coupling"},
     {"proximal", "preconditioners", "rescaling", "gates", "learning_compression"},
     {"shrink", "saving", "measure", "export"},
-    {"path", "ensemble", "attacks"},
-    {"training", "data", "models", "recipes", "distill"},
+    {"path", "attacks"},
+    {"training", "data", "models", "recipes", "distill", "ensemble"},
     {"report", "progress", "cli", "__init__", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

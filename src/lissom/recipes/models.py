@@ -1,0 +1,53 @@
+"""[model]: what a recipe says about its network."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lissom.recipes.strict import Spec, complaint
+
+Whole = Annotated[int, Field(ge=1)]
+OPTIONS = {  # of [model], with the models that have them
+    "input_dropout": ("henrikson", "lenet300"),
+    "dropout": ("vt-cnn2",),
+    "activation": ("lenet300",),
+    "widths": ("cnn",),
+    "kernels": ("ahmed-modrec",),
+    "hidden": ("ahmed-modrec",),
+    "depth": ("wrn28-10",),
+    "widen": ("wrn28-10",),
+    "mean": ("wrn28-10",),
+    "std": ("wrn28-10",),
+}
+
+
+class ModelSpec(Spec):
+    """[model]: one of the papers' networks."""
+
+    name: Literal["ahmed-modrec", "cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"]
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    activation: Literal["relu", "tanh"] | None = None
+    widths: Annotated[list[Whole], Field(min_length=1)] | None = None
+    kernels: list[Whole] | None = None
+    hidden: Whole | None = None
+    depth: Annotated[int, Field(ge=10)] | None = None
+    widen: Whole | None = None
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_options(self) -> Self:
+        for key, owners in OPTIONS.items():
+            if self.name not in owners and getattr(self, key) is not None:
+                known = " and ".join(repr(owner) for owner in owners)
+                has = "has" if len(owners) == 1 else "have"
+                raise complaint(f"model {self.name!r} has no {key}; only {known} {has}", key)
+        if self.kernels is not None and len(self.kernels) != 2:
+            raise complaint(
+                f"two numbers of kernels, such as [64, 16], not {self.kernels}", "kernels"
+            )
+        if (self.mean is None) != (self.std is None):
+            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
+            raise complaint(f"pixels are normalised by both: give {lacking} as well", given)
+        return self
