@@ -44,9 +44,7 @@ def curve(entry: Record) -> Curve:
 
 def classes(entry: Record) -> ClassAccuracy:
     """The accuracies of its classes."""
-    known = entry["classes"]
-    points = {key: tuple(accuracies) for key, accuracies in known["points"].items()}
-    return ClassAccuracy(tuple(known["names"]), points)
+    return ClassAccuracy.from_dict(entry["classes"])
 
 
 def answers(records: Iterable[Record]) -> Table:
@@ -60,7 +58,7 @@ def answers(records: Iterable[Record]) -> Table:
                 [
                     f"{record['title']}: {name}",
                     f"{dense.size(axis):,.0f}",
-                    spread([100 * p.test_error for p in dense.points if p.test_error is not None]),
+                    spread(tested(dense)),
                     knee(found, axis),
                     *(factor(found, loss, axis) for loss in LOSSES),
                 ]
@@ -146,8 +144,12 @@ def honest(record: Record) -> Table:
 
 def errors(setting: Setting) -> list[str]:
     """Errors on validation and test data over the seeds, in per cent."""
-    parts = [[p.error for p in setting.points], [p.test_error or 0.0 for p in setting.points]]
-    return [spread([100 * error for error in part]) for part in parts]
+    return [spread([100 * p.error for p in setting.points]), spread(tested(setting))]
+
+
+def tested(setting: Setting) -> list[float]:
+    """Test errors of the seeds, in per cent."""
+    return [100 * p.test_error for p in setting.points if p.test_error is not None]
 
 
 def costs(records: Iterable[Record]) -> Table:

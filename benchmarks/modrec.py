@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
@@ -20,12 +19,12 @@ from lissom.data import ModRec
 from lissom.path import Curve, Point, Setting
 from lissom.recipes import make_data, make_model, read_record
 from lissom.report import accuracy_by, confusions
+from lissom.report.networks import readers, spaced
 
 HERE = Path(__file__).parent
 LAYER = "fc1.weight"
 SAMPLES = 132  # of each map that LAYER reads
 LABELS = (-4, 6, 18)  # dB, of the confusions
-PATTERNS = 6
 
 
 def main(data_dir: Path | None = None, runs: Path = Path("runs")) -> None:
@@ -72,21 +71,13 @@ def looked_at(curve: Curve, setting: Setting, data: ModRec) -> dict[str, Any]:
     }
 
 
-def spaced(curve: Curve) -> list[Point]:
-    """Points of the first seed from the densest to the sparsest."""
-    points = [p for p in curve.points if p.seed == 0 and not p.cold and not p.failed]
-    places = np.linspace(0, len(points) - 1, min(PATTERNS, len(points))).round().astype(int)
-    return [points[i] for i in places]
-
-
 def pattern(curve: Curve, point: Point) -> dict[str, Any]:
     """How many neurons of LAYER read each sample of each map, [maps, samples]."""
     weight = curve.tensors(point)[LAYER]
-    readers = (weight != 0).sum(0).view(-1, SAMPLES)
     return {
         "price": point.price,
         "removed": 1 - int(weight.count_nonzero()) / weight.numel(),
-        "readers": readers.tolist(),
+        "readers": readers(weight, (len(weight.T) // SAMPLES, SAMPLES)).counts.tolist(),
     }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import lissom
 from lissom import L0
-from lissom.errors import PathError
+from lissom.errors import LissomError, PathError
 from lissom.hard_concrete import TEST_GATES, HardConcrete
 from lissom.path import Curve
 from lissom.report import (
@@ -292,9 +292,9 @@ def test_class_accuracy_refuses_what_it_cannot_count(trained: Curve) -> None:
         class_accuracy(trained, EXAMPLE, torch.tensor([0, 2, 2, 0]))
     with pytest.raises(PathError, match="3 classes, and there are 2 names"):
         class_accuracy(trained, EXAMPLE, y, names=["a", "b"])
-    with pytest.raises(PathError, match="n inputs and y their n labels"):
+    with pytest.raises(LissomError, match="n inputs and y their n labels"):
         class_accuracy(trained, EXAMPLE, y[:2])
-    with pytest.raises(PathError, match=r"tells 5 classes gives \[n, 5\] logits"):
+    with pytest.raises(LissomError, match=r"labels of 3 logits are 0 … 2, got 0 … 4"):
         class_accuracy(trained, torch.cat([EXAMPLE, EXAMPLE[:1]]), torch.arange(5))
     with pytest.raises(PathError, match="its class has to be made first"):
         class_accuracy(Curve.load(trained.out), EXAMPLE, y)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from lissom.cli.shared import stderr
+from lissom.cli.shared import say, stderr
 from lissom.errors import RunError
 from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
 
@@ -98,5 +98,5 @@ def resumable(run: Path, *flags: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         given = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         command = shlex.join(["lissom", *given, *flags])
-        stderr.print(f"stopped; {run} goes on with: {command}", markup=False, soft_wrap=True)
+        say(f"stopped; {run} goes on with: {command}", to=stderr)
         raise typer.Exit(130) from error

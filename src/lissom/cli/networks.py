@@ -135,7 +135,7 @@ def load_model(run: Path) -> tuple[nn.Module, list[int]]:
         state, path = load_tensors(finished), finished
     else:
         state, path = load_state(unfinished).get("model", {}), unfinished
-        stderr.print(f"{run} is not finished; this is its last checkpoint", markup=False)
+        say(f"{run} is not finished; this is its last checkpoint", to=stderr)
     gates = make_gates(record.recipe, model, record.shape, 1) if LOG_ALPHA in state else None
     fill_model(model, state, path)
     if gates is not None:

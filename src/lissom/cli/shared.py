@@ -27,9 +27,9 @@ DataDir = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 
-def say(line: object) -> None:
+def say(line: object, to: Console = console) -> None:
     """Print text as it is: a path may look like markup, and is not to be broken."""
-    console.print(line, markup=False, soft_wrap=True)
+    to.print(line, markup=False, highlight=to is console, soft_wrap=True)
 
 
 @contextmanager
@@ -39,5 +39,5 @@ def told() -> Iterator[None]:
         yield
     except (LissomError, OSError) as error:
         stderr.print("[red]error:[/red]", end=" ")
-        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        say(error, to=stderr)
         raise typer.Exit(2) from error

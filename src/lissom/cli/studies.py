@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from torch import nn
 
 from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
@@ -51,7 +50,8 @@ def ensemble(
             single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
             drawn = list(gates.sample(networks or 50, seed))
         else:
-            single, drawn = None, [_tested_on(data, run, data_dir) for run in runs]
+            _check_tested_on(data, runs[1:], data_dir)
+            single, drawn = None, [load_model(run)[0] for run in runs]
         sizes = [size for size in SIZES if size < len(drawn)] + [len(drawn)]
         found = accuracy_by_size(drawn, data.test_x, data.test_y, sizes, seed=seed)
         trust = calibration_of(drawn, data.test_x, data.test_y)
@@ -105,18 +105,18 @@ def distill(
         say(f"written: {run / 'distilled.json'}")
 
 
-def _tested_on(data: Dataset, run: Path, data_dir: Path | None) -> nn.Module:
-    """The network of a run.
+def _check_tested_on(data: Dataset, runs: list[Path], data_dir: Path | None) -> None:
+    """See that the networks of runs are tested on the same examples.
 
     Raises:
-        RunError: if it is tested on other examples.
+        RunError: if one is tested on others.
     """
-    record = read_record(run / "recipe.json")
-    own = make_data(record.recipe, data_dir, seed=record.seed)
-    if not torch.equal(own.test_x, data.test_x) or not torch.equal(own.test_y, data.test_y):
-        raise RunError(
-            f"networks answer together to the same examples, but the test examples of {run}, "
-            f"{own.name}, are others than those of the first run, {data.name}. data.center takes "
-            "off another mean for each seed"
-        )
-    return load_model(run)[0]
+    for run in runs:
+        record = read_record(run / "recipe.json")
+        own = make_data(record.recipe, data_dir, seed=record.seed)
+        if not torch.equal(own.test_x, data.test_x) or not torch.equal(own.test_y, data.test_y):
+            raise RunError(
+                f"networks answer together to the same examples, but the test examples of {run}, "
+                f"{own.name}, are others than those of the first run, {data.name}. data.center "
+                "takes off another mean for each seed"
+            )

@@ -121,12 +121,9 @@ class Dataset:
         if n == 0:
             return self
         chosen = torch.from_numpy(self._choice(n, seed)).to(self.train_y.device)
-        parts: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if name.startswith("train_") and value is not None:
-                parts[name] = value[~chosen]
-                parts[name.replace("train", "valid", 1)] = value[chosen]
-        return replace(self, **parts)
+        held = self._trained_on(chosen)
+        moved = {name.replace("train", "valid", 1): value for name, value in held.items()}
+        return replace(self, **self._trained_on(~chosen), **moved)
 
     def _choice(self, n: int, seed: int) -> NDArray[np.bool_]:
         """Which training examples `hold_out` moves."""
@@ -149,12 +146,15 @@ class Dataset:
         total = len(self.train_y)
         drawn = torch.from_numpy(random_state(seed).randint(total, size=total))
         drawn = drawn.to(self.train_y.device)
-        parts = {
-            name: value[drawn]
+        return replace(self, **self._trained_on(drawn))
+
+    def _trained_on(self, chosen: Tensor) -> dict[str, Any]:
+        """Those of the training examples that a mask or numbers choose, column by column."""
+        return {
+            name: value[chosen]
             for name, value in vars(self).items()
             if name.startswith("train_") and value is not None
         }
-        return replace(self, **parts)
 
     def centered(self) -> Self:
         """The same data set with the mean of the training examples taken off every example."""

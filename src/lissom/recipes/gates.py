@@ -1,12 +1,12 @@
 """[gates] in a recipe: how gates start, what stands for them in the end, and budgets."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lissom.penalties import Elastic, Penalty
 from lissom.recipes.prices import Drop, NumberSpec, number
-from lissom.recipes.strict import Spec, complaint
+from lissom.recipes.strict import Positive, Spec, Whole, complaint
 
 
 class BudgetSpec(Spec):
@@ -15,8 +15,8 @@ class BudgetSpec(Spec):
     weights: NumberSpec | None = None
     macs: NumberSpec | None = None
     bytes: NumberSpec | None = None
-    rate: Annotated[float, Field(gt=0)] | None = None
-    damping: Annotated[float, Field(gt=0)] | None = None
+    rate: Positive | None = None
+    damping: Positive | None = None
 
     @model_validator(mode="after")
     def _parts_of_something(self) -> Self:
@@ -50,8 +50,8 @@ class GatesSpec(Spec):
     per: Literal["weight", "group"] = "weight"
     test: Literal["published", "median", "mean", "mode"] = "published"
     draws: Literal["batch", "example"] = "batch"
-    lr: Annotated[float, Field(gt=0)] | None = None
-    harden: Annotated[int, Field(ge=1)] | None = None
+    lr: Positive | None = None
+    harden: Whole | None = None
     budget: BudgetSpec | None = None
 
 

@@ -13,11 +13,8 @@ from lissom.learning_compression import (
     ScaledBinary,
     ScaledTernary,
 )
-from lissom.recipes.strict import Spec
+from lissom.recipes.strict import Positive, Spec, Whole
 from lissom.schedules import geometric
-
-Whole = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class MuSpec(Spec):

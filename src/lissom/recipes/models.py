@@ -4,9 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lissom.recipes.strict import Spec, complaint
+from lissom.recipes.strict import Positive, Spec, Whole, complaint
 
-Whole = Annotated[int, Field(ge=1)]
 OPTIONS = {  # of [model], with the models that have them
     "input_dropout": ("henrikson", "lenet300"),
     "dropout": ("vt-cnn2",),
@@ -34,7 +33,7 @@ class ModelSpec(Spec):
     depth: Annotated[int, Field(ge=10)] | None = None
     widen: Whole | None = None
     mean: list[float] | None = None
-    std: list[Annotated[float, Field(gt=0)]] | None = None
+    std: list[Positive] | None = None
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:

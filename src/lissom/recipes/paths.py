@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from lissom.errors import RecipeError
-from lissom.recipes.strict import Spec, complaint
+from lissom.recipes.strict import Positive, Spec, Whole, complaint
 
 if TYPE_CHECKING:
     from lissom.recipes.specs import Recipe
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 METHODS = ("proximal", "gates", "lc")
 PARTS = ("fraction", "weights", "macs", "bytes")  # of all, which is 1 for the dense network
 BUDGETS = (*PARTS, "count", "radius")  # the smaller, the sparser
-
-Whole = Annotated[int, Field(ge=1)]
 
 
 class PathSpec(Spec):
@@ -30,7 +28,7 @@ class PathSpec(Spec):
     """
 
     price: str
-    prices: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    prices: Annotated[list[Positive], Field(min_length=1)]
     points: Annotated[int, Field(ge=2)] = 12
     seeds: Whole = 3
     dense: Whole

@@ -17,14 +17,14 @@ from lissom.recipes.lc import LCSpec
 from lissom.recipes.models import ModelSpec
 from lissom.recipes.paths import PathSpec, check_path
 from lissom.recipes.prices import PriceSpec
-from lissom.recipes.strict import Spec, complaint
+from lissom.recipes.strict import Positive, Spec, Whole, complaint
 
 
 class OptimizerSpec(Spec):
     """[optimizer]: a torch optimizer and its arguments; beta1 and beta2 are its `betas`."""
 
     name: Literal["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]
-    lr: Annotated[float, Field(gt=0)]
+    lr: Positive
     momentum: float | None = None
     nesterov: bool | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
@@ -76,17 +76,17 @@ class AugmentSpec(Spec):
 class TrainSpec(Spec):
     """[train]: how long, in which batches, and which epoch's weights are kept."""
 
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    epochs: Whole
+    batch_size: Whole = 128
     cosine_from: Annotated[int, Field(ge=0)] | None = None
-    milestones: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    milestones: Annotated[list[Whole], Field(min_length=1)] | None = None
     gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: AugmentSpec | None = None
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Whole | None = None
     patience_from: Annotated[int, Field(ge=0)] = 0
     average_from: Annotated[int, Field(ge=0)] | None = None
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    evaluate_every: Whole = 1
     bf16: bool = False
     channels_last: bool = False
 
@@ -122,9 +122,9 @@ class ProximalSpec(Spec):
     """[proximal]: when the prox acts and in which metric; `start` and `freeze` are epochs."""
 
     metric: Literal["euclidean", "adaptive"] = "euclidean"
-    every: Annotated[int, Field(ge=1)] | Literal["epoch"] = 1
+    every: Whole | Literal["epoch"] = 1
     start: Annotated[int, Field(ge=0)] = 0
-    freeze: Annotated[int, Field(ge=1)] | None = None
+    freeze: Whole | None = None
 
 
 class TeacherSpec(Spec):
@@ -136,7 +136,7 @@ class TeacherSpec(Spec):
 
     recipe: "Recipe"
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    temperature: Positive = 4.0
 
     @model_validator(mode="before")
     @classmethod
@@ -353,8 +353,8 @@ class Record(Spec):
 
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
-    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    classes: Annotated[int, Field(ge=1)]
+    shape: Annotated[list[Whole], Field(min_length=1)]
+    classes: Whole
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""

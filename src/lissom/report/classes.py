@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from lissom.errors import PathError
 from lissom.path import Curve
 from lissom.path.running import Network
 from lissom.report.by_point import ByPoint, key
+from lissom.report.confusion import check_labelled, confusions
 
 FILE = "classes.json"
 
@@ -41,12 +43,15 @@ class ClassAccuracy(ByPoint):
         """
         if not (out / FILE).exists():
             return None
-        known = load_json(out / FILE)
+        return cls.from_dict(load_json(out / FILE))
+
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> "ClassAccuracy":
+        """What classes.json holds."""
         points = {key: tuple(accuracies) for key, accuracies in known["points"].items()}
         return cls(tuple(known["names"]), points)
 
 
-@torch.no_grad()
 def class_accuracy(
     curve: Curve,
     x: Tensor,
@@ -69,16 +74,13 @@ def class_accuracy(
         batch_size: how many inputs a network gets at a time.
 
     Raises:
-        PathError: for labels without examples, another number of names or of logits than classes,
-            or if nothing makes the networks.
+        LissomError: for x and y of different lengths, or a label ≥ the number of logits.
+        PathError: for classes without examples or another number of names, or if nothing makes the
+            networks.
 
     Source: Ahmed, fig. 7.
     """
-    if len(x) != len(y) or y.ndim != 1 or not len(y) or y.is_floating_point():
-        raise PathError(
-            f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
-            f"{y.dtype}"
-        )
+    check_labelled(x, y)
     counts = torch.bincount(y)
     if empty := [c for c, count in enumerate(counts.tolist()) if not count]:
         raise PathError(f"the accuracy of a class needs examples, and y has none of {empty}")
@@ -89,13 +91,7 @@ def class_accuracy(
     for point in curve.points:
         if point.failed:
             continue
-        net = curve.network(point, network)
-        logits = torch.cat([net(part) for part in x.split(batch_size)])
-        if logits.ndim != 2 or logits.shape[1] < len(counts):
-            raise PathError(
-                f"a network that tells {len(counts)} classes gives [n, {len(counts)}] logits, "
-                f"and this one gave {list(logits.shape)}"
-            )
-        right = torch.bincount(y[logits.argmax(1) == y], minlength=len(counts))
+        told = confusions(curve.network(point, network), x, y, batch_size=batch_size)
+        right = told.diagonal()[: len(counts)]
         points[key(point)] = tuple((right / counts).tolist())
     return ClassAccuracy(called, points)

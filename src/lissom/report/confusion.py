@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lissom.errors import LissomError
 from lissom.path.results import spread
-from lissom.report.curves import COLOURS
+from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
 from lissom.training.evaluation import logits_of
 
 PARTS = LinearSegmentedColormap.from_list("parts", ["#ffffff", "#0d7d76", "#06302d"])
@@ -88,7 +88,7 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     for i, row in enumerate(parts.tolist()):
         for j, part in enumerate(row):
             if part >= 0.5:
-                ink = "white" if part > 45 else "#1d2429"
+                ink = "white" if part > 45 else INK
                 axes.text(j, i, f"{part:.0f}", ha="center", va="center", size=8, color=ink)
     places = range(len(called))
     axes.set_xticks(places, called, rotation=90)
@@ -123,24 +123,27 @@ def per_value(
             raise LissomError(f"the seeds of {name!r} have different values, or there are none")
         table = 100 * np.array([[seed[value] for value in values] for seed in seeds])
         mean, std = table.mean(0), np.array([spread(column) for column in table.T])
-        axes.plot(values, mean, "o-", ms=4, color=colour, label=name)
+        axes.plot(values, mean, "o-", ms=4, color=colour, label=verbatim(name))
         if np.isfinite(std).all():
             axes.fill_between(values, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
     axes.set(xlabel=label, ylabel="accuracy, %")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    for text in axes.legend(frameon=False, fontsize="small").get_texts():
-        text.set_parse_math(False)
+    tidy(axes)
+    legend(axes)
     return figure
 
 
-def _answers(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, int]:
-    """The class of the largest logit of each example, and how many classes there are."""
+def check_labelled(x: Tensor, y: Tensor) -> None:
+    """See that each input has a label, and that there are some."""
     if len(x) != len(y) or y.ndim != 1 or not len(y) or y.is_floating_point():
         raise LissomError(
             f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
             f"{y.dtype}"
         )
+
+
+def _answers(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, int]:
+    """The class of the largest logit of each example, and how many classes there are."""
+    check_labelled(x, y)
     logits = logits_of(net, x, batch_size)
     if logits.ndim != 2:
         raise LissomError(f"a classifier gives logits [n, k], and this one {list(logits.shape)}")

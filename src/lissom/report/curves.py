@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,9 +25,8 @@ from lissom.report.series import (
     knee_of,
     marks,
 )
+from lissom.report.style import COLOURS, FAINT, INK, legend, tidy, verbatim
 
-COLOURS = ("#0d7d76", "#c4571b", "#6a4fb3", "#2b6cb0", "#a6336b", "#6b7a12")  # as in style.css
-FAINT = "#9aa1a8"
 Colour = tuple[float, float, float, float]
 NOTHING = 1e-6  # a loss below it is rounding, which a log axis would make much of
 
@@ -70,7 +68,8 @@ def trade_off(curves: Curves, axis: str = "weights") -> Figure:
         axes.invert_yaxis()  # up is better, as for accuracies
     axes.set(xlabel=_axis(axis), ylabel=scale.label)
     _halvings(axes, farthest)
-    _finish(axes)
+    tidy(axes)
+    legend(axes)
     return figure
 
 
@@ -111,7 +110,7 @@ def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
             if lost:
                 rows.append((shown.halvings, factor * fmean(lost), factor * spread(lost)))
         x, y, std = np.array([row for row in rows if row[1] > NOTHING]).reshape(-1, 3).T
-        axes.plot(x, y, "o-", color=colour, ms=4, label=_label(name) or "front")
+        axes.plot(x, y, "o-", color=colour, ms=4, label=verbatim(name) or "front")
         if np.isfinite(std).any():
             std = np.nan_to_num(std)
             low = np.maximum(y - std, y / 10)  # a log axis has no place for zero
@@ -131,7 +130,8 @@ def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
     axes.set(xlabel=f"halvings of {_words(axis)}", ylabel=f"{scale.part} error added{unit}")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.margins(y=0.1)
-    _finish(axes)
+    tidy(axes)
+    legend(axes)
     return figure
 
 
@@ -194,21 +194,21 @@ def _along(
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for name, column, colour in zip(names, table.T, colours, strict=True):
-        axes.plot(x, column, "o-", ms=3, lw=1, color=colour, label=_label(name))
+        axes.plot(x, column, "o-", ms=3, lw=1, color=colour, label=verbatim(name))
     if mean:
-        axes.plot(x, table.mean(axis=1), color="#1d2429", lw=2.5, label="mean")
+        axes.plot(x, table.mean(axis=1), color=INK, lw=2.5, label="mean")
     if (knee := knee_of(curve, axis)) is not None:
         axes.axvline(halvings(curve, knee.size, axis), color=FAINT, ls=":", lw=1, label="knee")
     axes.set(xlabel=_axis(axis), ylabel="accuracy, %")
     _halvings(axes, max(x))
-    _finish(axes)
-    _legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
+    tidy(axes)
+    legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def _front(axes: Axes, front: Sequence[Shown], colour: str, name: str) -> None:
     x, y, std = _columns(front)
-    axes.plot(x, y, "o-", color=colour, ms=4, label=_label(name) or "front", zorder=3)
+    axes.plot(x, y, "o-", color=colour, ms=4, label=verbatim(name) or "front", zorder=3)
     if np.isfinite(std).any():
         std = np.nan_to_num(std)  # a setting of one seed among those of several
         axes.fill_between(x, y - std, y + std, color=colour, alpha=0.15, lw=0, gid=f"{name} band")
@@ -243,11 +243,6 @@ def _once(axes: Axes, kind: str) -> str:
     return "_" if any(str(line.get_gid()).endswith(f" {kind}") for line in axes.lines) else kind
 
 
-def _label(name: str) -> str:
-    """A legend leaves out what begins with an underscore."""
-    return f"\u200a{name}" if name.startswith("_") else name
-
-
 def _columns(rows: Sequence[Shown]) -> Iterator[np.ndarray]:
     """x, y and the spread of y."""
     yield np.array([one.halvings for one in rows])
@@ -260,18 +255,6 @@ def _halvings(axes: Axes, most: float) -> None:
     places, words = zip(*marks(most), strict=True)
     axes.set_xticks(places, words)
     axes.set_xlim(min(-0.03 * most, axes.get_xlim()[0]), None)
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    _legend(axes)
-
-
-def _legend(axes: Axes, **place: Any) -> None:
-    """With names as they are, dollars too."""
-    for text in axes.legend(frameon=False, fontsize="small", **place).get_texts():
-        text.set_parse_math(False)
 
 
 def _axis(axis: str) -> str:

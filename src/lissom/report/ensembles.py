@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lissom.ensemble import Calibration
-from lissom.report.curves import COLOURS, FAINT
+from lissom.report.style import COLOURS, FAINT, legend, tidy
 
 TEAL, ORANGE, *_ = COLOURS
 
@@ -36,10 +36,9 @@ def ensemble_sizes(
     )
     if single is not None:
         axes.axhline(100 * single, color=FAINT, ls="--", lw=1, label="one network, gates hardened")
-        axes.legend(frameon=False, fontsize="small")
+        legend(axes)
     axes.set(xlabel="networks in the ensemble", ylabel="accuracy, %")
-    axes.grid(alpha=0.25, axis="y")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     return figure
 
 
@@ -64,6 +63,5 @@ def reliability(found: Calibration) -> Figure:
     below.bar(places, found.counts.cpu().numpy(), width=0.9 / bins, color=TEAL)
     below.set(xlabel="confidence", ylabel="examples", yscale="symlog", xlim=(0, 1.02))
     for one in (axes, below):
-        one.grid(alpha=0.25)
-        one.spines[["top", "right"]].set_visible(False)
+        tidy(one)
     return figure

@@ -8,7 +8,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
+from lissom.report.style import legend, tidy
+
+PARTS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
 
 
 def history(events: Sequence[dict[str, Any]]) -> Figure:
@@ -24,7 +26,7 @@ def history(events: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
     error, size, *below = figure.subplots(rows, 2).flat
     epochs = [event["epochAfter"] for event in events]
-    for part, colour in COLOURS.items():
+    for part, colour in PARTS.items():
         if all(f"inacc_{part}" in event for event in events):
             percent = [100 * event[f"inacc_{part}"] for event in events]
             error.plot(epochs, percent, color=colour, label=part)
@@ -40,10 +42,9 @@ def history(events: Sequence[dict[str, Any]]) -> Figure:
     if gated:
         _gates(below[0], below[1], gated)
     for axes in (error, size, *below):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         if axes.lines:
-            axes.legend(frameon=False, fontsize="small")
+            legend(axes)
     return figure
 
 

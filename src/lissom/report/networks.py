@@ -13,7 +13,7 @@ from torch import Tensor
 from lissom.errors import PathError, nearest
 from lissom.gates import Gates
 from lissom.hard_concrete import HardConcrete
-from lissom.path import Curve
+from lissom.path import Curve, Point
 from lissom.path.point import words
 from lissom.report.series import halvings, removed
 
@@ -45,13 +45,8 @@ def patterns(
 
     Source: Ahmed, fig. 6 and 11.
     """
-    points = [p for p in curve.points if p.seed == seed and not p.cold and not p.failed]
-    if not points or number < 1:
-        seeds = sorted({p.seed for p in curve.points if not p.failed})
-        raise PathError(f"patterns of {number} points of seed={seed!r}; there are seeds {seeds}")
-    places = np.linspace(0, len(points) - 1, min(number, len(points))).round().astype(int)
     images = []
-    for point in (points[i] for i in places):
+    for point in spaced(curve, seed, number):
         tensors = curve.tensors(point)
         name = first_layer(curve, tensors) if parameter is None else parameter
         if name is None or name not in tensors or tensors[name].ndim < 2:
@@ -64,6 +59,20 @@ def patterns(
         title = f"{words(point.price)}\n{saved} % removed"
         images.append((title, readers(tensors[name], shape)))
     return _in_a_row(images)
+
+
+def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
+    """Some of a seed's warm-started points, from the densest to the sparsest.
+
+    Raises:
+        PathError: if there is no such seed, or for a number < 1.
+    """
+    points = [p for p in curve.points if p.seed == seed and not p.cold and not p.failed]
+    if not points or number < 1:
+        seeds = sorted({p.seed for p in curve.points if not p.failed})
+        raise PathError(f"patterns of {number} points of seed={seed!r}; there are seeds {seeds}")
+    places = np.linspace(0, len(points) - 1, min(number, len(points))).round().astype(int)
+    return [points[i] for i in places]
 
 
 def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
