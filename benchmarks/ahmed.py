@@ -1,84 +1,160 @@
-"""What the networks of the radio curve answer: by SNR, by class, and which samples they read.
+"""What the networks along Ahmed's two curves are like: their inputs, answers, trees and attacks.
 
-    python benchmarks/modrec.py [--data-dir DIR] [--runs DIR]
+    python benchmarks/ahmed.py lenet300-first-layer [--data-dir DIR] [--runs DIR]
+    python benchmarks/ahmed.py modrec
 
-after `python benchmarks/curves.py modrec`, whose networks are under --runs. The dense setting, the
-one with the lowest validation error and the knee are looked at, on test data and for all seeds.
-What is found goes to benchmarks/results/modrec.json.
+after `python benchmarks/curves.py` of the same name, whose networks are under --runs. Which inputs
+the gated layer still reads, and accuracies under attacks, are of all points; trees, accuracies by
+SNR and confusions of the dense setting, the one with the least validation error, and the knee. All
+are of test data. What is found goes to benchmarks/results/ahmed-STUDY.json.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lissom.data import ModRec
+from lissom.data import Dataset, ModRec
+from lissom.distill import distill_to_trees
 from lissom.path import Curve, Point, Setting
 from lissom.recipes import make_data, make_model, read_record
-from lissom.report import accuracy_by, confusions
+from lissom.report import accuracy_by, adversarial_curve, confusions
 from lissom.report.networks import readers, spaced
 
 HERE = Path(__file__).parent
-LAYER = "fc1.weight"
-SAMPLES = 132  # of each map that LAYER reads
+LAYER = "fc1.weight"  # the one with gates
+ATTACKED = 1000  # test examples
 LABELS = (-4, 6, 18)  # dB, of the confusions
 
 
-def main(data_dir: Path | None = None, runs: Path = Path("runs")) -> None:
-    """Look at the dense, the best and the knee's networks of the curve."""
-    folder = runs / "modrec" / "curve0"
+@dataclass(frozen=True)
+class Study:
+    """What is particular to the data.
+
+    Attributes:
+        shape: of the inputs of LAYER, (height, width).
+        radii: of attacks that change each number by so much, in the data's units.
+        clip: the least and the largest number that an input may hold.
+        reach: how many values of a row of LAYER's inputs see one sample of the data.
+    """
+
+    shape: tuple[int, int]
+    radii: tuple[float, ...]
+    clip: tuple[float, float] | None
+    reach: int = 1
+
+
+STUDIES = {
+    "lenet300-first-layer": Study((28, 28), (0, 0.02, 0.05, 0.1), (0, 1)),
+    # Two convolutions with kernels of three, each on two columns of zeros: 128 samples make 132.
+    "modrec": Study((16, 132), (0, 0.01, 0.02, 0.05), None, reach=5),
+}
+
+
+def main(
+    study: Annotated[str, typer.Argument(help=f"{' or '.join(STUDIES)}.")],
+    data_dir: Path | None = None,
+    runs: Path = Path("runs"),
+) -> None:
+    """Look closer at the networks of a curve."""
+    if study not in STUDIES:
+        raise SystemExit(f"there is no study {study!r}; known: {', '.join(STUDIES)}")
+    about = STUDIES[study]
+    folder = runs / study / "curve0"
     record = read_record(folder / "recipe.json")
     data = make_data(record.recipe, data_dir)
-    assert isinstance(data, ModRec)
 
     def network(seed: int) -> nn.Module:
         return make_model(record.recipe, record.shape, record.classes, seed=seed)
 
     curve = Curve.load(folder, network)
     best = min(curve.settings, key=lambda s: (s.error, s.size()))
-    settings = {"dense": curve.settings[0], "best": best, "knee": curve.knee().setting}
+    settings = {"dense": curve.settings[0], "best": best, "knee": curve.knee(LAYER).setting}
     found = {
-        "study": "modrec",
-        "command": "python benchmarks/modrec.py",
+        "study": study,
+        "command": f"python benchmarks/ahmed.py {study}",
+        "versions": json.loads((folder / "result.json").read_text())["versions"],
         "data": data.name,
-        "names": data.names,
+        "inputs": [inputs(curve, one, about) for one in curve.settings],
+        "patterns": [pattern(curve, point, about) for point in spaced(curve)],
         "settings": {name: looked_at(curve, one, data) for name, one in settings.items()},
-        "patterns": [pattern(curve, point) for point in spaced(curve)],
+        "attacks": attacks(curve, data, about),
     }
-    out = HERE / "results" / "modrec.json"
+    out = HERE / "results" / f"ahmed-{study}.json"
     out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    print(f"{len(settings)} settings in {out}")
+    print(f"{len(curve.points)} networks in {out}")
 
 
-def looked_at(curve: Curve, setting: Setting, data: ModRec) -> dict[str, Any]:
-    """Accuracies by SNR of each seed, and the confusions of all seeds together."""
+def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
+    """How many inputs of LAYER, and how many samples of the data, are read by each seed's network.
+
+    A sample of the data is read if any value that sees it is; a pixel column likewise.
+    """
+    counted = [read(curve, point, about) for point in setting.points]
+    seen = [F.max_pool1d(counts.any(0)[None].float(), about.reach, 1) for counts in counted]
+    return {
+        "price": setting.price,
+        "nonzeros": [int(curve.tensors(point)[LAYER].count_nonzero()) for point in setting.points],
+        "inputs": [int(counts.count_nonzero()) for counts in counted],
+        "columns": [int(columns.sum()) for columns in seen],
+        "sizes": [dict(point.sizes) for point in setting.points if point.sizes is not None],
+        "test_error": [point.test_error for point in setting.points],
+    }
+
+
+def pattern(curve: Curve, point: Point, about: Study) -> dict[str, Any]:
+    """How many neurons read each input of LAYER, [height, width]."""
+    weight = curve.tensors(point)[LAYER]
+    return {
+        "price": point.price,
+        "removed": 1 - int(weight.count_nonzero()) / weight.numel(),
+        "units": len(weight),
+        "readers": read(curve, point, about).tolist(),
+    }
+
+
+def read(curve: Curve, point: Point, about: Study) -> Tensor:
+    """How many neurons read each input of LAYER, [height, width]."""
+    return readers(curve.tensors(point)[LAYER], about.shape).counts
+
+
+def looked_at(curve: Curve, setting: Setting, data: Dataset) -> dict[str, Any]:
+    """What trees learn from each seed's network, and of radio data its answers by SNR."""
     nets = [curve.network(point) for point in setting.points]
-    by_snr = [accuracy_by(net, data.test_x, data.test_y, data.test_snr) for net in nets]
+    found: dict[str, Any] = {"price": setting.price}
+    found["trees"] = [distill_to_trees(net, data).to_dict() for net in nets]
+    print(f"price {setting.price}: {found['trees']}", flush=True)
+    return {**found, **(by_snr(nets, data) if isinstance(data, ModRec) else {})}
+
+
+def by_snr(nets: list[nn.Module], data: ModRec) -> Mapping[str, Any]:
+    """Accuracies at each SNR, and the confusions of all seeds together at some."""
     counted: dict[int, Tensor] = {}
     for label in LABELS:
         x, y = (part[data.test_snr == label] for part in (data.test_x, data.test_y))
         counted[label] = torch.stack([confusions(net, x, y) for net in nets]).sum(0)
     return {
-        "price": setting.price,
-        "nonzeros": [int(curve.tensors(p)[LAYER].count_nonzero()) for p in setting.points],
-        "sizes": [dict(point.sizes) for point in setting.points],
-        "test_error": [point.test_error for point in setting.points],
-        "by_snr": by_snr,
+        "names": data.names,
+        "by_snr": [accuracy_by(net, data.test_x, data.test_y, data.test_snr) for net in nets],
         "confusions": {label: counts.tolist() for label, counts in counted.items()},
     }
 
 
-def pattern(curve: Curve, point: Point) -> dict[str, Any]:
-    """How many neurons of LAYER read each sample of each map, [maps, samples]."""
-    weight = curve.tensors(point)[LAYER]
-    return {
-        "price": point.price,
-        "removed": 1 - int(weight.count_nonzero()) / weight.numel(),
-        "readers": readers(weight, (len(weight.T) // SAMPLES, SAMPLES)).counts.tolist(),
-    }
+def attacks(curve: Curve, data: Dataset, about: Study) -> dict[str, Any]:
+    """Accuracies at each point under both attacks, on some of the test examples."""
+    order = torch.randperm(len(data.test_y), generator=torch.Generator().manual_seed(0))
+    x, y = (part[order[:ATTACKED]] for part in (data.test_x, data.test_y))
+    found: dict[str, Any] = {"radii": about.radii, "examples": len(y)}
+    for attack, options in {"fgsm": {}, "pgd": {"steps": 20}}.items():
+        told = adversarial_curve(curve, x, y, about.radii, attack, clip=about.clip, **options)
+        found[attack] = told.points
+    return found
 
 
 if __name__ == "__main__":

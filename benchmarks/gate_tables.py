@@ -87,7 +87,7 @@ def by_label(record: Record) -> dict[str, list[Record]]:
     return found
 
 
-def spread(numbers: list[float]) -> str:
+def spread(numbers: list[float], digits: int = 2) -> str:
     """Mean ± standard deviation over seeds."""
-    mean = f"{statistics.mean(numbers):.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
+    mean = f"{statistics.mean(numbers):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean

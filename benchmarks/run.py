@@ -4,7 +4,8 @@
 
 A study is a table of benchmarks/studies.toml. A run that is finished is not run again, one that was
 killed goes on from its checkpoint. Where the study says `shrink = true`, each network is shrunk and
-measured afterwards. The result goes to benchmarks/results/STUDY.json, from which
+measured afterwards; where it says `ensemble = 50`, so many networks are drawn from the gates of
+each run and answer together. The result goes to benchmarks/results/STUDY.json, from which
 benchmarks/tables.py makes the tables and figures of the documentation.
 """
 
@@ -60,6 +61,9 @@ def main(
     if plan.get("select"):
         for (entry, seed), result in zip(todo, done, strict=True):
             result["small"] = selected(runs / study / name_of(entry, seed))
+    if "ensemble" in plan:
+        for (entry, seed), result in zip(todo, done, strict=True):
+            result["ensemble"] = drawn(runs / study / name_of(entry, seed), plan["ensemble"])
     record = {
         "study": study,
         "title": plan["title"],
@@ -96,10 +100,7 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
         if (out / "recipe.json").exists():
             arguments.append("--resume")
-        lissom = Path(sys.executable).with_name("lissom")
-        done = subprocess.run([str(lissom), *arguments], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stdout}{done.stderr}")
+        call(*arguments)
     result = json.loads((out / "result.json").read_text())
     total = result["num_nonzero"]["total"]
     print(
@@ -111,6 +112,23 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = re.sub(r" --out ('[^']*'|\S+)", "", result["command"])
     return {**entry, **result}
+
+
+def call(*arguments: str) -> None:
+    """The command line."""
+    lissom = Path(sys.executable).with_name("lissom")
+    done = subprocess.run([str(lissom), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"lissom {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+
+
+def drawn(run: Path, networks: int) -> dict[str, Any]:
+    """How networks that are drawn from the gates of a run answer together."""
+    if not (run / "ensemble.json").exists():
+        call("ensemble", str(run), "--networks", str(networks))
+    found: dict[str, Any] = json.loads((run / "ensemble.json").read_text())
+    found.pop("runs")  # folders of this machine
+    return found
 
 
 def name_of(entry: dict[str, Any], seed: int) -> str:

@@ -271,6 +271,12 @@ def test_the_figures_show_what_was_found() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5"]
     medians = [line for line in axes.lines if line.get_color() == "#c4571b"]
     assert [float(np.asarray(line.get_ydata())[0]) for line in medians] == [92, 95]
+    many = {"λ = $0": {1: [0.5]}, "λ = 1": {1: [0.6], 2: [0.7]}}
+    left, right = ensemble_sizes(many, single={"λ = 1": 0.65}).axes
+    assert left.get_title("left") == "λ = $0" and left.get_legend() is None
+    assert [label.get_text() for label in right.get_xticklabels()] == ["1", "2"]
+    assert left.get_ylim() == right.get_ylim()
+    assert [65, 65] in [list(line.get_ydata()) for line in right.lines]  # type: ignore[arg-type]
     found = calibration(torch.tensor([0.3, 0.92, 0.95]), torch.tensor([False, True, False]))
     axes, below = reliability(found).axes
     line = axes.lines[1]

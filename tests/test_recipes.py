@@ -44,6 +44,8 @@ SHAPES = {
 FEW = ["data.validation=5", "train.epochs=10", "train.average_from=5"]
 SHORT_LC = ["train.epochs=14", "lc.start=2", "lc.first=3", "lc.each=1", "lc.steps=10"]
 SMALLER = {
+    "ahmed-mnist": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
+    "ahmed-modrec": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "digits-path": ["data.validation=5"],
     "lenet300-path": [*FEW, "proximal.freeze=5"],
     "lenet300-path-gates": [*FEW, "gates.harden=5"],

@@ -246,6 +246,13 @@ def test_connectivity_shows_one_image_for_each_network() -> None:
     assert shown is not None and shown[1, 1] == 3 and np.ma.getmaskarray(shown).sum() == 8
 
 
+def test_wide_images_stand_in_a_column() -> None:
+    weights = {"a": torch.ones(2, 40), "b": torch.ones(2, 40)}
+    for shape, columns in (((4, 10), 2), ((2, 20), 1)):
+        axes = connectivity(weights, shape).axes
+        assert [a.get_subplotspec().get_gridspec().ncols for a in axes] == [columns] * 2
+
+
 def test_connectivity_of_no_matrix_is_refused() -> None:
     with pytest.raises(PathError, match="weights by title"):
         connectivity({})

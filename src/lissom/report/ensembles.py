@@ -1,6 +1,7 @@
 """Figures of ensembles: accuracy by their size, and whether their confidence can be trusted."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,36 +10,46 @@ from lissom.ensemble import Calibration
 from lissom.report.style import COLOURS, FAINT, legend, tidy
 
 TEAL, ORANGE, *_ = COLOURS
+BySize = Mapping[int, Sequence[float]]
 
 
 def ensemble_sizes(
-    accuracies: Mapping[int, Sequence[float]], single: float | None = None
+    accuracies: BySize | Mapping[str, BySize], single: float | Mapping[str, float] | None = None
 ) -> Figure:
     """Box plots of accuracy against the number of networks that answer together.
 
+        ensemble_sizes({"λ = 0": by_size, "λ = 0.1/N": other})     # panels of the same height
+
     Args:
-        accuracies: by size, as `accuracy_by_size` finds them.
-        single: the accuracy of the one deterministic network, as a line.
+        accuracies: by size, as `accuracy_by_size` finds them; or {name: by size}, a panel for each.
+        single: the accuracy of the one deterministic network, as a line; by name for panels.
 
     Source: Ahmed, fig. 8–9.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    shown = [[100 * a for a in found] for found in accuracies.values()]
-    axes.boxplot(
-        shown,
-        tick_labels=[str(size) for size in accuracies],
-        medianprops={"color": ORANGE},
-        boxprops={"color": TEAL},
-        whiskerprops={"color": TEAL},
-        capprops={"color": TEAL},
-        flierprops={"marker": ".", "markeredgecolor": FAINT},
-    )
-    if single is not None:
-        axes.axhline(100 * single, color=FAINT, ls="--", lw=1, label="one network, gates hardened")
-        legend(axes)
-    axes.set(xlabel="networks in the ensemble", ylabel="accuracy, %")
-    tidy(axes)
+    named = {str(key): found for key, found in accuracies.items() if isinstance(found, Mapping)}
+    panels = named or {"": cast(BySize, accuracies)}
+    lines = single if isinstance(single, Mapping) else dict.fromkeys(panels, single)
+    figure = Figure(figsize=(2 + 4 * len(panels), 4), layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False).flat
+    for axes, (name, found) in zip(row, panels.items(), strict=True):
+        axes.boxplot(
+            [[100 * a for a in drawn] for drawn in found.values()],
+            tick_labels=[str(size) for size in found],
+            medianprops={"color": ORANGE},
+            boxprops={"color": TEAL},
+            whiskerprops={"color": TEAL},
+            capprops={"color": TEAL},
+            flierprops={"marker": ".", "markeredgecolor": FAINT},
+        )
+        line = lines.get(name)
+        if line is not None:
+            label = "one network, gates hardened"
+            axes.axhline(100 * line, color=FAINT, ls="--", lw=1, label=label)
+            legend(axes)
+        axes.set_title(name, fontsize="small", loc="left", parse_math=False)
+        axes.set(xlabel="networks in the ensemble")
+        tidy(axes)
+    figure.axes[0].set(ylabel="accuracy, %")
     return figure
 
 

@@ -58,7 +58,7 @@ def patterns(
         saved = removed(halvings(curve, point.size(), "weights"))
         title = f"{words(point.price)}\n{saved} % removed"
         images.append((title, readers(tensors[name], shape)))
-    return _in_a_row(images)
+    return _side_by_side(images)
 
 
 def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
@@ -101,13 +101,20 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
         image = readers(weight.detach().cpu(), shape)
         read = int(image.counts.count_nonzero())
         images.append((f"{title}\n{read} of {image.counts.numel()} inputs read", image))
-    return _in_a_row(images)
+    return _side_by_side(images)
 
 
-def _in_a_row(images: Sequence[tuple[str, "Readers"]]) -> Figure:
-    """Images side by side, transparent where nothing reads, each with its own colours."""
-    figure = Figure(figsize=(max(3.0, 2.1 * len(images)), 3.0), layout="constrained")
-    grid = figure.subplots(1, len(images), squeeze=False).flat
+def _side_by_side(images: Sequence[tuple[str, "Readers"]]) -> Figure:
+    """Images in a row, or wide ones in a column, each with colours of its own.
+
+    They are transparent where nothing reads.
+    """
+    if all(image.wide for _, image in images):
+        figure = Figure(figsize=(7.0, 1.5 * len(images)), layout="constrained")
+        grid = figure.subplots(len(images), 1, squeeze=False).flat
+    else:
+        figure = Figure(figsize=(max(3.0, 2.1 * len(images)), 3.0), layout="constrained")
+        grid = figure.subplots(1, len(images), squeeze=False).flat
     for axes, (title, image) in zip(grid, images, strict=True):
         most = int(image.counts.max())
         shown = np.ma.masked_equal(image.counts.numpy(), 0)
@@ -130,6 +137,11 @@ class Readers:
     counts: Tensor
     units: int
     square: bool
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is an image far wider than high."""
+        return self.square and self.counts.shape[1] > 3 * self.counts.shape[0]
 
     @property
     def aspect(self) -> float | str:
