@@ -5,13 +5,13 @@
 
 after `python benchmarks/curves.py` of the same name, whose networks are under --runs. Which inputs
 the gated layer still reads, and accuracies under attacks, are of all points; trees, accuracies by
-SNR and confusions of the dense setting, the one with the least validation error, and the knee. All
-are of test data. What is found goes to benchmarks/results/ahmed-STUDY.json.
+SNR and confusions of the dense setting, the sparse one with the least validation error, and the
+knee. All are of test data. What is found goes to benchmarks/results/ahmed-STUDY.json.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,8 @@ from lissom.report.networks import readers, spaced
 HERE = Path(__file__).parent
 LAYER = "fc1.weight"  # the one with gates
 ATTACKED = 1000  # test examples
-LABELS = (-4, 6, 18)  # dB, of the confusions
+ROUNDS = 30  # of boosting
+LABEL = 6  # dB, of the confusions
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,17 @@ class Study:
         shape: of the inputs of LAYER, (height, width).
         radii: of attacks that change each number by so much, in the data's units.
         clip: the least and the largest number that an input may hold.
-        reach: how many values of a row of LAYER's inputs see one sample of the data.
+        reach: how many columns of LAYER's inputs see one sample of the data.
     """
 
     shape: tuple[int, int]
     radii: tuple[float, ...]
     clip: tuple[float, float] | None
-    reach: int = 1
+    reach: int
 
 
 STUDIES = {
-    "lenet300-first-layer": Study((28, 28), (0, 0.02, 0.05, 0.1), (0, 1)),
+    "lenet300-first-layer": Study((28, 28), (0, 0.02, 0.05, 0.1), (0, 1), reach=1),
     # Two convolutions with kernels of three, each on two columns of zeros: 128 samples make 132.
     "modrec": Study((16, 132), (0, 0.01, 0.02, 0.05), None, reach=5),
 }
@@ -73,8 +74,8 @@ def main(
     def network(seed: int) -> nn.Module:
         return make_model(record.recipe, record.shape, record.classes, seed=seed)
 
-    curve = Curve.load(folder, network)
-    best = min(curve.settings, key=lambda s: (s.error, s.size()))
+    curve = counted(Curve.load(folder, network))
+    best = min(curve.settings[1:], key=lambda s: (s.error, s.size(LAYER)))
     settings = {"dense": curve.settings[0], "best": best, "knee": curve.knee(LAYER).setting}
     found = {
         "study": study,
@@ -91,19 +92,25 @@ def main(
     print(f"{len(curve.points)} networks in {out}")
 
 
-def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
-    """How many inputs of LAYER, and how many samples of the data, are read by each seed's network.
+def counted(curve: Curve) -> Curve:
+    """The same curve with one more size: the non-zeros of LAYER."""
+    points = [
+        replace(p, sizes={**(p.sizes or {}), LAYER: int(curve.tensors(p)[LAYER].count_nonzero())})
+        for p in curve.points
+        if not p.failed
+    ]
+    return replace(curve, points=tuple(points))
 
-    A sample of the data is read if any value that sees it is; a pixel column likewise.
-    """
-    counted = [read(curve, point, about) for point in setting.points]
-    seen = [F.max_pool1d(counts.any(0)[None].float(), about.reach, 1) for counts in counted]
+
+def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
+    """How many inputs of LAYER each seed's network reads, and how many samples those see."""
+    found = [read(curve, point, about) for point in setting.points]
+    seen = [F.max_pool1d(counts.any(0)[None].float(), about.reach, 1) for counts in found]
     return {
         "price": setting.price,
-        "nonzeros": [int(curve.tensors(point)[LAYER].count_nonzero()) for point in setting.points],
-        "inputs": [int(counts.count_nonzero()) for counts in counted],
-        "columns": [int(columns.sum()) for columns in seen],
-        "sizes": [dict(point.sizes) for point in setting.points if point.sizes is not None],
+        "nonzeros": [int(point.size(LAYER)) for point in setting.points],
+        "inputs": [int(counts.count_nonzero()) for counts in found],
+        "samples": [int(samples.sum()) for samples in seen],
         "test_error": [point.test_error for point in setting.points],
     }
 
@@ -128,33 +135,27 @@ def looked_at(curve: Curve, setting: Setting, data: Dataset) -> dict[str, Any]:
     """What trees learn from each seed's network, and of radio data its answers by SNR."""
     nets = [curve.network(point) for point in setting.points]
     found: dict[str, Any] = {"price": setting.price}
-    found["trees"] = [distill_to_trees(net, data).to_dict() for net in nets]
+    found["trees"] = [distill_to_trees(net, data, rounds=ROUNDS).to_dict() for net in nets]
     print(f"price {setting.price}: {found['trees']}", flush=True)
     return {**found, **(by_snr(nets, data) if isinstance(data, ModRec) else {})}
 
 
 def by_snr(nets: list[nn.Module], data: ModRec) -> Mapping[str, Any]:
-    """Accuracies at each SNR, and the confusions of all seeds together at some."""
-    counted: dict[int, Tensor] = {}
-    for label in LABELS:
-        x, y = (part[data.test_snr == label] for part in (data.test_x, data.test_y))
-        counted[label] = torch.stack([confusions(net, x, y) for net in nets]).sum(0)
+    """Accuracies at each SNR, and the confusions of all seeds together at LABEL."""
+    x, y = (part[data.test_snr == LABEL] for part in (data.test_x, data.test_y))
     return {
         "names": data.names,
         "by_snr": [accuracy_by(net, data.test_x, data.test_y, data.test_snr) for net in nets],
-        "confusions": {label: counts.tolist() for label, counts in counted.items()},
+        "confusions": torch.stack([confusions(net, x, y) for net in nets]).sum(0).tolist(),
     }
 
 
 def attacks(curve: Curve, data: Dataset, about: Study) -> dict[str, Any]:
-    """Accuracies at each point under both attacks, on some of the test examples."""
+    """Accuracies at each point under PGD, on some of the test examples."""
     order = torch.randperm(len(data.test_y), generator=torch.Generator().manual_seed(0))
     x, y = (part[order[:ATTACKED]] for part in (data.test_x, data.test_y))
-    found: dict[str, Any] = {"radii": about.radii, "examples": len(y)}
-    for attack, options in {"fgsm": {}, "pgd": {"steps": 20}}.items():
-        told = adversarial_curve(curve, x, y, about.radii, attack, clip=about.clip, **options)
-        found[attack] = told.points
-    return found
+    found = adversarial_curve(curve, x, y, about.radii, "pgd", clip=about.clip, steps=20)
+    return {"radii": about.radii, "examples": len(y), "pgd": dict(found.points)}
 
 
 if __name__ == "__main__":

@@ -124,8 +124,7 @@ def call(*arguments: str) -> None:
 
 def drawn(run: Path, networks: int) -> dict[str, Any]:
     """How networks that are drawn from the gates of a run answer together."""
-    if not (run / "ensemble.json").exists():
-        call("ensemble", str(run), "--networks", str(networks))
+    call("ensemble", str(run), "--networks", str(networks))
     found: dict[str, Any] = json.loads((run / "ensemble.json").read_text())
     found.pop("runs")  # folders of this machine
     return found

@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 import lissom
 from lissom import L0
 from lissom.cli import app
-from lissom.ensemble import Ensemble, accuracy_by_size, best_of, calibration, calibration_of
+from lissom.ensemble import (
+    Ensemble,
+    Recorded,
+    accuracy_by_size,
+    best_of,
+    calibration,
+    calibration_of,
+)
 from lissom.errors import EnsembleError
 from lissom.models import henrikson
 from lissom.report import ensemble_sizes, reliability
@@ -265,6 +272,21 @@ def test_runs_without_gates_are_refused(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "its method is 'proximal'" in done.output.replace("\n", " ")
 
 
+def test_recorded_networks_answer_as_they_did_and_are_run_once() -> None:
+    calls: list[int] = []
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    networks = [nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)) for _ in range(4)]
+    for network in networks:
+        network.register_forward_hook(lambda _net, given, _out: calls.append(len(given[0])))
+    known = [Recorded(network, x, batch_size=20) for network in networks]
+    assert calls == [20, 10] * 4
+    numbers = torch.arange(30)
+    for size, found in accuracy_by_size(networks, x, y, (1, 2, 4), seed=3).items():
+        assert found == accuracy_by_size(known, numbers, y, (1, 2, 4), seed=3)[size]
+    assert calibration_of(known, numbers, y).error == calibration_of(networks, x, y).error
+
+
 def test_the_figures_show_what_was_found() -> None:
     figure = ensemble_sizes({1: [0.9, 0.92, 0.94], 5: [0.95]}, single=0.93)
     [axes] = figure.axes
@@ -272,8 +294,10 @@ def test_the_figures_show_what_was_found() -> None:
     medians = [line for line in axes.lines if line.get_color() == "#c4571b"]
     assert [float(np.asarray(line.get_ydata())[0]) for line in medians] == [92, 95]
     many = {"λ = $0": {1: [0.5]}, "λ = 1": {1: [0.6], 2: [0.7]}}
-    left, right = ensemble_sizes(many, single={"λ = 1": 0.65}).axes
-    assert left.get_title("left") == "λ = $0" and left.get_legend() is None
+    with pytest.raises(EnsembleError, match=r"panels \['λ = \$0', 'λ = 1'\], and has \['λ = 2'\]"):
+        ensemble_sizes(many, single={"λ = 2": 0.65})
+    left, right = ensemble_sizes(many, single={"λ = $0": 0.55, "λ = 1": 0.65}).axes
+    assert left.get_title("left") == "λ = $0"
     assert [label.get_text() for label in right.get_xticklabels()] == ["1", "2"]
     assert left.get_ylim() == right.get_ylim()
     assert [65, 65] in [list(line.get_ydata()) for line in right.lines]  # type: ignore[arg-type]

@@ -50,6 +50,7 @@ SMALLER = {
     "lenet300-path": [*FEW, "proximal.freeze=5"],
     "lenet300-path-gates": [*FEW, "gates.harden=5"],
     "lenet300-path-lc": [*FEW, "lc.steps=5"],
+    "modrec-dense": [*FEW, "train.cosine_from=5"],
     "modrec-path": [*FEW, "gates.harden=5"],
     "lenet300-lc-published": SHORT_LC,
     "lenet300-lc-short": SHORT_LC,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lissom.errors import EnsembleError
 from lissom.measure import measure
 from lissom.running import evaluating
-from lissom.training.evaluation import entropy_and_inaccuracy
+from lissom.training.evaluation import entropy_and_inaccuracy, logits_of
 
 SIZES = (1, 2, 5, 10, 20, 50)
 
@@ -68,6 +68,27 @@ class Ensemble(nn.Module):
                 f"the members give logits [n, classes] of the same classes, got {sorted(shapes)}"
             )
         return torch.stack([answer.float() for answer in answers])
+
+
+class Recorded(nn.Module):
+    """A network that has answered: forward(i) is what it gave for the i-th example.
+
+        known = [Recorded(net, x) for net in networks]     # each is run once, here
+        accuracy_by_size(known, torch.arange(len(x)), y), calibration_of(known, …)
+
+    Args:
+        network: a classifier; it is run in evaluation mode.
+        x: inputs [n, …].
+        batch_size: how many inputs it gets at a time.
+    """
+
+    def __init__(self, network: nn.Module, x: Tensor, *, batch_size: int = 2000) -> None:
+        super().__init__()
+        self.answers = logits_of(network, x, batch_size)
+
+    def forward(self, examples: Tensor) -> Tensor:
+        """The logits of the examples of these numbers, [n, classes]."""
+        return self.answers[examples]
 
 
 def best_of(

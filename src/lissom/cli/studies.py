@@ -12,7 +12,7 @@ from lissom.cli.networks import load_model
 from lissom.cli.shared import MAX_SEED, DataDir, app, console, say, told
 from lissom.data import Dataset
 from lissom.distill import EXAMPLES, distill_to_trees
-from lissom.ensemble import SIZES, accuracy_by_size, calibration_of
+from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
 from lissom.recipes import gates_in, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
@@ -53,8 +53,10 @@ def ensemble(
             _check_tested_on(data, runs[1:], data_dir)
             single, drawn = None, [load_model(run)[0] for run in runs]
         sizes = [size for size in SIZES if size < len(drawn)] + [len(drawn)]
-        found = accuracy_by_size(drawn, data.test_x, data.test_y, sizes, seed=seed)
-        trust = calibration_of(drawn, data.test_x, data.test_y)
+        known = [Recorded(network, data.test_x) for network in drawn]
+        examples = torch.arange(len(data.test_y))
+        found = accuracy_by_size(known, examples, data.test_y, sizes, seed=seed)
+        trust = calibration_of(known, examples, data.test_y)
         kept = {
             "runs": [str(run) for run in runs],
             "networks": len(drawn),

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lissom.ensemble import Calibration
+from lissom.errors import EnsembleError
 from lissom.report.style import COLOURS, FAINT, legend, tidy
 
 TEAL, ORANGE, *_ = COLOURS
@@ -24,11 +25,18 @@ def ensemble_sizes(
         accuracies: by size, as `accuracy_by_size` finds them; or {name: by size}, a panel for each.
         single: the accuracy of the one deterministic network, as a line; by name for panels.
 
+    Raises:
+        EnsembleError: if `single` has other names than the panels.
+
     Source: Ahmed, fig. 8–9.
     """
-    named = {str(key): found for key, found in accuracies.items() if isinstance(found, Mapping)}
-    panels = named or {"": cast(BySize, accuracies)}
+    if all(isinstance(found, Mapping) for found in accuracies.values()):
+        panels = cast(Mapping[str, BySize], accuracies)
+    else:
+        panels = {"": cast(BySize, accuracies)}
     lines = single if isinstance(single, Mapping) else dict.fromkeys(panels, single)
+    if lines.keys() != panels.keys():
+        raise EnsembleError(f"single is for panels {list(panels)}, and has {list(lines)}")
     figure = Figure(figsize=(2 + 4 * len(panels), 4), layout="constrained")
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False).flat
     for axes, (name, found) in zip(row, panels.items(), strict=True):
@@ -41,7 +49,7 @@ def ensemble_sizes(
             capprops={"color": TEAL},
             flierprops={"marker": ".", "markeredgecolor": FAINT},
         )
-        line = lines.get(name)
+        line = lines[name]
         if line is not None:
             label = "one network, gates hardened"
             axes.axhline(100 * line, color=FAINT, ls="--", lw=1, label=label)
