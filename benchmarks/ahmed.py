@@ -29,7 +29,6 @@ from lissom.report.networks import readers, spaced
 
 HERE = Path(__file__).parent
 LAYER = "fc1.weight"  # the one with gates
-ATTACKED = 1000  # test examples
 ROUNDS = 30  # of boosting
 LABEL = 6  # dB, of the confusions
 
@@ -40,21 +39,23 @@ class Study:
 
     Attributes:
         shape: of the inputs of LAYER, (height, width).
+        attacked: how many test examples are.
         radii: of attacks that change each number by so much, in the data's units.
         clip: the least and the largest number that an input may hold.
         reach: how many columns of LAYER's inputs see one sample of the data.
     """
 
     shape: tuple[int, int]
+    attacked: int
     radii: tuple[float, ...]
     clip: tuple[float, float] | None
     reach: int
 
 
 STUDIES = {
-    "lenet300-first-layer": Study((28, 28), (0, 0.02, 0.05, 0.1), (0, 1), reach=1),
+    "lenet300-first-layer": Study((28, 28), 1000, (0, 0.02, 0.05, 0.1), (0, 1), reach=1),
     # Two convolutions with kernels of three, each on two columns of zeros: 128 samples make 132.
-    "modrec": Study((16, 132), (0, 0.01, 0.02, 0.05), None, reach=5),
+    "modrec": Study((16, 132), 500, (0, 0.01, 0.02, 0.05), None, reach=5),
 }
 
 
@@ -153,7 +154,7 @@ def by_snr(nets: list[nn.Module], data: ModRec) -> Mapping[str, Any]:
 def attacks(curve: Curve, data: Dataset, about: Study) -> dict[str, Any]:
     """Accuracies at each point under PGD, on some of the test examples."""
     order = torch.randperm(len(data.test_y), generator=torch.Generator().manual_seed(0))
-    x, y = (part[order[:ATTACKED]] for part in (data.test_x, data.test_y))
+    x, y = (part[order[: about.attacked]] for part in (data.test_x, data.test_y))
     found = adversarial_curve(curve, x, y, about.radii, "pgd", clip=about.clip, steps=20)
     return {"radii": about.radii, "examples": len(y), "pgd": dict(found.points)}
 

@@ -38,7 +38,7 @@ def points(curve: Record, closer: Record) -> Table:
                 f"{100 * (1 - left / dense):.2f} %",
                 f"{setting.size('shrunk_weights'):,.0f}",
                 f"{setting.size('macs'):,.0f}",
-                spread(known["samples"], 0),
+                spread(known["inputs"], 0),
                 *curve_tables.errors(setting),
             ]
         )
@@ -48,7 +48,7 @@ def points(curve: Record, closer: Record) -> Table:
         "removed",
         "of the network, shrunk",
         "MACs",
-        "samples read",
+        "inputs of fc1 read",
         "validation error, %",
         "test error, %",
     ], rows

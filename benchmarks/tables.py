@@ -18,12 +18,14 @@ import matplotlib
 
 matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
+import ahmed_tables
 import curve_tables
 import exact_tables
 import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
 import torch
+from gate_tables import spread
 from matplotlib.figure import Figure
 from summary_table import summary
 
@@ -31,8 +33,9 @@ from lissom.report import connectivity, per_class, rate_distortion, trade_off
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "results.md")
-FIGURES = ROOT / "docs" / "figures"
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", DOCS / "index.md", DOCS / "results.md", DOCS / "ahmed.md")
+FIGURES = DOCS / "figures"
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"}  # Formanek's
 
@@ -63,14 +66,6 @@ def priced(study: str, variable: str) -> bool:
     """Whether a variable's weights are counted: weights, and in LeNet-5 those of kernels."""
     kernels = study == "formanek-kernels"
     return variable.endswith("weight") and ("conv" in variable or not kernels)
-
-
-def spread(numbers: list[float], digits: int = 2) -> str:
-    """Mean ± standard deviation over seeds."""
-    mean = statistics.mean(numbers)
-    if len(numbers) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {deviation(numbers):.{digits}f}"
 
 
 def deviation(numbers: list[float]) -> float:
@@ -218,12 +213,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
     "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
     "lc": lambda: exact_table("lc", lc_tables.best),
-    "curves": lambda: markdown(*curve_tables.answers(all_curves())),
+    "curves": lambda: markdown(*curve_tables.answers(mnist_curves())),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
     "curves-first-layer": lambda: exact_table("curves-lenet300-first-layer", curve_tables.settings),
     "curves-cold": lambda: exact_table("curves-lenet300-weights", curve_tables.honest),
-    "curves-cost": lambda: markdown(*curve_tables.costs(all_curves())),
+    "curves-cost": lambda: markdown(*curve_tables.costs(mnist_curves())),
     "summary": lambda: markdown(*summary(load)),
+    "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),
+    "ahmed-pixels": lambda: markdown(*ahmed_tables.pixels(closer("lenet300-first-layer"))),
+    "ahmed-trees": lambda: markdown(
+        *ahmed_tables.trees({name: closer(name) for name in ahmed_tables.NAMES})
+    ),
+    "ensembles-mnist": lambda: exact_table("ensembles-mnist", ahmed_tables.ensembles),
+    "modrec-dense": lambda: plain_table("modrec-dense"),
+    "ensembles-modrec": lambda: exact_table("ensembles-modrec", ahmed_tables.ensembles),
     "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
     "lc-toolkit": lambda: exact_table("lc-toolkit", lc_tables.toolkit),
     "l-steps": lambda: exact_table("lc-cost", lc_tables.l_steps),
@@ -231,9 +234,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def closer(name: str) -> dict[str, Any]:
+    """What ahmed.py found on a curve."""
+    return load(f"ahmed-{name}")
+
+
 def all_curves() -> list[dict[str, Any]]:
     """The records of all studies of curves."""
     return [load(path.stem) for path in sorted(RESULTS.glob("curves-*.json"))]
+
+
+def mnist_curves() -> list[dict[str, Any]]:
+    """Those of docs/results.md; that on radio stands in docs/ahmed.md."""
+    return [record for record in all_curves() if record["study"] != "curves-modrec"]
 
 
 def removed(entry: dict[str, Any]) -> float:
@@ -335,6 +348,19 @@ def curve_figures() -> None:
         save(per_class(first, curve_tables.classes(entry), axis), f"{name}-classes")
 
 
+def ahmed_figures() -> None:
+    """Ensembles, attacks, patterns, and what radio networks answer by SNR."""
+    for name in ("mnist", "modrec"):
+        save(ahmed_tables.boxes(load(f"ensembles-{name}")), f"ensembles-{name}")
+    for name in ahmed_tables.NAMES:
+        save(ahmed_tables.attacked(load(f"curves-{name}"), closer(name)), f"attacks-{name}")
+        save(ahmed_tables.patterns(closer(name)), f"patterns-{name}")
+    radio = closer("modrec")
+    save(ahmed_tables.snrs(radio), "modrec-snr")
+    for setting in ("dense", "knee"):
+        save(ahmed_tables.confused(radio, setting), f"modrec-confusions-{setting}")
+
+
 def save(figure: Figure, name: str) -> None:
     """Write an SVG that is the same whenever the data are."""
     FIGURES.mkdir(exist_ok=True)
@@ -370,6 +396,7 @@ def main(check: bool) -> int:
     gates_figure()
     connections_figure()
     curve_figures()
+    ahmed_figures()
     return 0
 
 
