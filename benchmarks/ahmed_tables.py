@@ -36,21 +36,21 @@ def points(curve: Record, closer: Record) -> Table:
                 "dense" if setting.price is None else f"{setting.price:.2g}",
                 f"{left:,.0f}",
                 f"{100 * (1 - left / dense):.2f} %",
+                *curve_tables.errors(setting),
+                spread(known["inputs"], 0),
                 f"{setting.size('shrunk_weights'):,.0f}",
                 f"{setting.size('macs'):,.0f}",
-                spread(known["inputs"], 0),
-                *curve_tables.errors(setting),
             ]
         )
     return [
         "λ",
         "weights of fc1",
         "removed",
-        "of the network, shrunk",
-        "MACs",
-        "inputs of fc1 read",
         "validation error, %",
         "test error, %",
+        "inputs of fc1 read",
+        "weights, shrunk",
+        "MACs",
     ], rows
 
 
