@@ -122,8 +122,9 @@ def test_what_is_zero_throughout_goes(seed: int) -> None:
 
 
 def test_most_networks_lose_something() -> None:
-    removed = [report(case(seed)[2]).removed > 0 for seed in SEEDS]
-    assert sum(removed) > len(SEEDS) / 3
+    some = SEEDS[::5]  # they are made anew in this process
+    removed = [report(case(seed)[2]).removed > 0 for seed in some]
+    assert sum(removed) > len(some) / 3
 
 
 def runs(model: nn.Module, inputs: Inputs) -> bool:
