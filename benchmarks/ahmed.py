@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from lissom.data import Dataset, ModRec
@@ -25,7 +25,7 @@ from lissom.distill import distill_to_trees
 from lissom.path import Curve, Point, Setting
 from lissom.recipes import make_data, make_model, read_record
 from lissom.report import accuracy_by, adversarial_curve, confusions
-from lissom.report.networks import readers, spaced
+from lissom.report.networks import Readers, readers, spaced
 
 HERE = Path(__file__).parent
 LAYER = "fc1.weight"  # the one with gates
@@ -105,7 +105,7 @@ def counted(curve: Curve) -> Curve:
 
 def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
     """How many inputs of LAYER each seed's network reads, and how many samples those see."""
-    found = [read(curve, point, about) for point in setting.points]
+    found = [read(curve, point, about).counts for point in setting.points]
     seen = [F.max_pool1d(counts.any(0)[None].float(), about.reach, 1) for counts in found]
     return {
         "price": setting.price,
@@ -118,18 +118,18 @@ def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
 
 def pattern(curve: Curve, point: Point, about: Study) -> dict[str, Any]:
     """How many neurons read each input of LAYER, [height, width]."""
-    weight = curve.tensors(point)[LAYER]
+    found = read(curve, point, about)
     return {
         "price": point.price,
-        "removed": 1 - int(weight.count_nonzero()) / weight.numel(),
-        "units": len(weight),
-        "readers": read(curve, point, about).tolist(),
+        "removed": 1 - point.size(LAYER) / (found.units * found.counts.numel()),
+        "units": found.units,
+        "readers": found.counts.tolist(),
     }
 
 
-def read(curve: Curve, point: Point, about: Study) -> Tensor:
-    """How many neurons read each input of LAYER, [height, width]."""
-    return readers(curve.tensors(point)[LAYER], about.shape).counts
+def read(curve: Curve, point: Point, about: Study) -> Readers:
+    """How many neurons read each input of LAYER."""
+    return readers(curve.tensors(point)[LAYER], about.shape)
 
 
 def looked_at(curve: Curve, setting: Setting, data: Dataset) -> dict[str, Any]:

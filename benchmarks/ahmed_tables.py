@@ -33,7 +33,7 @@ def points(curve: Record, closer: Record) -> Table:
         left = setting.size(axis)
         rows.append(
             [
-                "dense" if setting.price is None else f"{setting.price:.2g}",
+                curve_tables.price(setting.price),
                 f"{left:,.0f}",
                 f"{100 * (1 - left / dense):.2f} %",
                 *curve_tables.errors(setting),
@@ -59,7 +59,7 @@ def pixels(closer: Record) -> Table:
     total = sum(map(len, closer["patterns"][0]["readers"]))
     rows = [
         [
-            "dense" if known["price"] is None else f"{known['price']:.2g}",
+            curve_tables.price(known["price"]),
             f"{statistics.mean(known['nonzeros']):,.0f}",
             spread(known["inputs"], 0),
             spread([100 * error for error in known["test_error"]]),

@@ -12,7 +12,6 @@ from gate_tables import spread
 from lissom.errors import PathError
 from lissom.path import Curve, Point, Setting
 from lissom.path.placing import Plan
-from lissom.report import ClassAccuracy
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
@@ -40,11 +39,6 @@ def curve(entry: Record) -> Curve:
         points.append(Point(**given))
     points.sort(key=lambda p: (p.cold, order(p.price), p.seed))
     return Curve(tuple(points), Path(entry["name"]), tuple(entry["path"]["network"]))
-
-
-def classes(entry: Record) -> ClassAccuracy:
-    """The accuracies of its classes."""
-    return ClassAccuracy.from_dict(entry["classes"])
 
 
 def answers(records: Iterable[Record]) -> Table:
@@ -118,7 +112,7 @@ def settings(record: Record) -> Table:
     dense = found.settings[0].size(axis)
     rows = [
         [
-            "dense" if one.price is None else f"{one.price:.3g}",
+            price(one.price, 3),
             f"{one.size(axis):,.0f}",
             f"{dense / (one.size(axis) or 0.5):,.0f} ×",
             *errors(one),
@@ -140,6 +134,11 @@ def honest(record: Record) -> Table:
         rows.append([f"{setting.price:.3g}", *sizes, warm[0], other[0], warm[1], other[1]])
     columns = ["κ", "weights: warm", "cold", "validation error, %: warm", "cold"]
     return [*columns, "test error, %: warm", "cold"], rows
+
+
+def price(of: float | None, digits: int = 2) -> str:
+    """The price of a setting; None is that of the dense one."""
+    return "dense" if of is None else f"{of:.{digits}g}"
 
 
 def errors(setting: Setting) -> list[str]:

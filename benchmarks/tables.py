@@ -29,7 +29,7 @@ from gate_tables import spread
 from matplotlib.figure import Figure
 from summary_table import summary
 
-from lissom.report import connectivity, per_class, rate_distortion, trade_off
+from lissom.report import ClassAccuracy, connectivity, per_class, rate_distortion, trade_off
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -345,7 +345,7 @@ def curve_figures() -> None:
         save(trade_off(found, axis), name)
         save(rate_distortion(found, axis), f"{name}-halvings")
         first, entry = next(iter(found.values())), record["curves"][0]
-        save(per_class(first, curve_tables.classes(entry), axis), f"{name}-classes")
+        save(per_class(first, ClassAccuracy.from_dict(entry["classes"]), axis), f"{name}-classes")
 
 
 def ahmed_figures() -> None:

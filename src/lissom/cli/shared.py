@@ -29,7 +29,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 def say(line: object, to: Console = console) -> None:
     """Print text as it is: a path may look like markup, and is not to be broken."""
-    to.print(line, markup=False, highlight=to is console, soft_wrap=True)
+    to.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -39,5 +39,5 @@ def told() -> Iterator[None]:
         yield
     except (LissomError, OSError) as error:
         stderr.print("[red]error:[/red]", end=" ")
-        say(error, to=stderr)
+        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
