@@ -10,7 +10,6 @@ import typer
 from lissom.checkpoints import save_tensors
 from lissom.cli.folders import check_run, check_same, resumable, start
 from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, say, told
-from lissom.data import ModRec
 from lissom.errors import PathError, RunError
 from lissom.learning_compression import save_compressed
 from lissom.measure import measure
@@ -124,8 +123,7 @@ def path(
             if chosen == "all":
                 found = curve.run(jobs, [s.price for s in found.settings if s.price is not None])
         data = curve.data
-        names = data.names if isinstance(data, ModRec) else None
-        class_accuracy(found, data.test_x, data.test_y, curve.network, names=names).save(run)
+        class_accuracy(found, data.test_x, data.test_y, curve.network, names=data.names).save(run)
         keep_result(record, found.to_dict(), run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one

@@ -29,10 +29,12 @@ class Dataset:
         classes: how many classes there are, also if a part does not hold them all.
         valid_x: float32 [k, …], or None when nothing is held out.
         valid_y: int64 [k], or None when nothing is held out.
+        names: of the classes, in their order; None where they are their numbers.
 
     Raises:
         DataError: a part is empty, of the wrong type or shape, or has not one label per example; a
-            label is outside 0 … classes − 1; or only one of `valid_x` and `valid_y` is given.
+            label is outside 0 … classes − 1; only one of `valid_x` and `valid_y` is given; or there
+            is not one name per class.
     """
 
     name: str
@@ -43,12 +45,15 @@ class Dataset:
     classes: int
     valid_x: Tensor | None = None
     valid_y: Tensor | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.classes, int) or self.classes < 1:
             raise DataError(
                 f"{self.name}: classes must be a whole number ≥ 1, got {self.classes!r}"
             )
+        if self.names is not None and len(self.names) != self.classes:
+            raise DataError(f"{self.name}: {self.classes} classes, but names={self.names!r}")
         self._check_part("train", self.train_x, self.train_y)
         self._check_part("test", self.test_x, self.test_y)
         if self.valid_x is not None and self.valid_y is not None:

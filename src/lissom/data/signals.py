@@ -50,8 +50,6 @@ class ModRec(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.names) != self.classes:
-            raise DataError(f"{self.name}: {self.classes} classes, but names={self.names!r}")
         for part, y, snr, run in (
             ("train", self.train_y, self.train_snr, self.train_run),
             ("test", self.test_y, self.test_snr, self.test_run),
