@@ -240,12 +240,15 @@ def test_measuring_leaves_the_model_and_torch_as_they_were() -> None:
     ("example", "said"),
     [
         ([[1.0, 2.0]], r"a tuple of tensors, got \[1.0, 2.0\] in list"),
-        ("x", "an example is a tensor, .* got 'x'"),
-        (3, "an example is a tensor, .* got 3"),
+        ("x", "example_inputs is a tensor, .* got 'x'"),
+        (3, "example_inputs is a tensor, .* got 3"),
         ((torch.ones(1, 4), None), "a tuple of tensors, got None in tuple"),
         ((), r"at least one tensor, got \(\)"),
         (torch.ones(0, 4), r"at least one input, got a tensor of shape \[0, 4\]"),
-        (torch.ones(2, 5), r"Linear cannot run on the example of shape \[2, 5\].*float32 on cpu"),
+        (
+            torch.ones(2, 5),
+            r"Linear cannot run on example_inputs of shape \[2, 5\].*float32 on cpu",
+        ),
         (torch.ones(1, 4, dtype=torch.long), r"Linear cannot run .* \[1, 4\] \(torch.int64"),
         ((torch.ones(1, 4), torch.ones(1, 4)), r"cannot run .* \[1, 4\] .*, \[1, 4\] .*argument"),
     ],
@@ -265,7 +268,7 @@ def test_a_scripted_model_hides_its_layers() -> None:
 
 
 def test_a_latency_needs_an_example() -> None:
-    with pytest.raises(LissomError, match="a latency is measured on an example"):
+    with pytest.raises(LissomError, match="a latency needs inputs"):
         measure(nn.Linear(4, 2), latency=True)
     assert measure(nn.Linear(4, 2), torch.rand(1, 4)).latency is None
     found = measure(nn.Linear(4, 2), torch.rand(1, 4), latency=True)

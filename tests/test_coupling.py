@@ -405,9 +405,9 @@ def test_mistakes() -> None:
     model = dense(lambda m, x: x.relu())
     with pytest.raises(GroupError, match="nor any other units"):
         units(nn.Linear(4, 3), X)
-    with pytest.raises(GroupError, match=r"does not run on the example \(2×5 torch.float32\)"):
+    with pytest.raises(GroupError, match=r"does not run on example_inputs \(2×5 torch.float32\)"):
         units(model, torch.randn(2, 5))
-    with pytest.raises(LissomError, match=r"example is a tensor.*'x'"):
+    with pytest.raises(LissomError, match=r"example_inputs is a tensor.*'x'"):
         units(model, "x")  # type: ignore[arg-type]
     with pytest.raises(LissomError, match="in tuple"):
         units(model, (X, 3))  # type: ignore[arg-type]

@@ -194,7 +194,7 @@ def test_what_trees_cannot_learn_from(
 
 
 def test_other_mistakes() -> None:
-    with pytest.raises(LissomError, match=r"cannot run on the example of shape \[2, 2, 2\]"):
+    with pytest.raises(LissomError, match=r"cannot run on example_inputs of shape \[2, 2, 2\]"):
         distill_to_trees(nn.Linear(5, 4), DATA)
     with pytest.raises(DataError, match="a seed is a whole number"):
         distill_to_trees(Quarters(), DATA, seed=-1)

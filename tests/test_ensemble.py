@@ -230,7 +230,7 @@ def test_several_runs_answer_together(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-def test_the_best_at_a_price_of_its_weights() -> None:
+def test_the_best_weighed_against_its_size() -> None:
     nets = [linear(seed) for seed in range(4)]
     y = nets[0](X).argmax(1)
     for net, zeros in zip(nets, (0, 3, 9, 18), strict=True):
@@ -239,15 +239,15 @@ def test_the_best_at_a_price_of_its_weights() -> None:
     losses = [nn.functional.cross_entropy(net(X), y).item() for net in nets]
     sizes = [21, 18, 12, 3]
     chosen = set()
-    for price in (0.0, 0.01, 0.1, 10.0):
-        costs = [loss + price * size for loss, size in zip(losses, sizes, strict=True)]
-        best = best_of(nets, X, y, price, batch_size=7)
+    for strength in (0.0, 0.01, 0.1, 10.0):
+        costs = [loss + strength * size for loss, size in zip(losses, sizes, strict=True)]
+        best = best_of(nets, X, y, strength, batch_size=7)
         assert best is nets[costs.index(min(costs))]
         chosen.add(nets.index(best))
     assert len(chosen) > 1 and 3 in chosen
-    for price in (-1.0, math.nan, math.inf, "1e-6"):
-        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got '?{price}"):
-            best_of(nets, X, y, price)  # type: ignore[arg-type]
+    for strength in (-1.0, math.nan, math.inf, "1e-6"):
+        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got '?{strength}"):
+            best_of(nets, X, y, strength)  # type: ignore[arg-type]
     broken = linear(9)
     nn.init.constant_(broken.get_parameter("bias"), math.nan)
     assert best_of([broken, nets[1]], X, y) is nets[1]

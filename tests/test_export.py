@@ -119,7 +119,7 @@ def test_several_inputs_and_outputs(suffix: str, tmp_path: Path) -> None:
 def test_a_network_that_is_tied_to_its_batch_size(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
     written = export(Fixed(), torch.rand(2, 3), path)
-    assert not written.dynamic and "the example's batch size only" in str(written)
+    assert not written.dynamic and "the batch size of example_inputs only" in str(written)
     x = torch.rand(2, 3)
     assert np.allclose(computes(path, x)[0], x + 1)
     features = export(nn.Linear(3, 2), torch.rand(3), path)  # its only dimension is no batch
@@ -218,7 +218,7 @@ def test_half_of_the_digits_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("net", "example", "path", "options", "said"),
     [
-        (nn.ReLU(), 3, "n.onnx", {}, "an example is a tensor, .* got 3"),
+        (nn.ReLU(), 3, "n.onnx", {}, "example_inputs is a tensor, .* got 3"),
         (nn.ReLU(), torch.rand(0, 3), "n.onnx", {}, r"at least one input, .* \[0, 3\]"),
         (nn.Linear(3, 2), torch.rand(1, 4), "n.onnx", {}, r"Linear cannot run on .* \[1, 4\]"),
         (nn.ReLU(), torch.rand(1, 3), "n.tflite", {}, r"'.onnx' or '.pt2', got '.*n.tflite'"),

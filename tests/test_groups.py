@@ -354,7 +354,7 @@ def test_a_choice_of_nothing_is_refused(method: str) -> None:
         getattr(weights(Small()), method)()
 
 
-def test_disjoint_groups_may_be_priced() -> None:
+def test_disjoint_groups_may_be_penalised() -> None:
     net = Small()
     disjoint({weights(net): L0(1)})
     disjoint({kernels(net): L0(1), weights(net).only("head"): L1(1)})
@@ -363,34 +363,34 @@ def test_disjoint_groups_may_be_priced() -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_what_is_priced_twice_is_named(compiled: bool) -> None:
+def test_what_is_penalised_twice_is_named(compiled: bool) -> None:
     net = Small()
     again = torch.compile(net) if compiled else net
     message = (
-        rf"{F0}, {F3} is priced twice; add the penalties with \+ .*"
+        rf"{F0}, {F3} is penalised twice; add the penalties with \+ .*"
         r"or choose disjoint layers with \.only\(\) and \.without\(\)"
     )
     with pytest.raises(GroupError, match=message):
         disjoint({weights(net): L0(1), kernels(again): L1(1)})
 
 
-@pytest.mark.parametrize("prices", [{}, None, L0(1), [(1, 2)]])
-def test_prices_are_a_mapping(prices: object) -> None:
-    with pytest.raises(GroupError, match=r"prices are a mapping \{groups: penalty\}, got ") as e:
-        disjoint(prices)  # type: ignore[arg-type]
-    assert str(e.value).endswith(repr(prices))
+@pytest.mark.parametrize("penalties", [{}, None, L0(1), [(1, 2)]])
+def test_penalties_are_a_mapping(penalties: object) -> None:
+    with pytest.raises(GroupError, match=r"penalties are a mapping \{groups: penalty\}, got ") as e:
+        disjoint(penalties)  # type: ignore[arg-type]
+    assert str(e.value).endswith(repr(penalties))
 
 
-def test_prices_map_groups_to_penalties() -> None:
+def test_entries_are_groups_and_penalties() -> None:
     groups = weights(nn.Linear(3, 2))
-    for prices, given_ in (
+    for penalties, given_ in (
         ({"fc1": L0(1)}, r"'fc1': L0\(1\)"),
         ({groups: 1e-4}, r"<6 weights in 1 blocks>: 0\.0001"),
         ({L0(1): groups}, r"L0\(1\): <6 weights in 1 blocks>"),
     ):
-        message = rf"prices map groups to penalties, as in \{{weights\(net\): .*; got {given_}$"
+        message = rf"penalties are a mapping .*, as \{{weights\(net\): .*; got {given_}$"
         with pytest.raises(GroupError, match=message):
-            disjoint(prices)  # type: ignore[arg-type]
+            disjoint(penalties)  # type: ignore[arg-type]
 
 
 def minimum_over_kernels(w: np.ndarray, t: float, penalty: Penalty) -> np.ndarray:

@@ -451,7 +451,7 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"prices": [1e-4, None, 1]}, "finite numbers, got None"),
         ({"cold": 1e-3}, "cold is a list of prices.*got 0.001"),
         ({"cold": (1e-3, 1e-3)}, "each price once"),
-        ({"example": "x"}, "an example is a tensor"),
+        ({"example": "x"}, "example_inputs is a tensor"),
         ({"jobs": 2, "error": lambda net: 0.5}, "error cannot be .*top of a module.*or jobs=1"),
     ],
 )

@@ -21,10 +21,10 @@ from lissom.penalties import Part, Penalty
 from lissom.schedules import Schedule, cosine, cubic, linear
 
 Array = np.ndarray
-Prices = tuple[float, float, float]  # λ₀, λ₁, λ₂
+Strengths = tuple[float, float, float]  # λ₀, λ₁, λ₂
 Kappa = Callable[[int], int]
 
-ELASTIC: list[tuple[Penalty, Prices]] = [
+ELASTIC: list[tuple[Penalty, Strengths]] = [
     (L0(0.3), (0.3, 0, 0)),
     (L1(0.4), (0, 0.4, 0)),
     (L2(0.5), (0, 0, 0.5)),
@@ -33,7 +33,7 @@ ELASTIC: list[tuple[Penalty, Prices]] = [
     (L1(0.4) + L2(0.5), (0, 0.4, 0.5)),
     (L0(0.3) + L1(0.2) + L2(0.5), (0.3, 0.2, 0.5)),
 ]
-TOPK: list[tuple[Penalty, Prices, Kappa]] = [
+TOPK: list[tuple[Penalty, Strengths, Kappa]] = [
     (TopK(3), (0, 0, 0), lambda n: min(n, 3)),
     (TopK(fraction=0.4), (0, 0, 0), lambda n: int(0.4 * n + 0.5)),
     (TopK(3) + L2(0.5), (0, 0, 0.5), lambda n: min(n, 3)),
@@ -63,10 +63,10 @@ NORMS = {
 }
 
 every_sum = pytest.mark.parametrize(
-    ("penalty", "prices"), [pytest.param(*row, id=str(row[0])) for row in ELASTIC]
+    ("penalty", "strengths"), [pytest.param(*row, id=str(row[0])) for row in ELASTIC]
 )
 every_topk = pytest.mark.parametrize(
-    ("penalty", "prices", "kappa"), [pytest.param(*row, id=str(row[0])) for row in TOPK]
+    ("penalty", "strengths", "kappa"), [pytest.param(*row, id=str(row[0])) for row in TOPK]
 )
 every_penalty = pytest.mark.parametrize("penalty", PENALTIES, ids=str)
 every_input = pytest.mark.parametrize("norms", NORMS.values(), ids=NORMS.keys())
@@ -96,62 +96,62 @@ def prox(penalty: Penalty, r: Array, t: float = 1.0, d: Array | None = None) -> 
     return x
 
 
-def price(x: Array, prices: Prices) -> Array:
-    l0, l1, l2 = prices
+def penalty_of(x: Array, strengths: Strengths) -> Array:
+    l0, l1, l2 = strengths
     return l0 * (x != 0) + l1 * x + l2 * x**2
 
 
-def costs(x: Array, r: Array, t: float, d: Array | float, prices: Prices) -> Array:
+def costs(x: Array, r: Array, t: float, d: Array | float, strengths: Strengths) -> Array:
     """½d(x − r)² + t·P(x), element by element."""
-    return d * (x - r) ** 2 / 2 + t * price(x, prices)
+    return d * (x - r) ** 2 / 2 + t * penalty_of(x, strengths)
 
 
-def least_alive(r: Array, t: float, d: Array | float, prices: Prices) -> Array:
+def least_alive(r: Array, t: float, d: Array | float, strengths: Strengths) -> Array:
     """The least cost of each norm at an x > 0: on a dense grid, and where the slope is 0."""
     grid = np.linspace(0, 1.5, 1501)[1:, None] * np.maximum(r, 1e-3)
-    flat = np.maximum(d * r - t * prices[1], 0) / (d + 2 * t * prices[2])
+    flat = np.maximum(d * r - t * strengths[1], 0) / (d + 2 * t * strengths[2])
     candidates = np.vstack([grid, np.maximum(flat, 1e-12)])
-    return costs(candidates, r, t, d, prices).min(axis=0)
+    return costs(candidates, r, t, d, strengths).min(axis=0)
 
 
 @every_sum
 @settings(deadline=None)
 @given(r=vectors, t=steps, data=st.data())
 def test_sums_of_l0_l1_l2_minimise(
-    penalty: Penalty, prices: Prices, r: Array, t: float, data: st.DataObject
+    penalty: Penalty, strengths: Strengths, r: Array, t: float, data: st.DataObject
 ) -> None:
     d = data.draw(metrics(r))
     x = prox(penalty, r, t, d)
     weight = 1.0 if d is None else d
-    dead, alive = costs(0 * r, r, t, weight, prices), least_alive(r, t, weight, prices)
-    assert np.all(costs(x, r, t, weight, prices) <= np.minimum(dead, alive) + 1e-9)
+    dead, alive = costs(0 * r, r, t, weight, strengths), least_alive(r, t, weight, strengths)
+    assert np.all(costs(x, r, t, weight, strengths) <= np.minimum(dead, alive) + 1e-9)
 
 
 @every_topk
 @settings(deadline=None)
 @given(r=vectors, t=steps, data=st.data())
 def test_topk_and_its_sums_minimise_over_all_supports(
-    penalty: Penalty, prices: Prices, kappa: Kappa, r: Array, t: float, data: st.DataObject
+    penalty: Penalty, strengths: Strengths, kappa: Kappa, r: Array, t: float, data: st.DataObject
 ) -> None:
     d, n = data.draw(metrics(r)), len(r)
     x = prox(penalty, r, t, d)
     weight = 1.0 if d is None else d
-    dead, alive = costs(0 * r, r, t, weight, prices), least_alive(r, t, weight, prices)
+    dead, alive = costs(0 * r, r, t, weight, strengths), least_alive(r, t, weight, strengths)
     least = min(
         np.where(np.isin(range(n), support), np.minimum(dead, alive), dead).sum()
         for support in itertools.combinations(range(n), kappa(n))
     )
     assert np.count_nonzero(x) <= kappa(n)
-    assert costs(x, r, t, weight, prices).sum() <= least + 1e-9
+    assert costs(x, r, t, weight, strengths).sum() <= least + 1e-9
 
 
 @settings(deadline=None)
 @given(r=vectors, threshold=st.floats(0, 3), t=steps)
 def test_threshold_minimises_with_t_held_at_1(r: Array, threshold: float, t: float) -> None:
     x = prox(Threshold(threshold), r, t)
-    prices = (threshold**2 / 2, 0, 0)
-    least = np.minimum(costs(0 * r, r, 1, 1, prices), least_alive(r, 1, 1, prices))
-    assert np.all(costs(x, r, 1, 1, prices) <= least + 1e-9)
+    strengths = (threshold**2 / 2, 0, 0)
+    least = np.minimum(costs(0 * r, r, 1, 1, strengths), least_alive(r, 1, 1, strengths))
+    assert np.all(costs(x, r, 1, 1, strengths) <= least + 1e-9)
     assert np.array_equal(x, np.where(r >= threshold, r, 0))
 
 
@@ -196,20 +196,20 @@ def test_c_step_of_idelbayev_and_carreira_perpinan() -> None:
 @every_sum
 @settings(deadline=None)
 @given(r=vectors)
-def test_value_is_the_price(penalty: Penalty, prices: Prices, r: Array) -> None:
+def test_value_is_the_penalty(penalty: Penalty, strengths: Strengths, r: Array) -> None:
     value = penalty.value(torch.tensor(r))
     assert value.ndim == 0
-    assert value.item() == pytest.approx(price(r, prices).sum())
+    assert value.item() == pytest.approx(penalty_of(r, strengths).sum())
 
 
 @every_topk
 @settings(deadline=None)
 @given(r=vectors)
 def test_value_is_infinite_beyond_the_count(
-    penalty: Penalty, prices: Prices, kappa: Kappa, r: Array
+    penalty: Penalty, strengths: Strengths, kappa: Kappa, r: Array
 ) -> None:
     met = np.count_nonzero(r) <= kappa(len(r))
-    expected = price(r, prices).sum() if met else math.inf
+    expected = penalty_of(r, strengths).sum() if met else math.inf
     assert penalty.value(torch.tensor(r)).item() == pytest.approx(expected)
 
 
@@ -365,7 +365,7 @@ def test_a_fraction_is_rounded_to_the_nearest_count(fraction: float, n: int, kap
 @every_input
 @settings(deadline=None, max_examples=20)
 @given(c=st.floats(1e-3, 1e3))
-def test_norms_and_prices_scale_together(norms: Tensor, c: float) -> None:
+def test_norms_and_strengths_scale_together(norms: Tensor, c: float) -> None:
     pairs = [
         (L0(0.3 * c**2), L0(0.3)),
         (L1(0.4 * c), L1(0.4)),
@@ -382,8 +382,8 @@ def test_norms_and_prices_scale_together(norms: Tensor, c: float) -> None:
 
 
 @every_sum
-def test_step_price_and_metric_are_one_number(penalty: Penalty, prices: Prices) -> None:
-    norms, (l0, l1, l2) = NORMS["random"], prices
+def test_step_strength_and_metric_are_one_number(penalty: Penalty, strengths: Strengths) -> None:
+    norms, (l0, l1, l2) = NORMS["random"], strengths
     cheaper = L0(0.2 * l0) + L1(0.2 * l1) + L2(0.2 * l2)
     metric = metric_like(norms)
     torch.testing.assert_close(penalty.prox(norms, 0.2), cheaper.prox(norms, 1.0))
@@ -491,7 +491,7 @@ def test_a_scheduled_count_is_rounded() -> None:
 def test_a_schedule_that_leaves_the_range_is_refused_at_that_step() -> None:
     penalty = L0(linear(1, -1, 10))
     assert penalty.at(5) == L0(0)
-    with pytest.raises(PenaltyError, match="L0 needs a finite price λ ≥ 0, got -1"):
+    with pytest.raises(PenaltyError, match="L0 needs a finite strength λ ≥ 0, got -1"):
         penalty.at(10)
     with pytest.raises(PenaltyError, match=r"a fraction from 0 to 1, got 2\b"):
         TopK(fraction=linear(0, 2, 10)).at(10)
@@ -516,8 +516,14 @@ def test_sums_do_not_depend_on_their_order() -> None:
     [
         (L0(2e-4), "L0(0.0002)"),
         (L2(0.5) + L0(0.25), "L0(0.25) + L2(0.5)"),
-        (L0(0) + L1(0), "L0(0)"),
+        (L0(0), "L0(0)"),
+        (L1(0), "L1(0)"),
+        (L2(0.0), "L2(0.0)"),
+        (L0(0) + L1(0), "L0(0.0) + L1(0.0)"),
         (L1(linear(0, 2e-4, 1000)), "L1(0→0.0002 over 1000 steps)"),
+        (L1(linear(0, 2e-4, 1000)).at(0) + L2(0.1), "L1(0.0) + L2(0.1)"),
+        (L2(0.1) + L0(linear(0, 1, 10)), "L0(0→1 over 10 steps) + L2(0.1)"),
+        (TopK(5) + L1(0.0), "TopK(5) + L1(0.0)"),
         (TopK(5), "TopK(5)"),
         (TopK(fraction=0.02, per_layer=True), "TopK(fraction=0.02, per_layer=True)"),
         (L2(1e-4) + TopK(fraction=0.02), "TopK(fraction=0.02) + L2(0.0001)"),
@@ -534,9 +540,9 @@ def test_repr_is_what_the_user_wrote(penalty: Penalty, text: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (L0, "L0 needs a finite price λ ≥ 0"),
-        (L1, "L1 needs a finite price λ ≥ 0"),
-        (L2, "L2 needs a finite price λ ≥ 0"),
+        (L0, "L0 needs a finite strength λ ≥ 0"),
+        (L1, "L1 needs a finite strength λ ≥ 0"),
+        (L2, "L2 needs a finite strength λ ≥ 0"),
         (Threshold, "Threshold needs a finite norm θ ≥ 0"),
         (L1Ball, "L1Ball needs a finite radius ν ≥ 0"),
         (lambda bad: TopK(fraction=bad), "TopK needs a fraction from 0 to 1"),
@@ -592,14 +598,12 @@ def test_sums_without_a_closed_form_are_refused(one: Penalty, other: Penalty) ->
 
 
 @pytest.mark.parametrize("base", [L1(0), TopK(3)], ids=str)
-def test_two_prices_of_which_one_is_a_schedule_are_refused(base: Penalty) -> None:
+def test_a_schedule_is_not_added_to_another_strength(base: Penalty) -> None:
     ramp = linear(0, 1, 10)
     for one, other in ((ramp, ramp), (ramp, 0.5), (0.5, ramp)):
-        with pytest.raises(
-            PenaltyError, match="two prices of L0 were added, one a schedule: "
-        ) as e:
+        with pytest.raises(PenaltyError, match="write the sum as one schedule") as e:
             base + L0(one) + L0(other)
-        assert str(e.value).endswith(f"{one} and {other}")
+        assert str(e.value).startswith(f"L0({one}) + L0({other}) ")
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -616,7 +616,7 @@ def test_prices_on_units_and_on_weights_of_other_layers_go_together(tmp_path: Pa
         written(tmp_path, PLAIN),
         ["model.name=cnn", "prices=[{groups='channels', L1=1}, {groups='weights', L0=1}]"],
     )
-    with pytest.raises(LissomError, match=r"conv1\.weight, .* is priced twice"):
+    with pytest.raises(LissomError, match=r"conv1\.weight, .* is penalised twice"):
         make_trainer(recipe, fake((1, 8, 8)))
 
 
@@ -712,7 +712,7 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
     assert [len(p) for p in gates.p_nonzero()] == [160] * 4 + [320] * 4 + [640] * 4
     priced = {name: p.numel() for name, p in trainer.model.named_parameters()}
     for name, block in zip(convs, gates.blocks, strict=True):
-        assert block.priced() * block.shape.numel() == priced[name]
+        assert block.weights_each() * block.shape.numel() == priced[name]
     torch.testing.assert_close(torch.sigmoid(gates.log_alpha).mean().item(), 0.7, atol=1e-3, rtol=0)
     for group, decay in zip(trainer.optimizer.param_groups, (5e-4, 0.0), strict=True):
         assert (group["lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, True)

@@ -227,7 +227,7 @@ def test_inputs_of_the_users_own() -> None:
     model.a.register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape)))
     lissom.shrink(model, X, verify=[example(2, 13, 9), (example(2, 6, 6),)])
     assert (2, 2, 13, 9) in seen and (2, 2, 6, 6) in seen
-    with pytest.raises(LissomError, match="example is a tensor"):
+    with pytest.raises(LissomError, match="example_inputs is a tensor"):
         lissom.shrink(model, X, verify=["nonsense"])  # type: ignore[list-item]
 
 
@@ -328,11 +328,11 @@ def test_impossible_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "x, message",
     [
-        ("image", "example is a tensor"),
+        ("image", "example_inputs is a tensor"),
         ((), "at least one tensor"),
         (torch.empty(0, 2, 8, 8).double(), "at least one input"),
-        (example(5, 8, 8), "does not run on the example .2×5×8×8"),
-        (X.float(), "does not run on the example .* torch.float32"),
+        (example(5, 8, 8), "does not run on example_inputs .2×5×8×8"),
+        (X.float(), "does not run on example_inputs .* torch.float32"),
     ],
 )
 def test_impossible_examples(x: Any, message: str) -> None:

@@ -164,13 +164,13 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
     Proximal(opt, {groups: penalty}).apply()
 
     def objective(scales: list[Tensor]) -> float:
-        moved, price = 0.0, 0.0
+        moved, cost = 0.0, 0.0
         for family, s in zip(families(groups), scales, strict=True):
             for unit in range(len(family.labels)):
                 w = by_hand(family, unit, before)
                 moved += float(0.5 * (w - s[unit] * w).square().sum())
-                price += float(penalty.value((s[unit] * w).norm()[None]))
-        return moved + (t or 1e-300) * price
+                cost += float(penalty.value((s[unit] * w).norm()[None]))
+        return moved + (t or 1e-300) * cost
 
     found = [
         torch.stack([
@@ -272,9 +272,9 @@ def test_units_that_the_optimizer_does_not_hold() -> None:
         proximal(torch.optim.SGD(net.stem.parameters(), lr=0.1), {groups: L1(1.0)})
 
 
-def test_overlapping_prices() -> None:
+def test_overlapping_penalties() -> None:
     net, groups = residual()
-    with pytest.raises(GroupError, match="priced twice"):
+    with pytest.raises(GroupError, match="penalised twice"):
         lissom.penalty_loss({groups: L1(1.0), lissom.weights(net): L1(1.0)})
 
 

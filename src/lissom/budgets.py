@@ -29,12 +29,12 @@ class TopK(Penalty):
     d·r²: the largest norms, or in Adam's metric the largest w²·√v. With + L1(λ₁) + L2(λ₂) the
     survivors are shrunk as those say, and the gain is d·u²/(1 + 2tλ₂/d), u = max(r − tλ₁/d, 0).
     Equal gains: the first ones stay. Where parameter groups have several learning rates, each has
-    its own t in u and in the shrinking; with + L0(λ₀) what is kept must also be worth its price,
-    which is the exact minimum where t is the same for all.
+    its own t in u and in the shrinking; with + L0(λ₀) a group of the κ must also gain more than
+    tλ₀, which is the exact minimum where t is the same for all.
 
     Args:
         count: κ ≥ 0, or a schedule of it.
-        fraction: κ as a part of all groups, in [0, 1], rounded to the nearest number; or a
+        fraction: κ as a fraction of all groups, in [0, 1], rounded to the nearest number; or a
             schedule of it: `fraction=cubic(1, 0.02, steps=4000)` prunes gradually.
         per_layer: whether κ is counted in each layer or over all layers together. Per layer with
             `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %.
@@ -59,7 +59,7 @@ class TopK(Penalty):
             )
         if isinstance(self.count, float) and not self.count.is_integer():
             raise PenaltyError(
-                f"TopK counts whole groups, got {self.count!r}; a part of them is "
+                f"TopK counts whole groups, got {self.count!r}; a fraction of them is "
                 f"TopK(fraction={self.count!r})"
             )
         if not isinstance(self.count, Schedule | None) and not self.count >= 0:
@@ -124,7 +124,8 @@ class TopK(Penalty):
     def __repr__(self) -> str:
         size = f"fraction={self.fraction}" if self.fraction is not None else f"{self.count}"
         layer = ", per_layer=True" if self.per_layer else ""
-        plus = "" if self.plus == Elastic() else f" + {self.plus}"
+        nothing = self.plus == Elastic() and not self.plus.written
+        plus = "" if nothing else f" + {self.plus}"
         return f"TopK({size}{layer}){plus}"
 
 

@@ -95,13 +95,13 @@ def best_of(
     networks: Iterable[nn.Module],
     x: Tensor,
     y: Tensor,
-    price: float = 0.0,
+    strength: float = 0.0,
     *,
     batch_size: int = 2000,
 ) -> nn.Module:
-    """argmin over the networks of L(f_l) + λ‖θ_l‖₀: the best one at a price of its weights.
+    """argmin over the networks of L(f_l) + λ‖θ_l‖₀: the best one, weighed against its size.
 
-        best_of(gates.sample(50, seed=0), data.valid_x, data.valid_y, price=1e-6)
+        best_of(gates.sample(50, seed=0), data.valid_x, data.valid_y, strength=1e-6)
 
     L is the mean cross-entropy, and ‖θ‖₀ counts the non-zero weights and biases.
 
@@ -109,23 +109,23 @@ def best_of(
         networks: one or more classifiers, such as draws from gates.
         x: inputs [n, …], neither trained on nor tested on.
         y: their classes [n].
-        price: λ ≥ 0.
+        strength: λ ≥ 0, in nats per non-zero weight.
         batch_size: how many inputs a network gets at a time.
 
     Raises:
-        EnsembleError: for no network, labels that do not fit, a price that is not a number ≥ 0, or
-            if all losses are NaN.
+        EnsembleError: for no network, labels that do not fit, a strength that is not a number ≥ 0,
+            or if all losses are NaN.
 
     Source: Ahmed, chapter 3B, which proposes it.
     """
     members = Ensemble(networks)
     _check_labels(x, y)
-    if not isinstance(price, int | float) or not 0 <= price < math.inf:
-        raise EnsembleError(f"a price of weights is a number ≥ 0, got {price!r}")
+    if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+        raise EnsembleError(f"strength is a number λ ≥ 0, got {strength!r}")
     costs = []
     for member in members.members:
         loss, _ = entropy_and_inaccuracy(member, x, y, batch_size)
-        costs.append(loss + price * measure(member).nonzeros)
+        costs.append(loss + strength * measure(member).nonzeros)
     if all(math.isnan(cost) for cost in costs):
         raise EnsembleError(f"the losses of all {len(costs)} networks are NaN")
     best = min(range(len(costs)), key=lambda i: (math.isnan(costs[i]), costs[i]))

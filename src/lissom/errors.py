@@ -9,7 +9,7 @@ class LissomError(ValueError):
 
 
 class PenaltyError(LissomError):
-    """A penalty with an impossible price, count or combination."""
+    """A penalty with an impossible strength, count or combination."""
 
 
 class GroupError(LissomError):

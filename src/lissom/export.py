@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from lissom.errors import LissomError
 from lissom.gates import refuse_gated
-from lissom.running import Example, as_inputs, evaluating, leaves, run
+from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, run
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
 ONE_FILE_BYTES = 2**31 - 2**24
@@ -38,7 +38,7 @@ class Exported:
             for one (2 GB).
         difference: the largest |difference| to the model's outputs, relative to the largest
             |output|, over the inputs it was checked with; None if it was not checked.
-        dynamic: whether it runs at any batch size; if not, at that of the example only.
+        dynamic: whether it runs at any batch size; if not, at that of the example inputs only.
         opset: ONNX's version of its operators; None for "pt2".
     """
 
@@ -51,14 +51,14 @@ class Exported:
 
     def __str__(self) -> str:
         kind = self.format if self.opset is None else f"{self.format}, opset {self.opset}"
-        batch = "any batch size" if self.dynamic else "the example's batch size only"
+        batch = "any batch size" if self.dynamic else "the batch size of example_inputs only"
         same = "not checked" if self.difference is None else f"difference {self.difference:.1e}"
         return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
 
 
 def export(
     model: nn.Module,
-    example: Example,
+    example_inputs: ExampleInputs,
     path: str | os.PathLike[str],
     *,
     check: bool = True,
@@ -67,25 +67,25 @@ def export(
 ) -> Exported:
     """Write a network as ONNX or as torch's `.pt2`, and compare what was written with the network.
 
-    The network is exported in eval mode and left as it was found. The first dimension of the
-    example, and of each further input that has the same one, becomes dynamic: the file runs at any
-    batch size. A network that is tied to its batch size is exported with that of the example, and
-    `dynamic` is False. Nothing is written where the check fails.
+    The network is exported in eval mode and left as it was found. The first dimension of the first
+    input, and of each further input that has the same one, becomes dynamic: the file runs at any
+    batch size. A network that is tied to its batch size is exported with that of example_inputs,
+    and `dynamic` is False. Nothing is written where the check fails.
 
     Args:
         model: the network.
-        example: a tensor or a tuple of tensors that it runs on, such as `torch.rand(1, 784)`.
+        example_inputs: a tensor or a tuple of tensors that it runs on: `torch.rand(1, 784)`.
         path: the file, "….onnx" for ONNX and "….pt2" for `torch.export.load`. It is replaced if it
             exists.
         check: run the file on random inputs at two batch sizes and compare it with the network:
-            floating-point inputs are normal, integers between the example's least and largest.
-            ONNX is run by ONNX Runtime on the CPU.
+            floating-point inputs are normal, integers lie between the least and largest of
+            example_inputs. ONNX is run by ONNX Runtime on the CPU.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
             of the output's dtype (√ε, 3e-4 for float32) if not given. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
-        LissomError: the path has another suffix or no directory, the example does not fit, ONNX
+        LissomError: the path has another suffix or no directory, example_inputs does not fit, ONNX
             is not installed (`pip install 'lissom[onnx]'`), the network cannot be exported, or what
             was written differs from it, with the largest difference.
     """
@@ -102,7 +102,7 @@ def export(
         raise LissomError(f"{wrong}: export writes one file into a directory that exists")
     if tolerance is not None and not tolerance >= 0:
         raise LissomError(f"a tolerance is a size ≥ 0, got {tolerance!r}")
-    inputs = as_inputs(example)
+    inputs = as_inputs(example_inputs)
     with evaluating(model), torch.no_grad():
         run(model, inputs)
         program, dynamic = _program(model, inputs)

@@ -98,7 +98,7 @@ class Block(ABC):
         """Weights in each group, shaped `shape`."""
 
     @abstractmethod
-    def priced(self) -> int:
+    def weights_each(self) -> int:
         """Weights in each group that its norm counts."""
 
     @abstractmethod
@@ -166,9 +166,9 @@ class TensorBlock(Block):
         self.parameter.mul_(self.spread(scales))
 
     def cost(self) -> Tensor:
-        return torch.tensor(self.priced(), device=self.parameter.device).expand(self.shape)
+        return torch.tensor(self.weights_each(), device=self.parameter.device).expand(self.shape)
 
-    def priced(self) -> int:
+    def weights_each(self) -> int:
         return prod(self.parameter.shape[d] for d in self._inner) if self.parameter.numel() else 0
 
     def gated(self) -> list[tuple[nn.Parameter, Spread]]:
@@ -196,8 +196,9 @@ Choice = str | type[nn.Module] | Callable[[Block], bool]
 class Groups:
     """A choice of groups of weights, each of which lives or dies as one.
 
-    Made by `weights(model)`, `kernels(model)`, `channels(model, example)` and so on, narrowed by
-    `only` and `without`, printed as a table, and used as the key of a `{groups: penalty}` mapping.
+    Made by `weights(model)`, `kernels(model)`, `channels(model, example_inputs)` and so on,
+    narrowed by `only` and `without`, printed as a table, and used as the key of a
+    `{groups: penalty}` mapping.
 
     Attributes:
         kind: what a group is: "weights", "kernels", "columns", "channels", "neurons" or "heads".
@@ -328,30 +329,30 @@ def columns(model: nn.Module) -> Groups:
     return Groups("columns", _blocks(model, lambda p: (1,), least=2, owners=(nn.Linear,)))
 
 
-def disjoint(prices: Mapping[Groups, object], kinds: tuple[type, ...] = (Penalty,)) -> None:
-    """Refuse a mapping in which one tensor is priced twice: its prox would be a wrong one.
+def disjoint(penalties: Mapping[Groups, object], kinds: tuple[type, ...] = (Penalty,)) -> None:
+    """Refuse a mapping in which one tensor is penalised twice: its prox would be wrong.
 
     Args:
-        prices: {groups: penalty}.
+        penalties: {groups: penalty}.
         kinds: what a penalty may be an instance of.
 
     Raises:
         GroupError: naming the tensors, or what else than {groups: penalty} was given.
     """
-    if not isinstance(prices, Mapping) or not prices:
-        raise GroupError(f"prices are a mapping {{groups: penalty}}, got {prices!r}")
+    if not isinstance(penalties, Mapping) or not penalties:
+        raise GroupError(f"penalties are a mapping {{groups: penalty}}, got {penalties!r}")
     seen: set[int] = set()
-    for groups, penalty in prices.items():
+    for groups, penalty in penalties.items():
         if not isinstance(groups, Groups) or not isinstance(penalty, kinds):
             raise GroupError(
-                f"prices map groups to penalties, as in {{weights(net): L0(1e-4)}}; got "
+                f"penalties are a mapping {{groups: penalty}}, as {{weights(net): L0(1e-4)}}; got "
                 f"{groups!r}: {penalty!r}"
             )
         twice = [b.name for b in groups if any(id(p) in seen for p in b.parameters)]
         if twice:
             raise GroupError(
-                f"{', '.join(twice)} is priced twice; add the penalties with + where they are of "
-                "the same groups, or choose disjoint layers with .only() and .without()"
+                f"{', '.join(twice)} is penalised twice; add the penalties with + where they are "
+                "of the same groups, or choose disjoint layers with .only() and .without()"
             )
         seen |= {id(parameter) for block in groups for parameter in block.parameters}
 

@@ -1,6 +1,6 @@
 """What a group costs: functions of its norm, and their proximal maps.
 
-A penalty P prices the norms r_g ≥ 0 of groups of weights. Every penalty answers two questions:
+A penalty P is a function of the norms r_g ≥ 0 of groups of weights. It has two methods:
 
     value(r)           = P(r)
     prox(r, t, metric) = argmin_x ½ Σ_g d_g (x_g − r_g)² + t·P(x),     d = metric, 1 if not given
@@ -12,7 +12,7 @@ parts of many tensors. Budgets, the penalties that are 0 or ∞, live in `budget
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -42,7 +42,7 @@ class Part:
 
 
 class Penalty(ABC):
-    """A price on the norms of groups; add penalties with `+` where the prox has a closed form.
+    """A cost of the norms of groups; add penalties with `+` where the prox has a closed form.
 
     Attributes:
         per_layer: whether a budget holds for each layer on its own instead of for all together.
@@ -129,24 +129,31 @@ class Penalty(ABC):
 
 @dataclass(frozen=True, repr=False)
 class Elastic(Penalty):
-    """λ₀·#{x ≠ 0} + λ₁ Σ x + λ₂ Σ x²: what sums of `L0`, `L1` and `L2` are.
+    """λ₀·#{x ≠ 0} + λ₁ Σ x + λ₂ Σ x²: what `L0`, `L1`, `L2` and their sums are.
 
     With s = t/d and u = max(r − sλ₁, 0), the prox is u / (1 + 2sλ₂) where
     u² > 2sλ₀(1 + 2sλ₂), and 0 elsewhere.
+
+    Attributes:
+        l0: λ₀ ≥ 0, or a schedule of it.
+        l1: λ₁.
+        l2: λ₂.
+        written: the terms that the user wrote, which are printed even where λ is 0.
     """
 
     l0: Number = 0.0
     l1: Number = 0.0
     l2: Number = 0.0
+    written: frozenset[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
-        for name, price in self._prices():
-            if not isinstance(price, Schedule) and not 0 <= price < math.inf:
-                raise PenaltyError(f"{name} needs a finite price λ ≥ 0, got {price!r}")
+        for name, strength in self._strengths():
+            if not isinstance(strength, Schedule) and not 0 <= strength < math.inf:
+                raise PenaltyError(f"{name} needs a finite strength λ ≥ 0, got {strength!r}")
 
     @property
     def differentiable(self) -> bool:
-        """Whether no part of the price is a count."""
+        """Whether no term is a count."""
         return self.l0 == 0
 
     def value(self, norms: Tensor) -> Tensor:
@@ -158,7 +165,7 @@ class Elastic(Penalty):
     def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
         l0, l1, l2 = self._numbers()
         s = t if metric is None else t / metric
-        # A price of 0 is left out, since where d = 0 it would be ∞·0.
+        # A strength of 0 is left out, since where d = 0 it would be ∞·0.
         u = (norms - s * l1).clamp(min=0) if l1 else norms
         damping = 1 + 2 * s * l2 if l2 else 1.0
         x = u / damping
@@ -200,66 +207,71 @@ class Elastic(Penalty):
     def __add__(self, other: Penalty) -> Penalty:
         if not isinstance(other, Elastic):
             return NotImplemented  # the budgets know what may be added to them
-        pairs = zip(self._prices(), other._prices(), strict=True)
-        return Elastic(*(_sum(name, mine, theirs) for (name, mine), (_, theirs) in pairs))
+        pairs = zip(self._strengths(), other._strengths(), strict=True)
+        l0, l1, l2 = (_sum(name, one, two) for (name, one), (_, two) in pairs)
+        return Elastic(l0, l1, l2, self.written | other.written)
 
-    def _prices(self) -> list[tuple[str, Number]]:
+    def _strengths(self) -> list[tuple[str, Number]]:
         return [("L0", self.l0), ("L1", self.l1), ("L2", self.l2)]
 
     def _numbers(self) -> tuple[float, float, float]:
         return plain(self, self.l0), plain(self, self.l1), plain(self, self.l2)
 
     def __repr__(self) -> str:
-        terms = [f"{name}({price})" for name, price in self._prices() if price != 0]
-        return " + ".join(terms) or "L0(0)"
+        terms = [
+            f"{name}({strength})"
+            for name, strength in self._strengths()
+            if strength != 0 or name in self.written
+        ]
+        return " + ".join(terms) or "L0(0.0)"
 
 
-def L0(price: Number) -> Elastic:  # noqa: N802
-    """λ·#{g : x_g ≠ 0}: a fixed price for every group that lives, whatever its size.
+def L0(strength: Number) -> Elastic:  # noqa: N802
+    """λ·#{g : x_g ≠ 0}: λ for every group that is not zero, whatever its size.
 
     prox(r, t) = r if r² > 2tλ, else 0: a hard threshold at √(2tλ); survivors are untouched.
 
     Args:
-        price: λ ≥ 0, or a schedule of it.
+        strength: λ ≥ 0, or a schedule of it.
 
     Raises:
         PenaltyError: if λ < 0 or not finite.
 
     Source: Formanek & Hadházi eq. 10–11 (which prints the threshold as ρμ: that is `Threshold`).
     """
-    return Elastic(l0=price)
+    return Elastic(l0=strength, written=frozenset({"L0"}))
 
 
-def L1(price: Number) -> Elastic:  # noqa: N802
-    """λ Σ_g x_g: a price by size; the lasso on single weights, the group lasso on larger groups.
+def L1(strength: Number) -> Elastic:  # noqa: N802
+    """λ Σ_g x_g: the lasso on single weights, the group lasso on larger groups.
 
     prox(r, t) = max(r − tλ, 0): a soft threshold, which also shrinks the survivors.
 
     Args:
-        price: λ ≥ 0, or a schedule of it.
+        strength: λ ≥ 0, or a schedule of it.
 
     Raises:
         PenaltyError: if λ < 0 or not finite.
 
     Source: Formanek & Hadházi eq. 8–9 (there ‖·‖²/μ without ½, hence the threshold ρμ/2).
     """
-    return Elastic(l1=price)
+    return Elastic(l1=strength, written=frozenset({"L1"}))
 
 
-def L2(price: Number) -> Elastic:  # noqa: N802
+def L2(strength: Number) -> Elastic:  # noqa: N802
     """λ Σ_g x_g²: ridge; shrinks and never gives a zero. Useful in sums.
 
     prox(r, t) = r / (1 + 2tλ).
 
     Args:
-        price: λ ≥ 0, or a schedule of it.
+        strength: λ ≥ 0, or a schedule of it.
 
     Raises:
         PenaltyError: if λ < 0 or not finite.
 
     Source: Formanek & Hadházi eq. 4–5.
     """
-    return Elastic(l2=price)
+    return Elastic(l2=strength, written=frozenset({"L2"}))
 
 
 @dataclass(frozen=True, repr=False)
@@ -319,9 +331,12 @@ def widen(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _sum(name: str, mine: Number, theirs: Number) -> Number:
-    if isinstance(mine, Schedule) or isinstance(theirs, Schedule):
-        if mine == 0 or theirs == 0:
-            return mine if theirs == 0 else theirs
-        raise PenaltyError(f"two prices of {name} were added, one a schedule: {mine} and {theirs}")
-    return mine + theirs
+def _sum(name: str, one: Number, two: Number) -> Number:
+    if isinstance(one, Schedule) or isinstance(two, Schedule):
+        if one == 0 or two == 0:
+            return one if two == 0 else two
+        raise PenaltyError(
+            f"{name}({one}) + {name}({two}) would add a number to a schedule; write the sum as one "
+            "schedule"
+        )
+    return one + two

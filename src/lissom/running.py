@@ -9,28 +9,32 @@ from torch import Tensor, nn
 
 from lissom.errors import LissomError
 
-Example = Tensor | tuple[Tensor, ...]
+ExampleInputs = Tensor | tuple[Tensor, ...]
 
 
-def as_inputs(example: object) -> tuple[Tensor, ...]:
+def as_inputs(example_inputs: object) -> tuple[Tensor, ...]:
     """The example inputs of a model as a tuple: one tensor, or a tuple or list of them.
 
     Raises:
         LissomError: if anything in it is not a tensor, or a tensor is empty.
     """
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    inputs = (
+        tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    )
     if not inputs:
-        raise LissomError(f"an example holds at least one tensor, got {example!r}")
+        raise LissomError(f"example_inputs holds at least one tensor, got {example_inputs!r}")
     tensors = []
     for value in inputs:
         if not isinstance(value, Tensor):
             raise LissomError(
-                "an example is a tensor, such as torch.rand(1, 784), or a tuple of tensors, "
-                f"got {value!r}" + (f" in {type(example).__name__}" if value is not example else "")
+                "example_inputs is a tensor, such as torch.rand(1, 784), or a tuple of tensors, "
+                f"got {value!r}"
+                + (f" in {type(example_inputs).__name__}" if value is not example_inputs else "")
             )
         if value.numel() == 0:
             raise LissomError(
-                f"an example needs at least one input, got a tensor of shape {list(value.shape)}"
+                "example_inputs needs at least one input, got a tensor of shape "
+                f"{list(value.shape)}"
             )
         tensors.append(value)
     return tuple(tensors)
@@ -47,7 +51,8 @@ def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -
     except Exception as error:  # a model may raise anything
         shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
         raise LissomError(
-            f"{name or type(model).__name__} cannot run on the example of shape {shapes}: {error}"
+            f"{name or type(model).__name__} cannot run on example_inputs of shape {shapes}: "
+            f"{error}"
         ) from error
 
 

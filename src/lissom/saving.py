@@ -47,7 +47,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise RunError(f"{path} is a directory; save writes one file")
     if shrinkage.as_graph:
-        export(small, shrinkage.example, path)
+        export(small, shrinkage.example_inputs, path)
         return
     net = small.net if isinstance(small, Selected) else small
     assert isinstance(net, nn.Module)

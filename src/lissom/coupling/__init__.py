@@ -8,7 +8,7 @@ from lissom.coupling.rules import RULES
 from lissom.coupling.trace import Trace, trace
 from lissom.coupling.units import Family, Member, families, groups_of
 from lissom.groups import Groups
-from lissom.running import Example
+from lissom.running import ExampleInputs
 
 __all__ = [
     "Coupler",
@@ -33,23 +33,23 @@ def couple(traced: Trace, *, inputs: bool = False) -> Coupler:
     return Coupler(traced, RULES, inputs=inputs)
 
 
-def units(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """All coupled units of a model: `channels`, `neurons` and `heads` together.
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every
             unit then pays with the weights that read it, not with those that make it: so the norms
             of all of them are disjoint.
 
     Raises:
-        GroupError: if the model cannot be traced on the example, or has no unit to remove.
+        GroupError: if the model cannot be traced on example_inputs, or has no unit to remove.
     """
-    return _of_kind("units", model, example, inputs)
+    return _of_kind("units", model, example_inputs, inputs)
 
 
-def channels(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+def channels(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every channel that convolutions make or read is a group, with all that is coupled to it.
 
     One group is a row of each convolution that writes the channel (their norm is the group's), the
@@ -58,46 +58,46 @@ def channels(model: nn.Module, example: Example, *, inputs: bool = False) -> Gro
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
-        GroupError: if the model cannot be traced on the example, or has no channels to remove.
+        GroupError: if the model cannot be traced on example_inputs, or has no channels to remove.
 
     Source: Formanek & Hadházi, section 3 (channel-wise), for coupled layers.
     """
-    return _of_kind("channels", model, example, inputs)
+    return _of_kind("channels", model, example_inputs, inputs)
 
 
-def neurons(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+def neurons(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every neuron of dense, recurrent and embedding layers is a group; see `channels`.
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
-        GroupError: if the model cannot be traced on the example, or has no neurons to remove.
+        GroupError: if the model cannot be traced on example_inputs, or has no neurons to remove.
     """
-    return _of_kind("neurons", model, example, inputs)
+    return _of_kind("neurons", model, example_inputs, inputs)
 
 
-def heads(model: nn.Module, example: Example, *, inputs: bool = False) -> Groups:
+def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every attention head is a group: its rows of queries, keys and values; see `channels`.
 
     Query heads that share keys and values (grouped-query attention) are one group.
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
-        GroupError: if the model cannot be traced on the example, or has no heads to remove.
+        GroupError: if the model cannot be traced on example_inputs, or has no heads to remove.
     """
-    return _of_kind("heads", model, example, inputs)
+    return _of_kind("heads", model, example_inputs, inputs)
 
 
-def _of_kind(kind: str, model: nn.Module, example: Example, inputs: bool) -> Groups:
-    return groups_of(kind, families(couple(trace(model, example), inputs=inputs), model))
+def _of_kind(kind: str, model: nn.Module, example_inputs: ExampleInputs, inputs: bool) -> Groups:
+    return groups_of(kind, families(couple(trace(model, example_inputs), inputs=inputs), model))

@@ -15,7 +15,7 @@ from lissom.coupling.trace import Trace
 class Role(StrEnum):
     """What happens to a member of a unit.
 
-    PAY: its norm is the unit's price. ZEROED: set to zero with the unit. CUT: only removed with it.
+    PAY: its norm is the unit's. ZEROED: set to zero with the unit. CUT: only removed with it.
     """
 
     PAY = "pay"
@@ -35,7 +35,7 @@ class Coupler:
         sites: where the value of a unit matters.
         roles: of the dims of parameters, where an operation says more than the default.
         heads: axes that stand for heads of attention.
-        products: of activations with one another, for the whole example.
+        products: of activations with one another, for all of the example inputs.
         unknown: operations without a rule, whose inputs are pinned.
         frees_inputs: whether the entries of the model's inputs are units too.
         inputs: their axes.

@@ -23,7 +23,7 @@ class Contraction:
         bias: the bias node, if the operation has one.
         pads: whether zeros are summed in beside x, so that a constant gives no constant.
         takes: the name of the bias that can take a constant; it may have to be made.
-        macs: multiply–accumulate operations for the whole example.
+        macs: multiply–accumulate operations for all of the example inputs.
     """
 
     node: fx.Node
@@ -65,7 +65,7 @@ class Product:
 
     Attributes:
         node: the operation.
-        macs: for the whole example.
+        macs: for all of the example inputs.
         dims: of the output, which may shrink.
         summed: labels of what is summed over, where that may shrink.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from lissom.coupling.ops import call
 from lissom.errors import GroupError
-from lissom.running import Example, as_inputs, evaluating, named_tensors
+from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Trace:
         program: the exported program as a module; its tensors are the model's own.
         tensors: the model's parameters and buffers that the graph reads, by node.
         names: their names in the model (the first of them, where they are tied).
-        example: the inputs it was traced with.
+        example_inputs: the inputs it was traced with.
         dynamic: whether sizes that depend on the inputs are open in it.
     """
 
     program: fx.GraphModule
     tensors: dict[fx.Node, Tensor]
     names: dict[fx.Node, str]
-    example: tuple[Tensor, ...]
+    example_inputs: tuple[Tensor, ...]
     dynamic: bool
 
     @property
@@ -66,7 +66,7 @@ class Trace:
     @property
     def examples(self) -> int:
         """How many examples the batch has that was traced."""
-        first = self.example[0]
+        first = self.example_inputs[0]
         return max(1, first.shape[0] if first.ndim else 1)
 
     def module(self, node: fx.Node) -> tuple[str, str]:
@@ -83,7 +83,7 @@ class Trace:
         return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of the tensor that a node gives for the example."""
+        """The shape of the tensor that a node gives for the example inputs."""
         value = self.tensors.get(node, node.meta.get("val"))
         assert isinstance(value, Tensor), f"{node} is no tensor"
         return tuple(int(size) for size in value.shape)
@@ -98,7 +98,7 @@ def memory_of(node: fx.Node) -> fx.Node:
     return node
 
 
-def trace(model: nn.Module, example: Example) -> Trace:
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """Export the model in evaluation mode; its mode and its tensors stay as they were.
 
     Sizes that the model leaves open are open in the graph: the first dim, and all dims of inputs
@@ -107,17 +107,17 @@ def trace(model: nn.Module, example: Example) -> Trace:
 
     Args:
         model: any module that `torch.export` can read.
-        example: inputs of the shapes the model will see; sizes that vary should be 2 or more.
+        example_inputs: of the shapes the model will see; sizes that vary should be 2 or more.
 
     Raises:
-        LissomError: if the example holds anything but tensors.
+        LissomError: if example_inputs holds anything but tensors.
         GroupError: if the model does not run on it or cannot be exported.
     """
     if not isinstance(model, nn.Module):
         raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
-    args = as_inputs(example)
+    args = as_inputs(example_inputs)
     batch = args[0].shape[:1]
-    # Copies, because torch.export leaves marks on its example.
+    # Copies, because torch.export leaves marks on its inputs.
     wide = tuple(torch.cat([x, x]) if x.shape[:1] == batch == (1,) else x.clone() for x in args)
     auto = torch.export.Dim.AUTO
     sizes: Any = tuple({d: auto for d in range(x.ndim if x.ndim < 4 else 1)} for x in wide)
@@ -149,7 +149,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
 
 
 def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """The model for the sizes of the example alone."""
+    """The model for the sizes of the example inputs alone."""
     try:
         return torch.export.export(model, tuple(x.clone() for x in args), strict=False)
     except Exception as error:
@@ -189,7 +189,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _why(model: nn.Module, args: tuple[Any, ...], error: Exception) -> str:
-    """What was wrong: the example, or the model."""
+    """What was wrong: the example inputs, or the model."""
     given = ", ".join(
         "×".join(map(str, x.shape)) + f" {x.dtype}" if isinstance(x, Tensor) else repr(x)
         for x in args
@@ -199,9 +199,9 @@ def _why(model: nn.Module, args: tuple[Any, ...], error: Exception) -> str:
         with torch.no_grad():
             model(*args)
     except Exception as failed:
-        return f"{name} does not run on the example ({given}): {_first_line(failed)}"
+        return f"{name} does not run on example_inputs ({given}): {_first_line(failed)}"
     return (
-        f"torch.export cannot read {name} (example: {given}): {_first_line(error)} "
+        f"torch.export cannot read {name} (example_inputs: {given}): {_first_line(error)} "
         "Control flow that depends on values has to leave forward, or to go through torch.cond"
     )
 

@@ -128,7 +128,7 @@ class Family(Block):
 
     @property
     def paying(self) -> list[Member]:
-        """The members whose norm is the unit's price."""
+        """The members whose weights count in the unit's norm."""
         return [member for member in self.members if member.role is Role.PAY]
 
     @property
@@ -189,9 +189,9 @@ class Family(Block):
 
     def cost(self) -> Tensor:
         device = self.parameters[0].device
-        return torch.tensor(self._weights_each(), device=device).expand(self.shape)
+        return torch.tensor(self._parameters_each(), device=device).expand(self.shape)
 
-    def priced(self) -> int:
+    def weights_each(self) -> int:
         paid = sum(m.tensor.numel() // len(m.unit) * int((m.unit >= 0).sum()) for m in self.paying)
         return paid // len(self.labels)
 
@@ -205,7 +205,7 @@ class Family(Block):
 
         return [
             *(named(role) for role in (Role.PAY, Role.ZEROED, Role.CUT)),
-            self._weights_each(),
+            self._parameters_each(),
             self.macs,
         ]
 
@@ -214,7 +214,7 @@ class Family(Block):
             [m.name, m.role, "×".join(map(str, m.tensor.shape)), m.dim, int((m.unit >= 0).sum())]
             for m in self.members
         ]
-        title = f"{len(self.labels):,} {self.kind}, {self._weights_each():,} weights each"
+        title = f"{len(self.labels):,} {self.kind}, {self._parameters_each():,} weights each"
         columns = ["member", "role", "shape", "dim", "slices"]
         return text(table(columns, rows, title=title))
 
@@ -223,7 +223,7 @@ class Family(Block):
         first, *others = (member.squares(units) for member in self.paying)
         return sum((other.to(first) for other in others), start=first)
 
-    def _weights_each(self) -> int:
+    def _parameters_each(self) -> int:
         """Parameters that go with one unit, while all others stay."""
         total = 0
         for member in self.members:

@@ -11,7 +11,7 @@ from lissom.gates.handle import Gates, gates_of
 from lissom.groups import Groups
 from lissom.hard_concrete import HardConcrete
 from lissom.penalties import Penalty
-from lissom.running import Example
+from lissom.running import ExampleInputs
 
 __all__ = ["Gates", "gate", "gates_of", "refuse_gated", "shut_dead"]
 
@@ -27,7 +27,7 @@ def gate(
     draws: Literal["batch", "example"] = "batch",
     noise: Literal["fresh", "pooled"] = "fresh",
     seed: int | None = None,
-    example: Example | None = None,
+    example: ExampleInputs | None = None,
 ) -> Gates:
     """Multiply every group by a random gate z_g ∈ [0, 1], and learn which gates to shut.
 

@@ -13,7 +13,7 @@ from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
 from lissom.errors import GateError, nearest
 from lissom.groups import Block, Spread, TensorBlock
-from lissom.running import Example
+from lissom.running import ExampleInputs
 
 Cost = str | Mapping[str, float]
 
@@ -140,7 +140,9 @@ class Expected:
         example: for MACs; None if they are not asked for.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[Block], example: Example | None) -> None:
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[Block], example: ExampleInputs | None
+    ) -> None:
         self.sized = _sized(model, blocks)
         self._macs: dict[str, float] | None = None
         self._work: list[Work] = []
@@ -210,7 +212,7 @@ def _sized(model: nn.Module, blocks: Sequence[Block]) -> list[Sized]:
 
 
 def _work(
-    model: nn.Module, blocks: Sequence[Block], example: Example
+    model: nn.Module, blocks: Sequence[Block], example: ExampleInputs
 ) -> tuple[dict[str, float], list[Work]]:
     """MACs per weight by parameter, and the work of activations on one another."""
     traced = trace(model, example)

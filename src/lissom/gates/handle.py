@@ -26,7 +26,7 @@ from lissom.gates.summary import summary
 from lissom.groups import Block, Groups
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.penalties import Penalty
-from lissom.running import Example
+from lissom.running import ExampleInputs
 from lissom.schedules import Schedule, value_at
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
@@ -55,7 +55,7 @@ class Gates:
         draws: Literal["batch", "example"] = "batch",
         noise: Literal["fresh", "pooled"] = "fresh",
         seed: int | None = None,
-        example: Example | None = None,
+        example: ExampleInputs | None = None,
     ) -> None:
         check(model, prices, {"per": per, "test": test, "draws": draws, "noise": noise}, law, seed)
         drops = drop_rates(prices, init)
@@ -66,7 +66,8 @@ class Gates:
         self.constraints: list[Constraint] = []
         self.step = self.drawn = 0
         self._weights = [
-            [block.priced() if per == "weight" else 1 for block in groups] for groups in prices
+            [block.weights_each() if per == "weight" else 1 for block in groups]
+            for groups in prices
         ]
         self._sizes = [block.shape.numel() for block in self.blocks]
         self._places = places(model, self.blocks)

@@ -13,7 +13,7 @@ from lissom.measure.macs import forward_pass, owners
 from lissom.measure.measurement import Layer, Measurement, Variable
 from lissom.measure.timing import Latency, latency
 from lissom.measure.units import neurons, shrunk_weights
-from lissom.running import Example, as_inputs
+from lissom.running import ExampleInputs, as_inputs
 from lissom.storage import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
@@ -22,36 +22,36 @@ __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", 
 @torch.no_grad()
 def measure(
     model: nn.Module,
-    example: Example | None = None,
+    example_inputs: ExampleInputs | None = None,
     *,
     tolerance: float = 0.0,
     latency: bool = False,
 ) -> Measurement:
     """What a model has that is not zero, and what it costs: weights, neurons, MACs, bytes, seconds.
 
-    The model is run in eval mode on the example, and left as it was found.
+    The model is run in eval mode on the example inputs, and left as it was found.
 
     * Non-zeros are counted by variable and by layer, biases included, buffers not.
-    * MACs are half the FLOPs that torch's own `FlopCounterMode` counts for the whole batch of the
-      example. Additions of biases, normalisation and activation functions are none. A weight that
-      is used several times counts each time. The effective MACs of a weight are its MACs times its
-      part that is not zero.
+    * MACs are half the FLOPs that torch's own `FlopCounterMode` counts for the whole batch of
+      example inputs. Additions of biases, normalisation and activation functions are none. A weight
+      that is used several times counts each time. The effective MACs of a weight are its MACs times
+      the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
       the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included.
     * The neurons and weights of the network that `lissom.shrink` makes of this one.
 
     Args:
         model: any module; every parameter is counted, biases too, and no buffer.
-        example: a tensor or a tuple of tensors that the model runs on, such as
-            `torch.rand(1, 784)`. Without it, non-zeros and bytes are all that is known.
+        example_inputs: a tensor or a tuple of tensors that the model runs on, such as
+            `torch.rand(1, 784)`. Without them, non-zeros and bytes are all that is known.
         tolerance: |w| ≤ tolerance counts as zero. The default counts exact zeros; Henrikson's
             article takes 1e-5.
-        latency: measure the time of a forward pass on the example as well, as `latency` does.
+        latency: measure the time of a forward pass as well, as `latency` does.
 
     Raises:
         LissomError: if the tolerance is negative, the model has no parameters or none yet, the
-            example is no tensor or the model cannot run on it, or a latency is asked for without
-            an example.
+            example_inputs is not tensors or the model cannot run on them, or a latency is asked
+            for without them.
     """
     if not tolerance >= 0:
         raise LissomError(
@@ -75,11 +75,13 @@ def measure(
         layers=_layers(model, variables),
         storage=tuple(storage(name, p, zeros[name]) for name, p in parameters.items()),
     )
-    if example is None:
+    if example_inputs is None:
         if latency:
-            raise LissomError("a latency is measured on an example: measure(model, example, …)")
+            raise LissomError(
+                "a latency needs inputs: measure(model, example_inputs, latency=True)"
+            )
         return counted
-    return _run(model, as_inputs(example), counted, timed=latency)
+    return _run(model, as_inputs(example_inputs), counted, timed=latency)
 
 
 def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...]:
@@ -105,7 +107,7 @@ def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...
 def _run(
     model: nn.Module, inputs: tuple[Tensor, ...], counted: Measurement, *, timed: bool
 ) -> Measurement:
-    """Add what only a run on the example can tell."""
+    """Add what only a run on the example inputs can tell."""
     done = forward_pass(model, inputs)
     by_name = {variable.name: variable for variable in counted.variables}
     macs: Counter[str] = Counter()

@@ -98,7 +98,7 @@ def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules.values()):
         raise LissomError(
             f"{type(model).__name__} is scripted, which hides its layers: measure the module that "
-            "it was made from, or without an example"
+            "it was made from, or without example_inputs"
         )
     hooks = []
     for layer in {layer for layers in held.values() for layer in layers}:

@@ -29,7 +29,7 @@ class Layer:
         nonzeros: of its parameters, biases included; tied ones count at their first layer.
         weights: all its parameters.
         shape: of its output; None if it did not run, or was not asked to.
-        macs: multiply–accumulates with its weights; None without an example.
+        macs: multiply–accumulates with its weights; None without example inputs.
         effective_macs: those with its weights that are not zero.
     """
 
@@ -46,14 +46,14 @@ class Layer:
 class Measurement:
     """What `measure` found; printed as Henrikson's table, then by layer, then what it costs.
 
-    Without an example, all from `macs` on is None.
+    Without example inputs, all from `macs` on is None.
 
     Attributes:
         variables: one entry for each parameter tensor, tied ones once.
         tolerance: weights with |w| ≤ tolerance were counted as zero.
         layers: one entry for each module with parameters, in the order in which they ran.
         storage: bytes of each parameter tensor, dense and in its smallest format.
-        macs: multiply–accumulates of one forward pass on the example, all of its batch.
+        macs: multiply–accumulates of one forward pass on the example inputs, all of the batch.
         effective_macs: those that meet a weight that is not zero; products of activations with
             activations (attention) count in full.
         uncounted: parameters of two or more dimensions in layers that ran, which no operation
@@ -62,7 +62,7 @@ class Measurement:
         neurons: 266, 88, 33: outputs of convolutions and inputs of dense layers that are left when
             dead units are removed, in the order in which the layers run.
         shrunk_weights: weights, biases included, of the network that `lissom.shrink` makes.
-        unshrunk: why the last two are None though there is an example.
+        unshrunk: why the last two are None though there are example inputs.
         latency: of one forward pass; None if not asked for.
     """
 

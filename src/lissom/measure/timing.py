@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lissom.errors import LissomError
-from lissom.running import Example, as_inputs, evaluating, run
+from lissom.running import ExampleInputs, as_inputs, evaluating, run
 
 BLOCK_SECONDS = 0.02
 
@@ -48,12 +48,12 @@ class Latency:
 
 def latency(
     models: Mapping[str, Callable[..., Any]],
-    example: Example,
+    example_inputs: ExampleInputs,
     *,
     threads: int | None = None,
     rounds: int = 15,
 ) -> dict[str, Latency]:
-    """How long one call of each model takes on the example.
+    """How long one call of each model takes on the example inputs.
 
     After a warm-up that also finds how many calls last 20 ms, the models take turns: in each round,
     every model has one block of that many calls, so that a slower minute of the machine slows them
@@ -62,13 +62,13 @@ def latency(
 
     Args:
         models: functions or modules by name; ratios are to the first.
-        example: their inputs, a tensor or a tuple of tensors, on the device to measure.
+        example_inputs: their inputs, a tensor or a tuple of tensors, on the device to measure.
         threads: torch's threads on the CPU while this runs; as they are if not given.
         rounds: turns of each model, ≥ 1.
 
     Raises:
-        LissomError: no model, one that is no function or cannot run on the example, an example
-            that is no tensor, or impossible rounds or threads.
+        LissomError: no model, one that is no function or cannot run on example_inputs, inputs that
+            are not tensors, or impossible rounds or threads.
     """
     if not isinstance(models, Mapping) or not models:
         raise LissomError(f'latency needs models by name, such as {{"dense": net}}, got {models!r}')
@@ -78,7 +78,7 @@ def latency(
     for what, number in (("rounds", rounds), ("threads", 1 if threads is None else threads)):
         if not isinstance(number, int) or number < 1:
             raise LissomError(f"{what} is a whole number ≥ 1, got {number!r}")
-    inputs = as_inputs(example)
+    inputs = as_inputs(example_inputs)
     device = next((x.device for x in inputs if x.device.type != "cpu"), inputs[0].device)
     with _threads(threads), evaluating(*models.values()), torch.inference_mode():
         for name, model in models.items():

@@ -21,7 +21,7 @@ from lissom.path.running import Fit, Job, Network, Score, build
 from lissom.path.scores import Scores
 from lissom.path.storing import begin
 from lissom.path.workers import rounds
-from lissom.running import Example, as_inputs
+from lissom.running import ExampleInputs, as_inputs
 
 __all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
 
@@ -32,7 +32,7 @@ def path(
     *,
     network: Network,
     error: Score,
-    example: Example,
+    example: ExampleInputs,
     test: Score | None = None,
     points: int = 12,
     seeds: int = 3,

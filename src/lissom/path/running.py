@@ -20,7 +20,7 @@ from lissom.path.placing import Plan
 from lissom.path.point import Point, Start
 from lissom.path.seeding import seeded
 from lissom.path.storing import fill, folder_of, load_point, save_network, save_point, state_in
-from lissom.running import Example, as_inputs, evaluating, leaves, named_tensors
+from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
 from lissom.shrink import shrink
 from lissom.shrink.verify import fresh_inputs
 
@@ -44,7 +44,7 @@ class Job:
     network: Network
     error: Score
     test: Score | None
-    example: Example
+    example: ExampleInputs
     plan: Plan
     latency: bool
     out: Path
@@ -199,7 +199,7 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _empty(net: nn.Module, example: Example) -> bool:
+def _empty(net: nn.Module, example: ExampleInputs) -> bool:
     """Whether the answer is the same, bit by bit, for other inputs."""
     draws = [fresh_inputs(as_inputs(example), seed) for seed in range(DRAWS)]
     answers = [leaves(net(*inputs)) for inputs in draws]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.errors import GroupError, LissomError
 from lissom.gates import refuse_gated
-from lissom.running import Example, as_inputs
+from lissom.running import ExampleInputs, as_inputs
 from lissom.shrink import products as _products  # fills the table
 from lissom.shrink import statistics as _statistics  # as well
 from lissom.shrink.constants import Constants
@@ -39,14 +39,14 @@ del _products, _statistics
 
 def shrink(
     model: nn.Module,
-    example: Example,
+    example_inputs: ExampleInputs,
     *,
     round_to: int = 1,
     fold: bool = True,
     inputs: bool = False,
     select: bool = False,
     in_place: bool = False,
-    verify: bool | Iterable[Example] = True,
+    verify: bool | Iterable[ExampleInputs] = True,
     as_graph: bool | None = None,
 ) -> nn.Module:
     """Remove every unit that cannot change the output, and check that nothing else changed.
@@ -58,7 +58,7 @@ def shrink(
 
     Args:
         model: any module that `torch.export` can read. It is left as it is, unless `in_place`.
-        example: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         round_to: leave a multiple of this many units in each layer where there are so many;
             widths that are multiples of 8 or 16 are often faster.
         fold: whether units that are constant but not zero (a bias was left in) are folded into the
@@ -70,8 +70,8 @@ def shrink(
             operations, for a copy of the input.
         in_place: cut the model itself; its parameters stay the same objects, so an optimizer may go
             on (`small.shrinkage.slice_optimizer` cuts its moments).
-        verify: True for random inputs like the example, also at a larger resolution where the model
-            takes one; inputs of your own to be checked besides; False for the example alone.
+        verify: True for random inputs like these, also at a larger resolution where the model
+            takes one; inputs of your own to be checked besides; False for example_inputs alone.
         as_graph: True for the traced graph as the result; False for the model's own class, even if
             less can be removed; None for the graph only where the own class cannot express it.
 
@@ -79,7 +79,7 @@ def shrink(
         The small module, in the mode the model is in, with its report as `small.shrinkage`.
 
     Raises:
-        GroupError: if the model cannot be traced on the example.
+        GroupError: if the model cannot be traced on example_inputs.
         LissomError: if an option has an impossible value, or the model is random.
     """
     _check_options(model, round_to, in_place, as_graph)
@@ -90,7 +90,7 @@ def shrink(
             "select=True lets layers select what they read, and as_graph=True gives a graph "
             "without layers: choose one"
         )
-    args = as_inputs(example)
+    args = as_inputs(example_inputs)
     case = _Case(model, args, verify, fold, inputs, round_to)
     found = case.by_graph() if as_graph else case.by_module()
     if found is None and not in_place and as_graph is None and case.code_fixes_sizes:
@@ -265,7 +265,7 @@ class _Case:
             tolerance=found.tolerance,
             as_graph=found.as_graph,
             surgery=found.surgery.after(before.surgery if before else None),
-            example=self.args,
+            example_inputs=self.args,
         )
 
     def _kept(self, found: _Found) -> Iterator[Kept]:

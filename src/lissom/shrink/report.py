@@ -35,11 +35,11 @@ class Shrinkage:
         kept: units that are zero and stayed.
         pinned_by: operations without a rule, and how often they pinned something.
         difference: the largest difference of outputs relative to the largest output, on the
-            example and on fresh random inputs.
+            example inputs and on fresh random inputs.
         tolerance: what was tolerated.
         as_graph: whether the result is the traced graph instead of the model's own class.
         surgery: all changes as data; `lissom.save` writes it.
-        example: the inputs it was traced with.
+        example_inputs: the inputs it was traced with.
     """
 
     families: tuple[tuple[str, str, int, int], ...]
@@ -52,7 +52,7 @@ class Shrinkage:
     tolerance: float
     as_graph: bool
     surgery: Surgery = field(repr=False)
-    example: tuple[Tensor, ...] = field(repr=False)
+    example_inputs: tuple[Tensor, ...] = field(repr=False)
 
     @property
     def keep(self) -> Keep:

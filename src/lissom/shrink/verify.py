@@ -22,8 +22,8 @@ TOLERANCE = {
 }
 
 
-def fresh_inputs(example: Inputs, seed: int = 0) -> Inputs:
-    """Random inputs like the example: normal with its mean and spread, or its numbers shuffled."""
+def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
+    """Random inputs like the given ones: normal with their mean and spread, or shuffled."""
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(x: Any) -> Any:
@@ -36,16 +36,16 @@ def fresh_inputs(example: Inputs, seed: int = 0) -> Inputs:
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         return (noise * (spread or 1.0) + flat.double().mean()).to(x)
 
-    return tuple(fresh(x) for x in example)
+    return tuple(fresh(x) for x in example_inputs)
 
 
-def other_sizes(example: Inputs, *, resolution: bool, seed: int = 0) -> list[Inputs]:
+def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> list[Inputs]:
     """Random inputs of other sizes that many models take: batch and resolution, or batch alone."""
 
     def grown(first: int, others: int) -> Inputs:
-        batch = example[0].shape[:1]
+        batch = example_inputs[0].shape[:1]
         larger = []
-        for x in example:
+        for x in example_inputs:
             rows = first if x.ndim and x.shape[:1] == batch else 0
             rest = others if x.ndim > 2 and x.is_floating_point() else 0
             sizes = [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
@@ -60,15 +60,15 @@ def other_sizes(example: Inputs, *, resolution: bool, seed: int = 0) -> list[Inp
     return [grown(1, 32)] * resolution + [grown(1, 0)]
 
 
-def other_lengths(example: Inputs, seed: int = 0) -> list[Inputs]:
-    """Random sequences that are longer, where the example looks like sequences."""
+def other_lengths(example_inputs: Inputs, seed: int = 0) -> list[Inputs]:
+    """Random sequences that are longer, where the example inputs look like sequences."""
 
     def sequence(x: Tensor) -> bool:
         return x.ndim == 3 if x.is_floating_point() else x.ndim == 2
 
-    if not any(map(sequence, example)):
+    if not any(map(sequence, example_inputs)):
         return []
-    longer = tuple(torch.cat([x, x[:, :3]], 1) if sequence(x) else x for x in example)
+    longer = tuple(torch.cat([x, x[:, :3]], 1) if sequence(x) else x for x in example_inputs)
     return [fresh_inputs(longer, seed)]
 
 
