@@ -246,7 +246,7 @@ def test_the_best_weighed_against_its_size() -> None:
         chosen.add(nets.index(best))
     assert len(chosen) > 1 and 3 in chosen
     for strength in (-1.0, math.nan, math.inf, "1e-6"):
-        with pytest.raises(EnsembleError, match=f"a number ≥ 0, got '?{strength}"):
+        with pytest.raises(EnsembleError, match=f"a number λ ≥ 0, got '?{strength}"):
             best_of(nets, X, y, strength)  # type: ignore[arg-type]
     broken = linear(9)
     nn.init.constant_(broken.get_parameter("bias"), math.nan)

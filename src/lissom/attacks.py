@@ -70,13 +70,13 @@ def pgd(
     clip: Clip = (0.0, 1.0),
     batch_size: int = 2000,
 ) -> Tensor:
-    """x′ₜ₊₁ = Π(x′ₜ + α·u), projected gradient descent on −L: the worst input that it comes by.
+    """x′ₜ₊₁ = Π(x′ₜ + α·u), projected gradient descent on −L: the worst input on its way.
 
     Π projects to the ball ‖x′ − x‖ ≤ ε and to `clip`; u is sign ∇L in the norm ‖·‖∞ and ∇L/‖∇L‖₂ in
-    ‖·‖₂, each example alone. It begins at random places of the ball. Of x and all it comes by, it
-    returns for each example the one at which another class is furthest ahead of its own, greatest
-    max f_c(x′) − f_y(x′) over c ≠ y; so more restarts, or more steps of the same size, never do
-    less.
+    ‖·‖₂, for each example separately. It begins at random points of the ball. Of x and all points
+    it visits, it returns for each example the one where another class leads by the most, that is
+    with the greatest max f_c(x′) − f_y(x′) over c ≠ y; so more restarts, or more steps of the same
+    size, never find less.
 
         pgd(net, x, y, radius=2.0, norm="l2", restarts=5)
 
@@ -88,10 +88,10 @@ def pgd(
             length of what is added to an example ("l2").
         norm: "linf" or "l2".
         steps: how many, ≥ 1.
-        step: α > 0, in the units of x; 2.5·ε/steps if not given, which reaches any place of the
+        step: α > 0, in the units of x; 2.5·ε/steps if not given, which reaches any point of the
             ball from any other.
-        restarts: from how many random places, ≥ 1.
-        seed: of the places, whatever the batch size.
+        restarts: from how many random points, ≥ 1.
+        seed: of these points, whatever the batch size.
         clip: the least and the largest number an input may hold; None for any.
         batch_size: how many inputs the network gets at a time.
 
@@ -145,11 +145,11 @@ def adversarial_accuracy(
     batch_size: int = 2000,
     **options: Any,
 ) -> dict[float, float]:
-    """The part of inputs that are told right, and still are after an attack, by its radius.
+    """The fraction of inputs that are classified right even after an attack, for each radius.
 
-    Inputs that are told wrong as they are count as wrong, whatever an attack makes of them. What
-    "pgd" finds within a radius lies within all larger ones, so there accuracies do not rise along
-    the radii that are asked for; "fgsm" looks at one place alone, and may miss at a larger radius.
+    Inputs that are classified wrong without an attack count as wrong at every radius. What
+    "pgd" finds within a radius lies within all larger ones, so its accuracies do not rise with the
+    radius; "fgsm" looks at one point alone, and may miss at a larger radius.
 
         adversarial_accuracy(net, x, y, (0, 0.05, 0.1), "pgd", norm="linf", restarts=3)
 
@@ -193,7 +193,7 @@ def adversarial_accuracy(
 
 
 class _Worst:
-    """For each input the worst place within the ball that was looked at."""
+    """For each input the worst point of the ball that was visited."""
 
     def __init__(self, network: nn.Module, x: Tensor, y: Tensor) -> None:
         self.network, self.x, self.y = network, x, y
@@ -213,7 +213,7 @@ def _look(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The direction of ∇ₓL for each example, [n, …], and max f_c − f_y over c ≠ y, [n].
 
     With m = log Σ_{c≠y} exp f_c − f_y, the cross-entropy is L = log(1 + eᵐ), so ∇L = σ(m)·∇m. The
-    direction is that of ∇m, which is there where a network is so sure that L and ∇L round to 0.
+    direction is that of ∇m, which exists even where a network is so sure that L and ∇L round to 0.
     """
     with torch.enable_grad():
         inputs = x.detach().requires_grad_()
@@ -230,11 +230,13 @@ def _look(network: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _right(network: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Whether each input is told right, bool [n]."""
+    """Whether each input is classified right, bool [n]."""
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
     with evaluating(network):
-        told = [_logits(network, inputs, classes).argmax(1) == classes for inputs, classes in parts]
-    return torch.cat(told)
+        right = [
+            _logits(network, inputs, classes).argmax(1) == classes for inputs, classes in parts
+        ]
+    return torch.cat(right)
 
 
 def _logits(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -305,7 +307,7 @@ def _noise(x: Tensor, radius: float, norm: Norm, generator: torch.Generator) -> 
         return radius * (2 * sides - 1).to(x.device)
     directions = _unit(torch.randn(x.shape, generator=generator, dtype=x.dtype), norm)
     volume = torch.rand(len(x), generator=generator, dtype=x.dtype)
-    lengths = volume ** (1 / x[0].numel())  # the part of the ball within a length is length^d
+    lengths = volume ** (1 / x[0].numel())  # the fraction of the ball within a length is length^d
     return (radius * directions * _like(x, lengths)).to(x.device)
 
 

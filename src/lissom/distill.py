@@ -1,4 +1,4 @@
-"""Boosted trees that learn what a network answers: does something simpler say the same?"""
+"""Boosted trees that learn a network's answers: can something simpler give the same ones?"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,10 @@ class Trees:
 
     Attributes:
         model: takes inputs flattened to [n, numbers of an example].
-        accuracy: the part of right answers.
-        agreement: the part of answers that are the network's.
-        copied: the part of the network's mistakes that they make too, with the same wrong class;
-            None if the network makes none.
+        accuracy: the fraction of right answers.
+        agreement: the fraction of answers that are the network's.
+        copied: the fraction of the network's mistakes that they make too, with the same wrong
+            class; None if the network makes none.
     """
 
     model: "HistGradientBoostingClassifier"
@@ -94,10 +94,10 @@ def distill_to_trees(
     """Teach gradient-boosted trees what a network answers, and the same trees the labels.
 
     The trees g learn the pairs (xᵢ, argmax f(xᵢ)) of training examples, and trees h the pairs
-    (xᵢ, yᵢ). On test data, g's agreement with f says how much of f trees can say, and h's what
-    they would have agreed on without it. Trees are scikit-learn's, with its defaults, and without
-    early stopping: `rounds` trees for each class, or `rounds` in all for two. Test examples are
-    only reported on.
+    (xᵢ, yᵢ). On test data, g's agreement with f says how well trees reproduce f, and h's how often
+    they agree with f without having learned from it. Trees are scikit-learn's, with its defaults,
+    and without early stopping: `rounds` trees for each class, or `rounds` in all for two. Test
+    examples are only reported on.
 
         found = distill_to_trees(small, load("mnist"))
         found.from_network.agreement, found.from_labels.agreement
@@ -136,10 +136,10 @@ def distill_to_trees(
 
     def trees(target: NDArray[np.int64]) -> Trees:
         model = _fitted(_flat(learned), target, rounds, seed)
-        told = model.predict(_flat(data.test_x))
-        same, wrong = told == answers, answers != right
+        predicted = model.predict(_flat(data.test_x))
+        same, wrong = predicted == answers, answers != right
         copied = float(same[wrong].mean()) if wrong.any() else None
-        return Trees(model, float((told == right).mean()), float(same.mean()), copied)
+        return Trees(model, float((predicted == right).mean()), float(same.mean()), copied)
 
     return Distilled(
         network=float((answers == right).mean()),
@@ -165,7 +165,7 @@ def _fitted(
 def _answers(network: nn.Module, x: Tensor, classes: int) -> NDArray[np.int64]:
     """The class of the largest logit, [n]."""
     with evaluating(network), torch.no_grad():
-        first = run(network, (x[:2],))  # a mistake is told before all of x is run
+        first = run(network, (x[:2],))  # a mistake is reported before all of x is run
     shape = list(first.shape) if isinstance(first, Tensor) else type(first).__name__
     if shape != [len(x[:2]), classes]:
         raise DistillError(
@@ -187,5 +187,5 @@ def _array(y: Tensor) -> NDArray[np.int64]:
     return y.cpu().numpy()
 
 
-def _percent(part: float | None) -> str:
-    return "" if part is None else f"{100 * part:.2f}"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f}"

@@ -37,8 +37,8 @@ class Ensemble(nn.Module):
         members = list(networks)
         if not members:
             raise EnsembleError("an ensemble has at least one network, got none")
-        if strange := [net for net in members if not isinstance(net, nn.Module)]:
-            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {strange[0]!r}")
+        if wrong := [net for net in members if not isinstance(net, nn.Module)]:
+            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {wrong[0]!r}")
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ class Ensemble(nn.Module):
         return logits.log_softmax(2).logsumexp(0) - torch.tensor(len(logits)).log()
 
     def votes(self, *inputs: Tensor) -> Tensor:
-        """The part of the members whose largest logit is the c-th, [n, classes]."""
+        """The fraction of the members whose largest logit is the c-th, [n, classes]."""
         logits = self._logits(inputs)
         chosen = nn.functional.one_hot(logits.argmax(2), logits.shape[2])
         return chosen.float().mean(0)
 
     def confidence(self, *inputs: Tensor) -> Tensor:
-        """The part of the members that agree with the most frequent answer, [n]."""
+        """The fraction of the members that agree with the most frequent answer, [n]."""
         return self.votes(*inputs).amax(1)
 
     def __len__(self) -> int:
@@ -71,9 +71,9 @@ class Ensemble(nn.Module):
 
 
 class Recorded(nn.Module):
-    """A network that has answered: forward(i) is what it gave for the i-th example.
+    """A network's recorded answers: forward(i) returns its logits for the i-th example.
 
-        known = [Recorded(net, x) for net in networks]     # each is run once, here
+        known = [Recorded(net, x) for net in networks]     # each network is run only here
         accuracy_by_size(known, torch.arange(len(x)), y), calibration_of(known, …)
 
     Args:
@@ -134,11 +134,11 @@ def best_of(
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether a confidence is the part of right answers.
+    """How well a confidence matches the fraction of right answers.
 
     Attributes:
         confidence: its mean in each bin of equal width, [bins]; NaN where there is no example.
-        accuracy: the part of right answers in each bin, [bins].
+        accuracy: the fraction of right answers in each bin, [bins].
         counts: how many examples are in each, [bins].
     """
 
@@ -157,7 +157,7 @@ class Calibration:
 
 
 def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibration:
-    """Compare a confidence with the part of right answers, bin by bin.
+    """Compare a confidence with the fraction of right answers, bin by bin.
 
         answer = ensemble.votes(x).max(1)
         calibration(answer.values, answer.indices == y).error
@@ -195,7 +195,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibratio
 def calibration_of(
     networks: Iterable[nn.Module], x: Tensor, y: Tensor, *, bins: int = 10, batch_size: int = 2000
 ) -> Calibration:
-    """The calibration of an ensemble's votes: the part that agrees against the part that is right.
+    """The calibration of an ensemble's votes: the fraction that agrees against the accuracy.
 
     Args:
         networks: the members.
@@ -243,8 +243,8 @@ def accuracy_by_size(
     """
     members = Ensemble(networks)
     _check_labels(x, y)
-    if strange := [size for size in sizes if not isinstance(size, int) or size < 1]:
-        raise EnsembleError(f"a size is a whole number ≥ 1, got {strange[0]!r}")
+    if wrong := [size for size in sizes if not isinstance(size, int) or size < 1]:
+        raise EnsembleError(f"a size is a whole number ≥ 1, got {wrong[0]!r}")
     if most := [size for size in sizes if size > len(members)]:
         raise EnsembleError(f"there are {len(members)} networks, which make no {most[0]}")
     if repeats < 1:
@@ -258,8 +258,8 @@ def accuracy_by_size(
         found[size] = []
         for _ in range(1 if size == len(members) else repeats):
             chosen = torch.randperm(len(members), generator=generator)[:size]
-            told = answers[chosen.to(answers.device)].mean(0).argmax(1)
-            found[size].append(float((told == y).double().mean()))
+            predicted = answers[chosen.to(answers.device)].mean(0).argmax(1)
+            found[size].append(float((predicted == y).double().mean()))
     return found
 
 

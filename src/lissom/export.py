@@ -172,7 +172,7 @@ def _write_onnx(
     names = tuple({0: "batch"} if yes else None for yes in batched) if batched else None
     try:
         with _quiet():
-            made: Any = torch.onnx.export(
+            onnx_program: Any = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
@@ -185,13 +185,13 @@ def _write_onnx(
             f"the network cannot be written as ONNX, opset {opset or 'of torch'}: "
             f"{_first_line(error)}"
         ) from error
-    written = int(made.model.opset_imports[""])
+    written = int(onnx_program.model.opset_imports[""])
     if opset not in (None, written):
         raise LissomError(f"torch cannot write opset {opset!r} of this network, but {written}")
     tensors = [*program.state_dict.values(), *program.constants.values()]
     size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
     with _quiet():
-        made.save(path, external_data=size > ONE_FILE_BYTES)
+        onnx_program.save(path, external_data=size > ONE_FILE_BYTES)
 
     def load() -> Runner:
         runtime = _optional("onnxruntime")

@@ -18,7 +18,7 @@ def table(
     total: Sequence[object] | None = None,
 ) -> Table:
     """A table whose numbers stand on the right; `total` is set off below a line."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_footer=bool(total))
+    grid = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_footer=bool(total))
     listed = [list(row) for row in rows]
     sample = [*listed, list(total)] if total else listed
     for i, column in enumerate(columns):
@@ -26,16 +26,16 @@ def table(
         footer = _cell(total[i]) if total else ""
         wraps = i == len(columns) - 1 and not numeric
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        made.add_column(column, footer, justify=justify, no_wrap=not wraps, min_width=len(column))
+        grid.add_column(column, footer, justify=justify, no_wrap=not wraps, min_width=len(column))
     for row in listed:
-        made.add_row(*map(_cell, row))
-    return made
+        grid.add_row(*map(_cell, row))
+    return grid
 
 
-def text(made: Table, width: int = 120) -> str:
+def text(grid: Table, width: int = 120) -> str:
     """The table as plain text, without colour."""
     out = StringIO()
-    Console(file=out, width=width, color_system=None).print(made)
+    Console(file=out, width=width, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 

@@ -1,4 +1,4 @@
-"""The table, continued: operators that sum products, and so read units."""
+"""Coupling rules of operators that sum products, and so read units."""
 
 from dataclasses import replace
 from math import prod
@@ -184,7 +184,9 @@ def recurrent(c: Coupler, call: Call) -> list[Axes]:
             c.pin(node)
         return [()] * outputs
     steps = _numel(call.node.meta["val"][0]) // (directions * width)
-    macs = steps * sum(prod(s) for s in map(c.trace.shape, params) if len(s) == 2)  # told once
+    macs = steps * sum(
+        prod(s) for s in map(c.trace.shape, params) if len(s) == 2
+    )  # for the whole layer
     unit = c.vector(params[1], 1)
     for state in call.tensors:
         if state is not x and state not in params and (own := c.vector(state, -1)) is not None:
@@ -328,8 +330,8 @@ def _bias_for_constants(c: Coupler, site: Contraction) -> str | None:
     if site.pads:
         return None
     if site.bias is not None:
-        mine = site.bias in c.trace.names and len(site.bias.users) == 1
-        return c.trace.names[site.bias] if mine else None
+        own = site.bias in c.trace.names and len(site.bias.users) == 1
+        return c.trace.names[site.bias] if own else None
     path, kind = c.trace.module(site.node)
     return f"{path}.bias".lstrip(".") if kind in HAVE_BIAS else None
 

@@ -150,8 +150,8 @@ class Coupler:
             for axis in self.axes(here) if here in self.trace.names else ():
                 if np.isin(axis, labels).all():
                     self.roles.setdefault((here, varying(axis)[0]), set()).add(role)
-            made = here.op == "call_function" and call(here).name in ELEMENTWISE | MOVEMENT
-            new = [source for source in here.all_input_nodes if made and source not in seen]
+            passes_on = here.op == "call_function" and call(here).name in ELEMENTWISE | MOVEMENT
+            new = [source for source in here.all_input_nodes if passes_on and source not in seen]
             seen.update(new)
             todo += new
 
@@ -166,14 +166,14 @@ class Coupler:
             return ()
         if node.op != "call_function":
             return self._without_rule(Call(node, str(node.target), {}))
-        made = call(node)
-        rule = self._rules.get(made.name)
+        op = call(node)
+        rule = self._rules.get(op.name)
         if rule is None:
-            return self._without_rule(made)
+            return self._without_rule(op)
         try:
-            return rule(self, made)
+            return rule(self, op)
         except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return self._without_rule(made)  # an unforeseen form of a known operator
+            return self._without_rule(op)  # an unforeseen form of a known operator
 
     def _own(self, node: fx.Node) -> Axes:
         """Fresh labels for each dim of a parameter or buffer; the same ones where it is tied."""
@@ -200,13 +200,13 @@ class Coupler:
         self.inputs[node] = self.labels.fresh([1, *shape[1:]])
         return (self.inputs[node],)
 
-    def _without_rule(self, made: Call) -> Axes | list[Axes]:
+    def _without_rule(self, op: Call) -> Axes | list[Axes]:
         """Safe by default: what the operation reads stays."""
-        before = any(self.outputs(source) for source in made.node.all_input_nodes)
-        for source in made.node.all_input_nodes:
+        before = any(self.outputs(source) for source in op.node.all_input_nodes)
+        for source in op.node.all_input_nodes:
             self.pin(source)
         if before:
-            self.unknown.append(made)
+            self.unknown.append(op)
         return ()
 
     def _make_rectangular(self) -> None:

@@ -160,9 +160,9 @@ def call(node: fx.Node) -> Call:
     return Call(node, name if namespace == "aten" else f"{namespace}::{name}", arguments)
 
 
-def pads(made: Call) -> bool:
+def pads(op: Call) -> bool:
     """Whether a convolution sums zeros in beside its input."""
-    padding = concrete(made["padding"])
+    padding = concrete(op["padding"])
     return padding != "valid" and (isinstance(padding, str) or any(padding))
 
 

@@ -91,10 +91,10 @@ class Trace:
 
 def memory_of(node: fx.Node) -> fx.Node:
     """The tensor whose memory a view, or an operation in place, works on."""
-    while node.op == "call_function" and (made := call(node)).shares:
-        if not isinstance(made.first, fx.Node):
+    while node.op == "call_function" and (op := call(node)).shares:
+        if not isinstance(op.first, fx.Node):
             break
-        node = made.first
+        node = op.first
     return node
 
 

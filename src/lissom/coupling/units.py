@@ -276,8 +276,8 @@ def _alike(vectors: list[Axis], size: int) -> Iterator[tuple[Axis, list[int]]]:
     for i, vector in enumerate(vectors):
         for p in np.unique(part[vector]).tolist():
             if p not in places:
-                mine = vector[part[vector] == p]
-                order[p] = mine[np.sort(np.unique(mine, return_index=True)[1])]
+                labels = vector[part[vector] == p]
+                order[p] = labels[np.sort(np.unique(labels, return_index=True)[1])]
             places.setdefault(p, []).append(i)
     yield from ((order[p], places[p]) for p in places if p != 0)
 
@@ -361,8 +361,8 @@ def _macs(coupler: Coupler) -> np.ndarray:
                     np.add.at(macs, found, site.macs / len(labels) / examples)
     for product in coupler.products:
         read = [] if product.summed is None else [product.summed]
-        made = [coupler.vector(product.node, dim) for dim in product.dims]
-        for labels in (*read, *(axis for axis in made if axis is not None)):
+        axes = [coupler.vector(product.node, dim) for dim in product.dims]
+        for labels in (*read, *(axis for axis in axes if axis is not None)):
             found = coupler.labels.find(labels)
             np.add.at(macs, found, product.macs / len(labels) / examples)
     return macs

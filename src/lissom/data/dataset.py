@@ -1,8 +1,8 @@
 """A data set in memory: tensors to train on, to choose by, and to report on.
 
 Three parts with three uses: *train* fits weights, *valid* chooses λ, epochs and knees, *test* is
-looked at once. A figure chosen on the test set flatters itself, so `hold_out` makes the middle part
-out of the training examples.
+used once, for the reported figure. A figure that was chosen by its test error is too optimistic, so
+`hold_out` takes the validation part out of the training examples.
 """
 
 from dataclasses import dataclass, replace
@@ -205,7 +205,7 @@ def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[n
 
 
 def random_state(seed: int) -> np.random.RandomState:
-    """Draws that are the same for ever.
+    """Draws that do not change with the release of numpy.
 
     RandomState's streams are frozen by NEP 19; Generator's and torch's may change by release, and
     with them every split that a published figure rests on.

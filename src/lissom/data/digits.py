@@ -15,7 +15,7 @@ def load_digits() -> Dataset:
     Kaynak 1998), which has no split of its own. Ours never changes: the test part is
     `stratified_choice(labels, 450, seed=0)`, so each class gives a quarter of its digits to within
     one, and both parts keep scikit-learn's order. Writers are shared between the parts, so the test
-    error flatters; use it for examples and tests, and MNIST for figures.
+    error is too optimistic; use it for examples and tests, and MNIST for figures.
 
     Returns:
         Images [n, 1, 8, 8] with pixels in {0, 1/16, …, 1}, labels 0 … 9.

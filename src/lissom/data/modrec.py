@@ -1,4 +1,4 @@
-"""Radio modulation: vectors of 128 complex samples in 11 classes, RML2016.10a and its likes.
+"""Radio modulation: vectors of 128 complex samples in 11 classes, RML2016.10a or similar.
 
 *RML2016.10a* (O'Shea & West 2016) is a pickle. *RML2016-like* is an npz file that was made with GNU
 Radio 3.10 from the facts of its generator, and that knows the run of each vector. An error on it is
@@ -61,8 +61,8 @@ def load_modrec(
     "rml2016-like", and any other npz "rml2016-like-part"; true labels or a true AM-SSB are named.
 
     Neither has a split of its own. Ours is drawn from the whole file by `seed`, so that a vector is
-    on the same side whatever `snr_min` is. The published one has no runs: its test error flatters,
-    since vectors of one realisation of the channel are on both sides.
+    in the same part whatever `snr_min` is. The published one has no runs: its test error is too
+    optimistic, since vectors of one realisation of the channel are in both parts.
 
     Args:
         data_dir: the folder that holds `modrec/` or a file itself; None means the environment
@@ -143,14 +143,14 @@ def _find(data_dir: Path | str | None, file: Path | str | None) -> Path:
 
 
 def _check_runs(found: Vectors) -> None:
-    """A run has one class and one SNR, or sides of the split could share it."""
+    """A run has one class and one SNR, or both parts of the split could share it."""
     if found.run is None:
         return
     cell = cells(found.y, found.snr)
     _, first, of = np.unique(found.run, return_index=True, return_inverse=True)
-    strange = cell[first][of] != cell
-    if strange.any():
-        run = found.run[strange.argmax()]
+    mixed = cell[first][of] != cell
+    if mixed.any():
+        run = found.run[mixed.argmax()]
         raise DataError(
             f"{found.path}: run {run} has vectors of {len(set(cell[found.run == run].tolist()))} "
             "classes or SNRs, but a run has one of each; number the runs of a file without repeats"

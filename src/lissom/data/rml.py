@@ -39,12 +39,12 @@ class Vectors:
 
     Attributes:
         name: "rml2016.10a", "rml2016.10a-layout", "rml2016-like" or "rml2016-like-part", and
-            what is otherwise than in RML2016-like.
+            what differs from RML2016-like.
         path: of the file.
         x: [N, 2, 128] of some float type, I and Q.
         y: int64 [N], places in CLASSES.
         snr: int64 [N], labels in dB.
-        run: int64 [N], or None if the file does not tell.
+        run: int64 [N], or None if the file does not say.
         true_snr: whether labels are ratios of signal to noise, and not about half of them.
 
     Raises:
@@ -60,12 +60,12 @@ class Vectors:
     true_snr: bool = False
 
     def __post_init__(self) -> None:
-        strange = ~np.isfinite(self.x).all((1, 2))
-        if strange.any():
-            first = int(strange.argmax())
+        not_finite = ~np.isfinite(self.x).all((1, 2))
+        if not_finite.any():
+            first = int(not_finite.argmax())
             raise DataError(
-                f"{self.path} has {int(strange.sum()):,} vectors with NaN or infinite samples, the "
-                f"first of them {CLASSES[self.y[first]]} at {self.snr[first]} dB; copy it again"
+                f"{self.path} has {int(not_finite.sum()):,} vectors with NaN or infinite samples, "
+                f"the first of them {CLASSES[self.y[first]]} at {self.snr[first]} dB; copy it again"
             )
 
 

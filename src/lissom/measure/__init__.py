@@ -1,4 +1,4 @@
-"""Honest counting: what of a model is not zero, and what it costs in MACs, bytes and seconds."""
+"""What of a model is not zero, and what it costs in MACs, bytes and seconds."""
 
 from collections import Counter
 from collections.abc import Iterable

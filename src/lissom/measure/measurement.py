@@ -26,8 +26,9 @@ class Layer:
     Attributes:
         name: its path in the model; "" for the model itself.
         type: the name of its class.
-        nonzeros: of its parameters, biases included; tied ones count at their first layer.
-        weights: all its parameters.
+        nonzeros: its weights that are not zero, biases included; tied ones count at their first
+            layer.
+        weights: all its weights, biases and zeros included.
         shape: of its output; None if it did not run, or was not asked to.
         macs: multiply–accumulates with its weights; None without example inputs.
         effective_macs: those with its weights that are not zero.
@@ -61,7 +62,8 @@ class Measurement:
             factors of operations that it cannot count. Their MACs are missing from `macs`.
         neurons: 266, 88, 33: outputs of convolutions and inputs of dense layers that are left when
             dead units are removed, in the order in which the layers run.
-        shrunk_weights: weights, biases included, of the network that `lissom.shrink` makes.
+        shrunk_weights: all weights, biases and zeros included, of the network that `lissom.shrink`
+            makes.
         unshrunk: why the last two are None though there are example inputs.
         latency: of one forward pass; None if not asked for.
     """
@@ -85,12 +87,12 @@ class Measurement:
 
     @property
     def weights(self) -> int:
-        """All weights, biases included."""
+        """All weights, biases and zeros included."""
         return sum(variable.weights for variable in self.variables)
 
     @property
     def sparsity(self) -> float:
-        """The part of all weights that is zero, from 0 to 1."""
+        """The fraction of all weights that is zero, from 0 to 1."""
         return 1 - self.nonzeros / self.weights
 
     @property

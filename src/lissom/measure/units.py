@@ -41,7 +41,7 @@ def neurons(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> t
 
 
 def shrunk_weights(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> int:
-    """The weights, biases included, of the dense network that `lissom.shrink` makes.
+    """All weights, biases and zeros included, of the dense network that `lissom.shrink` makes.
 
     Raises:
         LissomError: if it cannot make one of this model.

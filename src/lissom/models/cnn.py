@@ -39,12 +39,12 @@ def cnn(
         )
     channels, height, width = inputs
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, made in enumerate(widths, 1):
-        layers[f"conv{number}"] = nn.Conv2d(channels, made, 3, padding=1, bias=False)
-        layers[f"norm{number}"] = nn.BatchNorm2d(made)
+    for number, out_channels in enumerate(widths, 1):
+        layers[f"conv{number}"] = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        layers[f"norm{number}"] = nn.BatchNorm2d(out_channels)
         layers[f"act{number}"] = nn.ReLU()
         layers[f"pool{number}"] = nn.MaxPool2d(2)
-        channels, height, width = made, height // 2, width // 2
+        channels, height, width = out_channels, height // 2, width // 2
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels * height * width, classes)
     return nn.Sequential(layers)

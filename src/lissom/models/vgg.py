@@ -45,11 +45,11 @@ def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequenti
             layers[f"pool{pools}"] = nn.MaxPool2d(2)
             continue
         convolutions += 1
-        made = max(1, round(width * size))
-        layers[f"conv{convolutions}"] = nn.Conv2d(channels, made, 3, padding=1)
-        layers[f"norm{convolutions}"] = nn.BatchNorm2d(made)
+        out_channels = max(1, round(width * size))
+        layers[f"conv{convolutions}"] = nn.Conv2d(channels, out_channels, 3, padding=1)
+        layers[f"norm{convolutions}"] = nn.BatchNorm2d(out_channels)
         layers[f"act{convolutions}"] = nn.ReLU()
-        channels = made
+        channels = out_channels
     layers["flatten"] = nn.Flatten()
     layers["fc1"] = nn.Linear(channels, HIDDEN)
     layers[f"act{convolutions + 1}"] = nn.ReLU()

@@ -17,24 +17,24 @@ class WideBlock(nn.Module):
 
     Args:
         channels: of the input.
-        made: of the output.
+        out_channels: of the output.
         stride: 2 halves the side.
         dropout: between the convolutions.
     """
 
-    def __init__(self, channels: int, made: int, stride: int, dropout: float) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, made, 3, stride, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(made)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(made, made, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut: nn.Conv2d | None = None
-        if channels != made or stride != 1:
-            self.shortcut = nn.Conv2d(channels, made, 1, stride, bias=False)
+        if channels != out_channels or stride != 1:
+            self.shortcut = nn.Conv2d(channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, channels, h, w] to [n, made, h/stride, w/stride]."""
+        """Maps [n, channels, h, w] to [n, out_channels, h/stride, w/stride]."""
         active = F.relu(self.norm1(x))
         base: Tensor = x if self.shortcut is None else self.shortcut(active)
         inner: Tensor = self.dropout(F.relu(self.norm2(self.conv1(active))))
@@ -93,12 +93,12 @@ def wide_resnet(
         layers["normalize"] = Normalize(mean, std)
     layers["conv"] = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
     width = 16
-    for stage, made in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
+    for stage, out_channels in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
         blocks: list[nn.Module] = []
         for number in range((depth - 4) // 6):
             stride = 2 if stage > 1 and number == 0 else 1
-            blocks.append(WideBlock(width, made, stride, float(dropout)))
-            width = made
+            blocks.append(WideBlock(width, out_channels, stride, float(dropout)))
+            width = out_channels
         layers[f"stage{stage}"] = nn.Sequential(*blocks)
     layers["norm"] = nn.BatchNorm2d(width)
     layers["act"] = nn.ReLU()

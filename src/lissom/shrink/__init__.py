@@ -148,7 +148,7 @@ class _Case:
         round_to: int,
     ) -> None:
         self.model, self.args, self.verify = model, args, verify
-        _checks(args, verify)  # tells of mistakes before the work is done
+        _checks(args, verify)  # reports mistakes before the work is done
         self.fold, self.inputs, self.round_to = fold, inputs, round_to
         self.traced = _Traced(model, args, fold=fold, inputs=inputs)
         self.weights = sum(p.numel() for p in model.parameters())

@@ -86,21 +86,21 @@ class Constants:
             return _own(self.trace.tensors[node]) if own else None
         if node.op != "call_function":
             return None
-        made = call(node)
-        if made.name == "getitem":
+        op = call(node)
+        if op.name == "getitem":
             source, index = node.args
             known = self._known.get(source) if isinstance(source, fx.Node) else None
             return known[index] if isinstance(known, list) and isinstance(index, int) else None
-        value = self._value(made)
-        if made.in_place and isinstance(made.first, fx.Node):
-            self._overwrite(made.first, value)
+        value = self._value(op)
+        if op.in_place and isinstance(op.first, fx.Node):
+            self._overwrite(op.first, value)
         return value
 
-    def _value(self, made: Call) -> Any:
-        found = RULES.get(made.name)
+    def _value(self, op: Call) -> Any:
+        found = RULES.get(op.name)
         if found is not None:
             try:
-                value = found(self, made)
+                value = found(self, op)
             except (
                 AssertionError,
                 AttributeError,
@@ -110,29 +110,29 @@ class Constants:
                 ValueError,
             ):
                 value = None  # an unforeseen form of a known operator
-        elif made.in_place or torch.Tag.nondeterministic_seeded in _tags(made):
+        elif op.in_place or torch.Tag.nondeterministic_seeded in _tags(op):
             value = None
         else:
-            value = self.all_known(made)
+            value = self.all_known(op)
         if isinstance(value, Tensor) and value.is_floating_point() and _nothing(value):
             return None
         return value
 
-    def all_known(self, made: Call) -> Any:
+    def all_known(self, op: Call) -> Any:
         """An operation without a rule, if all that it reads are parameters and known.
 
         What is known of an activation may still be 1/T for T positions, and so no constant.
         """
-        if not self.fixed(made.node):
+        if not self.fixed(op.node):
             return None
-        inputs = made.node.all_input_nodes
+        inputs = op.node.all_input_nodes
         for node in inputs:
             if is_tensor(node) and (self.get(node) is None or bool(self.of(node).isnan().any())):
                 return None
             if not is_tensor(node) and not isinstance(node.meta.get("val"), int | torch.SymInt):
                 return None
         try:
-            value = self.run(made)
+            value = self.run(op)
         except (RuntimeError, TypeError, ValueError):
             return None
         if isinstance(value, Tensor):
@@ -140,16 +140,16 @@ class Constants:
         parts = value if isinstance(value, tuple | list) else []
         return [_wide(part) if isinstance(part, Tensor) else None for part in parts]
 
-    def run(self, made: Call, first: Tensor | None = None) -> Any:
+    def run(self, op: Call, first: Tensor | None = None) -> Any:
         """The operation itself on known values, or on another first argument."""
 
         def value(node: fx.Node) -> Any:
-            if first is not None and node is made.first:
+            if first is not None and node is op.first:
                 return first
             return _wide(self.of(node)) if is_tensor(node) else concrete(node)
 
-        target: Any = made.node.target
-        return target(*fx.node.map_arg(made.node.args, value), **_kwargs(made, value))
+        target: Any = op.node.target
+        return target(*fx.node.map_arg(op.node.args, value), **_kwargs(op, value))
 
     def _overwrite(self, node: fx.Node, value: Known) -> None:
         """An in-place operation: the tensor itself, and whatever shares its memory."""
@@ -170,8 +170,8 @@ class Constants:
             for user in here.users:
                 if user in found or user not in self._known or user.op != "call_function":
                     continue
-                made = call(user)
-                if made.first is here and made.shares:
+                op = call(user)
+                if op.first is here and op.shares:
                     found.add(user)
                     todo.append(user)
         return found
@@ -185,24 +185,24 @@ FILLED = {
 
 
 @rule(*FILLED)
-def filled(k: Constants, made: Call) -> Known:
+def filled(k: Constants, op: Call) -> Known:
     """One number throughout, whatever the size."""
-    value = FILLED[made.name]
-    number = _number(concrete(made["fill_value"]) if value is None else value)
-    return spread(number if _floats(made) else number.to(made.node.meta["val"].dtype), made)
+    value = FILLED[op.name]
+    number = _number(concrete(op["fill_value"]) if value is None else value)
+    return spread(number if _floats(op) else number.to(op.node.meta["val"].dtype), op)
 
 
 @rule(*ops.ELEMENTWISE - FILLED.keys() - {"mul", "multiply", "where", "copy", "dropout"})
-def elementwise(k: Constants, made: Call) -> Known:
+def elementwise(k: Constants, op: Call) -> Known:
     """Known where all operands are."""
-    nodes = made.tensors[:1] if made.name in ops.OF_THE_FIRST else made.tensors
+    nodes = op.tensors[:1] if op.name in ops.OF_THE_FIRST else op.tensors
     operands = {node: compact(k.of(node)) for node in nodes}
-    sizes = [n for n in made.node.all_input_nodes if not is_tensor(n) and not k.fixed(n)]
+    sizes = [n for n in op.node.all_input_nodes if not is_tensor(n) and not k.fixed(n)]
     if sizes or any(k.get(node) is None for node in nodes):
         return None  # a number made of a size of the inputs is no constant
     unknown = [x.isnan() for x in operands.values() if x.is_floating_point()]
-    result = _call(made, {n: without_nan(x) for n, x in operands.items()})
-    if made.name in ("to", "_to_copy", "type_as") and result.is_floating_point():
+    result = _call(op, {n: without_nan(x) for n, x in operands.items()})
+    if op.name in ("to", "_to_copy", "type_as") and result.is_floating_point():
         result = without_nan(operands[nodes[0]]).double()
     for mask in unknown:
         if not result.is_floating_point():
@@ -210,42 +210,42 @@ def elementwise(k: Constants, made: Call) -> Known:
                 return None
             continue
         result = torch.where(mask, NAN, _wide(result))
-    return spread(_wide(result), made)
+    return spread(_wide(result), op)
 
 
 @rule("dropout")
-def dropout(k: Constants, made: Call) -> Known:
+def dropout(k: Constants, op: Call) -> Known:
     """Nothing happens in evaluation mode."""
-    return None if made["train"] else k.get(made.first)
+    return None if op["train"] else k.get(op.first)
 
 
 @rule("copy")
-def copy(k: Constants, made: Call) -> Known:
+def copy(k: Constants, op: Call) -> Known:
     """What is written."""
-    return spread(k.of(made["src"]), made) if k.get(made["src"]) is not None else None
+    return spread(k.of(op["src"]), op) if k.get(op["src"]) is not None else None
 
 
 @rule("mul", "multiply")
-def mul(k: Constants, made: Call) -> Known:
+def mul(k: Constants, op: Call) -> Known:
     """Zero times anything is zero."""
-    operands = [compact(_wide(k.of(node))) for node in made.tensors]
-    number = [x for x in (made["self"], made["other"]) if not is_tensor(x)]
-    if len(made.tensors) == 1 and not number:
+    operands = [compact(_wide(k.of(node))) for node in op.tensors]
+    number = [x for x in (op["self"], op["other"]) if not is_tensor(x)]
+    if len(op.tensors) == 1 and not number:
         operands *= 2
     varies = any(isinstance(x, fx.Node) and not k.fixed(x) for x in number)
     result = _number(NAN if varies else concrete(number[0]) if number else 1)
     for x in operands:
         zero = (x == 0) | (result == 0)
         result = torch.where(zero, 0, x * result)
-    if not made.node.meta["val"].is_floating_point():
-        return k.all_known(made)  # type: ignore[no-any-return]
-    return spread(result, made)
+    if not op.node.meta["val"].is_floating_point():
+        return k.all_known(op)  # type: ignore[no-any-return]
+    return spread(result, op)
 
 
 @rule("prelu")
-def prelu(k: Constants, made: Call) -> Known:
+def prelu(k: Constants, op: Call) -> Known:
     """max(x, 0) + slope·min(x, 0)."""
-    x, slope = k.get(made["self"]), k.get(made["weight"])
+    x, slope = k.get(op["self"]), k.get(op["weight"])
     if x is None or slope is None:
         return None
     layout = [1, -1, *[1] * (x.ndim - 2)] if x.ndim > 1 else [-1]
@@ -253,60 +253,60 @@ def prelu(k: Constants, made: Call) -> Known:
 
 
 @rule("glu")
-def glu(k: Constants, made: Call) -> Known:
+def glu(k: Constants, op: Call) -> Known:
     """x[:half] · σ(x[half:])."""
-    x = k.get(made["self"])
+    x = k.get(op["self"])
     if x is None:
         return None
-    value, gate = x.chunk(2, int(concrete(made["dim"])))
+    value, gate = x.chunk(2, int(concrete(op["dim"])))
     return torch.where(value == 0, value, value * gate.sigmoid())
 
 
 @rule("where")
-def where(k: Constants, made: Call) -> Known:
+def where(k: Constants, op: Call) -> Known:
     """Known where the chosen side is, or where both sides agree."""
     sides = [
         compact(_wide(k.of(s))) if is_tensor(s) else _number(concrete(s))
-        for s in (made["self"], made["other"])
+        for s in (op["self"], op["other"])
     ]
-    condition = k.get(made["condition"])
-    if not made.node.meta["val"].is_floating_point():
-        return k.all_known(made)  # type: ignore[no-any-return]
+    condition = k.get(op["condition"])
+    if not op.node.meta["val"].is_floating_point():
+        return k.all_known(op)  # type: ignore[no-any-return]
     if condition is None:
         result = torch.where(sides[0] == sides[1], sides[0], NAN)
     else:
         result = torch.where(compact(condition), sides[0], sides[1])
-    return spread(result.double(), made)
+    return spread(result.double(), op)
 
 
 @rule(*ops.MOVEMENT)
-def movement(k: Constants, made: Call) -> Any:
+def movement(k: Constants, op: Call) -> Any:
     """The operation itself."""
-    x = k.get(made.first)
-    value = made.node.meta["val"]
+    x = k.get(op.first)
+    value = op.node.meta["val"]
     if x is None:
         return None if isinstance(value, Tensor) else [None for _ in value]
-    if made.name in ("view", "reshape", "view_as", "reshape_as"):
+    if op.name in ("view", "reshape", "view_as", "reshape_as"):
         return x.reshape(_shape(value))
-    moved = x.expand(_shape(value)) if made.name == "expand_as" else made.on(x.expand(x.shape))
+    moved = x.expand(_shape(value)) if op.name == "expand_as" else op.on(x.expand(x.shape))
     return moved if isinstance(moved, Tensor) else list(moved)
 
 
 @rule("cat", "concat", "concatenate", "stack")
-def cat(k: Constants, made: Call) -> Known:
+def cat(k: Constants, op: Call) -> Known:
     """Side by side."""
-    parts = [node for node in made["tensors"] if isinstance(node, fx.Node)]
+    parts = [node for node in op["tensors"] if isinstance(node, fx.Node)]
     if all(k.get(part) is None for part in parts):
         return None
-    dim = int(concrete(made["dim"]) or 0)
+    dim = int(concrete(op["dim"]) or 0)
     tensors = [_wide(k.of(part)) for part in parts if k.trace.shape(part) != (0,)]
     ndim = tensors[0].ndim
-    if made.name == "cat":
+    if op.name == "cat":
         same = [
             d for d in range(ndim) if d != dim % ndim and all(t.stride(d) == 0 for t in tensors)
         ]
         tensors = [_narrowed(t, same) for t in tensors]
-        return spread(torch.cat(tensors, dim), made)
+        return spread(torch.cat(tensors, dim), op)
     return torch.stack(tensors, dim)
 
 
@@ -344,9 +344,9 @@ def _narrowed(x: Tensor, dims: list[int]) -> Tensor:
     return x
 
 
-def spread(x: Tensor, made: Call) -> Tensor:
+def spread(x: Tensor, op: Call) -> Tensor:
     """Expanded to the shape of the result."""
-    return x.expand(made.shape)
+    return x.expand(op.shape)
 
 
 def uniform(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -357,31 +357,31 @@ def uniform(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return torch.where((x == first).all(dims, keepdim=True), first, NAN)
 
 
-def _call(made: Call, tensors: dict[fx.Node, Tensor]) -> Tensor:
+def _call(op: Call, tensors: dict[fx.Node, Tensor]) -> Tensor:
     def value(node: fx.Node) -> Any:
         return tensors[node] if node in tensors else concrete(node)
 
-    target: Any = made.node.target
-    if made.in_place:
-        target = getattr(torch.ops.aten, made.name)
-    result: Tensor = target(*fx.node.map_arg(made.node.args, value), **_kwargs(made, value))
+    target: Any = op.node.target
+    if op.in_place:
+        target = getattr(torch.ops.aten, op.name)
+    result: Tensor = target(*fx.node.map_arg(op.node.args, value), **_kwargs(op, value))
     return result
 
 
-def _kwargs(made: Call, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
-    kwargs = dict(fx.node.map_arg(made.node.kwargs, value))
+def _kwargs(op: Call, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
+    kwargs = dict(fx.node.map_arg(op.node.kwargs, value))
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("cpu")
     return kwargs
 
 
-def _floats(made: Call) -> bool:
-    value = made.node.meta["val"]
+def _floats(op: Call) -> bool:
+    value = op.node.meta["val"]
     return not isinstance(value, Tensor) or value.is_floating_point()
 
 
-def _tags(made: Call) -> list[Any]:
-    return list(getattr(made.node.target, "tags", []))
+def _tags(op: Call) -> list[Any]:
+    return list(getattr(op.node.target, "tags", []))
 
 
 def _shape(value: Tensor) -> list[int]:

@@ -1,4 +1,4 @@
-"""The knife on the traced program, for what a module's own code cannot express.
+"""Cutting the traced program, for what a module's own code cannot express.
 
 The result is a graph of the operations that evaluation mode runs, with the cut tensors as its
 parameters and every literal size rewritten. It can be trained further, in that mode.
@@ -232,21 +232,21 @@ REWRITES: dict[str, Callable[[_Cut], None]] = {
 
 def _cut_tensors(small: fx.GraphModule, coupler: Coupler, surgery: Surgery) -> None:
     """Tensors of its own for the new module: cut, or copied."""
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for node, old in coupler.trace.tensors.items():
         name = coupler.trace.names.get(node, f"constant {node.target}")
-        if name not in made:
+        if name not in tensors:
             new = surgery.cut(name, old)
             parameter = isinstance(old, nn.Parameter)
-            made[name] = nn.Parameter(new, old.requires_grad) if parameter else new
+            tensors[name] = nn.Parameter(new, old.requires_grad) if parameter else new
         path, _, last = str(node.target).rpartition(".")
         owner = small.get_submodule(path)
-        if isinstance(made[name], nn.Parameter):
-            setattr(owner, last, made[name])
+        if isinstance(tensors[name], nn.Parameter):
+            setattr(owner, last, tensors[name])
         else:
             owner._parameters.pop(last, None)
             owner.__dict__.pop(last, None)
-            owner.register_buffer(last, made[name])
+            owner.register_buffer(last, tensors[name])
 
 
 def _add_to_bias(
@@ -261,10 +261,10 @@ def _add_to_bias(
     like = next(small.parameters())
     small.register_parameter(name, nn.Parameter(added.to(like)))
     with node.graph.inserting_before(node):
-        made = node.graph.get_attr(name)
+        new_bias = node.graph.get_attr(name)
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     args = list(node.args)
     position = names.index("bias")
     args += [None] * (position + 1 - len(args))
-    args[position] = made
+    args[position] = new_bias
     node.args = tuple(args)

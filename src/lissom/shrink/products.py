@@ -1,4 +1,4 @@
-"""The table of constants, continued: operators that sum products."""
+"""Rules for constants: operators that sum products."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,35 +15,35 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 @rule("linear")
-def linear(k: Constants, made: Call) -> Known:
+def linear(k: Constants, op: Call) -> Known:
     """y = x Wᵀ + b."""
-    return _layer(k, made, made["input"], made["weight"], made["bias"], F.linear)
+    return _layer(k, op, op["input"], op["weight"], op["bias"], F.linear)
 
 
 @rule("addmm")
-def addmm(k: Constants, made: Call) -> Known:
+def addmm(k: Constants, op: Call) -> Known:
     """y = b + x W."""
-    if made["alpha"] != 1 or made["beta"] != 1:
+    if op["alpha"] != 1 or op["beta"] != 1:
         return None
-    return _layer(k, made, made["mat1"], made["mat2"], made["self"], torch.matmul)
+    return _layer(k, op, op["mat1"], op["mat2"], op["self"], torch.matmul)
 
 
 @rule("matmul", "mm", "bmm")
-def matmul(k: Constants, made: Call) -> Known:
+def matmul(k: Constants, op: Call) -> Known:
     """A·B; of two activations only zeros, since the sum may be over positions."""
-    a, b = made["self"], made["other"] or made["mat2"]
-    return _zeros_alone(k, [a, b], _layer(k, made, a, b, None, torch.matmul))
+    a, b = op["self"], op["other"] or op["mat2"]
+    return _zeros_alone(k, [a, b], _layer(k, op, a, b, None, torch.matmul))
 
 
 @rule("einsum")
-def einsum(k: Constants, made: Call) -> Known:
+def einsum(k: Constants, op: Call) -> Known:
     """One or two factors."""
-    parts = list(made["tensors"])
+    parts = list(op["tensors"])
     if len(parts) != 2:
-        return k.all_known(made)  # type: ignore[no-any-return]
+        return k.all_known(op)  # type: ignore[no-any-return]
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        return torch.einsum(str(made["equation"]), a, b)
+        return torch.einsum(str(op["equation"]), a, b)
 
     if all(k.get(part) is None for part in parts):
         return None
@@ -51,73 +51,71 @@ def einsum(k: Constants, made: Call) -> Known:
 
 
 @rule(*ops.CONVOLUTIONS)
-def convolution(k: Constants, made: Call) -> Known:
+def convolution(k: Constants, op: Call) -> Known:
     """One number for each output channel that sees constants alone, and no padding beside them."""
-    spatial = ops.CONVOLUTIONS[made.name]
-    return _convolution(
-        k, made, spatial, ops.pads(made), int(concrete(made["groups"])), transposed=False
-    )
+    spatial = ops.CONVOLUTIONS[op.name]
+    return _convolution(k, op, spatial, ops.pads(op), int(concrete(op["groups"])), transposed=False)
 
 
 @rule(*ops.TRANSPOSED)
-def transposed_convolution(k: Constants, made: Call) -> Known:
+def transposed_convolution(k: Constants, op: Call) -> Known:
     """As a convolution; a constant input leaves a pattern of overlaps, so only zeros are known."""
-    spatial = ops.TRANSPOSED[made.name]
-    return _convolution(k, made, spatial, True, int(concrete(made["groups"])), transposed=True)
+    spatial = ops.TRANSPOSED[op.name]
+    return _convolution(k, op, spatial, True, int(concrete(op["groups"])), transposed=True)
 
 
 @rule("scaled_dot_product_attention")
-def attention(k: Constants, made: Call) -> Known:
+def attention(k: Constants, op: Call) -> Known:
     """A weighted mean of equal values is that value; a mask may leave no key, and then zero."""
-    value = k.get(made["value"])
-    out = made.shape
-    if value is None or float(concrete(made["dropout_p"]) or 0):
+    value = k.get(op["value"])
+    out = op.shape
+    if value is None or float(concrete(op["dropout_p"]) or 0):
         return None
     first = value[..., :1, :]
     known = torch.where((value == first).all(-2, keepdim=True), first, NAN)
-    if made["attn_mask"] is not None:
+    if op["attn_mask"] is not None:
         known = torch.where(known == 0, known, NAN)
-    if made["enable_gqa"] and len(out) > 2:
+    if op["enable_gqa"] and len(out) > 2:
         known = known.repeat_interleave(out[-3] // known.shape[-3], -3)
     return known.expand(out)
 
 
 @rule("embedding")
-def embedding(k: Constants, made: Call) -> Known:
+def embedding(k: Constants, op: Call) -> Known:
     """A column that is the same for all words."""
-    table = k.get(made["weight"])
+    table = k.get(op["weight"])
     if table is None:
         return None
-    return torch.where((table == table[:1]).all(0), table[0], NAN).expand(made.shape)
+    return torch.where((table == table[:1]).all(0), table[0], NAN).expand(op.shape)
 
 
 @rule("index", "index_select")
-def index(k: Constants, made: Call) -> Known:
+def index(k: Constants, op: Call) -> Known:
     """Known numbers pick known entries; unknown ones pick zeros where there is nothing else."""
-    x = k.get(made.first)
+    x = k.get(op.first)
     if x is None:
         return None
-    picks = [made["index"]] if made.name == "index_select" else made["indices"]
+    picks = [op["index"]] if op.name == "index_select" else op["indices"]
     if all(k.get(pick) is not None for pick in picks if pick is not None):
-        result: Tensor = k.run(made)
+        result: Tensor = k.run(op)
         return result
     return None
 
 
 @rule(*ops.RECURRENT)
-def recurrent(k: Constants, made: Call) -> Any:
+def recurrent(k: Constants, op: Call) -> Any:
     """Units whose candidate gate never moves, from a zero state: zero for ever."""
-    value = made.node.meta["val"]
-    params, each = list(made["params"]), 4 if made["has_biases"] else 2
+    value = op.node.meta["val"]
+    params, each = list(op["params"]), 4 if op["has_biases"] else 2
     width = int(value[1].shape[-1])
-    states = made["hx"] if isinstance(made["hx"], list | tuple) else [made["hx"]]
-    directions = 2 if made["bidirectional"] else 1
-    gate = {"lstm": 2, "gru": 2, "rnn_tanh": 0}[made.name]
+    states = op["hx"] if isinstance(op["hx"], list | tuple) else [op["hx"]]
+    directions = 2 if op["bidirectional"] else 1
+    gate = {"lstm": 2, "gru": 2, "rnn_tanh": 0}[op.name]
     if k.get(params[1]) is None or k.of(params[1]).shape[-1] != width:
         return [None for _ in value]
     still = []
     for i in range(0, len(params), each):
-        rows = [k.of(p).reshape(ops.RECURRENT[made.name], width, -1) for p in params[i : i + each]]
+        rows = [k.of(p).reshape(ops.RECURRENT[op.name], width, -1) for p in params[i : i + each]]
         zero = torch.stack([(r[gate] == 0).all(-1) for r in rows]).all(0)
         for state in states:
             zero &= (k.of(state)[i // each] == 0).reshape(-1, width).all(0)
@@ -134,7 +132,7 @@ def _zeros_alone(k: Constants, factors: list[fx.Node], known: Known) -> Known:
     return torch.where(known == 0, 0.0, NAN).double()
 
 
-def _layer(k: Constants, made: Call, x: Any, weight: Any, bias: Any, product: Product) -> Known:
+def _layer(k: Constants, op: Call, x: Any, weight: Any, bias: Any, product: Product) -> Known:
     shift = k.of(bias) if bias is not None else None
     a, b = k.of(x), k.of(weight)
     if k.get(x) is None and k.get(weight) is None:
@@ -142,7 +140,7 @@ def _layer(k: Constants, made: Call, x: Any, weight: Any, bias: Any, product: Pr
     result = _product(_compact_rows(a), b, product)
     if shift is not None:
         result = result + shift
-    return result.expand(made.shape)
+    return result.expand(op.shape)
 
 
 def _product(a: Tensor, b: Tensor, product: Product) -> Tensor:
@@ -159,9 +157,9 @@ def _product(a: Tensor, b: Tensor, product: Product) -> Tensor:
 
 
 def _convolution(
-    k: Constants, made: Call, spatial: int, pads: bool, groups: int, *, transposed: bool
+    k: Constants, op: Call, spatial: int, pads: bool, groups: int, *, transposed: bool
 ) -> Known:
-    x, weight, bias = k.of(made["input"]), k.get(made["weight"]), made["bias"]
+    x, weight, bias = k.of(op["input"]), k.get(op["weight"]), op["bias"]
     if weight is None:
         return None
     first = uniform(x, tuple(range(-spatial, 0))).flatten(-spatial - 1)  # [batch, channels]
@@ -170,7 +168,7 @@ def _convolution(
     if pads:
         channels = torch.where(channels == 0, channels, NAN)
     read = channels.view(groups, -1)  # [groups, in]
-    touched = _by_group(k.nonzero(made["weight"]).flatten(2).any(-1), groups, transposed)
+    touched = _by_group(k.nonzero(op["weight"]).flatten(2).any(-1), groups, transposed)
     bad = torch.einsum("goi,gi->go", touched.float(), read.isnan().float()).reshape(-1) > 0
     if bool(bad.all()):
         return None
@@ -179,7 +177,7 @@ def _convolution(
     result = torch.where(bad, NAN, known)
     if bias is not None:
         result = result + k.of(bias)
-    return result.view(-1, *[1] * spatial).expand(made.shape)
+    return result.view(-1, *[1] * spatial).expand(op.shape)
 
 
 def _by_group(weight: Tensor, groups: int, transposed: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers that read a part of what they are given."""
+"""Layers that read only some of their inputs."""
 
 from dataclasses import replace
 

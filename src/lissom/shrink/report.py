@@ -1,4 +1,4 @@
-"""What shrinking did: how much went, what was folded, what stayed and why."""
+"""What shrinking did: what was removed, what was folded, what stayed and why."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,10 +28,11 @@ class Shrinkage:
 
     Attributes:
         families: (name, kind, units before, units after) for each family of units.
-        weights: parameters before and after.
-        folded: units whose constant went into the bias of what read them.
-        shared: constant units that went, because another constant stands for them where no bias
-            could take them.
+        weights: all weights of the model before and after, biases and zeros included.
+        folded: constant units that were removed by adding their constant to the bias of the layers
+            that read them.
+        shared: constant units that were removed because another constant unit stands for them,
+            where no bias could take them.
         kept: units that are zero and stayed.
         pinned_by: operations without a rule, and how often they pinned something.
         difference: the largest difference of outputs relative to the largest output, on the
@@ -61,7 +62,7 @@ class Shrinkage:
 
     @property
     def removed(self) -> int:
-        """How many units went."""
+        """How many units were removed."""
         return sum(before - after for _, _, before, after in self.families)
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
@@ -133,12 +134,12 @@ class Shrinkage:
         before, after = self.weights
         lines = [
             text(self.table()),
-            f"{before:,} weights → {after:,}, largest difference {self.difference:.1e}",
+            f"{before:,} weights → {after:,}, largest difference of outputs {self.difference:.1e}",
         ]
         if self.folded:
             lines.append(f"{self.folded:,} constant units folded into biases")
         if self.shared:
-            lines.append(f"{self.shared:,} constant units represented by others")
+            lines.append(f"{self.shared:,} constant units merged into another one")
         lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
         if self.pinned_by:
             names = ", ".join(f"{name} ×{count}" for name, count in self.pinned_by.items())

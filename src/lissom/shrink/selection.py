@@ -1,4 +1,4 @@
-"""A network that looks at a part of its inputs."""
+"""A network that reads only some of its inputs."""
 
 from typing import Any
 

@@ -61,18 +61,18 @@ def new_sizes(
 
 
 def _of_node(
-    coupler: Coupler, decision: Decision, made: Call, module: nn.Module, counts_only: bool
+    coupler: Coupler, decision: Decision, op: Call, module: nn.Module, counts_only: bool
 ) -> Iterator[tuple[str, int]]:
     def shape(node: fx.Node) -> list[int]:
         return left(coupler, decision, node)
 
-    if made.name in LAYERS:
-        was = LAYERS[made.name](coupler, made, lambda node: list(coupler.trace.shape(node)))
-        for name, size in LAYERS[made.name](coupler, made, shape).items():
+    if op.name in LAYERS:
+        was = LAYERS[op.name](coupler, op, lambda node: list(coupler.trace.shape(node)))
+        for name, size in LAYERS[op.name](coupler, op, shape).items():
             if getattr(module, name, None) == was[name]:
                 yield name, size
-    elif made.name in ops.MOVEMENT:
-        for old, new in _changes(coupler, decision, made.node):
+    elif op.name in ops.MOVEMENT:
+        for old, new in _changes(coupler, decision, op.node):
             for name, value in vars(module).items():
                 counts = name.startswith(("n", "heads"))
                 if type(value) is int and value == old and (counts or not counts_only):
@@ -89,55 +89,55 @@ def _changes(coupler: Coupler, decision: Decision, node: fx.Node) -> Iterator[tu
                 yield int(before), after
 
 
-def _convolution(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    spatial = {**ops.CONVOLUTIONS, **ops.TRANSPOSED}[made.name]
+def _convolution(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    spatial = {**ops.CONVOLUTIONS, **ops.TRANSPOSED}[op.name]
     channel = -spatial - 1
     sizes = {
-        "in_channels": shape(made["input"])[channel],
-        "out_channels": shape(made.node)[channel],
+        "in_channels": shape(op["input"])[channel],
+        "out_channels": shape(op.node)[channel],
     }
-    return sizes if made.name in ops.TRANSPOSED else {**sizes, "groups": groups_left(made, shape)}
+    return sizes if op.name in ops.TRANSPOSED else {**sizes, "groups": groups_left(op, shape)}
 
 
-def groups_left(made: Call, shape: Shape) -> int:
+def groups_left(op: Call, shape: Shape) -> int:
     """How many groups a convolution has left."""
-    channels = shape(made["input"])[-ops.CONVOLUTIONS[made.name] - 1]
-    return channels // shape(made["weight"])[1]
+    channels = shape(op["input"])[-ops.CONVOLUTIONS[op.name] - 1]
+    return channels // shape(op["weight"])[1]
 
 
-def norm_groups_left(coupler: Coupler, made: Call, shape: Shape) -> int:
+def norm_groups_left(coupler: Coupler, op: Call, shape: Shape) -> int:
     """How many groups a GroupNorm has left."""
-    x = made["input"]
-    return int(concrete(made["num_groups"])) * shape(x)[1] // coupler.trace.shape(x)[1]
+    x = op["input"]
+    return int(concrete(op["num_groups"])) * shape(x)[1] // coupler.trace.shape(x)[1]
 
 
-def _group_norm(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    groups = norm_groups_left(coupler, made, shape)
-    return {"num_channels": shape(made["input"])[1], "num_groups": groups}
+def _group_norm(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    groups = norm_groups_left(coupler, op, shape)
+    return {"num_channels": shape(op["input"])[1], "num_groups": groups}
 
 
-def _linear(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    return {"in_features": shape(made["input"])[-1], "out_features": shape(made.node)[-1]}
+def _linear(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    return {"in_features": shape(op["input"])[-1], "out_features": shape(op.node)[-1]}
 
 
-def _addmm(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    return {"nx": shape(made["mat1"])[-1], "nf": shape(made.node)[-1]}
+def _addmm(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    return {"nx": shape(op["mat1"])[-1], "nf": shape(op.node)[-1]}
 
 
-def _batch_norm(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    return {"num_features": shape(made["input"])[1]}
+def _batch_norm(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    return {"num_features": shape(op["input"])[1]}
 
 
-def _embedding(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    return {"embedding_dim": shape(made["weight"])[1]}
+def _embedding(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    return {"embedding_dim": shape(op["weight"])[1]}
 
 
-def _prelu(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    return {"num_parameters": (shape(made["weight"]) or [1])[0]}
+def _prelu(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    return {"num_parameters": (shape(op["weight"]) or [1])[0]}
 
 
-def _recurrent(coupler: Coupler, made: Call, shape: Shape) -> Sizes:
-    inner, recurrent = shape(made["params"][0]), shape(made["params"][1])
+def _recurrent(coupler: Coupler, op: Call, shape: Shape) -> Sizes:
+    inner, recurrent = shape(op["params"][0]), shape(op["params"][1])
     return {"input_size": inner[1], "hidden_size": recurrent[1]}
 
 

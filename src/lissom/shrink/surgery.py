@@ -1,4 +1,4 @@
-"""What is cut where, and the knife: on the user's own module, which stays the class it was."""
+"""Which indices of which tensors are cut, and cutting them in a module that keeps its class."""
 
 from dataclasses import dataclass, field
 from typing import Any

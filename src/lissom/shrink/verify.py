@@ -1,4 +1,4 @@
-"""Does the small network compute what the large one did? Asked of both, on fresh inputs."""
+"""Whether the small network computes what the large one did: both are run on fresh inputs."""
 
 import contextlib
 import copy
