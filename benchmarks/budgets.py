@@ -102,11 +102,13 @@ def train(
     start = time.perf_counter()
     torch.manual_seed(seed)
     net = lenet300()
-    example = data.test_x[:2]
+    example_inputs = data.test_x[:2]
     groups = (
-        lissom.neurons(net, example, inputs=True) if gated == "neurons" else lissom.weights(net)
+        lissom.neurons(net, example_inputs, inputs=True)
+        if gated == "neurons"
+        else lissom.weights(net)
     )
-    gates = gate(net, {groups: L0(0)}, init=settings.init, example=example)
+    gates = gate(net, {groups: L0(0)}, init=settings.init, example=example_inputs)
     steps = settings.epochs * math.ceil(len(data.train_y) / settings.batch)
     falling = exponential(1.0, target, steps=round(settings.ramp * steps))
     gates.constrain(**{cost: falling})  # type: ignore[arg-type]
@@ -128,9 +130,9 @@ def train(
 @torch.no_grad()
 def sizes(net: nn.Module, gates: Gates, data: Dataset) -> Run:
     """Sizes as parts of the whole network, and the error of what is deployed."""
-    example = data.test_x[:1]
+    example_inputs = data.test_x[:1]
     small = lissom.shrink(gates.hardened(), data.test_x[:2], inputs=True)
-    measured = lissom.measure(small, example)
+    measured = lissom.measure(small, example_inputs)
     assert measured.effective_macs is not None
     deployed = {"weights": measured.nonzeros, "macs": measured.effective_macs}
     wrong = small(data.test_x).argmax(1) != data.test_y

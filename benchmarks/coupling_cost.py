@@ -61,7 +61,7 @@ Pass = dict[str, list[float]]
 def main(
     rounds: int = 5,
     batch_size: int = 32,
-    batch: Annotated[int, typer.Option(help="Of the example that is traced.")] = 2,
+    batch: Annotated[int, typer.Option(help="Of the inputs that are traced.")] = 2,
     out: Path = RESULT,
 ) -> None:
     """Time everything, and keep the record."""
@@ -99,22 +99,22 @@ def damaged(name: str, batch: int) -> tuple[nn.Module, Tensor]:
     """The network with a random half of every family's units zero."""
     torch.manual_seed(0)
     model = getattr(library("torchvision.models"), MODELS[name])().eval()
-    example = torch.randn(batch, 3, 224, 224)
-    for family in units(model, example).blocks:
+    example_inputs = torch.randn(batch, 3, 224, 224)
+    for family in units(model, example_inputs).blocks:
         family.scale_((torch.rand(family.shape) < 0.5).float())
-    return model, example
+    return model, example_inputs
 
 
 def shrinks(name: str, rounds: int, batch: int) -> dict[str, Any]:
     """Seconds of the whole and of the parts, each round all of them."""
-    model, example = damaged(name, batch)
+    model, example_inputs = damaged(name, batch)
     taken: Pass = {}
     for _ in range(rounds):
         with timed(taken, "shrink"):
-            small = lissom.shrink(model, example)
+            small = lissom.shrink(model, example_inputs)
         with timed(taken, "shrink, verify=False"):
-            lissom.shrink(model, example, verify=False)
-        parts(model, example, taken)
+            lissom.shrink(model, example_inputs, verify=False)
+        parts(model, example_inputs, taken)
     seconds = {part: summary(times) for part, times in taken.items()}
     for part, found in seconds.items():
         print(f"{name:10} {part:30} {found['median']:7.3f} s, {Timer.clock}", flush=True)
@@ -128,9 +128,9 @@ def shrinks(name: str, rounds: int, batch: int) -> dict[str, Any]:
     }
 
 
-def parts(model: nn.Module, example: Tensor, taken: Pass) -> None:
+def parts(model: nn.Module, example_inputs: Tensor, taken: Pass) -> None:
     """The steps that `lissom.shrink` takes, one by one."""
-    args = (example,)
+    args = (example_inputs,)
     with timed(taken, "trace"):
         traced = trace(model, args)
     with timed(taken, "couple"):

@@ -118,13 +118,13 @@ def attempt(seed: int) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(SECONDS)
     try:
-        model, example = random_network(seed)
+        model, example_inputs = random_network(seed)
         damage_(model.eval(), seed)
         found["blocks"] = [type(block).__name__ for block in model.blocks]
         found["weights"] = sum(p.numel() for p in model.parameters())
-        small = lissom.shrink(model, example)
+        small = lissom.shrink(model, example_inputs)
         found["shrinkage"] = small.shrinkage.to_dict()
-        found["difference"] = difference(model, small, example, seed)
+        found["difference"] = difference(model, small, example_inputs, seed)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
@@ -139,12 +139,14 @@ def out_of_time(*_: object) -> None:
 
 
 @torch.no_grad()
-def difference(large: nn.Module, small: nn.Module, example: tuple[Tensor, ...], seed: int) -> float:
+def difference(
+    large: nn.Module, small: nn.Module, example_inputs: tuple[Tensor, ...], seed: int
+) -> float:
     """The largest difference on fresh inputs, relative to the largest output of each."""
     generator = torch.Generator().manual_seed(10**6 + seed)
     worst = 0.0
     for scale, batch in ((1, None), (0.1, None), (10, None), (1, 3)):
-        inputs = tuple(fresh(x, scale, batch, generator) for x in example)
+        inputs = tuple(fresh(x, scale, batch, generator) for x in example_inputs)
         try:
             wanted = leaves(large(*inputs))
         except Exception:

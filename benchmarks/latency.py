@@ -50,10 +50,10 @@ def main(rounds: int = 41, out: Path = RESULT) -> None:
     models = networks()
     runs = []
     for batch in (1, 32):
-        example = torch.randn(batch, 3, 32, 32)
+        example_inputs = torch.randn(batch, 3, 32, 32)
         for threads in (1, 2):
-            for backend, ready in backends(models, example, threads).items():
-                times = latency(ready, example, threads=threads, rounds=rounds)
+            for backend, ready in backends(models, example_inputs, threads).items():
+                times = latency(ready, example_inputs, threads=threads, rounds=rounds)
                 runs.append(
                     {
                         "backend": backend,
@@ -64,7 +64,7 @@ def main(rounds: int = 41, out: Path = RESULT) -> None:
                 )
                 ratios = ", ".join(f"{name} × {found.ratio:.3f}" for name, found in times.items())
                 print(f"{backend}, batch {batch}, {threads} threads: {ratios}", flush=True)
-    example = torch.randn(1, 3, 32, 32)
+    example_inputs = torch.randn(1, 3, 32, 32)
     packages = ("torch", "onnxruntime", "onnx")
     record = {
         "command": f"python benchmarks/latency.py --rounds {rounds}",
@@ -72,7 +72,7 @@ def main(rounds: int = 41, out: Path = RESULT) -> None:
         "bound": BOUND,
         "models": {
             name: {
-                "macs": lissom.measure(model, example).macs,
+                "macs": lissom.measure(model, example_inputs).macs,
                 "weights": sum(p.numel() for p in model.parameters()),
                 "widths": [m.out_channels for m in model if isinstance(m, nn.Conv2d)],
             }
@@ -90,38 +90,40 @@ def main(rounds: int = 41, out: Path = RESULT) -> None:
 def networks() -> dict[str, nn.Sequential]:
     """The models to compare, the reference first."""
     torch.manual_seed(0)
-    example = torch.randn(2, 3, 32, 32)
+    example_inputs = torch.randn(2, 3, 32, 32)
     dense = vgg().eval()
     half, ragged = vgg().eval(), vgg().eval()
-    for family in lissom.channels(half, example).blocks:
+    for family in lissom.channels(half, example_inputs).blocks:
         n = len(family.labels)
         alive = torch.ones(n)
         alive[torch.randperm(n)[: n // 2]] = 0
         family.scale_(alive)
-    for family in lissom.channels(ragged, example).blocks:
+    for family in lissom.channels(ragged, example_inputs).blocks:
         family.scale_((torch.rand(family.shape) < 0.5).float())
     made = (
         vgg(width=0.5).eval(),
         vgg(width=0.5).eval(),
-        lissom.shrink(half, example),
+        lissom.shrink(half, example_inputs),
         dense,
-        lissom.shrink(ragged, example),
-        lissom.shrink(ragged, example, round_to=8),
+        lissom.shrink(ragged, example_inputs),
+        lissom.shrink(ragged, example_inputs, round_to=8),
     )
     return dict(zip(NAMES, made, strict=True))
 
 
 def backends(
-    models: dict[str, nn.Sequential], example: Tensor, threads: int
+    models: dict[str, nn.Sequential], example_inputs: Tensor, threads: int
 ) -> dict[str, dict[str, Callable[..., Any]]]:
     """The models as torch runs them, and as ONNX Runtime does where that is installed."""
     found: dict[str, dict[str, Callable[..., Any]]] = {"torch": dict(models)}
     if find_spec("onnxruntime") is not None:
-        found["ONNX Runtime"] = {name: session(m, example, threads) for name, m in models.items()}
+        found["ONNX Runtime"] = {
+            name: session(m, example_inputs, threads) for name, m in models.items()
+        }
     return found
 
 
-def session(model: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor], Any]:
+def session(model: nn.Module, example_inputs: Tensor, threads: int) -> Callable[[Tensor], Any]:
     """The exported model in ONNX Runtime, on so many threads."""
     import onnxruntime
 
@@ -131,7 +133,7 @@ def session(model: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        lissom.export(model, example, path)
+        lissom.export(model, example_inputs, path)
         made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = made.get_inputs()[0].name
     return lambda x: made.run(None, {name: x.numpy()})

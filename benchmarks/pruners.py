@@ -63,7 +63,7 @@ HEADS = (
     "heads num_heads num_attention_heads n_heads n_head num_key_value_heads num_kv_heads".split()
 )
 WIDTHS = "all_head_size inner_dim attn_dim split_size embed_dim dim hidden_size".split()
-Example = tuple[Tensor, ...]
+ExampleInputs = tuple[Tensor, ...]
 Report = dict[str, Any]
 
 
@@ -101,7 +101,7 @@ def main(
 def compare(entry: Entry) -> Report:
     """All tools on both damages of one architecture."""
     try:
-        model, example = build(entry)
+        model, example_inputs = build(entry)
     except pytest.skip.Exception as skipped:
         return {"skipped": str(skipped)}
     found: Report = {"parameters": sum(p.numel() for p in model.parameters()), "damages": {}}
@@ -109,11 +109,11 @@ def compare(entry: Entry) -> Report:
     for damage in DAMAGES:
         damaged = copy.deepcopy(model)
         try:
-            families = units(damaged, example).blocks
+            families = units(damaged, example_inputs).blocks
         except lissom.errors.GroupError as error:
             return {**found, "skipped": str(error), "damages": {}}
         dead = zero_half_(families, damage)
-        case = Case(damaged, example, families, dead, tolerance)
+        case = Case(damaged, example_inputs, families, dead, tolerance)
         reports = {tool: attempt(case, run) for tool, run in TOOLS.items()}
         found["damages"][damage] = {"dead": sum(int(d.sum()) for d in dead), "tools": reports}
         for tool, report in reports.items():
@@ -145,16 +145,18 @@ class Case:
     def __init__(
         self,
         model: nn.Module,
-        example: Example,
+        example_inputs: ExampleInputs,
         families: tuple[Any, ...],
         dead: list[Tensor],
         tolerance: float,
     ) -> None:
-        self.model, self.example, self.tolerance = model, example, tolerance
+        self.model, self.example_inputs, self.tolerance = model, example_inputs, tolerance
         self.families: list[tuple[Family, Tensor]] = list(zip(families, dead, strict=True))
         self.parameters = sum(p.numel() for p in model.parameters())
         generator = torch.Generator().manual_seed(1)
-        self.checks = [tuple(fresh(x, scale, generator) for x in example) for scale in (1, 3)]
+        self.checks = [
+            tuple(fresh(x, scale, generator) for x in example_inputs) for scale in (1, 3)
+        ]
         with torch.no_grad():
             self.wanted = [leaves(model(*inputs)) for inputs in self.checks]
 
@@ -216,7 +218,7 @@ def line(report: Report) -> str:
 
 def by_lissom(case: Case) -> tuple[nn.Module, Report]:
     """lissom.shrink, its own verification included."""
-    small = lissom.shrink(case.model, case.example)
+    small = lissom.shrink(case.model, case.example_inputs)
     found = small.shrinkage
     return small, {"units": found.removed, "folded": found.folded, "as_graph": found.as_graph}
 
@@ -274,7 +276,7 @@ def pruned(case: Case, chosen: list[tuple[Family, Tensor, int]]) -> tuple[nn.Mod
             parameter.requires_grad_(True)
         graph = tp.DependencyGraph().build_dependency(
             small,
-            case.example,
+            case.example_inputs,
             customized_pruners=customized(small),
             unwrapped_parameters=unwrapped(small, case),
             verbose=False,

@@ -1,6 +1,6 @@
 """Random small networks, and damage such as training leaves: what nobody would think of testing.
 
-    model, example = random_network(seed)
+    model, example_inputs = random_network(seed)
     damage_(model, seed)
 
 Both depend on the seed alone. `print(model)` shows what was drawn. A network is a list of blocks;
@@ -83,11 +83,11 @@ def _draw_network(draw: Random) -> tuple[Network, Tensor]:
     shape = draw.choice(INPUTS[kind])
     blocks: list[nn.Module] = []
     if kind == "ids":
-        example = torch.randint(VOCABULARY, (BATCH, shape[0]))
+        example_inputs = torch.randint(VOCABULARY, (BATCH, shape[0]))
         blocks.append(nn.Embedding(VOCABULARY, shape[1]))
-        y = blocks[0](example)
+        y = blocks[0](example_inputs)
     else:
-        example = y = torch.randn(BATCH, *shape)
+        example_inputs = y = torch.randn(BATCH, *shape)
     spec = Spec(tuple(y.shape), 1 if kind == "maps" else -1)
 
     def add(make: Callable[..., nn.Module], *arguments: object) -> None:
@@ -114,7 +114,7 @@ def _draw_network(draw: Random) -> tuple[Network, Tensor]:
             add(Reshape)
         add(path)
         add(lambda draw, spec: nn.Linear(spec.width, 3))
-    return Network(blocks, draw.choice([1, 1, 1, 2])), example
+    return Network(blocks, draw.choice([1, 1, 1, 2])), example_inputs
 
 
 # Damage. Parameters are named as in their module: only biases and β have "bias" in the name.

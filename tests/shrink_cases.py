@@ -16,10 +16,10 @@ Inputs = tuple[Tensor, ...]
 EXACT = 1e-10  # of the largest output, in float64
 
 
-def fresh(example: Tensor | Inputs, seed: int, grow: int = 0) -> Inputs:
+def fresh(example_inputs: Tensor | Inputs, seed: int, grow: int = 0) -> Inputs:
     """Normal numbers, or numbers up to the largest of the example; maps larger by `grow`."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = (example,) if isinstance(example, Tensor) else example
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     drawn = []
     for x in inputs:
         shape = [*x.shape[:2], *(size + grow for size in x.shape[2:])]
@@ -48,11 +48,11 @@ def apart(large: nn.Module, small: nn.Module, inputs: Tensor | Inputs) -> float:
 
 
 def assert_equal(
-    large: nn.Module, small: nn.Module, example: Tensor | Inputs, within: float = EXACT
+    large: nn.Module, small: nn.Module, example_inputs: Tensor | Inputs, within: float = EXACT
 ) -> None:
     """Equal on inputs that neither network has seen."""
     for seed in (11, 12):
-        assert apart(large, small, fresh(example, seed)) <= within
+        assert apart(large, small, fresh(example_inputs, seed)) <= within
 
 
 @contextmanager
@@ -98,9 +98,9 @@ def halves(groups: Groups, seed: int = 0) -> list[Tensor]:
     return scales
 
 
-def zero_half_(model: nn.Module, example: Tensor | Inputs, seed: int = 0) -> int:
+def zero_half_(model: nn.Module, example_inputs: Tensor | Inputs, seed: int = 0) -> int:
     """Zero a random half of all units; how many."""
-    groups = lissom.coupling.units(model, example)
+    groups = lissom.coupling.units(model, example_inputs)
     scales = halves(groups, seed)
     groups.scale_(scales)
     return sum(int((scale == 0).sum()) for scale in scales)

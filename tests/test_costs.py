@@ -237,7 +237,7 @@ def test_measuring_leaves_the_model_and_torch_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "said"),
+    ("example_inputs", "said"),
     [
         ([[1.0, 2.0]], r"a tuple of tensors, got \[1.0, 2.0\] in list"),
         ("x", "example_inputs is a tensor, .* got 'x'"),
@@ -254,9 +254,9 @@ def test_measuring_leaves_the_model_and_torch_as_they_were() -> None:
     ],
     ids=str,
 )
-def test_an_example_that_does_not_fit(example: Any, said: str) -> None:
+def test_an_example_that_does_not_fit(example_inputs: Any, said: str) -> None:
     with pytest.raises(LissomError, match=said):
-        measure(nn.Linear(4, 2), example)
+        measure(nn.Linear(4, 2), example_inputs)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -415,7 +415,7 @@ def test_bytes_of_many_dimensions_and_none() -> None:
         assert (found.dense, found.sparse) == (4 * w.numel(), 0)
 
 
-def by_hand(net: nn.Module, example: Any, **options: bool) -> nn.Module:
+def by_hand(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
     """What shrinking gives for the LeNet-300-100 of the next test, made by hand."""
     calls.append(options)
     kept = [5, 4, 3] if options.get("inputs") else [784, 4, 3]
@@ -457,7 +457,7 @@ def test_neurons_are_read_off_the_shrunk_network(monkeypatch: pytest.MonkeyPatch
 
 
 def test_convolutions_are_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "shrink", lambda net, example, **options: net, raising=False)
+    monkeypatch.setattr(units, "shrink", lambda net, example_inputs, **options: net, raising=False)
     found = measure(lenet5(), torch.rand(2, 1, 28, 28))
     assert found.notation == "20-50-800-500"
     net = Twice()
@@ -469,7 +469,7 @@ def test_convolutions_are_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tolerance_reaches_the_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def shrink(net: nn.Module, example: Any, **options: bool) -> nn.Module:
+    def shrink(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
         seen.append([p.clone() for p in net.parameters()])
         return net
 
@@ -483,7 +483,7 @@ def test_the_tolerance_reaches_the_neurons(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_network_that_cannot_be_shrunk_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shrink(net: nn.Module, example: Any, **options: bool) -> nn.Module:
+    def shrink(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
         raise LissomError("LSTM cannot be exported")
 
     monkeypatch.setattr(units, "shrink", shrink, raising=False)

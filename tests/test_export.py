@@ -85,7 +85,7 @@ def test_an_onnx_file_is_valid_and_says_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize(
-    ("net", "example"),
+    ("net", "example_inputs"),
     [
         (nn.Embedding(10, 4), torch.tensor([[1, 9]])),
         (nn.Linear(3, 2).half(), torch.rand(2, 3).half()),
@@ -98,17 +98,17 @@ def test_an_onnx_file_is_valid_and_says_what_it_is(tmp_path: Path) -> None:
     ids=["embedding", "half", "double", "conv", "lstm", "transformer", "gradient"],
 )
 def test_networks_of_all_kinds(
-    net: nn.Module, example: Tensor, suffix: str, tmp_path: Path
+    net: nn.Module, example_inputs: Tensor, suffix: str, tmp_path: Path
 ) -> None:
-    written = export(net, example, tmp_path / f"net.{suffix}")
+    written = export(net, example_inputs, tmp_path / f"net.{suffix}")
     assert written.dynamic and written.difference is not None
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_several_inputs_and_outputs(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
-    example = tuple(torch.rand(1, 3) for _ in range(3))
-    assert export(Many(), example, path).dynamic
+    example_inputs = tuple(torch.rand(1, 3) for _ in range(3))
+    assert export(Many(), example_inputs, path).dynamic
     x, unused, y = (torch.randn(5, 3) for _ in range(3))
     total, double, largest = computes(path, x, unused, y)
     assert np.allclose(total, x + y) and np.allclose(double, 2 * x)
@@ -216,7 +216,7 @@ def test_half_of_the_digits_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "example", "path", "options", "said"),
+    ("net", "example_inputs", "path", "options", "said"),
     [
         (nn.ReLU(), 3, "n.onnx", {}, "example_inputs is a tensor, .* got 3"),
         (nn.ReLU(), torch.rand(0, 3), "n.onnx", {}, r"at least one input, .* \[0, 3\]"),
@@ -233,11 +233,11 @@ def test_half_of_the_digits_are_allowed() -> None:
     ],
 )
 def test_mistakes_are_told(
-    net: Any, example: Any, path: str, options: Any, said: str, tmp_path: Path
+    net: Any, example_inputs: Any, path: str, options: Any, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "dir.onnx").mkdir()
     with pytest.raises(LissomError, match=said):
-        export(net, example, tmp_path / path, **options)
+        export(net, example_inputs, tmp_path / path, **options)
     assert [file.name for file in tmp_path.iterdir()] == ["dir.onnx"]
 
 

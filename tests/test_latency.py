@@ -122,7 +122,7 @@ def test_models_are_measured_in_eval_mode_and_left_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "example", "options", "said"),
+    ("models", "example_inputs", "options", "said"),
     [
         ({}, torch.ones(1), {}, r"models by name, such as .* got \{\}"),
         (nn.ReLU(), torch.ones(1), {}, r"models by name, such as .* got ReLU\(\)"),
@@ -141,10 +141,10 @@ def test_models_are_measured_in_eval_mode_and_left_as_they_were() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_measured(models: Any, example: Any, options: Any, said: str) -> None:
+def test_what_cannot_be_measured(models: Any, example_inputs: Any, options: Any, said: str) -> None:
     before = torch.get_num_threads()
     with pytest.raises(LissomError, match=said):
-        latency(models, example, **options)
+        latency(models, example_inputs, **options)
     assert torch.get_num_threads() == before
 
 

@@ -21,20 +21,20 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 @cache
 def case(seed: int) -> tuple[nn.Module, Inputs, nn.Module]:
     """A damaged network, its example, and the small one."""
-    model, example = random_network(seed)
+    model, example_inputs = random_network(seed)
     damage_(model, seed)
     with refusals() as refused:
-        small = lissom.shrink(model, example)
+        small = lissom.shrink(model, example_inputs)
     assert not refused, "decided wrongly, and put right by verification"
-    return model, example, small
+    return model, example_inputs, small
 
 
 @each_seed
 def test_no_difference(seed: int) -> None:
-    model, example, small = case(seed)
+    model, example_inputs, small = case(seed)
     for i in (1, 2):
-        assert apart(model, small, fresh(example, 1000 * seed + i)) <= EXACT
-    larger = fresh(example, 1000 * seed + 3, grow=5)
+        assert apart(model, small, fresh(example_inputs, 1000 * seed + i)) <= EXACT
+    larger = fresh(example_inputs, 1000 * seed + 3, grow=5)
     if runs(model, larger) and not report(small).as_graph:
         assert apart(model, small, larger) <= EXACT
 
@@ -46,9 +46,9 @@ def test_no_unit_is_removed_wrongly(seed: int) -> None:
     Measured in the large network, layer by layer. The constants make up what the bias gained, or
     are a multiple of another that stays for them; else, as beside zero padding, they are zero.
     """
-    model, example, small = case(seed)
+    model, example_inputs, small = case(seed)
     keep = report(small).keep
-    seen = inputs_of_layers(model, [fresh(example, 1000 * seed + i) for i in (1, 2, 3)])
+    seen = inputs_of_layers(model, [fresh(example_inputs, 1000 * seed + i) for i in (1, 2, 3)])
     for name, layer in model.named_modules():
         kept = keep.get(f"{name}.weight", {})
         if not isinstance(layer, LAYERS) or not kept or name not in seen:
@@ -96,9 +96,9 @@ def test_no_unit_is_removed_wrongly(seed: int) -> None:
 @each_seed
 def test_what_is_zero_throughout_goes(seed: int) -> None:
     """A unit whose every slice is zero stays only as the last one of its layer."""
-    model, example, small = case(seed)
+    model, example_inputs, small = case(seed)
     keep = report(small).keep
-    for family in families(couple(trace(model, example)), model):
+    for family in families(couple(trace(model, example_inputs)), model):
         units = len(family.labels)
         zero = torch.ones(units, dtype=torch.bool)
         there = torch.zeros(units, dtype=torch.bool)

@@ -27,9 +27,9 @@ each_entry = pytest.mark.parametrize("entry", WITH_UNITS, ids=lambda entry: entr
 def case(name: str, dtype: torch.dtype) -> tuple[nn.Module, Inputs, nn.Module, int]:
     """The network with half of its units zeroed, its inputs, the small one, and how many."""
     [entry] = (entry for entry in ZOO if entry.name == name)
-    model, example = build(entry, dtype=dtype)
-    zeroed = zero_half_(model, example)
-    return model, example, lissom.shrink(model, example), zeroed
+    model, example_inputs = build(entry, dtype=dtype)
+    zeroed = zero_half_(model, example_inputs)
+    return model, example_inputs, lissom.shrink(model, example_inputs), zeroed
 
 
 def test_the_zoo_is_large_enough() -> None:
@@ -38,11 +38,11 @@ def test_the_zoo_is_large_enough() -> None:
 
 @each_entry
 def test_all_zeroed_units_are_removed_exactly(entry: Entry) -> None:
-    model, example, small, zeroed = case(entry.name, torch.float64)
+    model, example_inputs, small, zeroed = case(entry.name, torch.float64)
     assert_all_removed(entry, small, zeroed)
     exact = 1e-4 if entry.rounds else EXACT
     for seed in (101, 102):
-        inputs = fresh(example, seed)
+        inputs = fresh(example_inputs, seed)
         assert apart(model, small, inputs) <= exact
         assert any(y.abs().max() > 0 for y in outputs(model, inputs) if y.is_floating_point())
     weights, fewer = (sum(p.numel() for p in net.parameters()) for net in (model, small))
@@ -51,23 +51,23 @@ def test_all_zeroed_units_are_removed_exactly(entry: Entry) -> None:
 
 @each_entry
 def test_float32_and_onnx(entry: Entry, tmp_path: Path) -> None:
-    model, example, small, zeroed = case(entry.name, torch.float32)
+    model, example_inputs, small, zeroed = case(entry.name, torch.float32)
     assert_all_removed(entry, small, zeroed)
-    assert apart(model, small, fresh(example, 101)) <= 1e-4
+    assert apart(model, small, fresh(example_inputs, 101)) <= 1e-4
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    exported = lissom.export(small, example, tmp_path / "small.onnx", tolerance=1e-3)
+    exported = lissom.export(small, example_inputs, tmp_path / "small.onnx", tolerance=1e-3)
     assert exported.difference is not None
 
 
 @each_entry
 def test_what_is_left_can_be_trained(entry: Entry) -> None:
     """Whatever had a gradient has one, and a step changes the output."""
-    model, example, small, _ = case(entry.name, torch.float64)
+    model, example_inputs, small, _ = case(entry.name, torch.float64)
 
     def gradients(net: nn.Module) -> set[str]:
         net.zero_grad()
-        found = net(*example)
+        found = net(*example_inputs)
         parts = found if isinstance(found, tuple | list) else [found]
         sum(y.square().mean() for y in parts if y.is_floating_point()).backward()
         given = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
@@ -78,10 +78,10 @@ def test_what_is_left_can_be_trained(entry: Entry) -> None:
     has = gradients(small)
     if not report(small).as_graph:
         assert has >= had
-    before = outputs(small, example)
+    before = outputs(small, example_inputs)
     copied = {name: p.detach().clone() for name, p in small.named_parameters()}
     torch.optim.SGD(small.parameters(), lr=1e-2).step()
-    after = outputs(small, example)
+    after = outputs(small, example_inputs)
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     with torch.no_grad():  # the case is shared
         for name, p in small.named_parameters():
@@ -97,7 +97,7 @@ def assert_all_removed(entry: Entry, small: nn.Module, zeroed: int) -> None:
 @pytest.mark.parametrize("name", sorted(WITHOUT_UNITS))
 def test_networks_without_units(name: str) -> None:
     [entry] = (entry for entry in ZOO if entry.name == name)
-    model, example = build(entry)
+    model, example_inputs = build(entry)
     with pytest.raises(GroupError, match="no units can be removed"):
-        units(model, example)
-    assert report(lissom.shrink(model, example)).removed == 0
+        units(model, example_inputs)
+    assert report(lissom.shrink(model, example_inputs)).removed == 0

@@ -73,9 +73,9 @@ def families(groups: Groups) -> list[Family]:
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
 def test_every_weight_pays_once_at_most(entry: Entry, inputs: bool) -> None:
     """Also where inputs are free, and readers pay."""
-    model, example = build(entry)
+    model, example_inputs = build(entry)
     try:
-        groups = units(model, example, inputs=inputs)
+        groups = units(model, example_inputs, inputs=inputs)
     except GroupError:
         pytest.skip("nothing is free")
     paid: dict[str, Tensor] = {}

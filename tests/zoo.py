@@ -1,6 +1,6 @@
 """Architectures to try everything on: the layer code of the libraries, few layers, small widths.
 
-    model, example = build(entry)
+    model, example_inputs = build(entry)
 
 An entry whose library is not installed skips the test that builds it.
 """
@@ -33,7 +33,7 @@ from zoo_networks import (
 
 from lissom.models import lenet5, mlp
 
-Example = tuple[Tensor, ...]
+ExampleInputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,27 @@ class Entry:
     Args:
         name: its name, also of the test.
         make: builds it with random weights, in evaluation mode; skips without its library.
-        example: random inputs, two of each, as small as still leaves the last maps 2 × 2 or so.
+        example_inputs: makes random inputs, two of each, as small as still leaves the last maps 2 × 2 or so.
         rounds: the network rounds to float32 inside, whatever its own precision.
     """
 
     name: str
     make: Callable[[], nn.Module]
-    example: Callable[[], Example]
+    example_inputs: Callable[[], ExampleInputs]
     rounds: bool = False
 
 
 def build(
     entry: Entry, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[nn.Module, Example]:
+) -> tuple[nn.Module, ExampleInputs]:
     """The network with every parameter redrawn, and its inputs, in this precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, example = entry.make(), entry.example()
+        model, example_inputs = entry.make(), entry.example_inputs()
     randomise_(model, seed)
-    return model.to(dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
+    return model.to(dtype), tuple(
+        x.to(dtype) if x.is_floating_point() else x for x in example_inputs
+    )
 
 
 @torch.no_grad()
@@ -88,15 +90,15 @@ def randomise_(model: nn.Module, seed: int) -> None:
             buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-def images(size: int, channels: int = 3) -> Callable[[], Example]:
+def images(size: int, channels: int = 3) -> Callable[[], ExampleInputs]:
     return lambda: (torch.randn(2, channels, size, size),)
 
 
-def numbers(*shape: int) -> Callable[[], Example]:
+def numbers(*shape: int) -> Callable[[], ExampleInputs]:
     return lambda: (torch.randn(2, *shape),)
 
 
-def tokens(length: int = 7, vocabulary: int = 20) -> Callable[[], Example]:
+def tokens(length: int = 7, vocabulary: int = 20) -> Callable[[], ExampleInputs]:
     return lambda: (torch.randint(vocabulary, (2, length)),)
 
 
@@ -321,7 +323,7 @@ SWIN = dict(
 # Their norms or rotary embeddings compute in float32, whatever the precision of the network.
 ROUNDS = {"llama", "t5-encoder"}
 
-_MAKERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], Example]]] = {
+_MAKERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], ExampleInputs]]] = {
     # our own
     "mlp": (partial(mlp, [20, 16, 12, 5]), numbers(20)),
     "mlp-sigmoid": (partial(mlp, [20, 16, 12, 5], activation=nn.Sigmoid), numbers(20)),
@@ -426,6 +428,6 @@ _MAKERS: dict[str, tuple[Callable[..., nn.Module], Callable[[], Example]]] = {
 }
 
 ZOO = [
-    Entry(name, lambda make=make: make().eval(), example, rounds=name in ROUNDS)
-    for name, (make, example) in _MAKERS.items()
+    Entry(name, lambda make=make: make().eval(), example_inputs, rounds=name in ROUNDS)
+    for name, (make, example_inputs) in _MAKERS.items()
 ]
