@@ -43,7 +43,8 @@ class Entry:
     Args:
         name: its name, also of the test.
         make: builds it with random weights, in evaluation mode; skips without its library.
-        example_inputs: makes random inputs, two of each, as small as still leaves the last maps 2 × 2 or so.
+        example_inputs: makes random inputs, two of each, as small as still leaves the last maps
+            2 × 2 or so.
         rounds: the network rounds to float32 inside, whatever its own precision.
     """
 

@@ -49,9 +49,9 @@ def measure(
         latency: measure the time of a forward pass as well, as `latency` does.
 
     Raises:
-        LissomError: if the tolerance is negative, the model has no parameters or none yet, the
-            example_inputs is not tensors or the model cannot run on them, or a latency is asked
-            for without them.
+        LissomError: if the tolerance is negative, the model has no parameters or none yet,
+            example_inputs holds anything but tensors, the model cannot run on it, or a latency is
+            asked for without it.
     """
     if not tolerance >= 0:
         raise LissomError(

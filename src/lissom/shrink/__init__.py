@@ -70,8 +70,9 @@ def shrink(
             operations, for a copy of the input.
         in_place: cut the model itself; its parameters stay the same objects, so an optimizer may go
             on (`small.shrinkage.slice_optimizer` cuts its moments).
-        verify: True for random inputs like these, also at a larger resolution where the model
-            takes one; inputs of your own to be checked besides; False for example_inputs alone.
+        verify: True for random inputs like example_inputs, also at a larger resolution where the
+            model takes one; inputs of your own to be checked besides; False for example_inputs
+            alone.
         as_graph: True for the traced graph as the result; False for the model's own class, even if
             less can be removed; None for the graph only where the own class cannot express it.
 
