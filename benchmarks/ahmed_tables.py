@@ -99,8 +99,8 @@ def ensembles(record: Record) -> Table:
     rows = []
     for label, runs in by_label(record).items():
         found = [run["ensemble"] for run in runs]
-        layers = [run["num_nonzero"]["fc1.weight"] for run in runs]
-        removed = [100 * (1 - layer["numNz"] / layer["num"]) for layer in layers]
+        layers = [run["nonzeros"]["fc1.weight"] for run in runs]
+        removed = [100 * (1 - layer["nonzeros"] / layer["weights"]) for layer in layers]
         sizes = found[0]["accuracy"]
         rows.append(
             [

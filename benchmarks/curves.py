@@ -85,7 +85,7 @@ def point(folder: Path) -> dict[str, Any]:
     tensors = load_tensors(folder / "network.safetensors")
     return {
         **found,
-        "epochs": read_events(folder / "fit" / "events.jsonl")[-1]["epochAfter"],
+        "epochs": read_events(folder / "fit" / "events.jsonl")[-1]["epoch"],
         "nonzeros": {name: int(tensor.count_nonzero()) for name, tensor in tensors.items()},
     }
 

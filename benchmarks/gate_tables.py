@@ -27,7 +27,7 @@ def gates(records: dict[str, Record]) -> Table:
     for network, record in records.items():
         for label, found in by_label(record).items():
             small = [run["small"] for run in found]
-            errors = spread([100 * one["inacc_test"] for one in small])
+            errors = spread([100 * one["test"]["error"] for one in small])
             weights = spread([one["weights"] / 1000 for one in small])
             left = ", ".join("-".join(map(str, one["neurons"])) for one in small)
             rows.append([network, f"**lissom, {label}**", left, weights, errors, str(len(small))])

@@ -38,7 +38,7 @@ def best(record: Record) -> Table:
     for (label, value), found in settings(record).items():
         counts = {left(run) for run in found}
         shown = ", ".join(f"{count:,}" for count in sorted(counts))
-        errors = spread([100 * run["inacc_test"] for run in found])
+        errors = spread([100 * run["test"]["error"] for run in found])
         rows.append(
             [f"**lissom, {label}**", f"{shown} ({100 * value:g} %)", errors, str(len(found))]
         )
@@ -55,7 +55,7 @@ def poster(record: Record) -> Table:
         rows.append(
             [
                 label,
-                spread([100 * run["inacc_test"] for run in found]),
+                spread([100 * run["test"]["error"] for run in found]),
                 error,
                 f"{part:.1f} %",
                 weights,
@@ -73,7 +73,7 @@ def toolkit(record: Record) -> Table:
     for label, found in by_label(record).items():
         bits = statistics.mean(run["compressed"]["bits"] for run in found)
         ranks = ["-".join(map(str, run["compressed"]["ranks"].values())) for run in found]
-        errors = spread([100 * run["inacc_test"] for run in found])
+        errors = spread([100 * run["test"]["error"] for run in found])
         smaller = f"{BITS * total(found[0]) / bits:.1f} ×"
         left_ranks = ", ".join(dict.fromkeys(ranks))
         rows.append([label, errors, TOOLKIT.get(label, ""), smaller, left_ranks])
@@ -118,9 +118,9 @@ def settings(record: Record) -> dict[tuple[str, float], list[Record]]:
 
 def left(run: Record) -> int:
     """Weights that are not zero, without biases."""
-    return sum(v["numNz"] for k, v in run["num_nonzero"].items() if k.endswith("weight"))
+    return sum(v["nonzeros"] for k, v in run["nonzeros"].items() if k.endswith("weight"))
 
 
 def total(run: Record) -> int:
     """All weights, without biases."""
-    return sum(v["num"] for k, v in run["num_nonzero"].items() if k.endswith("weight"))
+    return sum(v["weights"] for k, v in run["nonzeros"].items() if k.endswith("weight"))

@@ -102,10 +102,10 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
             arguments.append("--resume")
         call(*arguments)
     result = json.loads((out / "result.json").read_text())
-    total = result["num_nonzero"]["total"]
+    total = result["nonzeros"]["total"]
     print(
-        f"{name}: error {100 * result['inacc_test']:.2f} %, "
-        f"non-zeros {total['numNz']:,} of {total['num']:,}",
+        f"{name}: error {100 * result['test']['error']:.2f} %, "
+        f"non-zeros {total['nonzeros']:,} of {total['weights']:,}",
         flush=True,
     )
     tensors = load_file(out / "model.safetensors")
@@ -153,7 +153,7 @@ def shrunk(run: Path) -> dict[str, Any]:
         "kept": report["kept"],
         "macs_before": before,
         "macs_after": after,
-        "inacc_test": error(small, make_data(record.recipe)),
+        "test": {"error": error(small, make_data(record.recipe))},
         "seconds_before": times["dense"].seconds,
         "seconds_after": times["small"].seconds,
         "time_ratio": times["small"].ratio,
@@ -182,14 +182,14 @@ def selected(run: Path) -> dict[str, Any]:
         "weights": sum(p.numel() for p in small.parameters() if p.ndim > 1),
         "macs": measure(small, example).macs,
         "difference": small.shrinkage.difference,
-        "inacc_test": error(small, make_data(record.recipe)),
+        "test": {"error": error(small, make_data(record.recipe))},
     }
     print(f"{run.name}: {left}", flush=True)
     events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
     if isinstance(first, nn.Linear):  # how many weights read each input
         left["connections"] = " ".join(map(str, first.weight.count_nonzero(0).tolist()))
-    left["history"] = [(e["epochAfter"], e["gates"]["expected"]) for e in events if "gates" in e]
+    left["history"] = [(e["epoch"], e["gates"]["expected"]) for e in events if "gates" in e]
     return left
 
 

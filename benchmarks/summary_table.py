@@ -76,7 +76,7 @@ def summary(load: Callable[[str], Record]) -> Table:
 
 def error(runs: list[Record]) -> str:
     """Test error over the seeds."""
-    return f"{spread([100 * run['inacc_test'] for run in runs])} %"
+    return f"{spread([100 * run['test']['error'] for run in runs])} %"
 
 
 def units(runs: list[Record], *, bold: bool = True) -> str:
@@ -108,8 +108,8 @@ def gain(record: Record) -> str:
 def zeros(load: Callable[[str], Record], label: str) -> str:
     """Exact zeros of all variables, and the error."""
     runs = by_label(load("henrikson"))[label]
-    totals = [run["num_nonzero"]["total"] for run in runs]
-    part = statistics.mean(100 * (1 - total["numNz"] / total["num"]) for total in totals)
+    totals = [run["nonzeros"]["total"] for run in runs]
+    part = statistics.mean(100 * (1 - total["nonzeros"] / total["weights"]) for total in totals)
     return f"{part:.0f} %, error {error(runs)}"
 
 

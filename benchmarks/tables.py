@@ -54,10 +54,10 @@ def settings(name: str) -> list[dict[str, Any]]:
         entry = found.setdefault(
             key, {"label": key[0], "value": key[1], "errors": [], "alive": [], "runs": []}
         )
-        weights = [v for k, v in run["num_nonzero"].items() if priced(name, k)]
-        entry["errors"].append(100 * run["inacc_test"])
-        entry["alive"].append(sum(v["numNz"] for v in weights))
-        entry["all"] = sum(v["num"] for v in weights)
+        weights = [v for k, v in run["nonzeros"].items() if priced(name, k)]
+        entry["errors"].append(100 * run["test"]["error"])
+        entry["alive"].append(sum(v["nonzeros"] for v in weights))
+        entry["all"] = sum(v["weights"] for v in weights)
         entry["runs"].append(run)
     return list(found.values())
 
@@ -98,8 +98,8 @@ def henrikson_table() -> str:
     """Zeros as the article counts them: of all variables, biases included."""
     rows = []
     for entry in settings("henrikson"):
-        totals = [run["num_nonzero"]["total"] for run in entry["runs"]]
-        zeros = [100 * (1 - t["numNz"] / t["num"]) for t in totals]
+        totals = [run["nonzeros"]["total"] for run in entry["runs"]]
+        zeros = [100 * (1 - t["nonzeros"] / t["weights"]) for t in totals]
         rows.append([entry["label"], spread(zeros), spread(entry["errors"])])
     return markdown(["recipe", "exact zeros, % of 55,050", "test error, %"], rows)
 
@@ -109,7 +109,7 @@ def lambda_table() -> str:
     price = 1e-4
     rows = []
     for entry in settings("lambda"):
-        objectives = [run["ent_train"] + price * run["l1"] for run in entry["runs"]]
+        objectives = [run["train"]["loss"] + price * run["l1"] for run in entry["runs"]]
         norms = [run["l1"] for run in entry["runs"]]
         rows.append(
             [

@@ -22,7 +22,7 @@ from training_cases import (
 )
 
 from lissom.errors import RunError
-from lissom.training import Augment, Teacher, entropy_and_inaccuracy
+from lissom.training import Augment, Teacher, loss_and_error
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -124,11 +124,11 @@ def test_moves_are_of_the_seed_the_epoch_and_the_example_alone() -> None:
 def test_what_is_evaluated_is_not_augmented() -> None:
     data, net = blobs(image=8), conv()
     event = trainer(net, data, augment=Augment(3, True)).fit()
-    found = entropy_and_inaccuracy(net, data.train_x, data.train_y)
-    assert found == (event["ent_train"], event["inacc_train"])
+    found = loss_and_error(net, data.train_x, data.train_y)
+    assert found == (event.train.loss, event.train.error)
 
 
-@pytest.mark.parametrize("moment", ["progress", "measure_test"])
+@pytest.mark.parametrize("moment", ["progress", "evaluation"])
 def test_an_augmented_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, moment: str) -> None:
     def run(out: Path, report: Any = None) -> Any:
         options = {"augment": Augment(2, True), "epochs": 4, "channels_last": True}

@@ -142,13 +142,13 @@ def test_train_keeps_everything_about_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert kept["versions"].keys() == {"python", "lissom", "torch", "numpy"}
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert events[-1].items() <= kept.items()
-    counts = kept["num_nonzero"]
-    assert counts["fc1.weight"]["num"] == 64 * 64
+    counts = kept["nonzeros"]
+    assert counts["fc1.weight"]["weights"] == 64 * 64
     for name, tensor in weights(run).items():
-        assert counts[name]["numNz"] == int(tensor.count_nonzero())
+        assert counts[name]["nonzeros"] == int(tensor.count_nonzero())
     for line in ("Quick [/b] and sparse", "epoch    2/2", "fc3.weight", "kept in runs/quick"):
         assert line in told
-    assert f"test error {100 * kept['inacc_test']:.2f} %, epoch 2" in told
+    assert f"test error {100 * kept['test']['error']:.2f} %, epoch 2" in told
 
 
 def test_the_seed_decides() -> None:
@@ -173,7 +173,7 @@ def test_the_seed_holds_out_the_validation_data(monkeypatch: pytest.MonkeyPatch)
     well("train", "quick.toml", "--set", "data.validation=100", "--seed", "1")
     recipe = read_recipe("quick.toml", ["data.validation=100"])
     assert torch.equal(given[0].valid_x, make_data(recipe, seed=1).valid_x)
-    assert "inacc_valid" in result("runs/quick")
+    assert "valid" in result("runs/quick")
 
 
 def test_changes_are_made_and_kept() -> None:
@@ -193,7 +193,7 @@ def test_a_run_can_be_repeated_from_its_recipe(finished: Path) -> None:
     well("train", "first/recipe.json", "--out", "third", "--seed", "6")
     assert not same("first", "third")
     well("train", "first/recipe.json", "--out", "fourth", "--set", "train.epochs=1")
-    assert result("fourth")["epochAfter"] == 1 and result("fourth")["seed"] == 5
+    assert result("fourth")["epoch"] == 1 and result("fourth")["seed"] == 5
 
 
 def test_the_recipe_of_a_run_names_its_directory() -> None:
@@ -268,16 +268,16 @@ def test_measure_prints_henriksons_table(finished: Path) -> None:
     told = well("measure", str(finished))
     rows = [line.split() for line in told.splitlines()]
     assert ["variable", "non-zeros", "weights", "zeros"] in rows
-    total = result(finished)["num_nonzero"]["total"]
+    total = result(finished)["nonzeros"]["total"]
     (row,) = (row for row in rows if row[:1] == ["total"])
-    assert row[1:3] == [f"{total['numNz']:,}", f"{total['num']:,}"]
+    assert row[1:3] == [f"{total['nonzeros']:,}", f"{total['weights']:,}"]
 
 
 def test_measure_as_json_is_nothing_but_json(finished: Path) -> None:
     done = invoke("measure", str(finished), "--json")
     assert done.exit_code == 0 and done.stderr == ""
     found = json.loads(done.stdout)
-    assert found["nonzeros"] == result(finished)["num_nonzero"]["total"]["numNz"]
+    assert found["nonzeros"] == result(finished)["nonzeros"]["total"]["nonzeros"]
     assert [v["name"] for v in found["variables"]][:2] == ["fc1.weight", "fc1.bias"]
     assert found["tolerance"] == 0
 
@@ -539,7 +539,7 @@ def test_measure_of_a_run_that_is_not_finished(monkeypatch: pytest.MonkeyPatch) 
     assert done.exit_code == 0
     assert done.stderr == "run is not finished; this is its last checkpoint\n"
     (event,) = map(json.loads, Path("run/events.jsonl").read_text().splitlines())
-    assert json.loads(done.stdout)["nonzeros"] == event["num_nonzero"]["total"]["numNz"]
+    assert json.loads(done.stdout)["nonzeros"] == event["nonzeros"]["total"]["nonzeros"]
     Path("run/checkpoint.pt").unlink()
     assert "run has no checkpoint.pt: nothing was trained there yet" in refused("measure", "run")
 
@@ -755,11 +755,12 @@ def test_python_m_lissom() -> None:
 
 def event(epoch: int, part: str = "test") -> dict[str, Any]:
     return {
-        "event": "measure_test",
-        "epochAfter": epoch,
-        f"ent_{part}": 0.25,
-        f"inacc_{part}": 0.125,
-        "num_nonzero": {"total": {"num": 12_345, "numNz": 1_234}},
+        "event": "evaluation",
+        "epoch": epoch,
+        "train": {"loss": 0.5, "error": 0.25},
+        "test": {"loss": 0.5, "error": 0.25},
+        part: {"loss": 0.25, "error": 0.125},
+        "nonzeros": {"total": {"weights": 12_345, "nonzeros": 1_234}},
     }
 
 
@@ -781,14 +782,14 @@ def test_progress_is_about_ten_lines_where_there_is_no_terminal(epochs: int, lin
     assert title == "Quick [/b] and sparse"
     assert len(rows) == lines
     assert rows[-1] == (
-        f"epoch {epochs:4d}/{epochs}  test loss 0.2500  accuracy 87.50 %  non-zeros 1,234 of 12,345"
+        f"epoch {epochs:4d}/{epochs}  test loss 0.2500  error 12.50 %  non-zeros 1,234 of 12,345"
     )
 
 
 def test_progress_is_a_bar_on_a_terminal() -> None:
     shown = progress(Console(file=StringIO(), width=160, force_terminal=True), 3, part="valid")
     assert "epoch 3/3  loss 0.5000" in shown
-    assert "valid loss 0.2500  accuracy 87.50 %" in shown and "100%" in shown
+    assert "valid loss 0.2500  error 12.50 %" in shown and "100%" in shown
 
 
 def test_the_demo_is_as_sparse_as_it_says() -> None:

@@ -226,7 +226,7 @@ def test_a_run_is_distilled(tmp_path: Path, fraction: float) -> None:
     assert done.exit_code == 0, done.output
     kept = json.loads((run / "distilled.json").read_text())
     result = json.loads((run / "result.json").read_text())
-    assert kept["network"] == pytest.approx(1 - result["inacc_test"])
+    assert kept["network"] == pytest.approx(1 - result["test"]["error"])
     assert [kept[name] for name in ("to", "rounds", "examples", "seed")] == ["trees", 3, 500, 2]
     assert 0.5 < kept["from_network"]["agreement"] <= 1
     assert f"{100 * kept['from_labels']['accuracy']:.2f}" in done.output

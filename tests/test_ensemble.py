@@ -195,7 +195,7 @@ def test_a_run_answers_together(tmp_path: Path) -> None:
     kept = json.loads((run / "ensemble.json").read_text())
     assert list(kept["accuracy"]) == ["1", "2", "4"] and len(kept["accuracy"]["4"]) == 1
     result = json.loads((run / "result.json").read_text())
-    assert kept["single"] == pytest.approx(1 - result["inacc_test"])
+    assert kept["single"] == pytest.approx(1 - result["test"]["error"])
     assert 0.3 < kept["accuracy"]["4"][0] < 1 and 0 <= kept["calibration_error"] < 0.5
     for name in ("ensemble.svg", "calibration.svg"):
         assert "<svg" in (run / name).read_text()
@@ -213,7 +213,9 @@ def test_several_runs_answer_together(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     kept = json.loads((tmp_path / "together" / "ensemble.json").read_text())
     assert kept["runs"] == runs and kept["networks"] == 3 and kept["single"] is None
-    alone = [1 - json.loads((Path(run) / "result.json").read_text())["inacc_test"] for run in runs]
+    alone = [
+        1 - json.loads((Path(run) / "result.json").read_text())["test"]["error"] for run in runs
+    ]
     assert len(set(alone)) > 1
     assert sorted(set(kept["accuracy"]["1"])) == pytest.approx(sorted(alone))
     assert len(kept["accuracy"]["3"]) == 1

@@ -52,7 +52,7 @@ def assert_same_run(run: Path, whole: Path) -> None:
     assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (run / "recipe.json").read_text() == (whole / "recipe.json").read_text()
     assert timeless(events(run)) == timeless(events(whole))
-    assert [event["epochAfter"] for event in events(run)] == list(range(1, EPOCHS + 1))
+    assert [event["epoch"] for event in events(run)] == list(range(1, EPOCHS + 1))
     results = [json.loads((folder / "result.json").read_text()) for folder in (run, whole)]
     assert timeless(results[0]) == timeless(results[1])
     kept = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (run, whole)]

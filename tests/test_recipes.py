@@ -130,9 +130,9 @@ def test_every_bundled_recipe_trains_to_its_end(
     assert (trainer.gates is not None) == (recipe.method == "gates")
     event = trainer.fit()
     early = recipe.lc is not None and any(price.compressions() for price in recipe.prices)
-    assert event["epochAfter"] == recipe.train.epochs or early
-    counts = event["num_nonzero"]
-    assert counts["total"]["numNz"] == measure(trainer.model).nonzeros
+    assert event.epoch == recipe.train.epochs or early
+    counts = event.nonzeros
+    assert counts["total"].nonzeros == measure(trainer.model).nonzeros
     for price in recipe.prices:
         if price.top_k is not None:
             kept = [

@@ -29,7 +29,7 @@ from lissom.recipes import (
 )
 from lissom.report import history
 from lissom.schedules import Schedule
-from lissom.training import Teacher, logits_of
+from lissom.training import Count, Evaluation, Part, Teacher, logits_of
 
 GATED = """\
 title = "gates"
@@ -208,8 +208,8 @@ def test_budgets_are_schedules_in_epochs_and_are_met() -> None:
     assert gates[0]["expected"]["weights"] > 0.7 * whole
     assert gates[-1]["expected"]["weights"] == pytest.approx(0.4 * whole, rel=0.2)
     assert gates[-1]["multipliers"]["weights"] > 0 == gates[-1]["multipliers"]["bytes"]
-    assert event["num_nonzero"]["total"]["numNz"] < 0.8 * whole
-    assert "gates" not in event and event["inacc_test"] < 0.2
+    assert event.nonzeros["total"].nonzeros < 0.8 * whole
+    assert "gates" not in event.more and event.test.error < 0.2
 
 
 @pytest.mark.parametrize(
@@ -281,13 +281,13 @@ def test_a_run_with_gates_is_a_run_as_others_are() -> None:
     lines = Path("run/events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     assert ["gates" in event for event in events] == [True, True, False, False]
-    total = events[-1]["num_nonzero"]["total"]
-    assert total["numNz"] < 0.95 * total["num"] == 0.95 * 8970
+    total = events[-1]["nonzeros"]["total"]
+    assert total["nonzeros"] < 0.95 * total["weights"] == 0.95 * 8970
     assert "lissom_log_alpha" not in weights("run")
-    assert f"{total['numNz']:,}" in well("measure", "run")
+    assert f"{total['nonzeros']:,}" in well("measure", "run")
     assert "MACs" in well("shrink", "run", "--inputs")
     found = json.loads(Path("run/shrinkage.json").read_text())
-    assert found["weights_after"] <= total["numNz"]
+    assert found["weights_after"] <= total["nonzeros"]
     well("report", "run")
     assert "open gates" in Path("run/report.html").read_text()
     well("train", "run/recipe.json", "--out", "again")
@@ -311,24 +311,24 @@ def test_a_run_with_gates_goes_on(epoch: int, monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 130
     events = [json.loads(line) for line in Path("run/events.jsonl").read_text().splitlines()]
     measured = json.loads(well("measure", "run", "--json"))
-    assert measured["nonzeros"] == events[-1]["num_nonzero"]["total"]["numNz"]
+    assert measured["nonzeros"] == events[-1]["nonzeros"]["total"]["nonzeros"]
     well("train", "gated.toml", "--out", "run", "--resume", *changes)
     assert same("run", "whole")
 
 
 def test_figures_show_gates_while_there_are_any() -> None:
-    def event(epoch: int) -> dict[str, Any]:
-        left = {"num": 100, "numNz": 100 - 10 * epoch}
-        return {"epochAfter": epoch, "inacc_test": 0.1, "num_nonzero": {"total": left}}
+    def event(epoch: int, more: dict[str, Any] | None = None) -> Evaluation:
+        left, part = Count(100, 100 - 10 * epoch), Part(0.5, 0.1)
+        return Evaluation(epoch, part, part, {"total": left}, more=more or {})
 
-    def gated(epoch: int) -> dict[str, Any]:
+    def gated(epoch: int) -> Evaluation:
         gates = {
             "expected": {"weights": 90.0 / epoch, "macs": 80.0 / epoch},
             "open": {"fc1.weight": 9.5 / epoch},
             "left": {"fc1.weight": 10 - epoch},
             "multipliers": {},
         }
-        return {**event(epoch), "gates": gates}
+        return event(epoch, {"gates": gates})
 
     assert len(history([event(1)]).axes) == 2
     _, _, opened, cost = history([gated(1), gated(2), event(3)]).axes

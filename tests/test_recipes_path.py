@@ -214,7 +214,7 @@ def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: li
         [point] = setting.points
         assert not point.failed and point.origin is None and point.size("latency") > 0
         result = read_events(point.folder / "fit" / "events.jsonl")[-1]
-        assert result["epochAfter"] == 3  # those of the dense network
+        assert result["epoch"] == 3  # those of the dense network
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     tensors = load_tensors(out / "model.safetensors")
     assert all(torch.equal(tensors[name], w) for name, w in curve.tensors(best).items())
     result = json.loads((out / "result.json").read_text())
-    assert result["inacc_test"] == pytest.approx(best.test_error)
-    assert result["inacc_valid"] == pytest.approx(best.error)
+    assert result["test"]["error"] == pytest.approx(best.test_error)
+    assert result["valid"]["error"] == pytest.approx(best.error)
     assert (result["point"]["seed"], result["point"]["origin"]) == (best.seed, best.origin)
     for verb in (["measure"], ["shrink"], ["export", "--to", "pt2"], ["report"]):
         done = CliRunner().invoke(app, [verb[0], str(out), *verb[1:]])

@@ -8,16 +8,17 @@ import pytest
 from lissom.checkpoints import append_event, save_json
 from lissom.errors import RunError
 from lissom.report import history, write_report
+from lissom.training import Evaluation
 
 
 def event(epoch: int) -> dict[str, object]:
-    left = {"num": 100, "numNz": 100 - 10 * epoch}
+    left = {"weights": 100, "nonzeros": 100 - 10 * epoch}
     return {
-        "event": "measure_test",
-        "epochAfter": epoch,
-        "inacc_train": 0.1 / epoch,
-        "inacc_test": 0.2 / epoch,
-        "num_nonzero": {"fc1.weight": left, "total": left},
+        "event": "evaluation",
+        "epoch": epoch,
+        "train": {"loss": 0.5, "error": 0.1 / epoch},
+        "test": {"loss": 0.5, "error": 0.2 / epoch},
+        "nonzeros": {"fc1.weight": left, "total": left},
     }
 
 
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_figures_hold_the_events() -> None:
-    error, size = history([event(1), event(2), event(4)]).axes
+    error, size = history([Evaluation.from_dict(event(epoch)) for epoch in (1, 2, 4)]).axes
     lines = {line.get_label(): line.get_ydata() for line in error.lines}
     assert set(lines) == {"train", "test"}  # nothing was held out
     assert list(lines["test"]) == pytest.approx([20, 10, 5])
@@ -48,7 +49,7 @@ def test_figures_hold_the_events() -> None:
 def test_page_stands_alone_and_escapes(run: Path) -> None:
     page = write_report(run).read_text()
     assert "a &lt;b&gt; &amp; c" in page
-    assert "95.00 %" in page and "40.00 %" in page and "seed 3" in page
+    assert "5.00 %" in page and "40.00 %" in page and "seed 3" in page
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
     assert page.count("<svg") == 1
 

@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats itself bit by bit, and goes on where it was killed."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,39 +34,37 @@ from lissom.data import Dataset, load_digits
 from lissom.errors import PenaltyError, RunError
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
-from lissom.training import entropy_and_inaccuracy
+from lissom.training import Count, Evaluation, Part, loss_and_error
 
 
 def test_learns_the_digits() -> None:
     data = load_digits()
     torch.manual_seed(0)
     net = henrikson(64)
-    before = entropy_and_inaccuracy(net, data.test_x, data.test_y)
+    before = loss_and_error(net, data.test_x, data.test_y)
     event = Trainer(net, Adam(net.parameters(), lr=3e-3), data, epochs=8, batch_size=64).fit()
     assert before[1] > 0.7
-    assert event["inacc_test"] < 0.06
-    assert event["epochAfter"] == 8
+    assert event.test.error < 0.06
+    assert event.epoch == 8
 
 
-def test_events_have_henriksons_fields(tmp_path: Path) -> None:
+def test_events_are_evaluations(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     net, data = dense(), blobs()
     last = trainer(net, data, out=tmp_path, report=told.append).fit()
     events = [event for event in told if event["event"] != "progress"]
     assert events_in(tmp_path) == events
-    assert last == events[-1]
+    assert last.to_dict() == events[-1]
     for epoch, event in enumerate(events, start=1):
-        assert event.keys() == {
-            "event", "epochAfter", "ent_train", "inacc_train", "ent_test", "inacc_test",
-            "num_nonzero", "seconds",
-        }  # fmt: skip
-        assert (event["event"], event["epochAfter"]) == ("measure_test", epoch)
-        counts = event["num_nonzero"]
+        assert list(event) == ["event", "epoch", "train", "test", "nonzeros", "seconds"]
+        assert all(event[part].keys() == {"loss", "error", "scores"} for part in ("train", "test"))
+        assert (event["event"], event["epoch"]) == ("evaluation", epoch)
+        counts = event["nonzeros"]
         assert counts.keys() == {"0.weight", "0.bias", "3.weight", "3.bias", "total"}
-        assert all(count.keys() == {"num", "numNz"} for count in counts.values())
-        assert counts["0.weight"]["num"] == 48
+        assert all(count.keys() == {"weights", "nonzeros"} for count in counts.values())
+        assert counts["0.weight"]["weights"] == 48
         variables = [count for name, count in counts.items() if name != "total"]
-        for key in ("num", "numNz"):
+        for key in ("weights", "nonzeros"):
             assert counts["total"][key] == sum(count[key] for count in variables)
 
 
@@ -84,20 +83,48 @@ def test_events_tell_the_truth() -> None:
         ("valid", data.valid_x, data.valid_y),
     ):
         logits = net(x)
-        assert event[f"ent_{part}"] == pytest.approx(
-            float(F.cross_entropy(logits, y).detach()), rel=1e-6
-        )
+        found = getattr(event, part)
+        assert found.loss == pytest.approx(float(F.cross_entropy(logits, y).detach()), rel=1e-6)
         wrong = (logits.argmax(1) != y).double().mean()
-        assert event[f"inacc_{part}"] == pytest.approx(float(wrong))
-    assert event["num_nonzero"]["0.weight"] == {"num": 48, "numNz": 44}
-    assert event["num_nonzero"]["3.weight"] == {"num": 36, "numNz": 33}
+        assert found.error == pytest.approx(float(wrong))
+    assert event.nonzeros["0.weight"] == Count(48, nonzeros=44)
+    assert event.nonzeros["3.weight"] == Count(36, nonzeros=33)
+
+
+@pytest.mark.parametrize("valid", [None, Part(0.5, 0.25, {"f1": 0.75})])
+@pytest.mark.parametrize("more", [{}, {"gates": {"left": {"fc1": 3}}}])
+def test_an_evaluation_survives_json(valid: Part | None, more: dict[str, Any]) -> None:
+    counts = {"total": Count(weights=9, nonzeros=4)}
+    made = Evaluation(3, Part(0.1, 0.0), Part(0.2, 0.1), counts, valid, more, {"train": 1.5})
+    kept = json.loads(json.dumps(made.to_dict()))
+    assert kept == made.to_dict() and ("valid" in kept) == (valid is not None)
+    assert Evaluation.from_dict(kept) == made
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"event": "measure_test"},
+        {"train": {"loss": 0.1}},
+        {"test": 0.1},
+        {"nonzeros": {"total": {"num": 9, "numNz": 4}}},
+        {"nonzeros": None},
+    ],
+)
+def test_what_is_no_evaluation_is_refused(harm: dict[str, Any]) -> None:
+    counts = {"total": Count(weights=9, nonzeros=4)}
+    kept = Evaluation(3, Part(0.1, 0.0), Part(0.2, 0.1), counts).to_dict()
+    with pytest.raises(RunError, match="not the record of an evaluation"):
+        Evaluation.from_dict({**kept, **harm})
+    with pytest.raises(RunError, match="'epoch'"):
+        Evaluation.from_dict({key: value for key, value in kept.items() if key != "epoch"})
 
 
 def test_evaluation_in_batches_is_evaluation() -> None:
     net, data = dense(dropout=0.5), blobs()
     net.train()
-    whole = entropy_and_inaccuracy(net, data.train_x, data.train_y)
-    parts = entropy_and_inaccuracy(net, data.train_x, data.train_y, batch_size=7)
+    whole = loss_and_error(net, data.train_x, data.train_y)
+    parts = loss_and_error(net, data.train_x, data.train_y, batch_size=7)
     assert whole == pytest.approx(parts)
     assert net.training
 
@@ -152,7 +179,7 @@ def test_every_example_once_an_epoch_in_an_order_of_its_own() -> None:
     assert first != second != list(range(EXAMPLES))
 
 
-def early(data: Dataset, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]], Trainer]:
+def early(data: Dataset, **options: Any) -> tuple[Evaluation, list[dict[str, Any]], Trainer]:
     told: list[dict[str, Any]] = []
     net = dense()
     made = trainer(
@@ -166,12 +193,12 @@ def test_early_stopping_takes_the_best_on_validation_data() -> None:
     data = blobs(noise=1.5, valid=30)
     assert data.valid_x is not None and data.valid_y is not None
     chosen, events, made = early(data, epochs=60, patience=4)
-    keys = [(event["inacc_valid"], event["ent_valid"]) for event in events]
+    keys = [(event["valid"]["error"], event["valid"]["loss"]) for event in events]
     best = keys.index(min(keys))
     assert 0 < best < len(keys) - 1, "the data must make the best epoch an inner one"
-    assert chosen == events[best]
+    assert chosen.to_dict() == events[best]
     assert len(events) == best + 1 + 4 < 60
-    entropy, wrong = entropy_and_inaccuracy(made.model, data.valid_x, data.valid_y)
+    entropy, wrong = loss_and_error(made.model, data.valid_x, data.valid_y)
     assert (wrong, entropy) == keys[best]
 
 
@@ -183,8 +210,8 @@ def test_the_test_set_decides_nothing() -> None:
     chosen, events, made = early(data, epochs=60, patience=4)
     for other in (permuted, wrong):
         its, its_events, its_made = early(other, epochs=60, patience=4)
-        assert its["inacc_test"] != chosen["inacc_test"]
-        assert its["epochAfter"] == chosen["epochAfter"]
+        assert its.test.error != chosen.test.error
+        assert its.epoch == chosen.epoch
         assert len(its_events) == len(events)
         assert same(state(its_made.model), state(made.model))
 
@@ -205,9 +232,9 @@ def test_patience_counts_evaluations_from_an_epoch_on(
     best, waited, seen = everything[-1], -1, 0
     for event in everything:
         seen += 1
-        if event["epochAfter"] <= patience_from:
+        if event["epoch"] <= patience_from:
             continue
-        key, least = ((e["inacc_valid"], e["ent_valid"]) for e in (event, best))
+        key, least = ((e["valid"]["error"], e["valid"]["loss"]) for e in (event, best))
         best, waited = (event, 0) if waited < 0 or key < least else (best, waited + 1)
         if waited == patience:
             break
@@ -222,14 +249,14 @@ def test_patience_counts_evaluations_from_an_epoch_on(
     assert timeless([chosen]) == timeless([best])
     assert len(events) == seen
     if upside_down and (evaluate_every, patience_from) == (1, 1):
-        assert chosen["epochAfter"] != 1
+        assert chosen.epoch != 1
         first, second = everything[:2]
-        assert first["ent_valid"] < second["ent_valid"], "epoch 1 must be tempting"
+        assert first["valid"]["loss"] < second["valid"]["loss"], "epoch 1 must be tempting"
 
 
 def test_without_patience_the_last_epoch_is_taken() -> None:
     chosen, events, _ = early(blobs(noise=1.5, valid=30), epochs=12)
-    assert chosen == events[-1] and len(events) == 12
+    assert chosen.to_dict() == events[-1] and len(events) == 12
 
 
 def pruned(net: nn.Module, optimizer: Optimizer | None = None, **options: Any) -> Any:
@@ -246,8 +273,8 @@ def test_an_average_after_the_freeze_keeps_exact_zeros() -> None:
         net, optimizer=optimizer, proximal=step, epochs=5, average_from=2, average_decay=0.9
     )
     event = made.fit()
-    counts = event["num_nonzero"]
-    assert counts["0.weight"]["numNz"] + counts["3.weight"]["numNz"] == (48 + 36) / 2
+    counts = event.nonzeros
+    assert counts["0.weight"].nonzeros + counts["3.weight"].nonzeros == (48 + 36) / 2
     for name, parameter in net.named_parameters():
         if name.endswith("weight"):
             alive = step.state_dict()["alive"][0 if name[0] == "0" else 1]
@@ -272,7 +299,7 @@ def test_the_average_is_exponential_and_starts_with_the_first_weights(average_fr
 def test_events_are_about_the_average() -> None:
     net, data = dense(), blobs()
     event = trainer(net, data, epochs=4, average_from=1, average_decay=0.99).fit()
-    assert event["ent_test"] == entropy_and_inaccuracy(net, data.test_x, data.test_y)[0]
+    assert event.test.loss == loss_and_error(net, data.test_x, data.test_y)[0]
 
 
 def test_an_average_of_weights_that_come_and_go_is_refused() -> None:
@@ -349,7 +376,7 @@ def test_bf16_trains_float32_weights() -> None:
     plain, half = (
         trainer(net, bf16=bf16, epochs=10) for net, bf16 in zip(nets, (False, True), strict=True)
     )
-    assert half.fit()["inacc_train"] < 0.1
+    assert half.fit().train.error < 0.1
     plain.fit()
     assert all(parameter.dtype == torch.float32 for parameter in nets[1].parameters())
     assert not same(state(nets[0]), state(nets[1]))
@@ -372,7 +399,7 @@ def test_channels_last_needs_images() -> None:
 
 def test_evaluates_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
     trainer(epochs=5, evaluate_every=2, out=tmp_path).fit()
-    assert [event["epochAfter"] for event in events_in(tmp_path)] == [2, 4, 5]
+    assert [event["epoch"] for event in events_in(tmp_path)] == [2, 4, 5]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 5
 
 
@@ -419,7 +446,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path: Path, at: int) 
     net = dense()
     with pytest.raises(RunError, match=r"loss was (nan|inf) in epoch 3.*smaller learning rate"):
         diverging(net, tmp_path, at).fit()
-    assert [event["epochAfter"] for event in events_in(tmp_path)] == [1, 2]
+    assert [event["epoch"] for event in events_in(tmp_path)] == [1, 2]
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept["epoch"] == 2
     assert all(tensor.isfinite().all() for tensor in kept["model"].values())
@@ -427,7 +454,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path: Path, at: int) 
     again = dense()
     resumed = trainer(again, optimizer=SGD(again.parameters(), lr=0.1), epochs=4, out=tmp_path)
     resumed.resume()
-    assert resumed.fit()["epochAfter"] == 4
+    assert resumed.fit().epoch == 4
     straight = dense()
     trainer(straight, optimizer=SGD(straight.parameters(), lr=0.1), epochs=4).fit()
     assert same(state(again), state(straight))
@@ -460,7 +487,7 @@ def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) 
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("moment", ["progress", "measure_test"])
+@pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_resumed_run_ends_as_one_that_was_not_killed(
@@ -495,7 +522,7 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, epoch: int) -> None:
     expected = whole.fit()
     assert epoch < whole.epoch < 40
     with pytest.raises(Killed):
-        run(tmp_path / "killed", kill("measure_test", epoch)).fit()
+        run(tmp_path / "killed", kill("evaluation", epoch)).fit()
     resumed = run(tmp_path / "killed")
     resumed.resume()
     assert timeless([resumed.fit()]) == timeless([expected])
@@ -527,7 +554,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
 def test_a_new_run_does_not_add_to_the_events_of_an_old_one(tmp_path: Path) -> None:
     trainer(out=tmp_path, epochs=3).fit()
     trainer(out=tmp_path, epochs=2).fit()
-    assert [event["epochAfter"] for event in events_in(tmp_path)] == [1, 2]
+    assert [event["epoch"] for event in events_in(tmp_path)] == [1, 2]
 
 
 def test_the_directory_is_made(tmp_path: Path) -> None:
@@ -613,7 +640,7 @@ def test_trains_and_resumes_on_a_gpu(tmp_path: Path) -> None:
     whole.fit()
     assert all(parameter.is_cuda for parameter in whole.model.parameters())
     with pytest.raises(Killed):
-        run(tmp_path / "killed", kill("measure_test", 3)).fit()
+        run(tmp_path / "killed", kill("evaluation", 3)).fit()
     resumed = run(tmp_path / "killed")
     resumed.resume()
     resumed.fit()

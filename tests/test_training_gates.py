@@ -32,7 +32,7 @@ from lissom.groups import columns
 from lissom.models import wide_resnet
 from lissom.proximal import proximal
 from lissom.schedules import linear
-from lissom.training import Teacher, entropy_and_inaccuracy, logits_of
+from lissom.training import Teacher, logits_of, loss_and_error
 
 EXAMPLE = torch.zeros(2, 4)
 
@@ -64,12 +64,12 @@ def test_events_are_about_the_network_that_gates_leave() -> None:
             ("test", data.test_x, data.test_y),
             ("valid", data.valid_x, data.valid_y),
         ):
-            entropy, wrong = entropy_and_inaccuracy(plain, x, y)
-            assert (event[f"ent_{part}"], event[f"inacc_{part}"]) == (entropy, wrong)
-            in_evaluation_mode = entropy_and_inaccuracy(net, x, y)[0]
-            assert in_evaluation_mode == pytest.approx(entropy, rel=1e-5)
-        counts = event["num_nonzero"]
-        assert counts["total"] == {"num": 99, "numNz": measure(plain).nonzeros}
+            loss, wrong = loss_and_error(plain, x, y)
+            assert (event[part]["loss"], event[part]["error"]) == (loss, wrong)
+            in_evaluation_mode = loss_and_error(net, x, y)[0]
+            assert in_evaluation_mode == pytest.approx(loss, rel=1e-5)
+        counts = event["nonzeros"]
+        assert counts["total"] == {"weights": 99, "nonzeros": measure(plain).nonzeros}
         assert LOG_ALPHA not in counts
         assert event["gates"]["expected"] == {
             "weights": pytest.approx(gates.expected("weights").item()),
@@ -82,7 +82,7 @@ def test_events_are_about_the_network_that_gates_leave() -> None:
         assert event["gates"]["multipliers"] == {}
 
     gate_trainer(net, gates, data=data, epochs=6, report=compare).fit()
-    assert [event["epochAfter"] for event in told] == [1, 2, 3, 4, 5, 6]
+    assert [event["epoch"] for event in told] == [1, 2, 3, 4, 5, 6]
     left = [sum(event["gates"]["left"].values()) for event in told]
     assert left[0] > left[-1] > 0, "the price must shut some of the gates and not all"
 
@@ -101,9 +101,9 @@ def test_the_result_is_plain_weights(harden_at: int | None, average_from: int | 
     assert made.gates is None
     with pytest.raises(GateError, match="has no gates"):
         gates_of(net)
-    assert entropy_and_inaccuracy(net, data.test_x, data.test_y)[0] == event["ent_test"]
-    assert event["num_nonzero"]["total"]["numNz"] == measure(net).nonzeros < 99
-    assert ("gates" in event) == (harden_at is None)
+    assert loss_and_error(net, data.test_x, data.test_y)[0] == event.test.loss
+    assert event.nonzeros["total"].nonzeros == measure(net).nonzeros < 99
+    assert ("gates" in event.more) == (harden_at is None)
     assert made.fit() == event
 
 
@@ -137,10 +137,10 @@ def test_an_average_meets_the_budget_of_now(average_from: int | None) -> None:
         if event["event"] == "progress":
             return
         told.append(event)
-        assert gates.step == STEPS * event["epochAfter"]
+        assert gates.step == STEPS * event["epoch"]
         [budget] = gates.constraints
         assert event["gates"]["multipliers"] == {"weights": float(budget.multiplier)}
-        assert event["num_nonzero"]["total"]["numNz"] <= budget.limit(gates.step)
+        assert event["nonzeros"]["total"]["nonzeros"] <= budget.limit(gates.step)
 
     made = gate_trainer(
         net, gates, epochs=6, average_from=average_from, average_decay=0.9, report=compare
@@ -148,9 +148,11 @@ def test_an_average_meets_the_budget_of_now(average_from: int | None) -> None:
     event = made.fit()
     multipliers = [event["gates"]["multipliers"]["weights"] for event in told]
     assert multipliers == sorted(multipliers) and len(set(multipliers[1:])) == 5
-    assert 0 < event["num_nonzero"]["total"]["numNz"] == measure(net).nonzeros <= 0.3 * 99
+    assert 0 < event.nonzeros["total"].nonzeros == measure(net).nonzeros <= 0.3 * 99
     # Expected sizes are those of the gates that the event is about, the average's.
-    assert event["gates"]["expected"]["weights"] > 0.3 * 99, "the budget decides, not the gates"
+    assert event.more["gates"]["expected"]["weights"] > 0.3 * 99, (
+        "the budget decides, not the gates"
+    )
 
 
 def test_the_penalty_is_in_the_loss() -> None:
@@ -183,7 +185,7 @@ def test_healing_keeps_zeros_and_pays_no_price() -> None:
     before: list[nn.Module] = []
 
     def note(event: dict[str, Any]) -> None:
-        if event["event"] == "measure_test" and event["epochAfter"] == 3:
+        if event["event"] == "evaluation" and event["epoch"] == 3:
             before.append(gates.hardened())
 
     gate_trainer(
@@ -219,7 +221,7 @@ def full(out: Path, name: str, report: Any = None, **options: Any) -> Trainer:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("moment", ["progress", "measure_test"])
+@pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("harden_at", [None, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_resumed_run_ends_as_one_that_was_not_killed(
@@ -266,12 +268,12 @@ def test_patience_chooses_plain_weights_and_goes_on(
     whole = run(tmp_path / "whole")
     expected = whole.fit()
     assert 5 < whole.epoch < 40
-    assert 2 < expected["epochAfter"] == whole.epoch - 4
+    assert 2 < expected.epoch == whole.epoch - 4
     x, y = whole.data.valid_x, whole.data.valid_y
     assert x is not None and y is not None
-    assert entropy_and_inaccuracy(whole.model, x, y)[0] == expected["ent_valid"]
+    assert loss_and_error(whole.model, x, y)[0] == expected.valid.loss
     with pytest.raises(Killed):
-        run(tmp_path / "killed", kill("measure_test", epoch)).fit()
+        run(tmp_path / "killed", kill("evaluation", epoch)).fit()
     resumed = run(tmp_path / "killed")
     resumed.resume()
     assert timeless([resumed.fit()]) == timeless([expected])
@@ -354,7 +356,7 @@ def test_a_student_believes_its_teacher() -> None:
     for alpha, error in ((1.0, 1.0), (0.0, 0.0)):
         net = dense()
         made = trainer(net, data, epochs=30, teacher=Teacher(wrong, alpha, 1.0))
-        assert made.fit()["inacc_train"] == pytest.approx(error, abs=0.05)
+        assert made.fit().train.error == pytest.approx(error, abs=0.05)
 
 
 def test_without_weight_a_teacher_changes_nothing() -> None:
@@ -452,5 +454,5 @@ def test_gates_on_the_inner_channels_of_a_wide_residual_network() -> None:
     gates = gate(net, {inner: L0(1e-3)}, init=0.3, example=example)
     made = gate_trainer(net, gates, data=blobs(image=8), epochs=1)
     event = made.fit()
-    assert sum(event["gates"]["left"].values()) == 112
-    assert event["gates"]["expected"]["macs"] > 0 and made.gates is None
+    assert sum(event.more["gates"]["left"].values()) == 112
+    assert event.more["gates"]["expected"]["macs"] > 0 and made.gates is None

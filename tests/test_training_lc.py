@@ -54,12 +54,12 @@ def test_events_show_the_compressed_network_and_healing_keeps_its_zeros(tmp_path
     last = made.fit()
     events = events_in(tmp_path)
     counts = [
-        e["num_nonzero"]["0.weight"]["numNz"] + e["num_nonzero"]["3.weight"]["numNz"]
+        e["nonzeros"]["0.weight"]["nonzeros"] + e["nonzeros"]["3.weight"]["nonzeros"]
         for e in events
     ]
     assert counts == [84] + [LEFT] * 7  # dense before it starts, compressed after and within
     assert [e["lc"]["step"] for e in events if e.get("lc")] == [0, 1, 2, 3]
-    assert left(made.model) == LEFT and last["epochAfter"] == 8
+    assert left(made.model) == LEFT and last.epoch == 8
     assert made.compressed is None  # healing has changed what lives
     alone = lc_trainer(epochs=5)
     alone.fit()
@@ -80,7 +80,7 @@ def test_a_form_that_cannot_last_ends_the_training_when_it_is_found_early(tmp_pa
 
     trainer = make()
     event = trainer.fit()
-    assert event["epochAfter"] == 3 and [e["epochAfter"] for e in events_in(tmp_path)] == [2, 3]
+    assert event.epoch == 3 and [e["epoch"] for e in events_in(tmp_path)] == [2, 3]
     values = torch.cat([p.flatten() for p in trainer.model.parameters() if p.ndim > 1]).unique()
     assert len(values) == 2 and trainer.compressed is not None
     again = make()
@@ -91,20 +91,20 @@ def test_a_form_that_cannot_last_ends_the_training_when_it_is_found_early(tmp_pa
 
 def test_zeros_last_when_they_are_found_early() -> None:
     trainer = lc_trainer(tolerance=0.9)
-    assert trainer.fit()["epochAfter"] == 8 and left(trainer.model) == LEFT
+    assert trainer.fit().epoch == 8 and left(trainer.model) == LEFT
 
 
 def test_what_is_evaluated_is_what_is_delivered() -> None:
     made = lc_trainer(epochs=5)
     event = made.fit()
     logits = made.model.eval()(made.data.test_x)
-    assert event["inacc_test"] == pytest.approx(
+    assert event.test.error == pytest.approx(
         float((logits.argmax(1) != made.data.test_y).float().mean())
     )
 
 
 @pytest.mark.parametrize("mu", [None, geometric(0.1, 1.5, 3)])
-@pytest.mark.parametrize("moment", ["progress", "measure_test"])
+@pytest.mark.parametrize("moment", ["progress", "evaluation"])
 def test_a_resumed_run_ends_as_one_that_was_not_killed(
     tmp_path: Path, mu: Any, moment: str
 ) -> None:
@@ -284,4 +284,4 @@ def test_digits_lose_nine_weights_of_ten_without_a_mu(tmp_path: Path) -> None:
     assert left(made.model) == round(
         0.1 * sum(p.numel() for p in henrikson(64).parameters() if p.ndim > 1)
     )
-    assert event["inacc_test"] < 0.06
+    assert event.test.error < 0.06

@@ -1,7 +1,7 @@
 """What the tests of the training loop share: small data and networks, and ways to be killed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.optim import Adam
 
 from lissom import Trainer
 from lissom.data import Dataset
+from lissom.training import Evaluation
 
 CLASSES, EXAMPLES, BATCH = 3, 64, 16
 STEPS = EXAMPLES // BATCH
@@ -67,8 +68,9 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def timeless(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in e.items() if key != "seconds"} for e in events]
+def timeless(events: Sequence[dict[str, Any] | Evaluation]) -> list[dict[str, Any]]:
+    told = [e.to_dict() if isinstance(e, Evaluation) else e for e in events]
+    return [{key: value for key, value in e.items() if key != "seconds"} for e in told]
 
 
 def events_in(out: Path) -> list[dict[str, Any]]:
@@ -83,7 +85,7 @@ def kill(event: str, epoch: int) -> Callable[[dict[str, Any]], None]:
     """Raises at the start of epoch + 1, or after epoch was evaluated and kept."""
 
     def report(told: dict[str, Any]) -> None:
-        if told["event"] == event and told.get("epoch", told.get("epochAfter")) == epoch:
+        if told["event"] == event and told["epoch"] == epoch:
             raise Killed
 
     return report

@@ -98,11 +98,15 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+def save_events(events: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write a JSON line for each event, in place of what was there."""
+    content = "".join(json.dumps(event) + "\n" for event in events)
+    _replace(path, lambda beside: beside.write_text(content))
+
+
 def keep_events(wanted: Callable[[dict[str, Any]], bool], path: Path) -> None:
     """Drop the events that a resumed run will write again."""
-    kept: Iterable[str] = (json.dumps(event) + "\n" for event in read_events(path) if wanted(event))
-    content = "".join(kept)
-    _replace(path, lambda beside: beside.write_text(content))
+    save_events(filter(wanted, read_events(path)), path)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

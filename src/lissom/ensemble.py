@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lissom.errors import EnsembleError
 from lissom.measure import measure
 from lissom.running import evaluating
-from lissom.training.evaluation import entropy_and_inaccuracy, logits_of
+from lissom.training.evaluation import logits_of, loss_and_error
 
 SIZES = (1, 2, 5, 10, 20, 50)
 
@@ -124,7 +124,7 @@ def best_of(
         raise EnsembleError(f"strength is a number λ ≥ 0, got {strength!r}")
     costs = []
     for member in members.members:
-        loss, _ = entropy_and_inaccuracy(member, x, y, batch_size)
+        loss, _ = loss_and_error(member, x, y, batch_size)
         costs.append(loss + strength * measure(member).nonzeros)
     if all(math.isnan(cost) for cost in costs):
         raise EnsembleError(f"the losses of all {len(costs)} networks are NaN")

@@ -10,6 +10,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from lissom.recipes import Recipe
+from lissom.training import Evaluation
 
 
 class Progress:
@@ -55,12 +56,12 @@ class Progress:
             done = event["epoch"] + event["step"] / event["steps"]
             self._loss = f"{who}epoch {event['epoch'] + 1}/{epochs}  loss {event['loss']:.4f}"
         else:
-            done = event["epochAfter"]
-            self._standing = standing(event)
+            done = event["epoch"]
+            self._standing = standing(Evaluation.from_dict(event))
         told = f"{self._loss}  {self._standing}"
         self._bar.update(self._task, completed=done, total=epochs, description=told)
         if event["event"] != "progress" and not self._console.is_terminal:
-            self._print_line(who, event["epochAfter"], epochs)
+            self._print_line(who, event["epoch"], epochs)
 
     def _print_line(self, who: str, epoch: int, epochs: int) -> None:
         if epoch >= self._next_line.get(who, 0) or epoch == epochs:
@@ -92,16 +93,16 @@ class _Lines(logging.Handler):
         self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
 
-def standing(event: dict[str, Any]) -> str:
-    """One line about an evaluation: loss, accuracy, non-zeros, and what gates expect to leave."""
-    part = "valid" if "inacc_valid" in event else "test"
-    total = event["num_nonzero"]["total"]
+def standing(found: Evaluation) -> str:
+    """One line about an evaluation: loss, error, non-zeros, and what gates expect to leave."""
+    name, part = ("test", found.test) if found.valid is None else ("valid", found.valid)
+    total = found.nonzeros["total"]
     gates = ""
-    if "gates" in event:
-        opened, expected = event["gates"]["left"].values(), event["gates"]["expected"]["weights"]
+    if "gates" in found.more:
+        now = found.more["gates"]
+        opened, expected = now["left"].values(), now["expected"]["weights"]
         gates = f"  gates open {sum(opened):,}  expected weights {expected:,.0f}"
-    accuracy = 100 - 100 * event[f"inacc_{part}"]
     return (
-        f"{part} loss {event[f'ent_{part}']:.4f}  accuracy {accuracy:.2f} %  "
-        f"non-zeros {total['numNz']:,} of {total['num']:,}{gates}"
+        f"{name} loss {part.loss:.4f}  error {100 * part.error:.2f} %  "
+        f"non-zeros {total.nonzeros:,} of {total.weights:,}{gates}"
     )

@@ -16,6 +16,7 @@ from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
 RUN_FILES = (
     "recipe.json",
     "events.jsonl",
+    "henrikson.jsonl",
     "checkpoint.pt",
     "model.safetensors",
     "result.json",

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -16,6 +16,7 @@ from lissom.measure import measure
 from lissom.path import Curve
 from lissom.progress import Progress, points_shown
 from lissom.recipes import (
+    HenriksonLog,
     RecipePath,
     Record,
     keep_chosen,
@@ -65,24 +66,32 @@ def train(
             check_same(run, read, seed)
         data = make_data(read, data_dir, seed=seed)
         shape = list(data.train_x.shape[1:])
+        log = HenriksonLog(run) if read.log == "henrikson" else None
         with resumable(run, "--resume"), Progress(console, read) as progress:
-            trainer = make_trainer(
-                read, data, seed=seed, device=device, out=run, report=progress.report
-            )
+
+            def report(event: dict[str, Any]) -> None:
+                if log is not None:
+                    log.add(event)
+                progress.report(event)
+
+            trainer = make_trainer(read, data, seed=seed, device=device, out=run, report=report)
             record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
             start(run, record, resume=resume)
             if resume and (run / "checkpoint.pt").exists():
                 trainer.resume()
-            event = trainer.fit()
+            if log is not None:
+                log.begin(trainer.epoch)
+            found = trainer.fit()
+        event = found.to_dict()
         save_tensors(trainer.model.state_dict(), run / "model.safetensors")
         if (made := trainer.compressed) is not None:
             save_compressed(trainer.model, made.forms, run / "compressed.safetensors")
-            event = {**event, "compressed": made.to_dict()}
+            event |= {"compressed": made.to_dict()}
         keep_result(record, event, run)
         console.print(measure(trainer.model).table())
         if made is not None:
             typer.echo(made)
-        console.print(f"test error {100 * event['inacc_test']:.2f} %, epoch {event['epochAfter']}")
+        console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
         say(f"kept in {run}")
 
 

@@ -17,7 +17,7 @@ from lissom.errors import RunError
 from lissom.recipes import gates_in, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
 from lissom.tables import table
-from lissom.training import entropy_and_inaccuracy
+from lissom.training import loss_and_error
 
 
 @app.command()
@@ -47,7 +47,7 @@ def ensemble(
         data = make_data(record.recipe, data_dir, seed=record.seed)
         if len(runs) == 1:
             gates = gates_in(runs[0], record)
-            single = 1 - entropy_and_inaccuracy(gates.hardened(), data.test_x, data.test_y)[1]
+            single = 1 - loss_and_error(gates.hardened(), data.test_x, data.test_y)[1]
             drawn = list(gates.sample(networks or 50, seed))
         else:
             _check_tested_on(data, runs[1:], data_dir)

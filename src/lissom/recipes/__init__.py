@@ -2,6 +2,7 @@
 
 from lissom.recipes.choosing import keep_chosen
 from lissom.recipes.fitting import RecipePath
+from lissom.recipes.henrikson import HenriksonLog
 from lissom.recipes.making import (
     fill_model,
     make_data,
@@ -19,6 +20,7 @@ from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 
 __all__ = [
     "TEACHER",
+    "HenriksonLog",
     "Recipe",
     "RecipePath",
     "Record",

@@ -16,7 +16,7 @@ from lissom.recipes.making import make_data, make_example, make_model
 from lissom.recipes.paths import no_price, path_of, point_recipe
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
-from lissom.training import Teacher, entropy_and_inaccuracy, usable_device
+from lissom.training import Teacher, loss_and_error, usable_device
 
 DATA_SEED = 0  # the same examples are held out for all points, or they could not be compared
 
@@ -113,11 +113,11 @@ class RecipePath:
         """The part of the held-out examples that is classified wrongly."""
         assert self.data.valid_x is not None
         assert self.data.valid_y is not None
-        return entropy_and_inaccuracy(net, self.data.valid_x, self.data.valid_y)[1]
+        return loss_and_error(net, self.data.valid_x, self.data.valid_y)[1]
 
     def test(self, net: nn.Module) -> float:
         """The part of the test examples that is classified wrongly."""
-        return entropy_and_inaccuracy(net, self.data.test_x, self.data.test_y)[1]
+        return loss_and_error(net, self.data.test_x, self.data.test_y)[1]
 
     def _teacher(self, seed: int) -> Teacher | None:
         """One for all points of a seed."""

@@ -149,10 +149,14 @@ class TeacherSpec(Spec):
 
 
 class Recipe(Spec):
-    """An experiment: data, model, optimizer, training, and what may vanish at which price."""
+    """An experiment: data, model, optimizer, training, and what may vanish at which price.
+
+    `log` makes `lissom train` write the evaluations in another form too: see recipes/henrikson.py.
+    """
 
     title: str
     source: str = ""
+    log: Literal["henrikson"] | None = None
     data: DataSpec
     model: ModelSpec
     optimizer: OptimizerSpec

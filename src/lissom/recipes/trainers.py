@@ -157,8 +157,8 @@ def make_teacher(
             trainer.resume()
     if out is not None:
         keep_record(record, out)
-    event = trainer.fit()
+    found = trainer.fit()
     if out is not None:
         save_tensors(trainer.model.state_dict(), out / "model.safetensors")
-        keep_result(record, event, out)
+        keep_result(record, found.to_dict(), out)
     return Teacher(logits_of(trainer.model, trainer.data.train_x), spec.alpha, spec.temperature)

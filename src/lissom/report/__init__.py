@@ -16,6 +16,7 @@ from lissom.report.ensembles import ensemble_sizes, reliability
 from lissom.report.figures import history, svg
 from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
+from lissom.training import Evaluation
 
 __all__ = [
     "AdversarialCurve",
@@ -53,12 +54,13 @@ def write_report(run: Path) -> Path:
     if not (run / "result.json").exists():
         raise RunError(f"{run} has no result.json: the run is not finished (lissom train --resume)")
     result: dict[str, Any] = load_json(run / "result.json")
+    events = [Evaluation.from_dict(event) for event in read_events(run / "events.jsonl")]
     page = render(
         "page.html",
         result=result,
+        found=Evaluation.from_dict(result),
         recipe=load_json(run / "recipe.json"),
-        history=Markup(svg(history(read_events(run / "events.jsonl")))),
-        variables=result["num_nonzero"],
+        history=Markup(svg(history(events))),
     )
     path = run / "report.html"
     path.write_text(page, encoding="utf-8")

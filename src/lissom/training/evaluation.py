@@ -1,31 +1,120 @@
-"""What an event says: entropy and inaccuracy by part, non-zeros by variable, the state of gates."""
+"""What is known of a network after an epoch: loss and error by part of the data, and non-zeros.
 
+In files an evaluation is one JSON object:
+
+    {"event": "evaluation", "epoch": 20,
+     "train": {"loss": 0.01, "error": 0.002, "scores": {}}, "valid": {…}, "test": {…},
+     "nonzeros": {"fc1.weight": {"weights": 19200, "nonzeros": 300}, …, "total": {…}},
+     "gates": {…}, "seconds": {"train": 9.1, "evaluate": 0.2}}
+"""
+
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.data import Dataset
-from lissom.errors import GateError
+from lissom.errors import GateError, RunError
 from lissom.gates import Gates
 from lissom.measure import measure
 from lissom.running import evaluating
 
+EVALUATION = "evaluation"  # what its "event" says
 
-def evaluation(model: nn.Module, data: Dataset) -> dict[str, Any]:
-    """Henrikson's fields, for a network without gates."""
-    parts = {"train": (data.train_x, data.train_y), "test": (data.test_x, data.test_y)}
+
+@dataclass(frozen=True)
+class Part:
+    """How well a network does on the training, validation or test examples.
+
+    Attributes:
+        loss: the mean cross-entropy, in nats.
+        error: the fraction that is classified wrongly.
+        scores: other numbers, by name.
+    """
+
+    loss: float
+    error: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many weights a variable has, and how many of them are not zero."""
+
+    weights: int
+    nonzeros: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a network after an epoch.
+
+    Attributes:
+        epoch: how many were done.
+        train: on the training examples.
+        test: on the test examples, by which nothing is chosen.
+        nonzeros: by variable, and their sum as "total".
+        valid: on the held-out examples; None without any.
+        more: what else is told, by name: how a method stands, such as "gates".
+        seconds: spent on training so far, and on this evaluation.
+    """
+
+    epoch: int
+    train: Part
+    test: Part
+    nonzeros: Mapping[str, Count]
+    valid: Part | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; "valid" is left out where nothing was held out."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {
+            "event": EVALUATION,
+            "epoch": self.epoch,
+            **{name: asdict(part) for name, part in parts.items() if part is not None},
+            "nonzeros": {name: asdict(count) for name, count in self.nonzeros.items()},
+            **self.more,
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Self:
+        """What `to_dict` made; what it does not know goes to `more`, as a run's title does.
+
+        Raises:
+            RunError: if it is no evaluation.
+        """
+        given = dict(kept)
+        try:
+            if (event := given.pop("event")) != EVALUATION:
+                raise ValueError(f"its event is {event!r}")
+            parts = {n: Part(**given.pop(n)) for n in ("train", "valid", "test") if n in given}
+            counts = {name: Count(**count) for name, count in given.pop("nonzeros").items()}
+            epoch, seconds = given.pop("epoch"), given.pop("seconds", {})
+            return cls(epoch, nonzeros=counts, more=given, seconds=seconds, **parts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"this is not the record of an evaluation as this lissom writes it: {error!r}"
+            ) from error
+
+
+def evaluate(model: nn.Module, data: Dataset, epoch: int) -> Evaluation:
+    """Evaluate a network without gates, after an epoch, on all parts of the data."""
+    train = Part(*loss_and_error(model, data.train_x, data.train_y))
+    test = Part(*loss_and_error(model, data.test_x, data.test_y))
+    valid = None
     if data.valid_x is not None and data.valid_y is not None:
-        parts["valid"] = (data.valid_x, data.valid_y)
-    event: dict[str, Any] = {}
-    for name, (x, y) in parts.items():
-        event[f"ent_{name}"], event[f"inacc_{name}"] = entropy_and_inaccuracy(model, x, y)
+        valid = Part(*loss_and_error(model, data.valid_x, data.valid_y))
     counted = measure(model)
-    nonzero = {v.name: {"num": v.weights, "numNz": v.nonzeros} for v in counted.variables}
-    nonzero["total"] = {"num": counted.weights, "numNz": counted.nonzeros}
-    return {**event, "num_nonzero": nonzero}
+    counts = {v.name: Count(v.weights, v.nonzeros) for v in counted.variables}
+    counts["total"] = Count(counted.weights, counted.nonzeros)
+    return Evaluation(epoch, train, test, counts, valid)
 
 
 @torch.no_grad()
@@ -45,16 +134,16 @@ def gates_event(gates: Gates) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def entropy_and_inaccuracy(
+def loss_and_error(
     model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2000
 ) -> tuple[float, float]:
-    """Mean cross-entropy in nats and the part of wrong answers, in evaluation mode."""
+    """Mean cross-entropy in nats and the fraction of wrong answers, in evaluation mode."""
     logits = logits_of(model, x, batch_size)
-    entropy, wrong = 0.0, 0
+    loss, wrong = 0.0, 0
     for part, labels in zip(logits.split(batch_size), y.split(batch_size), strict=True):
-        entropy += float(F.cross_entropy(part, labels, reduction="sum"))
+        loss += float(F.cross_entropy(part, labels, reduction="sum"))
         wrong += int((part.argmax(1) != labels).sum())
-    return entropy / len(y), wrong / len(y)
+    return loss / len(y), wrong / len(y)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lissom.learning_compression import LC, Compressed
 from lissom.penalties import Penalty
 from lissom.proximal import Proximal, penalty_loss
 from lissom.training.checks import check
-from lissom.training.evaluation import evaluation
+from lissom.training.evaluation import Evaluation, evaluate
 from lissom.training.options import Options
 from lissom.training.stages import Compressing, Gated, Stage
 from lissom.training.subnormals import flush_subnormals
@@ -124,7 +125,7 @@ class Trainer:
         self._zeros: Proximal | None = None  # keeps what a stage has removed
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
-        self._last_event: dict[str, Any] = {}
+        self._last: Evaluation | None = None
 
     @property
     def averaged(self) -> nn.Module:
@@ -136,16 +137,16 @@ class Trainer:
         """The network as it is evaluated and delivered: averaged, without gates, compressed."""
         return self.averaged if self._stage is None else self._stage.plain(self.averaged)
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> Evaluation:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
 
         Returns:
-            The event of the epoch whose weights the model now has: the last one, or with patience
-            the best on validation data.
+            The evaluation of the epoch whose weights the model now has: the last one, or with
+            patience the best on validation data.
         """
         if self.out is not None:  # events after the last checkpoint come again
             self.out.mkdir(parents=True, exist_ok=True)
-            keep_events(lambda event: event["epochAfter"] <= self.epoch, self.out / "events.jsonl")
+            keep_events(lambda event: event["epoch"] <= self.epoch, self.out / "events.jsonl")
         if self._goes_on():
             self._call_teacher()
         while self._goes_on():
@@ -163,7 +164,9 @@ class Trainer:
             self._average = None  # of gated weights
             self.compressed = stage.lc.result if isinstance(stage, Compressing) else None
         self.model.load_state_dict(chosen)
-        return self._last_event if best is None else dict(best["event"])
+        chosen_at = self._last if best is None else Evaluation.from_dict(best["event"])
+        assert chosen_at is not None  # the last epoch is always evaluated
+        return chosen_at
 
     def resume(self) -> None:
         """Load the last checkpoint of the `out` directory; `fit` then goes on from it.
@@ -204,7 +207,7 @@ class Trainer:
             assert self._average is not None
             self._average.load_state_dict(state["average"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self._best, self._last_event = state["best"], state["event"]
+        self._best, self._last = state["best"], Evaluation.from_dict(state["event"])
 
     def _train_epoch(self) -> None:
         options, y = self.options, self.data.train_y
@@ -259,28 +262,29 @@ class Trainer:
 
     def _after_epoch(self) -> None:
         plain = self.plain
-        event = self._evaluate(plain)
-        self._check_finite(event["ent_train"], self.epoch)
+        found = self._last = self._evaluate(plain)
+        event = found.to_dict()
+        self._check_finite(found.train.loss, self.epoch)
         if self.options.patience is not None and self.epoch > self.options.patience_from:
-            key = [event["inacc_valid"], event["ent_valid"]]
+            assert found.valid is not None  # checked before
+            key = [found.valid.error, found.valid.loss]
             if self._best is None or key < self._best["key"]:
                 model = copy.deepcopy(plain.state_dict())
                 self._best = {"key": key, "event": event, "model": model, "waited": 0}
             else:
                 self._best["waited"] += 1
-        self._last_event = event
         if self.out is not None:
             append_event(event, self.out / "events.jsonl")
             save_state(self._state(), self.out / "checkpoint.pt")
         self.report(event)
 
-    def _evaluate(self, plain: nn.Module) -> dict[str, Any]:
+    def _evaluate(self, plain: nn.Module) -> Evaluation:
         started = time.perf_counter()
-        event = {"event": "measure_test", "epochAfter": self.epoch, **evaluation(plain, self.data)}
-        if self._stage is not None:
-            event[self._stage.name] = self._stage.event(self.averaged)
+        found = evaluate(plain, self.data, self.epoch)
+        stage = self._stage
+        more = {} if stage is None else {stage.name: stage.event(self.averaged)}
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
-        return {**event, "seconds": seconds}
+        return replace(found, more=more, seconds=seconds)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -294,7 +298,7 @@ class Trainer:
             "zeros": None if self._zeros is None else self._zeros.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
-            "event": self._last_event,
+            "event": None if self._last is None else self._last.to_dict(),
         }
 
     def _end_stage(self, stage: Stage) -> None:
