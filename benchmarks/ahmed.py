@@ -72,10 +72,10 @@ def main(
     record = read_record(folder / "recipe.json")
     data = make_data(record.recipe, data_dir)
 
-    def network(seed: int) -> nn.Module:
+    def make_untrained(seed: int) -> nn.Module:
         return make_model(record.recipe, record.shape, record.classes, seed=seed)
 
-    curve = counted(Curve.load(folder, network))
+    curve = counted(Curve.load(folder, make_untrained))
     best = min(curve.settings[1:], key=lambda s: (s.error, s.size(LAYER)))
     settings = {"dense": curve.settings[0], "best": best, "knee": curve.knee(LAYER).setting}
     found = {
@@ -108,7 +108,7 @@ def inputs(curve: Curve, setting: Setting, about: Study) -> dict[str, Any]:
     found = [read(curve, point, about).counts for point in setting.points]
     seen = [F.max_pool1d(counts.any(0)[None].float(), about.reach, 1) for counts in found]
     return {
-        "price": setting.price,
+        "strength": setting.strength,
         "nonzeros": [int(point.size(LAYER)) for point in setting.points],
         "inputs": [int(counts.count_nonzero()) for counts in found],
         "samples": [int(samples.sum()) for samples in seen],
@@ -120,7 +120,7 @@ def pattern(curve: Curve, point: Point, about: Study) -> dict[str, Any]:
     """How many neurons read each input of LAYER, [height, width]."""
     found = read(curve, point, about)
     return {
-        "price": point.price,
+        "strength": point.strength,
         "removed": 1 - point.size(LAYER) / (found.units * found.counts.numel()),
         "units": found.units,
         "readers": found.counts.tolist(),
@@ -135,9 +135,9 @@ def read(curve: Curve, point: Point, about: Study) -> Readers:
 def looked_at(curve: Curve, setting: Setting, data: Dataset) -> dict[str, Any]:
     """What trees learn from each seed's network, and of radio data its answers by SNR."""
     nets = [curve.network(point) for point in setting.points]
-    found: dict[str, Any] = {"price": setting.price}
+    found: dict[str, Any] = {"strength": setting.strength}
     found["trees"] = [distill_to_trees(net, data, rounds=ROUNDS).to_dict() for net in nets]
-    print(f"price {setting.price}: {found['trees']}", flush=True)
+    print(f"strength {setting.strength}: {found['trees']}", flush=True)
     return {**found, **(by_snr(nets, data) if isinstance(data, ModRec) else {})}
 
 

@@ -33,12 +33,12 @@ def points(curve: Record, closer: Record) -> Table:
         left = setting.size(axis)
         rows.append(
             [
-                curve_tables.price(setting.price),
+                curve_tables.number_or_dense(setting.strength),
                 f"{left:,.0f}",
                 f"{100 * (1 - left / dense):.2f} %",
                 *curve_tables.errors(setting),
                 spread(known["inputs"], 0),
-                f"{setting.size('shrunk_weights'):,.0f}",
+                f"{setting.size('weights'):,.0f}",
                 f"{setting.size('macs'):,.0f}",
             ]
         )
@@ -59,7 +59,7 @@ def pixels(closer: Record) -> Table:
     total = sum(map(len, closer["patterns"][0]["readers"]))
     rows = [
         [
-            curve_tables.price(known["price"]),
+            curve_tables.number_or_dense(known["strength"]),
             f"{statistics.mean(known['nonzeros']):,.0f}",
             spread(known["inputs"], 0),
             spread([100 * error for error in known["test_error"]]),
@@ -115,9 +115,9 @@ def ensembles(record: Record) -> Table:
     return [*columns, "calibration error"], rows
 
 
-def percent(parts: list[float]) -> str:
+def percent(fractions: list[float]) -> str:
     """Mean and spread over the seeds, in per cent."""
-    return spread([100 * part for part in parts])
+    return spread([100 * fraction for fraction in fractions])
 
 
 def boxes(record: Record) -> Figure:
@@ -144,7 +144,7 @@ def patterns(closer: Record) -> Figure:
     for known in closer["patterns"]:
         counts = torch.tensor(known["readers"])
         shape = (counts.shape[0], counts.shape[1])
-        title = "dense" if known["price"] is None else f"λ = {known['price']:.2g}"
+        title = "dense" if known["strength"] is None else f"λ = {known['strength']:.2g}"
         # Any weights with these counts: the first of each column.
         weights[f"{title}: {100 * known['removed']:.2f} % removed"] = (
             torch.arange(known["units"])[:, None] < counts.flatten()
@@ -155,7 +155,7 @@ def patterns(closer: Record) -> Figure:
 def snrs(closer: Record) -> Figure:
     """Accuracy by SNR, dense against sparse."""
     named = {
-        name: [{float(snr): part for snr, part in seed.items()} for seed in known["by_snr"]]
+        name: [{float(snr): accuracy for snr, accuracy in seed.items()} for seed in known["by_snr"]]
         for name, known in closer["settings"].items()
     }
     return per_value(named, "SNR label, dB")

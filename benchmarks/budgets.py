@@ -4,10 +4,11 @@
 
 Gates on inputs and neurons get budgets of the weights and of the MACs, gates on single weights get
 budgets of the weights, all with the defaults of `constrain`, trained on all of MNIST by Adam. With
-a ramp the target goes exponentially from the whole network to the stated part over that part of the
-training; `--ramp 0` states it from the first step on. Nothing is chosen, so nothing is held out:
-the error is the test error at the end. Deployed is what `lissom.shrink` leaves, where zeros do not
-count. Runs that are in the record already, with the same settings, are not repeated.
+a ramp the target goes exponentially from the whole network to the stated fraction within the first
+half of the training, or what `--ramp` says; `--ramp 0` states it from the first step on. Nothing is
+chosen, so nothing is held out: the error is the test error at the end. Deployed is what
+`lissom.shrink` leaves, where zeros do not count. Runs that are in the record already, with the same
+settings, are not repeated.
 """
 
 import json
@@ -44,7 +45,7 @@ class Settings:
 
     Attributes:
         epochs: of each run.
-        ramp: the part of them in which the target falls; 0 states it at once.
+        ramp: the fraction of them in which the target falls; 0 states it at once.
         batch: examples in a step.
         lr: of the weights.
         gate_lr: of log α.
@@ -129,7 +130,7 @@ def train(
 
 @torch.no_grad()
 def sizes(net: nn.Module, gates: Gates, data: Dataset) -> Run:
-    """Sizes as parts of the whole network, and the error of what is deployed."""
+    """Sizes as fractions of the whole network, and the error of what is deployed."""
     example_inputs = data.test_x[:1]
     small = lissom.shrink(gates.hardened(), data.test_x[:2], inputs=True)
     measured = lissom.measure(small, example_inputs)

@@ -28,7 +28,7 @@ def curves(record: Record) -> dict[str, Curve]:
 
 def curve(entry: Record) -> Curve:
     """One of them; the non-zeros of each tensor are further axes of its sizes."""
-    order = Plan(tuple(entry["path"]["prices"]), entry["path"]["points"]).order
+    order = Plan(tuple(entry["path"]["strengths"]), entry["path"]["points"]).order
     points = []
     for known in entry["points"]:
         given = {name: known[name] for name in POINT}
@@ -37,8 +37,13 @@ def curve(entry: Record) -> Curve:
         if not known["failed"]:
             given["sizes"] = {**known["sizes"], **known["nonzeros"]}
         points.append(Point(**given))
-    points.sort(key=lambda p: (p.cold, order(p.price), p.seed))
-    return Curve(tuple(points), Path(entry["name"]), tuple(entry["path"]["network"]))
+    points.sort(key=lambda p: (p.from_scratch, order(p.strength), p.seed))
+    return Curve(
+        tuple(points),
+        Path(entry["name"]),
+        parameters=tuple(entry["path"]["parameters"]),
+        strength_name=entry["path"]["strength_name"],
+    )
 
 
 def answers(records: Iterable[Record]) -> Table:
@@ -94,14 +99,14 @@ def asked(record: Record) -> Table:
     rows = []
     for name, found in curves(record).items():
         dense = found.settings[0]
-        answers = {f"{n:,} weights": found.budget(weights=n) for n in BUDGETS}
+        answers = {f"{n:,} non-zeros": found.budget(nonzeros=n) for n in BUDGETS}
         answers |= {f"{100 * e:g} points": found.within(error=e) for e in LOSSES[:3]}
         for question, setting in answers.items():
             lost = 100 * (setting.error - dense.error)
             rows.append(
                 [name, question, f"{setting.largest():,.0f}", f"{lost:+.2f}", added(found, setting)]
             )
-    columns = ["curve", "asked for", "weights, largest of the seeds"]
+    columns = ["curve", "asked for", "non-zeros, largest of the seeds"]
     return [*columns, "validation error added, points", "test error added, points"], rows
 
 
@@ -112,7 +117,7 @@ def settings(record: Record) -> Table:
     dense = found.settings[0].size(axis)
     rows = [
         [
-            price(one.price, 3),
+            number_or_dense(one.strength, 3),
             f"{one.size(axis):,.0f}",
             f"{dense / (one.size(axis) or 0.5):,.0f} ×",
             *errors(one),
@@ -122,23 +127,23 @@ def settings(record: Record) -> Table:
     return ["λ", axis, "smaller", "validation error, %", "test error, %"], rows
 
 
-def honest(record: Record) -> Table:
-    """Each price of the first curve: warm-started against trained from scratch at full length."""
+def from_scratch(record: Record) -> Table:
+    """Each strength of the first curve: warm-started and trained from scratch at full length."""
     found = next(iter(curves(record).values()))
-    cold = {setting.price: setting for setting in found.cold}
+    from_scratch = {setting.strength: setting for setting in found.from_scratch}
     rows = []
     for setting in found.settings[1:]:
-        pair = (setting, cold[setting.price])
+        pair = (setting, from_scratch[setting.strength])
         sizes = [f"{one.size():,.0f}" for one in pair]
         warm, other = map(errors, pair)
-        rows.append([f"{setting.price:.3g}", *sizes, warm[0], other[0], warm[1], other[1]])
-    columns = ["κ", "weights: warm", "cold", "validation error, %: warm", "cold"]
-    return [*columns, "test error, %: warm", "cold"], rows
+        rows.append([f"{setting.strength:.3g}", *sizes, warm[0], other[0], warm[1], other[1]])
+    columns = ["κ", "non-zeros: warm", "from scratch", "validation error, %: warm", "from scratch"]
+    return [*columns, "test error, %: warm", "from scratch"], rows
 
 
-def price(of: float | None, digits: int = 2) -> str:
-    """The price of a setting; None is that of the dense one."""
-    return "dense" if of is None else f"{of:.{digits}g}"
+def number_or_dense(strength: float | None, digits: int = 2) -> str:
+    """The strength of a setting; None is that of the dense one."""
+    return "dense" if strength is None else f"{strength:.{digits}g}"
 
 
 def errors(setting: Setting) -> list[str]:
@@ -156,12 +161,12 @@ def costs(records: Iterable[Record]) -> Table:
     rows = []
     for record in records:
         for entry in record["curves"]:
-            warm = [p for p in entry["points"] if not p["cold"]]
-            cold = [p for p in entry["points"] if p["cold"]]
+            warm = [p for p in entry["points"] if not p["from_scratch"]]
+            from_scratch = [p for p in entry["points"] if p["from_scratch"]]
             number = str(len(warm) // entry["path"]["seeds"])
-            epochs = [ratio(points, warm) for points in (warm, cold)]
+            epochs = [ratio(points, warm) for points in (warm, from_scratch)]
             rows.append([f"{record['title']}: {entry['name']}", number, *epochs])
-    return ["curve", "points", "epochs, × dense", "as many cold ones besides"], rows
+    return ["curve", "points", "epochs, × dense", "as many from scratch besides"], rows
 
 
 def ratio(points: list[Record], warm: list[Record]) -> str:
@@ -169,7 +174,7 @@ def ratio(points: list[Record], warm: list[Record]) -> str:
     if not points:
         return ""
     found = []
-    for dense in (p for p in warm if p["price"] is None):
+    for dense in (p for p in warm if p["strength"] is None):
         total = sum(p["epochs"] for p in points if p["seed"] == dense["seed"])
         found.append(total / dense["epochs"])
     return f"{statistics.mean(found):.2f}"

@@ -43,7 +43,7 @@ def main(
     record = {
         "study": f"curves-{study}",
         "title": asked["title"],
-        "axis": asked.get("axis", "weights"),
+        "axis": asked.get("axis", "nonzeros"),
         "command": f"python benchmarks/curves.py {study}",
         "curves": curves,
     }
@@ -58,8 +58,8 @@ def make(folder: Path, entry: dict[str, Any], common: list[str], jobs: int) -> d
     arguments = ["path", entry["recipe"]]
     for change in [*common, *entry.get("set", [])]:
         arguments += ["--set", change]
-    if "cold" in entry:
-        arguments += ["--cold", entry["cold"]]
+    if "from_scratch" in entry:
+        arguments += ["--from-scratch", entry["from_scratch"]]
     lissom = Path(sys.executable).with_name("lissom")
     place = ["--out", str(folder), "--jobs", str(jobs)]
     done = subprocess.run([str(lissom), *arguments, *place], text=True, stdout=subprocess.PIPE)

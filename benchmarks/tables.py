@@ -216,7 +216,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves": lambda: markdown(*curve_tables.answers(mnist_curves())),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
     "curves-first-layer": lambda: exact_table("curves-lenet300-first-layer", curve_tables.settings),
-    "curves-cold": lambda: exact_table("curves-lenet300-weights", curve_tables.honest),
+    "curves-from-scratch": lambda: exact_table(
+        "curves-lenet300-weights", curve_tables.from_scratch
+    ),
     "curves-cost": lambda: markdown(*curve_tables.costs(mnist_curves())),
     "summary": lambda: markdown(*summary(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),

@@ -30,35 +30,35 @@ def keep(net: nn.Module, fraction: float) -> None:
             p[p.abs() < threshold] = 0
 
 
-def fraction_left(price: float) -> float:
-    """Falls from 1 to 0 as the price grows: 1/2 at 1e-3."""
-    return 0.0 if price >= 1 else 1 / (1 + (price / 1e-3) ** 1.5)
+def fraction_left(strength: float) -> float:
+    """Falls from 1 to 0 as the strength grows: 1/2 at 1e-3."""
+    return 0.0 if strength >= 1 else 1 / (1 + (strength / 1e-3) ** 1.5)
 
 
-def fit(net: nn.Module, price: float | None, start: Start) -> dict[str, Any]:
+def fit(net: nn.Module, strength: float | None, start: Start) -> dict[str, Any]:
     """A little noise for training, then the largest weights; weights that are dead stay so."""
     with torch.no_grad():
         for p in net.parameters():
             p += 0.01 * torch.randn(p.shape) * (p != 0)
-    if price is not None:
-        keep(net, fraction_left(price))
-    before = start.state or {"prices": [], "moment": torch.zeros(2)}
+    if strength is not None:
+        keep(net, fraction_left(strength))
+    before = start.state or {"strengths": [], "moment": torch.zeros(2)}
     return {
-        "prices": [*before["prices"], price],
+        "strengths": [*before["strengths"], strength],
         "moment": before["moment"] + 1,
     }
 
 
 def left(net: nn.Module) -> float:
-    """The part of the weights that is not zero."""
+    """The fraction of the weights that is not zero."""
     return sum(int(p.count_nonzero()) for p in net.parameters()) / TOTAL
 
 
 def error(net: nn.Module) -> float:
     """0.02 for a dense network, 0.9 for an empty one, with a bend near a tenth of the weights."""
-    part = left(net)
+    fraction = left(net)
     shift = abs(sum(float(p.detach().sum()) for p in net.parameters()))
-    return 0.02 + 0.88 * (1 - part) ** 12 + 1e-4 * shift * part
+    return 0.02 + 0.88 * (1 - fraction) ** 12 + 1e-4 * shift * fraction
 
 
 def test_error(net: nn.Module) -> Tensor:
@@ -68,10 +68,10 @@ def test_error(net: nn.Module) -> Tensor:
 test_error.__test__ = False  # type: ignore[attr-defined]  # no test, though its name says so
 
 
-def path(prices: Any = (1e-4, 1.0), **changed: Any) -> Curve:
-    given = {"fit": fit, "network": make, "error": error, "example": EXAMPLE, "seeds": 2}
+def path(strengths: Any = (1e-4, 1.0), **changed: Any) -> Curve:
+    given = {"fit": fit, "make_model": make, "error": error, "example_inputs": EXAMPLE, "seeds": 2}
     given |= {"points": 6, **changed}
-    return lissom.path(given.pop("fit"), prices, **given)
+    return lissom.path(given.pop("fit"), strengths, **given)
 
 
 def timeless(curve: Curve) -> list[dict[str, Any]]:
@@ -90,31 +90,43 @@ def same_weights(a: Curve, b: Curve) -> bool:
 
 
 def made_up(
-    folder: Path, rows: list[tuple[float | None, list[float], list[float]]], prices: list[float]
+    folder: Path, rows: list[tuple[float | None, list[float], list[float]]], strengths: list[float]
 ) -> Curve:
-    """A curve of given numbers: (price, sizes by seed, errors by seed); NaN for a failed point."""
+    """A curve of numbers: (strength, sizes by seed, errors by seed); NaN for a failed point."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"format": "lissom path 2", "prices": prices, "points": len(rows), "network": {}}
+    record = {
+        "format": "lissom path 3",
+        "strengths": strengths,
+        "points": len(rows),
+        "strength_name": "strength",
+        "parameters": {},
+    }
     (folder / "path.json").write_text(json.dumps(record))
     points = []
-    for number, (price, sizes, errors) in enumerate(rows):
+    for number, (strength, sizes, errors) in enumerate(rows):
         for seed, (size, wrong) in enumerate(zip(sizes, errors, strict=True)):
             bad = math.isnan(wrong)
-            at = folder / f"seed{seed}" / str(price)
-            counts = None if bad else {"weights": size, "bytes": 4 * size + 100}
+            at = folder / f"seed{seed}" / str(strength)
+            counts = None if bad else {"nonzeros": size, "bytes": 4 * size + 100}
             points.append(
                 Point(
-                    price, seed, number, at, error=wrong, sizes=counts, failed="no" if bad else None
+                    strength,
+                    seed,
+                    number,
+                    at,
+                    error=wrong,
+                    sizes=counts,
+                    failed="no" if bad else None,
                 )
             )
     return Curve(tuple(points), folder, ())
 
 
-def raising(price: float | None, message: str) -> Callable[..., Any]:
-    """`fit` that fails at one price."""
+def raising(strength: float | None, message: str) -> Callable[..., Any]:
+    """`fit` that fails at one strength."""
 
     def failing(net: nn.Module, now: float | None, start: Start) -> Any:
-        if now == price:
+        if now == strength:
             raise RuntimeError(message)
         return fit(net, now, start)
 

@@ -362,7 +362,7 @@ def test_every_point_of_a_curve_is_attacked(tmp_path: Path) -> None:
         assert found.of(point) == tuple(expected.values())
     loaded = Curve.load(curve.out)
     assert adversarial_curve(loaded, EXAMPLE, y, (0, 0.3), "pgd", make, **options) == found
-    with pytest.raises(PathError, match="its class has to be made first"):
+    with pytest.raises(PathError, match="needs the function that makes an untrained one"):
         adversarial_curve(loaded, EXAMPLE, y, (0,), clip=None)
     with pytest.raises(AttackError, match=r"not within clip"):
         adversarial_curve(curve, EXAMPLE, y, (0,))
@@ -370,8 +370,8 @@ def test_every_point_of_a_curve_is_attacked(tmp_path: Path) -> None:
 
 def test_the_figure_has_a_line_for_each_radius(tmp_path: Path) -> None:
     sizes = (1024.0, 256.0, 32.0)
-    prices = (None, 1.0, 2.0)
-    rows = [(p, [s, s], [0.1, 0.1]) for p, s in zip(prices, sizes, strict=True)]
+    strengths = (None, 1.0, 2.0)
+    rows = [(p, [s, s], [0.1, 0.1]) for p, s in zip(strengths, sizes, strict=True)]
     curve = made_up(tmp_path, rows, [1.0, 2.0])
     points = {
         f"seed{p.seed}/{p.folder.name}": (0.9, 0.5 - 0.1 * p.number + 0.02 * p.seed)
@@ -386,6 +386,6 @@ def test_the_figure_has_a_line_for_each_radius(tmp_path: Path) -> None:
         np.testing.assert_allclose(x, [0, 2, 5])  # log₂(1024/size)
         np.testing.assert_allclose(y, expected)
     assert lines["no attack"].get_color() != lines["radius 0.25"].get_color()
-    assert axes.get_xlabel() == "weights removed" and axes.get_ylabel() == "accuracy, %"
+    assert axes.get_xlabel() == "non-zero weights removed" and axes.get_ylabel() == "accuracy, %"
     with pytest.raises(PathError, match="of another curve"):
         per_radius(curve, AdversarialCurve((0.0,), {"seed0/x": (1.0,)}))

@@ -35,16 +35,16 @@ from lissom.path import Curve, Start, running
 
 @pytest.fixture(scope="module")
 def curve() -> Curve:
-    return path(test=test_error, cold=(1e-2,))
+    return path(test=test_error, from_scratch=(1e-2,))
 
 
 def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
-    warm = [p for p in curve.points if not p.cold]
+    warm = [p for p in curve.points if not p.from_scratch]
     assert len(warm) == 6 * 2 and len(curve.settings) == 6
-    prices = [s.price for s in curve.settings]
-    assert prices == [None, *sorted(p for p in prices if p is not None)]
-    assert {1e-4, 1e-2, 1.0} < set(prices)  # the coarse grid of three
-    order = [(p.cold, p.price or 0, p.seed) for p in curve.points]
+    strengths = [s.strength for s in curve.settings]
+    assert strengths == [None, *sorted(p for p in strengths if p is not None)]
+    assert {1e-4, 1e-2, 1.0} < set(strengths)  # the coarse grid of three
+    order = [(p.from_scratch, p.strength or 0, p.seed) for p in curve.points]
     assert order == sorted(order)
     for point in curve.points:
         tensors = curve.tensors(point)
@@ -56,8 +56,8 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
         assert point.test_error == pytest.approx(error(net) + 0.01)
         counted = lissom.measure(small := shrink(net, EXAMPLE))
         assert point.sizes == {
-            "weights": counted.nonzeros,
-            "shrunk_weights": counted.weights,
+            "nonzeros": counted.nonzeros,
+            "weights": counted.weights,
             "macs": lissom.measure(small, EXAMPLE[:1]).macs,
             "bytes": counted.sparse_bytes,
             "bits": 8 * counted.sparse_bytes,
@@ -65,7 +65,7 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
         read = curve.network(point)
         assert not read.training
         assert torch.allclose(read(EXAMPLE), net(EXAMPLE), atol=1e-6)
-        assert sum(p.numel() for p in read.parameters()) == point.size("shrunk_weights")
+        assert sum(p.numel() for p in read.parameters()) == point.size("weights")
     empty = curve.settings[-1]
     assert all(p.empty and p.size() == 0 for p in empty.points)
     assert not any(p.empty for s in curve.settings[:3] for p in s.points)
@@ -73,13 +73,15 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
 
 def test_every_point_starts_from_the_next_denser_one(curve: Curve) -> None:
     for seed in range(2):
-        warm = [p for p in curve.points if p.seed == seed and not p.cold]
+        warm = [p for p in curve.points if p.seed == seed and not p.from_scratch]
         assert sorted(p.number for p in warm) == list(range(6))
         by_number = sorted(warm, key=lambda p: p.number)
-        assert [p.price for p in by_number[:4]] == [None, 1e-4, 1e-2, 1.0]
+        assert [p.strength for p in by_number[:4]] == [None, 1e-4, 1e-2, 1.0]
         for point in by_number[1:]:
-            before = [p for p in by_number[: point.number] if (p.price or 0) < (point.price or 0)]
-            nearest = max(before, key=lambda p: p.price or 0)
+            before = [
+                p for p in by_number[: point.number] if (p.strength or 0) < (point.strength or 0)
+            ]
+            nearest = max(before, key=lambda p: p.strength or 0)
             assert point.origin == nearest.folder.name
             old, new = curve.tensors(nearest), curve.tensors(point)
             for name in curve.parameters:
@@ -91,19 +93,19 @@ def test_every_point_starts_from_the_next_denser_one(curve: Curve) -> None:
 def test_state_goes_from_point_to_point(tmp_path: Path) -> None:
     starts: list[tuple[float | None, Start]] = []
 
-    def told(net: nn.Module, price: float | None, start: Start) -> Any:
-        starts.append((price, start))
-        return fit(net, price, start)
+    def told(net: nn.Module, strength: float | None, start: Start) -> Any:
+        starts.append((strength, start))
+        return fit(net, strength, start)
 
-    path([1e-4, 1e-3, 1e-2], fit=told, seeds=1, cold=[1e-3], out=tmp_path)
-    (_, first), (_, second), (_, third), (_, fourth), (price, cold) = starts
+    path([1e-4, 1e-3, 1e-2], fit=told, seeds=1, from_scratch=[1e-3], out=tmp_path)
+    (_, first), (_, second), (_, third), (_, fourth), (strength, scratch) = starts
     assert first.state is None and (first.number, first.seed) == (0, 0)
-    assert second.state is not None and second.state["prices"] == [None]
-    assert fourth.state is not None and fourth.state["prices"] == [None, 1e-4, 1e-3]
+    assert second.state is not None and second.state["strengths"] == [None]
+    assert fourth.state is not None and fourth.state["strengths"] == [None, 1e-4, 1e-3]
     assert torch.equal(fourth.state["moment"], torch.full((2,), 3.0))
     assert [s.number for _, s in starts[:4]] == [0, 1, 2, 3]
-    assert (price, cold.number, cold.state) == (1e-3, 0, None)
-    assert third.folder == tmp_path / "seed0" / "price-0.001" / "fit" and third.folder.is_dir()
+    assert (strength, scratch.number, scratch.state) == (1e-3, 0, None)
+    assert third.folder == tmp_path / "seed0" / "strength-0.001" / "fit" and third.folder.is_dir()
     assert len({s.folder for _, s in starts}) == 5
     starts.clear()
     path([1e-4, 1e-3, 1e-2], fit=told, seeds=1)
@@ -113,7 +115,7 @@ def test_state_goes_from_point_to_point(tmp_path: Path) -> None:
 def test_a_state_is_a_copy_also_in_memory() -> None:
     shared = torch.zeros(1)
 
-    def counting(net: nn.Module, price: float | None, start: Start) -> dict[str, Tensor]:
+    def counting(net: nn.Module, strength: float | None, start: Start) -> dict[str, Tensor]:
         if start.state is not None:
             assert start.state["count"] == start.number
         shared.fill_(start.number + 1)
@@ -122,24 +124,24 @@ def test_a_state_is_a_copy_also_in_memory() -> None:
     path([1e-4, 1e-3, 1e-2], fit=counting, seeds=2)
 
 
-def test_the_dense_network_is_never_priced_and_a_list_is_not_filled(tmp_path: Path) -> None:
+def test_the_dense_network_has_no_strength_and_a_list_is_not_filled(tmp_path: Path) -> None:
     found = path([0, 1e-3, 1e-1], points=99, out=tmp_path, seeds=1)
-    assert [s.price for s in found.settings] == [None, 0.0, 1e-3, 1e-1]
+    assert [s.strength for s in found.settings] == [None, 0.0, 1e-3, 1e-1]
     again = path(np.array([0, 1e-3, 1e-1]), points=2, out=tmp_path, seeds=1)
     assert again.points == found.points
 
 
 def test_fractions_fall_from_dense_to_empty() -> None:
-    def pruned(net: nn.Module, price: float | None, start: Start) -> None:
-        if price is not None:
-            keep(net, price)
+    def pruned(net: nn.Module, strength: float | None, start: Start) -> None:
+        if strength is not None:
+            keep(net, strength)
 
     found = path((0.8, 0.01), fit=pruned, points=7, seeds=1)
-    prices = [s.price for s in found.settings]
-    assert prices[0] is None
-    assert prices[1:] == sorted((p for p in prices if p is not None), reverse=True)
+    strengths = [s.strength for s in found.settings]
+    assert strengths[0] is None
+    assert strengths[1:] == sorted((p for p in strengths if p is not None), reverse=True)
     kept = [sum(int(t.count_nonzero()) for t in found.tensors(p).values()) for p in found.points]
-    assert kept == [TOTAL, *(round(p * TOTAL) for p in prices[1:])]
+    assert kept == [TOTAL, *(round(p * TOTAL) for p in strengths[1:])]
     assert found.points[-1].origin != "dense"
 
 
@@ -154,64 +156,64 @@ def test_a_guess_finds_both_ends() -> None:
 def test_random_numbers_depend_on_the_point_alone(curve: Curve) -> None:
     torch.manual_seed(99)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    again = path(test=test_error, cold=(1e-2,))
+    again = path(test=test_error, from_scratch=(1e-2,))
     assert timeless(again) == timeless(curve) and same_weights(again, curve)
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all() and before[2] == random.getstate()
 
     drawn: dict[Any, tuple[float, ...]] = {}
 
-    def drawing(net: nn.Module, price: float | None, start: Start) -> None:
-        key = start.seed, price, start.number
+    def drawing(net: nn.Module, strength: float | None, start: Start) -> None:
+        key = start.seed, strength, start.number
         drawn[key] = (torch.rand(1).item(), float(np.random.rand()), random.random())
 
-    path([1e-4, 1e-3, 1e-2], fit=drawing, cold=(1e-4,))
+    path([1e-4, 1e-3, 1e-2], fit=drawing, from_scratch=(1e-4,))
     assert len(set(drawn.values())) == len(drawn) == 10
     assert len({numbers[1] for numbers in drawn.values()}) == 10
     once = dict(drawn)
-    path([1e-4, 1e-3, 1e-2], fit=drawing, cold=(1e-4,), out=None)
+    path([1e-4, 1e-3, 1e-2], fit=drawing, from_scratch=(1e-4,), out=None)
     assert drawn == once
 
 
 def test_all_points_of_a_seed_have_one_untrained_network() -> None:
     nets: list[Tensor] = []
 
-    def looking(net: nn.Module, price: float | None, start: Start) -> None:
+    def looking(net: nn.Module, strength: float | None, start: Start) -> None:
         if start.number == 0:
             nets.append(net[0].weight.detach().clone())  # type: ignore[index]
 
-    path([1e-4, 1e-3, 1e-2], fit=looking, cold=(1e-4, 1e-2))
-    dense0, dense1, *cold = nets
+    path([1e-4, 1e-3, 1e-2], fit=looking, from_scratch=(1e-4, 1e-2))
+    dense0, dense1, *scratch = nets
     assert not torch.equal(dense0, dense1)
-    assert [torch.equal(net, dense0) for net in cold] == [True, True, False, False]
+    assert [torch.equal(net, dense0) for net in scratch] == [True, True, False, False]
 
 
-def test_cold_points_are_apart(curve: Curve) -> None:
-    [setting] = curve.cold
-    assert setting.price == 1e-2 and setting.cold
-    assert all(p.cold and p.number == 0 and p.origin is None for p in setting.points)
-    assert not any(s.cold for s in (*curve.front(), *curve.dominated(), *curve.settings))
-    warm = next(s for s in curve.settings if s.price == 1e-2)
+def test_points_from_scratch_are_apart(curve: Curve) -> None:
+    [setting] = curve.from_scratch
+    assert setting.strength == 1e-2 and setting.from_scratch
+    assert all(p.from_scratch and p.number == 0 and p.origin is None for p in setting.points)
+    assert not any(s.from_scratch for s in (*curve.front(), *curve.dominated(), *curve.settings))
+    warm = next(s for s in curve.settings if s.strength == 1e-2)
     assert warm.size() == setting.size()
     assert not torch.equal(
         curve.tensors(warm.points[0])["0.weight"], curve.tensors(setting.points[0])["0.weight"]
     )
 
 
-def test_cold_points_may_come_later(tmp_path: Path, curve: Curve) -> None:
-    def never(net: nn.Module, price: float | None, start: Start) -> None:
-        assert start.number == 0 and price == 1e-2, "a finished point was made again"
-        return fit(net, price, start)  # type: ignore[return-value]
+def test_points_from_scratch_may_come_later(tmp_path: Path, curve: Curve) -> None:
+    def never(net: nn.Module, strength: float | None, start: Start) -> None:
+        assert start.number == 0 and strength == 1e-2, "a finished point was made again"
+        return fit(net, strength, start)  # type: ignore[return-value]
 
     path(test=test_error, out=tmp_path)
-    later = path(test=test_error, out=tmp_path, fit=never, cold=(1e-2,))
+    later = path(test=test_error, out=tmp_path, fit=never, from_scratch=(1e-2,))
     assert timeless(later) == timeless(curve) and same_weights(later, curve)
 
 
 def test_a_finished_path_is_not_trained_again(tmp_path: Path) -> None:
     whole = path(out=tmp_path)
 
-    def never(net: nn.Module, price: float | None, start: Start) -> None:
+    def never(net: nn.Module, strength: float | None, start: Start) -> None:
         raise AssertionError("trained again")
 
     again = path(out=tmp_path, fit=never)
@@ -253,12 +255,12 @@ def test_killed_between_any_two_files_and_resumed(
     assert finished == moment + 2
     made = 0
 
-    def counting(net: nn.Module, price: float | None, start: Start) -> Any:
+    def counting(net: nn.Module, strength: float | None, start: Start) -> Any:
         nonlocal made
         made += 1
-        return fit(net, price, start)
+        return fit(net, strength, start)
 
-    resumed = path(test=test_error, out=tmp_path, fit=counting, cold=(1e-2,))
+    resumed = path(test=test_error, out=tmp_path, fit=counting, from_scratch=(1e-2,))
     assert made == 14 - finished
     assert timeless(resumed) == timeless(curve) and same_weights(resumed, curve)
 
@@ -268,10 +270,10 @@ def test_killed_between_any_two_files_and_resumed(
     [
         ({"seeds": 3}, "seeds=2, and this call has seeds=3: give the same arguments"),
         ({"points": 7}, "points=6, and this call has points=7"),
-        ({"prices": (1e-4, 2.0)}, r"prices=\[0.0001, 1.0\], and this call has"),
+        ({"strengths": (1e-4, 2.0)}, r"strengths=\[0.0001, 1.0\], and this call has"),
         ({"test": test_error}, "test=False, and this call has test=True"),
         ({"latency": True}, "latency=False"),
-        ({"network": lambda seed: nn.Linear(6, 3)}, "network={'0.weight'.*another out"),
+        ({"make_model": lambda seed: nn.Linear(6, 3)}, "parameters={'0.weight'.*another out"),
     ],
 )
 def test_another_path_in_the_same_folder_is_refused(
@@ -291,7 +293,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_networks_of_a_loaded_curve_need_a_factory(finished: Path) -> None:
     loaded = Curve.load(finished)
     point = loaded.points[3]
-    with pytest.raises(PathError, match=r"curve.network\(point, make\)"):
+    with pytest.raises(PathError, match=r"curve.network\(point, make_model\)"):
         loaded.network(point)
     net = loaded.network(point, make)
     assert torch.equal(net(EXAMPLE), Curve.load(finished, make).network(point)(EXAMPLE))
@@ -309,7 +311,7 @@ def test_folders_that_hold_no_path(tmp_path: Path, finished: Path) -> None:
     shutil.copytree(finished, other)
     record = json.loads((other / "path.json").read_text())
     (other / "path.json").write_text(json.dumps({**record, "format": "lissom path 0"}))
-    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 2'"):
+    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 3'"):
         path(out=other)
     (other / "path.json").write_text(json.dumps(record))
     for seed in ("seed0", "seed1"):
@@ -326,7 +328,7 @@ def test_without_out_no_file_is_left() -> None:
     assert not out.exists()
 
 
-def _killed(net: nn.Module, price: float | None, start: Start) -> None:
+def _killed(net: nn.Module, strength: float | None, start: Start) -> None:
     raise Killed
 
 
@@ -342,51 +344,55 @@ def test_a_killed_path_without_out_leaves_no_file(
 def test_a_failing_point_is_said_and_the_others_are_delivered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prices = [1e-4, 1e-3, 1e-2]
+    strengths = [1e-4, 1e-3, 1e-2]
     with caplog.at_level(logging.WARNING, "lissom"):
-        found = path(prices, fit=raising(1e-3, "out of luck"), out=tmp_path)
-    assert [(p.price, p.failed) for p in found.failed] == [(1e-3, "RuntimeError: out of luck")] * 2
-    assert "the point at price 0.001, seed 0 failed: RuntimeError: out of luck" in caplog.text
-    assert [s.price for s in found.settings] == [None, 1e-4, 1e-2]
-    assert {p.origin for p in found.settings[-1].points} == {"price-0.0001"}
+        found = path(strengths, fit=raising(1e-3, "out of luck"), out=tmp_path)
+    assert [(p.strength, p.failed) for p in found.failed] == [
+        (1e-3, "RuntimeError: out of luck")
+    ] * 2
+    assert "the point at strength 0.001, seed 0 failed: RuntimeError: out of luck" in caplog.text
+    assert [s.strength for s in found.settings] == [None, 1e-4, 1e-2]
+    assert {p.origin for p in found.settings[-1].points} == {"strength-0.0001"}
     assert math.isnan(found.failed[0].error) and math.isnan(found.failed[0].size())
     assert "raise RuntimeError(message)" in (found.failed[0].folder / "failed.txt").read_text()
-    assert "failed: price 0.001, seed 1: RuntimeError: out of luck" in str(found)
-    with pytest.raises(PathError, match=r"price 0\.001, seed 0 has no network: RuntimeError: out"):
+    assert "failed: strength 0.001, seed 1: RuntimeError: out of luck" in str(found)
+    with pytest.raises(
+        PathError, match=r"strength 0\.001, seed 0 has no network: RuntimeError: out"
+    ):
         found.network(found.failed[0])
     with pytest.raises(PathError, match="out of luck"):
         found.tensors(found.failed[0])
     # It is finished; without its folder it is tried again.
-    assert path(prices, out=tmp_path).failed
+    assert path(strengths, out=tmp_path).failed
     for point in found.failed:
         shutil.rmtree(point.folder)
-    assert not path(prices, out=tmp_path).failed
+    assert not path(strengths, out=tmp_path).failed
 
 
 def test_without_a_dense_network_the_next_point_starts_untrained() -> None:
     numbers: list[int] = []
 
-    def failing(net: nn.Module, price: float | None, start: Start) -> Any:
-        if price is None:
+    def failing(net: nn.Module, strength: float | None, start: Start) -> Any:
+        if strength is None:
             raise RuntimeError("no")
         numbers.append(start.number)
-        return fit(net, price, start)
+        return fit(net, strength, start)
 
     found = path([1e-4, 1e-3, 1e-2], fit=failing, seeds=1)
     assert numbers == [0, 2, 3]
-    assert found.points[1].origin is None and found.points[2].origin == "price-0.0001"
+    assert found.points[1].origin is None and found.points[2].origin == "strength-0.0001"
 
 
-def _one_nan(net: nn.Module, price: float | None, start: Start) -> None:
+def _one_nan(net: nn.Module, strength: float | None, start: Start) -> None:
     with torch.no_grad():
         net[0].weight[0, 0] = math.nan  # type: ignore[index]
 
 
-def _grown(net: nn.Module, price: float | None, start: Start) -> None:
+def _grown(net: nn.Module, strength: float | None, start: Start) -> None:
     net[2] = nn.Linear(12, 4)  # type: ignore[index]
 
 
-def _gated(net: nn.Module, price: float | None, start: Start) -> None:
+def _gated(net: nn.Module, strength: float | None, start: Start) -> None:
     lissom.gate(net, {lissom.weights(net): lissom.L0(1e-3)})
 
 
@@ -407,7 +413,7 @@ def _gated(net: nn.Module, price: float | None, start: Start) -> None:
             r"error\(net\) gives a number ≥ 0 .* wrong answers.*got -0.9",
         ),
         ({"test": lambda net: math.inf}, r"test\(net\) gives a finite number, got inf"),
-        ({"example": torch.ones(2, 5)}, "failed, the first with"),
+        ({"example_inputs": torch.ones(2, 5)}, "failed, the first with"),
     ],
 )
 def test_if_every_point_fails_the_first_reason_is_raised(
@@ -418,10 +424,10 @@ def test_if_every_point_fails_the_first_reason_is_raised(
 
 
 def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
-    def interrupted(net: nn.Module, price: float | None, start: Start) -> Any:
-        if price is not None:
+    def interrupted(net: nn.Module, strength: float | None, start: Start) -> Any:
+        if strength is not None:
             raise KeyboardInterrupt
-        return fit(net, price, start)
+        return fit(net, strength, start)
 
     with pytest.raises(KeyboardInterrupt):
         path(fit=interrupted, out=tmp_path)
@@ -432,31 +438,33 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"fit": 3}, "fit is a function, got 3"),
-        ({"network": nn.Linear(2, 2)}, r"network\(seed\) makes .* got the network Linear"),
-        ({"network": lambda seed: seed}, r"network\(0\) gives a torch.nn.Module, got 0"),
+        ({"make_model": nn.Linear(2, 2)}, r"make_model\(seed\) makes .* got the network Linear"),
+        ({"make_model": lambda seed: seed}, r"make_model\(0\) gives a torch.nn.Module, got 0"),
         ({"error": None}, "error is a function, got None"),
         ({"test": 0.5}, "test is a function, got 0.5"),
         ({"points": 2}, "points=2.*at least points=3"),
         ({"points": 2.5}, "points is a whole number ≥ 1, got 2.5"),
         ({"seeds": 0}, "seeds is a whole number ≥ 1, got 0"),
         ({"jobs": True}, "jobs is a whole number ≥ 1, got True"),
-        ({"prices": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
-        ({"prices": ()}, r"\(guess,\).*got \(\)"),
-        ({"prices": "1e-3"}, "got '1e-3'"),
-        ({"prices": (0, 1)}, r"only a list may hold 0.*got \(0, 1\)"),
-        ({"prices": (-1e-3,)}, "only a list may hold 0"),
-        ({"prices": (1, 1)}, "growing.*falling.*got"),
-        ({"prices": [1e-4, 1e-2, 1e-3]}, "growing.*falling.*got"),
-        ({"prices": [1e-4, math.inf, 1]}, "finite numbers, got inf"),
-        ({"prices": [1e-4, None, 1]}, "finite numbers, got None"),
-        ({"cold": 1e-3}, "cold is a list of prices.*got 0.001"),
-        ({"cold": (1e-3, 1e-3)}, "each price once"),
-        ({"example": "x"}, "example_inputs is a tensor"),
+        ({"strengths": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
+        ({"strengths": ()}, r"\(guess,\).*got \(\)"),
+        ({"strengths": "1e-3"}, "got '1e-3'"),
+        ({"strengths": (0, 1)}, r"only a list may hold 0.*got \(0, 1\)"),
+        ({"strengths": (-1e-3,)}, "only a list may hold 0"),
+        ({"strengths": (1, 1)}, "growing.*falling.*got"),
+        ({"strengths": [1e-4, 1e-2, 1e-3]}, "growing.*falling.*got"),
+        ({"strengths": [1e-4, math.inf, 1]}, "finite numbers, got inf"),
+        ({"strengths": [1e-4, None, 1]}, "finite numbers, got None"),
+        ({"from_scratch": 1e-3}, "from_scratch is a list of strengths.*got 0.001"),
+        ({"from_scratch": (1e-3, 1e-3)}, "each strength once"),
+        ({"strength_name": 3}, "strength_name is text such as 'λ'.*got 3"),
+        ({"strength_name": " "}, "strength_name is text"),
+        ({"example_inputs": "x"}, "example_inputs is a tensor"),
         ({"jobs": 2, "error": lambda net: 0.5}, "error cannot be .*top of a module.*or jobs=1"),
     ],
 )
 def test_bad_arguments_are_refused_before_training(changed: dict[str, Any], message: str) -> None:
-    def never(net: nn.Module, price: float | None, start: Start) -> None:
+    def never(net: nn.Module, strength: float | None, start: Start) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(lissom.LissomError, match=message):
@@ -464,35 +472,35 @@ def test_bad_arguments_are_refused_before_training(changed: dict[str, Any], mess
 
 
 def test_more_processes_give_the_same_curve(tmp_path: Path, curve: Curve) -> None:
-    beside = path(test=test_error, cold=(1e-2,), jobs=2)
+    beside = path(test=test_error, from_scratch=(1e-2,), jobs=2)
     assert timeless(beside) == timeless(curve) and same_weights(beside, curve)
     assert beside.network(beside.points[4])(EXAMPLE).shape == (4, 3)
 
 
 def test_scores_are_the_places_from_which_weights_are_zero() -> None:
-    prices = [1e-4, 1e-3, 1e-2, 1e-1]
+    strengths = [1e-4, 1e-3, 1e-2, 1e-1]
 
-    def scripted(net: nn.Module, price: float | None, start: Start) -> None:
+    def scripted(net: nn.Module, strength: float | None, start: Start) -> None:
         """Weights of the first row die at the places 0, 1, …; one comes back in between."""
-        place = 0 if price is None else 1 + prices.index(price)
+        place = 0 if strength is None else 1 + strengths.index(strength)
         with torch.no_grad():
             row = net[0].weight[0]  # type: ignore[index]
             row[:] = torch.tensor([float(place < at) for at in (0, 1, 2, 4, 5)] + [0.0])
             row[5] = float(place in (0, 2))  # dead at 1, back at 2, dead from 3 on
 
-    found = path(prices, fit=scripted, seeds=2)
+    found = path(strengths, fit=scripted, seeds=2)
     scores = found.scores(seed=1)
-    assert scores.prices == (None, *prices)
+    assert scores.strengths == (None, *strengths)
     assert scores.index["0.weight"][0].tolist() == [0, 1, 2, 4, 5, 3]
     assert (scores.index["0.weight"][1:] == 5).all() and set(scores.index) == set(found.parameters)
-    price = scores.price("0.weight")[0].tolist()
-    assert math.isnan(price[0]) and price[1:] == [1e-4, 1e-3, 1e-1, math.inf, 1e-2]
+    strength = scores.strength("0.weight")[0].tolist()
+    assert math.isnan(strength[0]) and strength[1:] == [1e-4, 1e-3, 1e-1, math.inf, 1e-2]
     with pytest.raises(PathError, match=r"seed=7; seeds: \[0, 1\]"):
         found.scores(seed=7)
 
 
 def test_scores_against_a_loop(curve: Curve) -> None:
-    points = [p for p in curve.points if p.seed == 0 and not p.cold]
+    points = [p for p in curve.points if p.seed == 0 and not p.from_scratch]
     scores = curve.scores(0)
     for name in curve.parameters:
         zero = torch.stack([curve.tensors(p)[name] == 0 for p in points])  # [points, *shape]
@@ -527,35 +535,43 @@ def test_scores_of_blocks_of_one_name_are_all_kept() -> None:
             out: Tensor = self.b(left) + self.c(right)
             return out
 
-    def kill(net: nn.Module, price: float | None, start: Start) -> None:
+    def kill(net: nn.Module, strength: float | None, start: Start) -> None:
         with torch.no_grad():
-            if price is not None:
+            if strength is not None:
                 net.a.weight[:4] = 0  # type: ignore[union-attr, index]
 
-    prices = [1e-4, 1e-3, 1e-2]
-    found = path(prices, fit=kill, network=lambda seed: Split(), seeds=1, error=lambda net: 0.5)
+    strengths = [1e-4, 1e-3, 1e-2]
+    found = path(
+        strengths, fit=kill, make_model=lambda seed: Split(), seeds=1, error=lambda net: 0.5
+    )
     units = found.scores(0, groups=lambda net: lissom.neurons(net, EXAMPLE)).index
     assert sorted(units) == ["a.weight", "a.weight[1]"]
     assert sorted(torch.cat(list(units.values())).tolist()) == [1] * 4 + [4] * 5
 
 
 def test_scores_of_groups_need_a_network(curve: Curve) -> None:
-    with pytest.raises(PathError, match="its class has to be made first"):
+    with pytest.raises(PathError, match="needs the function that makes an untrained one"):
         Curve.load(curve.out).scores(0, groups=lissom.neurons)
     with pytest.raises(PathError, match="groups\\(net\\) gives groups"):
         curve.scores(0, groups=lambda net: "neurons")  # type: ignore[arg-type, return-value]
 
 
+def test_a_table_says_what_the_strength_is(tmp_path: Path) -> None:
+    made = path([1e-4, 1e-3, 1e-2], seeds=1, strength_name="λ", out=tmp_path)
+    assert str(made).split("error")[0].strip() == "strength (λ)"
+    assert str(Curve.load(tmp_path)) == str(made)
+
+
 def test_tables_and_json(curve: Curve, caplog: pytest.LogCaptureFixture) -> None:
     lines = str(curve).splitlines()
-    assert lines[0].split()[:6] == ["price", "error", "test", "weights", "shrunk_weights", "macs"]
+    assert lines[0].split()[:6] == ["strength", "error", "test", "nonzeros", "weights", "macs"]
     assert lines[2].split()[0] == "dense" and "±" in lines[2] and "123" in lines[2]
-    assert lines[-1].split()[-1] == "cold"
+    assert lines[-1].split()[-2:] == ["from", "scratch"]
     told = json.loads(json.dumps(curve.to_dict(), allow_nan=False))
     assert len(told["points"]) == 14 and len(told["settings"]) == 7
-    assert told["points"][0]["sizes"]["weights"] == TOTAL
+    assert told["points"][0]["sizes"]["nonzeros"] == TOTAL
     assert str(curve.settings[0]).startswith("dense: error ")
-    assert str(curve.cold[0]).startswith("cold, price 0.01: error ")
+    assert str(curve.from_scratch[0]).startswith("from scratch, strength 0.01: error ")
 
 
 def test_latency_is_an_axis_if_asked_for() -> None:
@@ -584,7 +600,7 @@ class Tied(nn.Module):
 
 
 def test_ties_statistics_and_all_buffers_go_on() -> None:
-    def training(net: nn.Module, price: float | None, start: Start) -> None:
+    def training(net: nn.Module, strength: float | None, start: Start) -> None:
         assert net.training and isinstance(net, Tied)
         assert net.a.weight is net.b.weight
         assert net.scale.item() == 1 + start.number
@@ -595,7 +611,7 @@ def test_ties_statistics_and_all_buffers_go_on() -> None:
     found = path(
         [1e-4, 1e-3, 1e-2],
         fit=training,
-        network=lambda seed: Tied(),
+        make_model=lambda seed: Tied(),
         error=lambda net: 0.5,
         seeds=1,
     )
@@ -609,18 +625,18 @@ def test_a_warm_path_on_digits() -> None:
     assert data.valid_x is not None and data.valid_y is not None
     starts: dict[float | None, float] = {}
 
-    def network(seed: int) -> nn.Module:
+    def make_model(seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def wrong(net: nn.Module, x: Tensor, y: Tensor) -> float:
         with torch.no_grad():
             return float((net(x).argmax(1) != y).float().mean())
 
-    def train(net: nn.Module, price: float | None, start: Start) -> None:
-        starts[None if start.number == 0 else price] = wrong(net, data.valid_x, data.valid_y)
+    def train(net: nn.Module, strength: float | None, start: Start) -> None:
+        starts[None if start.number == 0 else strength] = wrong(net, data.valid_x, data.valid_y)
         opt = torch.optim.Adam(net.parameters(), lr=3e-3)
-        if price is not None:
-            lissom.proximal(opt, {lissom.weights(net): TopK(fraction=price)})
+        if strength is not None:
+            lissom.proximal(opt, {lissom.weights(net): TopK(fraction=strength)})
         for _ in range(20 if start.number == 0 else 5):
             for batch in torch.randperm(len(data.train_y)).split(64):
                 x, y = data.train_x[batch], data.train_y[batch]
@@ -631,12 +647,12 @@ def test_a_warm_path_on_digits() -> None:
     found = lissom.path(
         train,
         [0.3, 0.1, 0.03],
-        network=network,
+        make_model=make_model,
         error=lambda net: wrong(net, data.valid_x, data.valid_y),
         test=lambda net: wrong(net, data.test_x, data.test_y),
-        example=data.train_x[:2],
+        example_inputs=data.train_x[:2],
         seeds=1,
-        cold=(0.1,),
+        from_scratch=(0.1,),
     )
     dense, third, tenth, last = found.settings
     assert dense.error < 0.08 and starts[None] > 0.5
@@ -646,11 +662,11 @@ def test_a_warm_path_on_digits() -> None:
     alive = {name: int(t.count_nonzero()) for name, t in found.tensors(point).items()}
     assert sum(alive.values()) == round(0.1 * weights) + 42 >= point.size()
     assert found.within(error=0.15).size() <= tenth.size()
-    [cold] = found.cold
-    assert tenth.points[0].seconds < cold.points[0].seconds  # 3 epochs against 20
-    assert tenth.error <= cold.error + 0.03
-    small = found.network(found.budget(weights=300).points[0])
-    assert wrong(small, data.test_x, data.test_y) == found.budget(weights=300).test_error
+    [scratch] = found.from_scratch
+    assert tenth.points[0].seconds < scratch.points[0].seconds  # 3 epochs against 20
+    assert tenth.error <= scratch.error + 0.03
+    small = found.network(found.budget(nonzeros=300).points[0])
+    assert wrong(small, data.test_x, data.test_y) == found.budget(nonzeros=300).test_error
     assert last.size() < round(0.03 * weights) + 42  # without biases of dead neurons
     assert left(small) > 0
 
@@ -667,7 +683,7 @@ def test_an_empty_network_is_known_by_its_answers() -> None:
     assert running._empty(Pair(0).eval(), EXAMPLE)
     assert not running._empty(Pair(1).eval(), EXAMPLE)  # one answer of two depends on it
 
-    def emptied(net: nn.Module, price: float | None, start: Start) -> None:
+    def emptied(net: nn.Module, strength: float | None, start: Start) -> None:
         with torch.no_grad():
             net[0].weight.zero_()  # type: ignore[index]
         assert net.training
@@ -675,7 +691,7 @@ def test_an_empty_network_is_known_by_its_answers() -> None:
     found = path(
         [1e-4, 1e-3, 1e-2],
         fit=emptied,
-        network=lambda seed: nn.Sequential(nn.Linear(6, 3), nn.Dropout()),
+        make_model=lambda seed: nn.Sequential(nn.Linear(6, 3), nn.Dropout()),
         error=lambda net: float(net.training),
         seeds=1,
     )

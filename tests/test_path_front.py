@@ -11,7 +11,7 @@ from path_cases import made_up
 
 from lissom.errors import PathError
 from lissom.path import Curve
-from lissom.path.front import knee, octaves, pareto, slope
+from lissom.path.front import halvings, knee, pareto, slope
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(0, 20).map(lambda e: e / 20)), min_size=1, max_size=12
@@ -106,7 +106,7 @@ def test_slope_of_a_straight_line_is_the_same_everywhere() -> None:
 
 
 def test_an_empty_network_is_half_a_weight() -> None:
-    assert [octaves(size) for size in (0, 1, 2, 1024)] == [-1, 0, 1, 10]
+    assert [halvings(size) for size in (0, 1, 2, 1024)] == [-1, 0, 1, 10]
 
 
 ROWS = st.lists(
@@ -120,9 +120,9 @@ ROWS = st.lists(
 
 
 def curve_of(rows: list[tuple[list[int], list[float]]], folder: Path) -> Curve:
-    prices = [float(i) for i in range(1, len(rows))]
-    named = [(price, *row) for price, row in zip([None, *prices], rows, strict=True)]
-    return made_up(folder, named, prices)  # type: ignore[arg-type]
+    strengths = [float(i) for i in range(1, len(rows))]
+    named = [(strength, *row) for strength, row in zip([None, *strengths], rows, strict=True)]
+    return made_up(folder, named, strengths)  # type: ignore[arg-type]
 
 
 @settings(deadline=None)
@@ -156,11 +156,11 @@ def test_budget_is_the_best_of_all_that_fit(
     fitting = [sum(errors) / 2 for sizes, errors in rows if max(sizes) <= limit]
     if not fitting:
         least = min(max(sizes) for sizes, _ in rows)
-        with pytest.raises(PathError, match=f"the smallest is weights={least}"):
-            curve.budget(weights=limit)
+        with pytest.raises(PathError, match=f"the smallest is nonzeros={least}"):
+            curve.budget(nonzeros=limit)
         return
-    assert curve.budget(weights=limit).error == min(fitting)
-    assert curve.budget(weights=limit).largest() <= limit
+    assert curve.budget(nonzeros=limit).error == min(fitting)
+    assert curve.budget(nonzeros=limit).largest() <= limit
     assert curve.budget(bytes=4 * limit + 100).error == min(fitting)
 
 
@@ -190,13 +190,13 @@ KNEED: list[tuple[float | None, list[float], list[float]]] = [
 def test_knee_and_its_range_over_seeds(tmp_path: Path) -> None:
     curve = made_up(tmp_path, KNEED, [1.0, 2.0, 3.0, 4.0])
     found = curve.knee()
-    assert (found.price, found.size, found.axis) == (2.0, 40, "weights")
+    assert (found.strength, found.size, found.axis) == (2.0, 40, "nonzeros")
     assert found.error == pytest.approx(0.05)
     # 256: 1 − 0.8 − log₂ 2/log₂ 180, where 0 counts as 0.005; 16: 1 − 0.4 − log₂ 3/log₂ 45; of the
     # third seed, which has no 2.0: 2, with 1 − 0.1 − log₂ 10/log₂ 22.5.
     assert {seed: p.size() for seed, p in found.by_seed.items()} == {0: 256, 1: 16, 2: 2}
     assert found.range == (2, 256)
-    assert "knee at price 2: 40 weights, error 0.05 (seeds: 2 to 256 weights)" in str(found)
+    assert "knee at strength 2: 40 nonzeros, error 0.05 (seeds: 2 to 256 nonzeros)" in str(found)
     assert [p.seed for p in found.setting.failed] == [2]
     other = curve.knee("bytes")
     sizes = [p.size("bytes") for p in other.by_seed.values()]
@@ -206,30 +206,30 @@ def test_knee_and_its_range_over_seeds(tmp_path: Path) -> None:
 
 def test_a_front_without_a_knee_says_why(tmp_path: Path) -> None:
     flat = made_up(tmp_path, [(None, [8], [0.1]), (1.0, [4], [0.1]), (2.0, [2], [0.1])], [1, 2, 3])
-    with pytest.raises(PathError, match=r"three settings, and this one has 1.*price 2"):
+    with pytest.raises(PathError, match=r"three settings, and this one has 1.*strength 2"):
         flat.knee()
     line = made_up(tmp_path, [(None, [4], [0.25]), (1.0, [2], [0.5]), (2.0, [1], [1.0])], [1, 2, 3])
     with pytest.raises(PathError, match="nowhere below the straight line"):
         line.knee()
 
 
-def test_price_of_a_size_a_point_a_setting_and_a_knee(tmp_path: Path) -> None:
+def test_slope_at_a_size_a_point_a_setting_and_a_knee(tmp_path: Path) -> None:
     curve = made_up(tmp_path, KNEED, [1.0, 2.0, 3.0, 4.0])
     front = curve.front()
     sizes, errors = [s.size() for s in front], [s.error for s in front]
-    assert curve.price(front[1]) == curve.price(256) == slope(sizes, errors, 256)
-    assert curve.price(curve.knee()) == slope(sizes, errors, 40)
-    assert curve.price(curve.points[0]) == slope(sizes, errors, 1024)
-    assert curve.price(1124, axis="bytes") == pytest.approx(
+    assert curve.slope(front[1]) == curve.slope(256) == slope(sizes, errors, 256)
+    assert curve.slope(curve.knee()) == slope(sizes, errors, 40)
+    assert curve.slope(curve.points[0]) == slope(sizes, errors, 1024)
+    assert curve.slope(1124, axis="bytes") == pytest.approx(
         slope([4 * size + 100 for size in sizes], errors, 1124)
     )
-    with pytest.raises(PathError, match="from 1 to 1,024 weights, and 2,000 is beyond"):
-        curve.price(2000)
+    with pytest.raises(PathError, match="from 1 to 1,024 nonzeros, and 2,000 is beyond"):
+        curve.slope(2000)
     with pytest.raises(PathError, match="a setting, a point or a size, got 'knee'"):
-        curve.price("knee")  # type: ignore[arg-type]
+        curve.slope("knee")  # type: ignore[arg-type]
     flat = made_up(tmp_path, [(None, [8], [0.1]), (1.0, [8], [0.1])], [1, 2])
     with pytest.raises(PathError, match="two settings"):
-        flat.price(8)
+        flat.slope(8)
 
 
 def test_questions_that_cannot_be_answered(tmp_path: Path) -> None:
@@ -239,11 +239,11 @@ def test_questions_that_cannot_be_answered(tmp_path: Path) -> None:
     with pytest.raises(PathError, match=r"of one size.*got none"):
         curve.budget()
     with pytest.raises(PathError, match="of one size"):
-        curve.budget(weights=3, bytes=4)
-    with pytest.raises(PathError, match=r"no axis 'wieghts'. Did you mean 'weights'"):
-        curve.budget(wieghts=3)
-    with pytest.raises(PathError, match="got weights='3'"):
-        curve.budget(weights="3")  # type: ignore[arg-type]
+        curve.budget(nonzeros=3, bytes=4)
+    with pytest.raises(PathError, match=r"no axis 'nonzero'. Did you mean 'nonzeros'"):
+        curve.budget(nonzero=3)
+    with pytest.raises(PathError, match="got nonzeros='3'"):
+        curve.budget(nonzeros="3")  # type: ignore[arg-type]
     with pytest.raises(PathError, match="more than the dense one's, got nan"):
         curve.within(error=NAN)
     headless = made_up(tmp_path, [(None, [NAN], [NAN]), (1.0, [4], [0.1])], [1, 2])

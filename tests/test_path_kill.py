@@ -19,11 +19,11 @@ import sys, time
 from pathlib import Path
 from path_cases import fit, path
 
-def slow(net, price, start):
+def slow(net, strength, start):
     with (Path(sys.argv[1]) / "trained.log").open("a") as log:
-        log.write(f"{start.seed} {price}\\n")
+        log.write(f"{start.seed} {strength}\\n")
     time.sleep(0.1)
-    return fit(net, price, start)
+    return fit(net, strength, start)
 
 if __name__ == "__main__":
     path(fit=slow, out=sys.argv[1], jobs=int(sys.argv[2]))

@@ -15,9 +15,9 @@ from lissom.errors import RecipeError
 from lissom.path import Curve
 from lissom.path.storing import state_in
 from lissom.recipes import RecipePath, read_recipe, read_record
-from lissom.recipes.paths import point_recipe
+from lissom.recipes.paths import point_recipe, strength_name
 
-SHORT = ["path.dense=3", "path.epochs=2", "path.heal=1", "path.seeds=1"]
+SHORT = ["path.dense=3", "path.epochs=2", "path.fine_tune=1", "path.seeds=1"]
 LC = [
     'method="lc"',
     "proximal={}",
@@ -31,7 +31,7 @@ GATES = [
     "proximal={}",
     "prices=[{groups='neurons', inputs=true, L0=0}]",
     "gates={init=0.1, lr=0.05, budget={weights=0.5, rate=0.05}}",
-    'path.price="gates.budget.weights"',
+    'path.strength="gates.budget.weights"',
 ]
 
 
@@ -39,7 +39,7 @@ def make(out: Path, *changes: str) -> RecipePath:
     return RecipePath(read_recipe("digits-path", [*SHORT, *changes]), out)
 
 
-def test_the_dense_point_has_no_price() -> None:
+def test_the_dense_point_has_no_strength() -> None:
     point = point_recipe(read_recipe("digits-path"), None, None)
     assert point.prices == [] and point.path is None
     assert (point.train.epochs, point.train.cosine_from, point.train.average_from) == (60, 30, 30)
@@ -56,21 +56,42 @@ def test_a_budget_is_reached_from_that_of_the_point_before(
     assert (point.train.epochs, point.proximal.start, point.proximal.freeze) == (20, 0, 10)
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("prices.0.L0", "λ"),
+        ("prices.1.L2", "λ"),
+        ("prices.0.TopK.fraction", "fraction kept"),
+        ("prices.0.TopK.count", "groups kept"),
+        ("prices.0.L1Ball.radius", "ν"),
+        ("gates.budget.weights", "fraction of the weights"),
+        ("gates.budget.macs", "fraction of the MACs"),
+        ("gates.budget.bytes", "fraction of the bytes"),
+        ("prices.0.LowRank.rank", "rank"),
+    ],
+)
+def test_the_strength_is_called_what_it_is(key: str, name: str) -> None:
+    spec = read_recipe("digits-path").path
+    assert spec is not None
+    assert strength_name(spec.model_copy(update={"strength": key})) == name
+
+
 def test_a_lambda_acts_at_once() -> None:
     recipe = read_recipe(
-        "digits-path", ["prices=[{L0=1e-4}]", 'path.price="prices.0.L0"', "path.prices=[1e-4, 1]"]
+        "digits-path",
+        ["prices=[{L0=1e-4}]", 'path.strength="prices.0.L0"', "path.strengths=[1e-4, 1]"],
     )
     assert point_recipe(recipe, 0.01, 1e-4).prices[0].l0 == 0.01
 
 
-def test_a_cold_point_has_the_epochs_of_the_dense_one() -> None:
+def test_a_point_from_scratch_has_the_epochs_of_the_dense_one() -> None:
     point = point_recipe(read_recipe("digits-path"), 0.1, None, untrained=True)
     [ramp] = point.model_dump(by_alias=True)["prices"][0]["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (1.0, 0.1, 30)
     assert (point.train.epochs, point.proximal.freeze) == (60, 30)
 
 
-def test_l_steps_fill_the_epochs_before_healing() -> None:
+def test_l_steps_fill_the_epochs_before_fine_tuning() -> None:
     point = point_recipe(read_recipe("digits-path", LC), 0.1, 0.5)
     assert point.lc is not None and point.lc.begins[-1] == 10 == point.train.average_from
 
@@ -86,17 +107,23 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (['path.price="prices.0.L1"'], "path.price: there is no number 'prices.0.L1' in this"),
-        (['path.price="prices.1.L0"'], "there is no number 'prices.1.L0'"),
-        (['path.price="title"'], "a price stands in prices or gates.budget"),
-        (['path.price="optimizer.lr"', "path.prices=[1e-3, 1e-2]"], "not 'optimizer.lr'"),
+        (
+            ['path.strength="prices.0.L1"'],
+            "path.strength: there is no number 'prices.0.L1' in this",
+        ),
+        (['path.strength="prices.1.L0"'], "there is no number 'prices.1.L0'"),
+        (['path.strength="title"'], "the strength stands in prices or gates.budget"),
+        (['path.strength="optimizer.lr"', "path.strengths=[1e-3, 1e-2]"], "not 'optimizer.lr'"),
         (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
         (["data.bootstrap=true"], "all seeds of a path have the same examples"),
-        (["path.heal=20"], "all 20 epochs would heal"),
-        (["path.dense=1"], "1 epoch cannot learn and heal: give at least 2"),
-        (["path.prices=[]"], "path.prices: this list needs an entry"),
-        (["path.prices=[0.0, 1.0]"], "path.prices.0"),
-        (["path.prices=[2.0, 0.1]"], "path.prices.0: prices.0.TopK.fraction = 2: a fraction lies"),
+        (["path.fine_tune=20"], "all 20 epochs would fine-tune"),
+        (["path.dense=1"], "1 epoch cannot learn and fine-tune: give at least 2"),
+        (["path.strengths=[]"], "path.strengths: this list needs an entry"),
+        (["path.strengths=[0.0, 1.0]"], "path.strengths.0"),
+        (
+            ["path.strengths=[2.0, 0.1]"],
+            "path.strengths.0: prices.0.TopK.fraction = 2: a fraction lies",
+        ),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
         (
             ['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"],
@@ -119,14 +146,14 @@ def test_a_recipe_without_a_path_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [[], LC], ids=["proximal", "lc"])
 def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: list[str]) -> None:
-    path = make(tmp_path, *changes, "path.prices=[0.3, 0.1, 0.02]", "path.points=4")
+    path = make(tmp_path, *changes, "path.strengths=[0.3, 0.1, 0.02]", "path.points=4")
     curve = path.run()
     assert not curve.failed
     for setting in curve.settings[1:]:
         [point] = setting.points
-        assert setting.price is not None
+        assert setting.strength is not None
         weights = [t for name, t in curve.tensors(point).items() if name.endswith("weight")]
-        assert sum(int(t.count_nonzero()) for t in weights) == round(setting.price * 50_200)
+        assert sum(int(t.count_nonzero()) for t in weights) == round(setting.strength * 50_200)
     [third] = curve.settings[2].points
     assert third.origin == curve.settings[1].points[0].folder.name
     dense = curve.settings[0]
@@ -143,21 +170,23 @@ def test_gates_of_what_died_stay_shut(tmp_path: Path) -> None:
     point = point_recipe(recipe, 0.1, 0.5)
     assert point.gates is not None and point.gates.harden == 10
     assert point_recipe(recipe, None, None).gates is None
-    path = make(tmp_path, *GATES, "path.prices=[0.3, 0.1, 0.02]", "path.epochs=12", "path.heal=2")
+    path = make(
+        tmp_path, *GATES, "path.strengths=[0.3, 0.1, 0.02]", "path.epochs=12", "path.fine_tune=2"
+    )
     curve = path.run()
     assert not curve.failed
     sizes = [setting.size() for setting in curve.settings]
-    for price, size in zip([0.3, 0.1, 0.02], sizes[1:], strict=True):
-        assert 0.5 * price * sizes[0] < size <= 1.02 * price * sizes[0]
+    for strength, size in zip([0.3, 0.1, 0.02], sizes[1:], strict=True):
+        assert 0.5 * strength * sizes[0] < size <= 1.02 * strength * sizes[0]
     alive = [curve.tensors(s.points[0])["fc1.weight"] != 0 for s in curve.settings]
     for denser, sparser in pairwise(alive):
         assert not bool((sparser & ~denser).any())  # nothing came back
 
 
 def test_the_optimizer_goes_on(tmp_path: Path) -> None:
-    make(tmp_path, "path.prices=[0.3, 0.1, 0.02]").run()
+    make(tmp_path, "path.strengths=[0.3, 0.1, 0.02]").run()
     steps = []
-    for name in ("dense", "price-0.3", "price-0.1"):
+    for name in ("dense", "strength-0.3", "strength-0.1"):
         state = state_in(tmp_path / "seed0" / name)
         assert state is not None
         steps.append(float(state["optimizer"]["state"][0]["step"]))
@@ -167,32 +196,32 @@ def test_the_optimizer_goes_on(tmp_path: Path) -> None:
 def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     run = tmp_path / "run"
     changes = [
-        word for change in [*SHORT, "path.prices=[0.3, 0.1, 0.02]"] for word in ("--set", change)
+        word for change in [*SHORT, "path.strengths=[0.3, 0.1, 0.02]"] for word in ("--set", change)
     ]
     command = ["path", "digits-path", *changes, "--out", str(run)]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
-    assert "price 0.1, seed 0: error" in first.output and "kept in" in first.output
-    written = (run / "seed0" / "price-0.1" / "point.json").stat().st_mtime_ns
+    assert "strength 0.1, seed 0: error" in first.output and "kept in" in first.output
+    written = (run / "seed0" / "strength-0.1" / "point.json").stat().st_mtime_ns
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0
-    assert (run / "seed0" / "price-0.1" / "point.json").stat().st_mtime_ns == written
+    assert (run / "seed0" / "strength-0.1" / "point.json").stat().st_mtime_ns == written
     other = CliRunner().invoke(app, [*command, "--set", "optimizer.lr=0.01"])
     assert other.exit_code == 2
     assert "optimizer.lr was 0.002 and is 0.01" in other.output.replace("\n", "")
     record = json.loads((run / "recipe.json").read_text())
-    assert record["recipe"]["path"]["prices"] == [0.3, 0.1, 0.02]
+    assert record["recipe"]["path"]["strengths"] == [0.3, 0.1, 0.02]
     result = json.loads((run / "result.json").read_text())
-    assert [setting["price"] for setting in result["settings"]] == [None, 0.3, 0.1, 0.02]
+    assert [setting["strength"] for setting in result["settings"]] == [None, 0.3, 0.1, 0.02]
     assert "torch" in result["versions"]
 
 
 def test_a_page_about_curves(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make(tmp_path / name, "path.prices=[0.3, 0.1, 0.02]").run()
+        make(tmp_path / name, "path.strengths=[0.3, 0.1, 0.02]").run()
     done = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
-    assert "price 0.1" in (tmp_path / "a" / "report.html").read_text()
+    assert "strength (fraction kept) 0.1" in (tmp_path / "a" / "report.html").read_text()
     (tmp_path / "c").mkdir()
     mixed = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "c")])
     assert mixed.exit_code == 2 and "c holds no curve" in mixed.output.replace("\n", "")
@@ -200,17 +229,19 @@ def test_a_page_about_curves(tmp_path: Path) -> None:
     assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output
 
 
-@pytest.mark.parametrize(("asked", "prices"), [("all", [0.3, 0.1, 0.02]), ("0.1", [0.1])])
-def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: list[float]) -> None:
+@pytest.mark.parametrize(("asked", "strengths"), [("all", [0.3, 0.1, 0.02]), ("0.1", [0.1])])
+def test_points_from_scratch_are_added_to_a_curve(
+    tmp_path: Path, asked: str, strengths: list[float]
+) -> None:
     run = tmp_path / "run"
-    changes = [*SHORT, "path.prices=[0.3, 0.1, 0.02]", "path.latency=true"]
+    changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.latency=true"]
     command = ["path", "digits-path", "--out", str(run)]
     command += [word for change in changes for word in ("--set", change)]
-    done = CliRunner().invoke(app, [*command, "--cold", asked])
+    done = CliRunner().invoke(app, [*command, "--from-scratch", asked])
     assert done.exit_code == 0, done.output
     curve = Curve.load(run)
-    assert [setting.price for setting in curve.cold] == prices
-    for setting in curve.cold:
+    assert [setting.strength for setting in curve.from_scratch] == strengths
+    for setting in curve.from_scratch:
         [point] = setting.points
         assert not point.failed and point.origin is None and point.size("latency") > 0
         result = read_events(point.folder / "fit" / "events.jsonl")[-1]
@@ -218,24 +249,24 @@ def test_cold_points_are_added_to_a_curve(tmp_path: Path, asked: str, prices: li
 
 
 @pytest.mark.parametrize(
-    ("cold", "told"),
+    ("given", "told"),
     [
-        ("every", "--cold takes 'all' or prices"),
-        ("2", "a cold point: prices.0.TopK.fraction = 2: a fraction lies between 0 and 1"),
-        ("-0.1", "a cold point: prices.0.TopK.fraction = -0.1"),
-        ("nan", "a cold point: prices.0.TopK.fraction = nan"),
+        ("every", "--from-scratch takes 'all' or strengths"),
+        ("2", "a point from scratch: prices.0.TopK.fraction = 2: a fraction lies between 0 and 1"),
+        ("-0.1", "a point from scratch: prices.0.TopK.fraction = -0.1"),
+        ("nan", "a point from scratch: prices.0.TopK.fraction = nan"),
     ],
 )
-def test_cold_prices_that_are_none(tmp_path: Path, cold: str, told: str) -> None:
+def test_strengths_from_scratch_that_are_none(tmp_path: Path, given: str, told: str) -> None:
     out = str(tmp_path / "run")
-    done = CliRunner().invoke(app, ["path", "digits-path", f"--cold={cold}", "--out", out])
+    done = CliRunner().invoke(app, ["path", "digits-path", f"--from-scratch={given}", "--out", out])
     assert done.exit_code == 2 and told in done.output.replace("\n", " ")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run: Path = tmp_path_factory.mktemp("made") / "run"
-    changes = [*SHORT, "path.prices=[0.3, 0.1, 0.02]", "path.seeds=2"]
+    changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.seeds=2"]
     command = ["path", "digits-path", "--out", str(run)]
     command += [word for change in changes for word in ("--set", change)]
     assert CliRunner().invoke(app, command).exit_code == 0
@@ -244,11 +275,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
-    command = ["choose", str(made), "--budget", "weights=6000", "--out", str(out)]
+    command = ["choose", str(made), "--budget", "nonzeros=6000", "--out", str(out)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     curve = Curve.load(made)
-    setting = curve.budget(weights=6000)
+    setting = curve.budget(nonzeros=6000)
     best = min(setting.points, key=lambda p: p.error)
     record = read_record(out / "recipe.json")
     assert (record.seed, record.recipe.path) == (0, None)  # the seed of what was held out
@@ -270,11 +301,11 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     [
         ([], "choose by one of --knee"),
         (["--knee", "--within", "0.1"], "choose by one of --knee"),
-        (["--budget", "20000"], "--budget is a size such as weights=20000, got '20000'"),
-        (["--budget", "weight=20000"], "no axis 'weight'"),
+        (["--budget", "20000"], "--budget is a size such as nonzeros=20000, got '20000'"),
+        (["--budget", "nonzero=20000"], "no axis 'nonzero'"),
         (["--budget", "self=1"], "no axis 'self'"),
-        (["--budget", "weights=6000", "--axis", "macs"], "leave out --axis macs"),
-        (["--budget", "weights=1"], "no setting has at most weights=1.0"),
+        (["--budget", "nonzeros=6000", "--axis", "macs"], "leave out --axis macs"),
+        (["--budget", "nonzeros=1"], "no setting has at most nonzeros=1.0"),
         (["--knee", "--axis", "latency"], "no axis 'latency'"),
     ],
 )

@@ -33,7 +33,7 @@ from lissom.report.networks import readers, thresholds
 from lissom.report.series import marks, removed
 
 DENSE = 1024.0
-# price, sizes by seed, errors by seed: the second is dominated, the fourth is the knee.
+# strength, sizes by seed, errors by seed: the second is dominated, the fourth is the knee.
 ROWS: list[tuple[float | None, list[float], list[float]]] = [
     (None, [DENSE, DENSE], [0.02, 0.04]),
     (1.0, [600.0, 680.0], [0.05, 0.06]),
@@ -51,7 +51,7 @@ def curve(tmp_path: Path) -> Curve:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Curve:
     out = tmp_path_factory.mktemp("path")
-    return path((1e-4, 1e-3, 1e-2, 1e-1), test=test_error, out=out, cold=(1e-3,))
+    return path((1e-4, 1e-3, 1e-2, 1e-1), test=test_error, out=out, from_scratch=(1e-3,))
 
 
 def drawn(axes: Axes) -> dict[str, Any]:
@@ -72,14 +72,14 @@ def band(axes: Axes, gid: str) -> Any:
 def test_front_dominated_and_knee_are_where_the_curve_has_them(curve: Curve) -> None:
     [axes] = trade_off(curve).axes
     lines = drawn(axes)
-    assert [s.price for s in curve.front()] == [2.0, 3.0, 4.0]
+    assert [s.strength for s in curve.front()] == [2.0, 3.0, 4.0]
     np.testing.assert_allclose(lines["front"][0], [2, 5, 7])  # log₂(1024/size)
     np.testing.assert_allclose(lines["front"][1], [98, 95, 45])
     np.testing.assert_allclose(lines[" dominated"][0], [0, math.log2(DENSE / 640)])
     np.testing.assert_allclose(lines[" dominated"][1], [97, 94.5])
-    assert curve.knee().price == 3.0
+    assert curve.knee().strength == 3.0
     np.testing.assert_allclose(lines[" knee"].ravel(), [5, 95])
-    assert " cold" not in lines and axes.get_ylabel() == "validation accuracy, %"
+    assert " from scratch" not in lines and axes.get_ylabel() == "validation accuracy, %"
 
 
 def test_the_band_is_one_standard_deviation_over_the_seeds(curve: Curve) -> None:
@@ -91,7 +91,7 @@ def test_the_band_is_one_standard_deviation_over_the_seeds(curve: Curve) -> None
 
 
 def test_one_seed_has_no_band(tmp_path: Path) -> None:
-    rows = [(price, sizes[:1], errors[:1]) for price, sizes, errors in ROWS]
+    rows = [(strength, sizes[:1], errors[:1]) for strength, sizes, errors in ROWS]
     figure = trade_off(made_up(tmp_path, rows, [1.0, 2.0, 3.0, 4.0]))
     assert not figure.axes[0].collections
     assert "<svg" in svg(figure)
@@ -124,16 +124,16 @@ def test_seeds_with_different_knees_draw_their_range(tmp_path: Path) -> None:
     np.testing.assert_allclose(lines[" range"][1], lines[" knee"][1].repeat(2))
 
 
-def test_test_accuracy_and_cold_points_are_shown(trained: Curve) -> None:
+def test_test_accuracy_and_points_from_scratch_are_shown(trained: Curve) -> None:
     [axes] = trade_off(trained, axis="bytes").axes
     lines = drawn(axes)
     assert axes.get_ylabel() == "test accuracy, %"
-    [cold] = trained.cold
+    [scratch] = trained.from_scratch
     dense = trained.settings[0].size("bytes")
-    assert cold.test_error is not None
-    expected = [math.log2(dense / cold.size("bytes")), 100 * (1 - cold.test_error)]
-    np.testing.assert_allclose(lines[" cold"].ravel(), expected)
-    [hollow] = [line for line in axes.lines if line.get_gid() == " cold"]
+    assert scratch.test_error is not None
+    expected = [math.log2(dense / scratch.size("bytes")), 100 * (1 - scratch.test_error)]
+    np.testing.assert_allclose(lines[" from scratch"].ravel(), expected)
+    [hollow] = [line for line in axes.lines if line.get_gid() == " from scratch"]
     assert hollow.get_markerfacecolor() == "none"
     front = trained.front("bytes")
     np.testing.assert_allclose(
@@ -207,7 +207,7 @@ def test_marks_are_where_the_words_say() -> None:
 
 def test_patterns_count_the_readers_of_each_input(trained: Curve) -> None:
     figure = patterns(trained, shape=(2, 3), seed=1, number=3)
-    points = [p for p in trained.points if p.seed == 1 and not p.cold]
+    points = [p for p in trained.points if p.seed == 1 and not p.from_scratch]
     chosen = [points[0], points[2], points[4]]
     assert len(figure.axes) == 3
     for axes, point in zip(figure.axes, chosen, strict=True):
@@ -303,7 +303,7 @@ def test_class_accuracy_refuses_what_it_cannot_count(trained: Curve) -> None:
         class_accuracy(trained, EXAMPLE, y[:2])
     with pytest.raises(LissomError, match=r"labels of 3 logits are 0 … 2, got 0 … 4"):
         class_accuracy(trained, torch.cat([EXAMPLE, EXAMPLE[:1]]), torch.arange(5))
-    with pytest.raises(PathError, match="its class has to be made first"):
+    with pytest.raises(PathError, match="needs the function that makes an untrained one"):
         class_accuracy(Curve.load(trained.out), EXAMPLE, y)
 
 

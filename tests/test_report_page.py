@@ -22,7 +22,7 @@ from lissom.path import Curve, Start
 from lissom.report import class_accuracy, curve_data, write_curve_report
 
 HOSTILE = "</script><script>alert(1)</script><b onmouseover='x'>&\"$^$"
-PRICES = (1e-4, 1e-3, 1e-2, 1e-1)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def curve(tmp_path_factory: pytest.TempPathFactory) -> Curve:
     out = tmp_path_factory.mktemp("l0")
-    made = path(PRICES, test=test_error, out=out, cold=(1e-3,))
+    made = path(STRENGTHS, test=test_error, out=out, from_scratch=(1e-3,))
     y = torch.tensor([0, 1, 2, 0])
     class_accuracy(made, EXAMPLE, y, names=["cat", "<b>dog", "gnu"]).save(out)
     return made
@@ -77,10 +77,12 @@ def flat(seed: int) -> nn.Sequential:
 
 def test_the_data_are_the_curve(page: Page, curve: Curve) -> None:
     [shown] = page.data["curves"]
-    settings = [*curve.settings, *curve.cold]
+    settings = [*curve.settings, *curve.from_scratch]
     assert len(shown["points"]) == len(settings)
     for point, setting in zip(shown["points"], settings, strict=True):
-        assert point["price"] == setting.price and point["cold"] == setting.cold
+        assert (
+            point["strength"] == setting.strength and point["from_scratch"] == setting.from_scratch
+        )
         assert point["error"] == pytest.approx([setting.error, setting.error_std])
         assert point["test"][0] == pytest.approx(setting.test_error)
         for axis in curve.axes:
@@ -92,11 +94,11 @@ def test_the_data_are_the_curve(page: Page, curve: Curve) -> None:
             assert network["sizes"] == one.sizes and network["test"] == one.test_error
 
 
-@pytest.mark.parametrize("axis", ["weights", "shrunk_weights", "macs", "bytes"])
+@pytest.mark.parametrize("axis", ["nonzeros", "weights", "macs", "bytes"])
 def test_front_and_knee_are_told_for_each_axis(page: Page, curve: Curve, axis: str) -> None:
     [shown] = page.data["curves"]
     on = shown["axes"][axis]
-    settings = [*curve.settings, *curve.cold]
+    settings = [*curve.settings, *curve.from_scratch]
     assert [settings[at] for at in on["front"]] == list(curve.front(axis))
     knee = curve.knee(axis)
     assert settings[on["knee"]] is knee.setting and on["range"] == list(knee.range or ())
@@ -122,7 +124,9 @@ def test_layers_and_patterns_are_those_of_the_trained_networks(page: Page, curve
 
 
 def test_inputs_that_are_a_square_are_laid_out_as_one(tmp_path: Path) -> None:
-    made = path(PRICES, network=flat, example=torch.ones(1, 9), out=tmp_path / "p", seeds=1)
+    made = path(
+        STRENGTHS, make_model=flat, example_inputs=torch.ones(1, 9), out=tmp_path / "p", seeds=1
+    )
     [shown] = reported(tmp_path, made).data["curves"]
     assert (shown["pattern"]["height"], shown["pattern"]["width"]) == (3, 3)
     assert len(shown["points"][0]["networks"][0]["readers"]) == 9
@@ -134,7 +138,9 @@ def test_classes_are_shown_where_they_are_known(page: Page, curve: Curve) -> Non
     known = load_json(curve.out / "classes.json")["points"]
     found = {
         f"seed{network['seed']}/{one.folder.name}": network["classes"]
-        for point, setting in zip(shown["points"], (*curve.settings, *curve.cold), strict=True)
+        for point, setting in zip(
+            shown["points"], (*curve.settings, *curve.from_scratch), strict=True
+        )
         for network, one in zip(point["networks"], setting.points, strict=True)
     }
     assert found == known
@@ -144,7 +150,7 @@ def test_small_networks_are_embedded(page: Page, curve: Curve) -> None:
     [shown] = page.data["curves"]
     first = curve.settings[1].points[0]
     link = shown["points"][1]["networks"][0]["link"]
-    assert link["name"] == f"{curve.out.name}-seed0-price-0.0001.safetensors"
+    assert link["name"] == f"{curve.out.name}-seed0-strength-0.0001.safetensors"
     head, body = link["href"].split(",", 1)
     assert head == "data:application/octet-stream;base64"
     content = base64.b64decode(body)
@@ -168,10 +174,10 @@ def test_answers_stand_at_the_top(page: Page, curve: Curve) -> None:
     knee, within = curve.knee(), curve.within(error=0.005)
     text = page.text.replace("\u00a0", " ").replace("&nbsp;", " ")
     for setting in (knee.setting, within):
-        assert f"{setting.size():,.0f} weights, " in text
+        assert f"{setting.size():,.0f} non-zero weights, " in text
         assert setting.test_error is not None
         assert f"test accuracy {100 * (1 - setting.test_error):.2f} %" in text
-    cost = 100 * curve.price(knee)
+    cost = 100 * curve.slope(knee)
     assert f"<b>{cost:+.2f}</b>" in text
     assert text.index(f"<b>{cost:+.2f}</b>") < text.index('<figure id="plot"')
     assert f'<a href="#curve=0&amp;point={curve.settings.index(knee.setting)}">' in text
@@ -179,13 +185,13 @@ def test_answers_stand_at_the_top(page: Page, curve: Curve) -> None:
 
 def test_the_table_has_all_points_without_a_script(page: Page, curve: Curve) -> None:
     rows = re.findall(r"<tr[^>]*><td><a.*?</tr>", page.text, re.DOTALL)
-    settings = [*curve.settings, *curve.cold]
+    settings = [*curve.settings, *curve.from_scratch]
     assert len(rows) == len(settings)
     for row, setting in zip(rows, settings, strict=True):
         cells = re.findall(r"<td>(.*?)</td>", row)
         assert cells[1].startswith(f"{100 * (1 - setting.error):.2f} ± ")
         assert float(cells[4].replace(",", "")) == pytest.approx(setting.size(), abs=0.5)
-    assert "knee" in rows[curve.settings.index(curve.knee().setting)] and "cold" in rows[-1]
+    assert "knee" in rows[curve.settings.index(curve.knee().setting)] and "from scratch" in rows[-1]
     static = re.search(r"<noscript>(.*?)</noscript>", page.text, re.DOTALL)
     assert static and static[1].startswith("<svg") and static[1].count("<svg") == 1
 
@@ -210,10 +216,10 @@ def test_how_it_was_made_is_told(page: Page, curve: Curve, tmp_path: Path) -> No
 
 def test_names_and_reasons_may_hold_anything(tmp_path: Path) -> None:
     folder = tmp_path / HOSTILE.replace("/", "\u2215")
-    made = path(PRICES, fit=raising(1e-2, HOSTILE), out=folder)
+    made = path(STRENGTHS, fit=raising(1e-2, HOSTILE), out=folder)
     save_json({"title": HOSTILE}, folder / "recipe.json")
     class_accuracy(made, EXAMPLE, torch.tensor([0, 1, 2, 0]), names=[HOSTILE, "", "_"]).save(folder)
-    other = path(PRICES, out=tmp_path / "_other", seeds=1)
+    other = path(STRENGTHS, out=tmp_path / "_other", seeds=1)
     page = reported(tmp_path, made, other)
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert not any("onmouseover" in attributes for _, attributes in page.tags)
@@ -225,22 +231,22 @@ def test_names_and_reasons_may_hold_anything(tmp_path: Path) -> None:
 
 
 def test_failed_points_are_listed_with_their_reasons(tmp_path: Path) -> None:
-    def failing(net: nn.Module, price: float | None, start: Start) -> Any:
-        chosen = price if start.seed == 1 else None
-        return raising(1e-2 if chosen == 1e-2 else -1, "no <luck>")(net, price, start)
+    def failing(net: nn.Module, strength: float | None, start: Start) -> Any:
+        chosen = strength if start.seed == 1 else None
+        return raising(1e-2 if chosen == 1e-2 else -1, "no <luck>")(net, strength, start)
 
-    made = path(PRICES, fit=failing, out=tmp_path / "p")
+    made = path(STRENGTHS, fit=failing, out=tmp_path / "p")
     assert len(made.failed) == 1
     page = reported(tmp_path, made)
-    assert "<b>price 0.01, seed 1</b>: RuntimeError: no &lt;luck&gt;" in page.text
+    assert "<b>strength 0.01, seed 1</b>: RuntimeError: no &lt;luck&gt;" in page.text
     [shown] = page.data["curves"]
-    [point] = [one for one in shown["points"] if one["price"] == 1e-2]
+    [point] = [one for one in shown["points"] if one["strength"] == 1e-2]
     assert point["failed"] == [1] and len(point["networks"]) == 1
     assert point["error"][1] is None  # one seed has no spread
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    page = reported(tmp_path, path(PRICES, out=tmp_path / "p", seeds=1))
+    page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1))
     [shown] = page.data["curves"]
     assert all(point["error"][1] is None and point["test"] is None for point in shown["points"])
     assert page.data["test"] is False
@@ -260,7 +266,7 @@ def test_several_curves_are_told_apart(curve: Curve, tmp_path: Path) -> None:
 
 
 def test_a_curve_outlives_its_networks(tmp_path: Path) -> None:
-    made = path(PRICES, out=tmp_path / "p", seeds=1)
+    made = path(STRENGTHS, out=tmp_path / "p", seeds=1)
     for file in (tmp_path / "p").glob("seed*/*/*.safetensors"):
         file.unlink()
     [shown] = reported(tmp_path, made).data["curves"]
@@ -276,7 +282,7 @@ def test_an_empty_network_has_lost_everything(tmp_path: Path) -> None:
 
 
 def test_latencies_are_times(tmp_path: Path) -> None:
-    page = reported(tmp_path, path(PRICES, out=tmp_path / "p", seeds=1, latency=True))
+    page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, latency=True))
     assert "<th>latency</th>" in page.text and re.search(r"<td>[\d.]+ (µs|ms)</td>", page.text)
 
 
@@ -289,7 +295,14 @@ def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:
     assert page.data["percent"] is False
     assert "a knee needs a front of three settings" in page.text
     assert "within 0.5 points" not in page.text  # losses have no points
-    assert page.data["curves"][0]["axes"]["weights"]["knee"] is None
+    assert page.data["curves"][0]["axes"]["nonzeros"]["knee"] is None
+
+
+def test_a_page_says_what_the_strength_is(tmp_path: Path) -> None:
+    page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, strength_name="λ"))
+    titles = [point["title"] for point in page.data["curves"][0]["points"]]
+    assert titles[:2] == ["dense", "strength (λ) 0.0001"]
+    assert "<th>strength (λ)</th>" in page.text
 
 
 def test_pages_of_nothing_are_refused(tmp_path: Path) -> None:
@@ -331,20 +344,20 @@ class TestInABrowser:
     def test_it_draws_all_points_and_chooses_the_knee(self, curve: Curve, tmp_path: Path) -> None:
         dom = browse(write_curve_report([curve.out], tmp_path / "x.html"))
         plot, chosen = section(dom, "plot"), section(dom, "chosen")
-        assert plot.count('role="button"') == len(curve.settings) + len(curve.cold)
-        assert plot.count('class="point cold') == 1 and plot.count('class="point knee') == 1
+        assert plot.count('role="button"') == len(curve.settings) + len(curve.from_scratch)
+        assert plot.count('class="point from-scratch') == 1 and plot.count('class="point knee') == 1
         assert plot.count('class="band"') == 1 and "<noscript" not in plot
         knee = curve.knee()
-        assert f"price {knee.price:g}, knee" in chosen
+        assert f"strength {knee.strength:g}, knee" in chosen
         assert "0.weight" in chosen and "&lt;b&gt;dog" in chosen and 'download="' in chosen
 
     def test_an_address_chooses_a_point(self, curve: Curve, tmp_path: Path) -> None:
         file = write_curve_report([curve.out], tmp_path / "x.html")
         dom = browse(file, "#point=1&seed=1&axis=bytes")
         chosen = section(dom, "chosen")
-        assert '<h2 class="">price 0.0001' in chosen
+        assert '<h2 class="">strength 0.0001' in chosen
         assert re.search(r'aria-pressed="true"[^>]*>1<', chosen)
-        assert "seed1-price-0.0001.safetensors" in chosen
+        assert "seed1-strength-0.0001.safetensors" in chosen
         assert "bytes removed" in section(dom, "plot")
         point = curve.settings[1].points[1]
         assert f"<td>{point.size():,.0f}</td>" in chosen
@@ -365,7 +378,7 @@ class TestInABrowser:
         assert "<title>0-1 #point=1 false</title>" in dom
         click = "document.querySelector(\"[data-key='0-2'] .dot\").dispatchEvent("
         dom = browse(file, script=click + 'new MouseEvent("click", { bubbles: true }));')
-        assert "price 0.001" in section(dom, "chosen") and "point knee pinned" in dom
+        assert "strength 0.001" in section(dom, "chosen") and "point knee pinned" in dom
 
     def test_curves_can_be_hidden(self, curve: Curve, tmp_path: Path) -> None:
         hostile = tmp_path / HOSTILE.replace("/", "\u2215")

@@ -103,10 +103,10 @@ def path(
     changes: Changes = None,
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
-    cold: Annotated[
+    from_scratch: Annotated[
         str | None,
         typer.Option(
-            help="Train these prices from scratch as well, at full length: all, or 0.1,0.01."
+            help="Train these strengths from scratch as well, at full length: all, or 0.1,0.01."
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
@@ -114,7 +114,7 @@ def path(
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with told():
-        chosen = _cold_prices(cold)
+        chosen = _strengths(from_scratch)
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
         read = read_recipe(recipe, changes or [])
@@ -130,9 +130,10 @@ def path(
         with resumable(run), points_shown(console):
             found = curve.run(jobs, () if chosen == "all" else chosen)
             if chosen == "all":
-                found = curve.run(jobs, [s.price for s in found.settings if s.price is not None])
-        data = curve.data
-        class_accuracy(found, data.test_x, data.test_y, curve.network, names=data.names).save(run)
+                sparse = [s.strength for s in found.settings if s.strength is not None]
+                found = curve.run(jobs, sparse)
+        x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
+        class_accuracy(found, x, y, curve.make_model, names=names).save(run)
         keep_result(record, found.to_dict(), run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one
@@ -148,24 +149,24 @@ def choose(
         float | None, typer.Option(help="The smallest that loses at most this: 0.005, say.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="The best within a size: weights=20000 or bytes=8192, say.")
+        str | None, typer.Option(help="The best within a size: nonzeros=20000 or bytes=8192, say.")
     ] = None,
     axis: Annotated[
-        str | None, typer.Option(help="The size for --knee and --within; weights.")
+        str | None, typer.Option(help="The size for --knee and --within; nonzeros.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
 ) -> None:
     """Take one network of a curve as a run of its own: to measure, shrink and export it."""
     with told():
         if [knee, within is not None, budget is not None].count(True) != 1:
-            raise PathError("choose by one of --knee, --within 0.005 and --budget weights=20000")
+            raise PathError("choose by one of --knee, --within 0.005 and --budget nonzeros=20000")
         if axis is not None and budget is not None:
             raise PathError(f"--budget {budget} names its size itself: leave out --axis {axis}")
         found = Curve.load(curve)
         if knee:
-            setting = found.knee(axis or "weights").setting
+            setting = found.knee(axis or "nonzeros").setting
         elif within is not None:
-            setting = found.within(within, axis or "weights")
+            setting = found.within(within, axis or "nonzeros")
         else:
             setting = found.budget(**_size(str(budget)))
         run = out or curve / "chosen"
@@ -187,7 +188,7 @@ def recipes() -> None:
     console.print(table(["recipe", "data", "epochs", "what it does"], rows))
 
 
-def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
+def _strengths(given: str | None) -> list[float] | Literal["all"]:
     if given is None:
         return []
     if given == "all":
@@ -195,7 +196,8 @@ def _cold_prices(given: str | None) -> list[float] | Literal["all"]:
     try:
         return [float(number) for number in given.split(",")]
     except ValueError as error:
-        raise PathError(f"--cold takes 'all' or prices such as 0.1,0.01, got {given!r}") from error
+        what = f"--from-scratch takes 'all' or strengths such as 0.1,0.01, got {given!r}"
+        raise PathError(what) from error
 
 
 def _size(given: str) -> dict[str, float]:
@@ -203,4 +205,4 @@ def _size(given: str) -> dict[str, float]:
     try:
         return {axis: float(number)}
     except ValueError as error:
-        raise PathError(f"--budget is a size such as weights=20000, got {given!r}") from error
+        raise PathError(f"--budget is a size such as nonzeros=20000, got {given!r}") from error

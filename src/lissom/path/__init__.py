@@ -11,13 +11,19 @@ from weakref import finalize
 
 from torch import nn
 
-from lissom.path.checks import check_cold, check_counts, check_functions, check_prices
+from lissom.path.checks import (
+    check_counts,
+    check_from_scratch,
+    check_functions,
+    check_strength_name,
+    check_strengths,
+)
 from lissom.path.curve import Curve
-from lissom.path.front import octaves
+from lissom.path.front import halvings
 from lissom.path.placing import Plan, Seen
 from lissom.path.point import Point, Start
 from lissom.path.results import Knee, Setting
-from lissom.path.running import Fit, Job, Network, Score, build
+from lissom.path.running import Fit, Job, MakeModel, Score, build
 from lissom.path.scores import Scores
 from lissom.path.storing import begin
 from lissom.path.workers import rounds
@@ -28,51 +34,57 @@ __all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
 
 def path(
     fit: Fit,
-    prices: Sequence[float],
+    strengths: Sequence[float],
     *,
-    network: Network,
+    make_model: MakeModel,
     error: Score,
-    example: ExampleInputs,
+    example_inputs: ExampleInputs,
     test: Score | None = None,
     points: int = 12,
     seeds: int = 3,
-    cold: Sequence[float] = (),
+    from_scratch: Sequence[float] = (),
+    strength_name: str = "strength",
     latency: bool = False,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
 ) -> Curve:
-    """Networks from dense to empty, each trained on from the last: (size, error) by price.
+    """Networks from dense to empty, each trained on from the last: (size, error) by strength.
 
-        def fit(net, price, start):        # your own training, of any method, in place
-            …                              # price None: no price, the dense network
-        curve = lissom.path(fit, (1e-5, 1e-2), network=make, error=valid_error, example=x)
-        curve.knee(); curve.within(error=0.005); curve.budget(weights=20_000)
+        def fit(net, strength, start):     # your own training, of any method, in place
+            …                              # strength is None for the dense network
+        curve = lissom.path(
+            fit, (1e-5, 1e-2), make_model=make_model, error=valid_error, example_inputs=x
+        )
+        curve.knee(); curve.within(error=0.005); curve.budget(nonzeros=20_000)
 
-    The first point is the dense network. Every other one begins with the weights of the next
-    denser point of its seed that worked, is trained at its price, measured, shrunk by
-    `lissom.shrink`, which checks the result, and saved. All seeds have the same prices. A point
-    whose `fit` raises, or ends in numbers that are not finite, is kept with its reason, and the
-    others go on.
+    The strength is whatever number makes your networks sparser: a λ that grows, or the fraction of
+    the weights that is kept, which falls. The first point is the dense network. Every other one
+    begins with the weights of the next denser point of its seed that worked, is trained at its
+    strength, measured, shrunk by `lissom.shrink`, which checks the result, and saved. All seeds
+    have the same strengths. A point whose `fit` raises, or ends in numbers that are not finite, is
+    kept with its reason, and the others go on.
 
     Args:
-        fit: fit(net, price, start) trains `net` in place and leaves it plain, with its zeros. It
+        fit: fit(net, strength, start) trains `net` in place and leaves it plain, with its zeros. It
             returns None, or a dict of tensors and plain values which the next point finds in
-            `start.state`. All generators are seeded by the seed and the price before.
-        prices: a list from dense to empty is taken as it is: λ grows, a fraction falls. (first,
-            last) is an interval of positive numbers: two thirds of the prices are a geometric grid,
-            the others are placed where the curve bends. (guess,) is one λ > 0: the interval is
-            searched in factors of 8, from where 99 % of the weights are left to where the answer
+            `start.state`. All generators are seeded by the seed and the strength before.
+        strengths: a list from dense to empty is taken as it is: λ grows, a fraction falls. (first,
+            last) is an interval of positive numbers: two thirds of the strengths are a geometric
+            grid, the others are placed where the curve bends. (guess,) is one λ > 0: the interval
+            is searched in factors of 8, from where 99 % of the weights are left to where the answer
             does not depend on the input any more, and then filled.
-        network: network(seed) makes the untrained network of a seed.
+        make_model: make_model(seed) makes the untrained network of a seed.
         error: error(net), a number ≥ 0 that is smaller for better networks, on validation data:
             points are placed and chosen by it. The network is in evaluation mode.
-        example: an input, or a tuple of inputs, to shrink and measure on.
+        example_inputs: an input, or a tuple of inputs, to shrink and measure on.
         test: the same on test data, which nothing is chosen by.
-        points: how many prices, with the dense one, for an interval or a guess; it may be fewer
+        points: how many strengths, with the dense one, for an interval or a guess; it may be fewer
             where nothing is left to be seen.
         seeds: how many: 0, 1, ….
-        cold: prices that are also trained from an untrained network, as the dense point is. They
-            are marked, and not part of the front. They may be added to a path that is there.
+        from_scratch: strengths that are also trained from an untrained network, as the dense point
+            is. These points are marked, and not part of the front. They may be added to a path that
+            is there.
+        strength_name: what the strength is, such as "λ" or "fraction kept", for tables and pages.
         latency: measure seconds of a forward pass too; use jobs=1 then.
         out: a folder for all points, where the same call goes on after a kill and repeats no
             finished point. A failed point is finished; remove its folder to try again. Without
@@ -83,21 +95,23 @@ def path(
     Raises:
         PathError: for arguments that cannot be, an `out` of other arguments, or if nothing worked.
     """
-    check_functions(fit=fit, network=network, error=error)
+    check_functions(fit=fit, make_model=make_model, error=error)
     if test is not None:
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
-    visited = check_prices(prices, points)
+    visited = check_strengths(strengths, points)
     plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
-    cold = check_cold(cold)
-    as_inputs(example)
-    asked = {
-        "prices": list(plan.prices),
+    from_scratch = check_from_scratch(from_scratch)
+    check_strength_name(strength_name)
+    as_inputs(example_inputs)
+    arguments = {
+        "strengths": list(plan.strengths),
         "points": plan.points,
         "seeds": seeds,
         "latency": latency,
         "test": test is not None,
-        "network": _shapes(build(network, 0)),
+        "strength_name": strength_name,
+        "parameters": _shapes(build(make_model, 0)),
     }
     with ExitStack() as temporary:
         if out is None:
@@ -105,43 +119,53 @@ def path(
             temporary.callback(rmtree, folder, ignore_errors=True)
         else:
             folder = Path(out)
-        begin(folder, asked)
+        begin(folder, arguments)
         job = Job(
-            fit, network, error, test, example, plan, latency, folder, folders=out is not None
+            fit,
+            make_model,
+            error,
+            test,
+            example_inputs,
+            plan,
+            latency,
+            folder,
+            folders=out is not None,
         )
-        with rounds(job, seeds, jobs) as make:
-            made = make([None], [])
+        with rounds(job, seeds, jobs) as make_points:
+            points_made = make_points([None], [])
             tried: list[float] = []
-            while following := plan.following(tried, _seen(made, plan), _dense(made)):
-                made += make(following, made)
+            while following := plan.following(
+                tried, _seen(points_made, plan), _dense_halvings(points_made)
+            ):
+                points_made += make_points(following, points_made)
                 tried += following
-            if cold:
-                make(cold, made, cold=True)
-        curve = Curve.load(folder, network)
+            if from_scratch:
+                make_points(from_scratch, points_made, from_scratch=True)
+        curve = Curve.load(folder, make_model)
         finalize(curve, temporary.pop_all().close)
     return curve
 
 
 def _seen(points: Sequence[Point], plan: Plan) -> list[Seen]:
-    """What placing is decided by: points that worked, by price, from dense to empty."""
-    by_price: dict[float, list[Point]] = {}
+    """What placing is decided by: points that worked, by strength, from dense to empty."""
+    by_strength: dict[float, list[Point]] = {}
     for point in points:
-        if point.price is not None and not point.failed:
-            by_price.setdefault(point.price, []).append(point)
+        if point.strength is not None and not point.failed:
+            by_strength.setdefault(point.strength, []).append(point)
     return [
         Seen(
-            price,
-            octaves=tuple(octaves(p.size()) for p in by_price[price]),
-            errors=tuple(p.error for p in by_price[price]),
-            empty=all(p.empty for p in by_price[price]),
+            strength,
+            halvings=tuple(halvings(p.size()) for p in by_strength[strength]),
+            errors=tuple(p.error for p in by_strength[strength]),
+            empty=all(p.empty for p in by_strength[strength]),
         )
-        for price in sorted(by_price, key=plan.order)
+        for strength in sorted(by_strength, key=plan.order)
     ]
 
 
-def _dense(points: Sequence[Point]) -> float | None:
+def _dense_halvings(points: Sequence[Point]) -> float | None:
     """log₂ of the dense size, as a mean over the seeds that worked."""
-    sizes = [octaves(p.size()) for p in points if p.price is None and not p.failed]
+    sizes = [halvings(p.size()) for p in points if p.strength is None and not p.failed]
     return fmean(sizes) if sizes else None
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from lissom.errors import PathError
 
 WAYS = (
-    "prices are (first, last), an interval to be filled; (guess,), one price λ > 0 to search from; "
-    "or a list from dense to empty"
+    "strengths are (first, last), an interval to be filled; (guess,), one λ > 0 to search from; or "
+    "a list from dense to empty"
 )
 
 
@@ -20,10 +20,10 @@ def check_functions(**functions: object) -> None:
     for name, function in functions.items():
         if not callable(function):
             raise PathError(f"{name} is a function, got {function!r}")
-        if name == "network" and isinstance(function, nn.Module):
+        if name == "make_model" and isinstance(function, nn.Module):
             raise PathError(
-                "network(seed) makes an untrained network, such as `def network(seed): return "
-                f"MyNet()`; got the network {function}"
+                "make_model(seed) makes an untrained network, such as `def make_model(seed): "
+                f"return MyNet()`; got the network {function}"
             )
 
 
@@ -34,49 +34,53 @@ def check_counts(**counts: object) -> None:
             raise PathError(f"{name} is a whole number ≥ 1, got {count!r}")
 
 
-def check_prices(prices: object, points: int) -> tuple[float, ...]:
-    """The prices as floats, from dense to empty.
+def check_strengths(strengths: object, points: int) -> tuple[float, ...]:
+    """The strengths as floats, from dense to empty.
 
     Raises:
         PathError: if there is none, or they are in no order, or too many for the points.
     """
-    given = _numbers("prices", prices)
+    given = _numbers("strengths", strengths)
     if not given:
-        raise PathError(f"{WAYS}; got {prices!r}")
+        raise PathError(f"{WAYS}; got {strengths!r}")
     if len(given) <= 2 and min(given) <= 0:
-        raise PathError(f"{WAYS}; only a list may hold 0 or less, got {prices!r}")
+        raise PathError(f"{WAYS}; only a list may hold 0 or less, got {strengths!r}")
     steps = [b - a for a, b in pairwise(given)]
     if not (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
         raise PathError(
-            "prices go from dense to empty, all of them growing (λ) or all falling (a fraction), "
-            f"each once; got {prices!r}"
+            "strengths go from dense to empty, all of them growing (λ) or all falling (a fraction "
+            f"kept), each once; got {strengths!r}"
         )
     if len(given) <= 2 and points <= len(given):
         raise PathError(
-            f"points={points} with the dense one leaves too few for prices={prices!r}: give at "
-            f"least points={len(given) + 1}"
+            f"points={points} with the dense one leaves too few for strengths={strengths!r}: give "
+            f"at least points={len(given) + 1}"
         )
     return given
 
 
-def check_cold(cold: object) -> tuple[float, ...]:
-    """The prices of cold points.
+def check_from_scratch(from_scratch: object) -> tuple[float, ...]:
+    """The strengths of points that are trained from scratch.
 
     Raises:
         PathError: if they are no list of numbers, or one comes twice.
     """
-    given = _numbers("cold", cold)
+    given = _numbers("from_scratch", from_scratch)
     if len(set(given)) < len(given):
-        raise PathError(f"cold holds each price once, got {cold!r}")
+        raise PathError(f"from_scratch holds each strength once, got {from_scratch!r}")
     return given
+
+
+def check_strength_name(name: object) -> None:
+    """Refuse what is no text for the head of a column."""
+    if not isinstance(name, str) or not name.strip():
+        raise PathError(f"strength_name is text such as 'λ' or 'fraction kept', got {name!r}")
 
 
 def _numbers(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, Iterable) or isinstance(values, str):
-        raise PathError(
-            f"{WAYS if name == 'prices' else 'cold is a list of prices, such as (1e-4,)'}; "
-            f"got {values!r}"
-        )
+        what = WAYS if name == "strengths" else f"{name} is a list of strengths, such as (1e-4,)"
+        raise PathError(f"{what}; got {values!r}")
     listed = list(values)
     for value in listed:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):

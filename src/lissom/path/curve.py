@@ -13,9 +13,9 @@ from lissom.errors import PathError, nearest
 from lissom.groups import Groups
 from lissom.path import front as fronts
 from lissom.path.placing import Plan
-from lissom.path.point import Point
+from lissom.path.point import Point, label_of, number_or_dense
 from lissom.path.results import Knee, Setting
-from lissom.path.running import Network, build
+from lissom.path.running import MakeModel, build
 from lissom.path.scores import Scores, scores_of
 from lissom.path.storing import fill, load_path, load_points, small_in, tensors_in
 from lissom.saving import load
@@ -26,56 +26,69 @@ from lissom.tables import table, text
 class Curve:
     """All points of a path; made by `lissom.path`, or read again by `Curve.load`.
 
-    Sizes are on an axis: "weights" (weights and biases of the shrunk network that are not zero),
-    "shrunk_weights" (all of them), "macs" (for one example), "bytes" (each tensor
-    in its smallest format), "bits", or "latency" in seconds, if it was asked for.
+    Sizes are on an axis: "nonzeros" (weights and biases of the shrunk network that are not zero),
+    "weights" (all of them), "macs" (for one example), "bytes" (each tensor in its smallest format),
+    "bits", or "latency" in seconds, if it was asked for.
 
     Attributes:
-        points: from dense to empty, at each price by seed; then the cold ones.
+        points: from dense to empty, at each strength by seed; then those from scratch.
         out: where they are saved.
         parameters: names of the networks' parameters.
-        make: network(seed), to read networks with; None if not given.
+        strength_name: what the strength is: "λ", "fraction kept", …
+        make_model: make_model(seed), to read networks with; None if not given.
     """
 
     points: tuple[Point, ...]
     out: Path
     parameters: tuple[str, ...] = field(repr=False)
-    make: Network | None = field(default=None, repr=False, compare=False)
+    strength_name: str = field(default="strength", repr=False)
+    make_model: MakeModel | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def load(cls, out: str | os.PathLike[str], network: Network | None = None) -> "Curve":
+    def load(cls, out: str | os.PathLike[str], make_model: MakeModel | None = None) -> "Curve":
         """Read the finished points of a path, without training anything.
 
         Args:
             out: the folder that `lissom.path` was given.
-            network: network(seed), needed only to get networks.
+            make_model: make_model(seed), needed only to get networks.
 
         Raises:
             RunError: if there is no path in `out`.
             PathError: if no point worked there, or it is of another version.
         """
         out = Path(out)
-        known = load_path(out)
-        order = Plan(tuple(known["prices"]), known["points"]).order
-        points = sorted(load_points(out), key=lambda p: (p.cold, order(p.price), p.seed))
-        if all(point.failed or point.cold for point in points):
+        record = load_path(out)
+        order = Plan(tuple(record["strengths"]), record["points"]).order
+        points = sorted(load_points(out), key=lambda p: (p.from_scratch, order(p.strength), p.seed))
+        if all(point.failed or point.from_scratch for point in points):
             why = next((p.failed for p in points if p.failed), None)
             raise PathError(
                 f"no point of the path in {out} is finished: call lissom.path first"
                 if why is None
                 else f"every point of the path in {out} failed, the first with {why}"
             )
-        return cls(tuple(points), out, tuple(known["network"]), network)
+        return cls(
+            tuple(points),
+            out,
+            parameters=tuple(record["parameters"]),
+            strength_name=record["strength_name"],
+            make_model=make_model,
+        )
+
+    @property
+    def strength_label(self) -> str:
+        """As the head of a column has it: "strength", or with its name "strength (λ)"."""
+        return label_of(self.strength_name)
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
-        """The warm-started prices from dense to empty, over the seeds that worked at each."""
-        return _settings(point for point in self.points if not point.cold)
+        """The warm-started strengths from dense to empty, over the seeds that worked at each."""
+        return _settings(point for point in self.points if not point.from_scratch)
 
     @cached_property
-    def cold(self) -> tuple[Setting, ...]:
-        """The prices that were trained from untrained networks, as a check."""
-        return _settings(point for point in self.points if point.cold)
+    def from_scratch(self) -> tuple[Setting, ...]:
+        """The strengths that were trained from untrained networks, as a check."""
+        return _settings(point for point in self.points if point.from_scratch)
 
     @property
     def failed(self) -> tuple[Point, ...]:
@@ -87,20 +100,20 @@ class Curve:
         """The names of the sizes."""
         return tuple(next(p.sizes for p in self.points if p.sizes is not None))
 
-    def front(self, axis: str = "weights") -> tuple[Setting, ...]:
+    def front(self, axis: str = "nonzeros") -> tuple[Setting, ...]:
         """Settings that no other dominates, from dense to empty.
 
         One dominates another if its mean size and its mean error are at most the other's, and one
-        of them is less. Cold ones do not take part.
+        of them is less. Those from scratch do not take part.
         """
         return _front(self.settings, self._axis(axis))
 
-    def dominated(self, axis: str = "weights") -> tuple[Setting, ...]:
+    def dominated(self, axis: str = "nonzeros") -> tuple[Setting, ...]:
         """The warm-started settings that are not on the front."""
         kept = {id(setting) for setting in self.front(axis)}
         return tuple(setting for setting in self.settings if id(setting) not in kept)
 
-    def knee(self, axis: str = "weights") -> Knee:
+    def knee(self, axis: str = "nonzeros") -> Knee:
         """The setting of the front that is furthest below a chord.
 
         The chord runs from the lowest error at the largest size to the last point of the front, in
@@ -116,22 +129,22 @@ class Curve:
         if len(front) < 3:
             raise PathError(
                 f"a knee needs a front of three settings, and this one has {len(front)}: "
-                f"{_listed(front)}. Take more prices, or an interval from dense to empty"
+                f"{_listed(front)}. Take more strengths, or an interval from dense to empty"
             )
         found = _knee(self.settings, axis)
         if found is None:
             raise PathError(
                 "the front is nowhere below the straight line between its ends, so it has no knee: "
-                f"{_listed(front)}. Look at more prices near the dense network"
+                f"{_listed(front)}. Look at more strengths near the dense network"
             )
         own: dict[int, Point] = {}
         for seed in sorted({point.seed for point in self.points}):
-            alone = _settings(p for p in self.points if p.seed == seed and not p.cold)
+            alone = _settings(p for p in self.points if p.seed == seed and not p.from_scratch)
             if knee := _knee(alone, axis):
                 own[seed] = knee.points[0]
         return Knee(found, axis, own)
 
-    def within(self, error: float, axis: str = "weights") -> Setting:
+    def within(self, error: float, axis: str = "nonzeros") -> Setting:
         """The smallest setting whose mean error is at most the dense one's + `error`.
 
         Raises:
@@ -140,7 +153,7 @@ class Curve:
         if not _is_number(error):
             raise PathError(f"error is how much more than the dense one's, got {error!r}")
         front = self.front(axis)
-        dense = next((s for s in self.settings if s.price is None), None)
+        dense = next((s for s in self.settings if s.strength is None), None)
         if dense is None:
             raise PathError("the dense network failed for all seeds: there is no error to add to")
         allowed = [s for s in front if s.error <= dense.error + error]
@@ -155,14 +168,14 @@ class Curve:
     def budget(self, /, **budget: float) -> Setting:
         """The setting with the lowest mean error whose size, the largest over seeds, is within.
 
-            curve.budget(weights=20_000), curve.budget(macs=1e6), curve.budget(bytes=8192)
+            curve.budget(nonzeros=20_000), curve.budget(macs=1e6), curve.budget(bytes=8192)
 
         Raises:
             PathError: if no setting is so small, or not exactly one axis was given.
         """
         if len(budget) != 1:
             raise PathError(
-                f"a budget is of one size, such as weights=20_000; got {budget or 'none'}. "
+                f"a budget is of one size, such as nonzeros=20_000; got {budget or 'none'}. "
                 f"Axes: {', '.join(self.axes)}"
             )
         [(name, limit)] = budget.items()
@@ -178,8 +191,8 @@ class Curve:
             )
         return min(within, key=lambda s: (s.error, s.size(axis)))
 
-    def price(self, at: "Setting | Point | Knee | float", axis: str = "weights") -> float:
-        """What one halving of the size costs at a size: error, as `error` counts it.
+    def slope(self, at: "Setting | Point | Knee | float", axis: str = "nonzeros") -> float:
+        """The error, as `error` counts it, that one halving of the size adds around a size.
 
         E(x − ½) − E(x + ½) for x = log₂ size, where E is the straight line between neighbours on
         the front; at its ends the half that there is, divided by its width.
@@ -204,7 +217,7 @@ class Curve:
         return fronts.slope(sizes, [s.error for s in front], size)
 
     def scores(self, seed: int = 0, groups: Callable[[nn.Module], Groups] | None = None) -> Scores:
-        """For each weight, or each group, from which price on it is zero; see `Scores`.
+        """For each weight, or each group, the strength from which on it is zero; see `Scores`.
 
             curve.scores().index["fc1.weight"]
             curve.scores(groups=lambda net: lissom.neurons(net, x))    # one for each neuron
@@ -218,7 +231,7 @@ class Curve:
             PathError: if no warm-started point of this seed worked, or nothing makes the network
                 whose groups are asked for.
         """
-        points = [p for p in self.points if p.seed == seed and not p.cold and not p.failed]
+        points = [p for p in self.points if p.seed == seed and not p.from_scratch and not p.failed]
         if not points:
             seeds = sorted({p.seed for p in self.points if not p.failed})
             raise PathError(f"there is no network of seed={seed!r}; seeds: {seeds}")
@@ -227,23 +240,23 @@ class Curve:
         else:
             net = build(self._maker(None), seed)
             dead = [_dead_groups(net, groups, point) for point in points]
-        return scores_of([point.price for point in points], dead)
+        return scores_of([point.strength for point in points], dead)
 
-    def network(self, point: Point, network: Network | None = None) -> nn.Module:
+    def network(self, point: Point, make_model: MakeModel | None = None) -> nn.Module:
         """The shrunk network of a point, in evaluation mode.
 
             [curve.network(point) for point in curve.within(error=0.005).points]
 
         Args:
             point: of this curve.
-            network: network(seed); needed where `Curve.load` was not given it.
+            make_model: make_model(seed); needed where `Curve.load` was not given it.
 
         Raises:
             PathError: if the point failed, or nothing makes the network.
         """
         self._check(point)
-        make = self._maker(network)
-        return load(small_in(point.folder), lambda: build(make, point.seed))
+        maker = self._maker(make_model)
+        return load(small_in(point.folder), lambda: build(maker, point.seed))
 
     def tensors(self, point: Point) -> dict[str, Tensor]:
         """Parameters and buffers of a point's trained network before it was shrunk, on the CPU.
@@ -258,14 +271,14 @@ class Curve:
         """All points, and all settings with their means, as JSON has them."""
         return {
             "points": [point.to_dict() for point in self.points],
-            "settings": [setting.to_dict() for setting in (*self.settings, *self.cold)],
+            "settings": [setting.to_dict() for setting in (*self.settings, *self.from_scratch)],
         }
 
     def __str__(self) -> str:
         dominated = {id(setting) for setting in self.dominated()}
         rows = [_row(s, "dominated" if id(s) in dominated else "") for s in self.settings]
-        rows += [_row(s, "cold") for s in self.cold]
-        columns = ["price", "error", "test", *_columns(self.axes), "seconds", ""]
+        rows += [_row(s, "from scratch") for s in self.from_scratch]
+        columns = [self.strength_label, "error", "test", *_columns(self.axes), "seconds", ""]
         lines = [text(table(columns, rows))]
         lines += [f"failed: {point}: {point.failed}" for point in self.failed]
         return "\n".join(lines)
@@ -274,14 +287,15 @@ class Curve:
         tensors = tensors_in(point.folder)
         return {name: tensors[name] == 0 for name in self.parameters}
 
-    def _maker(self, network: Network | None) -> Network:
-        make = network or self.make
-        if make is None:
+    def _maker(self, given: MakeModel | None) -> MakeModel:
+        make_model = given or self.make_model
+        if make_model is None:
             raise PathError(
-                "to read a network, its class has to be made first: curve.network(point, make) or "
-                "Curve.load(out, make), with the function that lissom.path was given as network"
+                "reading a network needs the function that makes an untrained one: "
+                "curve.network(point, make_model) or Curve.load(out, make_model), with what "
+                "lissom.path was given as make_model"
             )
-        return make
+        return make_model
 
     def _axis(self, axis: str) -> str:
         if axis not in self.axes:
@@ -313,18 +327,18 @@ def _dead_groups(
 
 
 def _settings(points: Iterable[Point]) -> tuple[Setting, ...]:
-    """Points by price, in the order in which they come; without prices at which all failed."""
-    by_price: dict[float | None, list[Point]] = {}
+    """Points by strength, in the order in which they come; without those at which all failed."""
+    by_strength: dict[float | None, list[Point]] = {}
     for point in points:
-        by_price.setdefault(point.price, []).append(point)
+        by_strength.setdefault(point.strength, []).append(point)
     return tuple(
         Setting(
-            price,
+            strength,
             points=tuple(p for p in found if not p.failed),
             failed=tuple(p for p in found if p.failed),
-            cold=found[0].cold,
+            from_scratch=found[0].from_scratch,
         )
-        for price, found in by_price.items()
+        for strength, found in by_strength.items()
         if not all(p.failed for p in found)
     )
 
@@ -347,7 +361,7 @@ def _size(at: "Setting | Point | Knee | float", axis: str) -> float:
         return at.size(axis)
     if _is_number(at):
         return float(at)
-    raise PathError(f"a price is asked for at a setting, a point or a size, got {at!r}")
+    raise PathError(f"a slope is asked for at a setting, a point or a size, got {at!r}")
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -367,8 +381,15 @@ def _row(setting: Setting, mark: str) -> list[object]:
     marks = [mark] if mark else []
     if setting.failed:
         marks.append(f"{len(setting.failed)} failed")
-    price = "dense" if setting.price is None else f"{setting.price:.4g}"
-    return [price, f"{setting.error:.4g}{many}", test, *sizes, f"{seconds:.1f}", ", ".join(marks)]
+    strength = number_or_dense(setting.strength)
+    return [
+        strength,
+        f"{setting.error:.4g}{many}",
+        test,
+        *sizes,
+        f"{seconds:.1f}",
+        ", ".join(marks),
+    ]
 
 
 def _columns(axes: Iterable[str]) -> list[str]:

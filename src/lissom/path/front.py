@@ -1,7 +1,7 @@
 """What a cloud of (size, error) says: its Pareto front, its knee, and the slope in between.
 
-Plain functions of numbers. Sizes are looked at in octaves x = log₂ size, since halving a network is
-what one step is; an empty network counts as half a weight, x = −1.
+Plain functions of numbers. Sizes are looked at in halvings: x = log₂ size of them leave a single
+weight. An empty network counts as half a weight, x = −1.
 """
 
 import math
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def octaves(size: float) -> float:
-    """x = log₂ size, and −1 for nothing at all."""
+def halvings(size: float) -> float:
+    """x = log₂ size: how many halvings leave a single weight; −1 for nothing at all."""
     return math.log2(size) if size > 0 else -1.0
 
 
-def doublings(errors: Sequence[float], least: float | None = None) -> list[float]:
+def log2_errors(errors: Sequence[float], least: float | None = None) -> list[float]:
     """log₂ of errors ≥ 0, where 0 counts as half of the smallest one above it.
 
     Args:
         errors: the errors.
-        least: the smallest one above 0, if they are only a part of what is compared.
+        least: the smallest one above 0, if these are not all that are compared.
     """
     if least is None:
         least = above_zero(errors)
@@ -50,11 +50,12 @@ def knee(sizes: Sequence[float], errors: Sequence[float], largest: float) -> int
     """argmax (1 − x̂ − ŷ): the point of a front furthest below a chord.
 
     x̂ and ŷ are log₂ size and log₂ error, scaled to [0, 1], so the chord runs from (1, 0), the
-    lowest error at the largest size, to (0, 1), the emptiest point: halvings of the size are
-    weighed against doublings of the error. On a linear scale an error of 20 % would still look
-    small beside the 90 % of an empty network. The largest network may be dominated by one that was
-    trained longer, and is where the chord begins all the same. An error of 0 counts as half of the
-    smallest one above it. Of equals, the smallest network.
+    lowest error at the largest size, to (0, 1), the emptiest point: the factor
+    by which the size falls is weighed against the factor by which the error rises. On a linear
+    scale an error of 20 % would still look small beside the 90 % of an empty network. The largest
+    network may be dominated by one that was trained longer, and is where the chord begins all the
+    same. An error of 0 counts as half of the smallest one above it. Of equals, the smallest
+    network.
 
     Args:
         sizes: of the points of a front, largest first.
@@ -69,8 +70,8 @@ def knee(sizes: Sequence[float], errors: Sequence[float], largest: float) -> int
     """
     if len(sizes) < 3:
         return None
-    x, y = [octaves(size) for size in sizes], doublings(errors)
-    wide, high = octaves(largest) - min(x), max(y) - min(y)
+    x, y = [halvings(size) for size in sizes], log2_errors(errors)
+    wide, high = halvings(largest) - min(x), max(y) - min(y)
     if not wide or not high:
         return None
     below = [1 - (x_ - min(x)) / wide - (y_ - min(y)) / high for x_, y_ in zip(x, y, strict=True)]
@@ -82,16 +83,16 @@ def slope(sizes: Sequence[float], errors: Sequence[float], at: float) -> float:
     """(E(x − ½) − E(x + ½)) / 1: what one halving around the size `at` adds to the error.
 
     E is the straight line between neighbouring points of the front, over x = log₂ size. At an end
-    the half octave beyond it is left out, and the difference divided by the width that is left.
+    the half of it beyond is left out, and the difference divided by the width that is left.
 
     Args:
         sizes: of the points of a front, largest first; at least two that differ.
         errors: of the same points.
         at: a size between the smallest and the largest.
     """
-    x = [octaves(size) for size in reversed(sizes)]
+    x = [halvings(size) for size in reversed(sizes)]
     y = list(reversed(errors))
-    here = octaves(at)
+    here = halvings(at)
     low, high = max(here - 0.5, x[0]), min(here + 0.5, x[-1])
     smaller, larger = np.interp([low, high], x, y)
     return float(smaller - larger) / (high - low)

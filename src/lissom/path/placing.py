@@ -1,7 +1,7 @@
 """Where the next point goes: a pure function of the points there are, so that it can be repeated.
 
-Three ways to say the prices: a list is taken as it is; an interval is filled by a coarse grid, then
-where the curve bends; a single guess is first widened to an interval.
+Three ways to give the strengths: a list is taken as it is; an interval is filled by a coarse grid,
+then where the curve bends; a single guess is first widened to an interval.
 """
 
 import math
@@ -10,86 +10,86 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, variance
 
-from lissom.path.front import above_zero, doublings
+from lissom.path.front import above_zero, log2_errors
 
-FACTOR = 8.0  # between the prices of a scan
+FACTOR = 8.0  # between the strengths of a scan
 DENSE = 0.99  # of the dense size: so much is left where the first group dies
-HALVINGS = 3  # of an interval of the coarse grid; beyond, the curve jumps rather than bends
+SPLITS = 3  # of an interval of the coarse grid; beyond, the curve jumps rather than bends
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the seeds found at one price.
+    """What the seeds found at one strength.
 
     Attributes:
-        price: positive.
-        octaves: log₂ size, for each seed that worked.
+        strength: positive.
+        halvings: log₂ size, for each seed that worked.
         errors: for the same seeds.
         empty: whether no answer depends on its input any more, for all of them.
     """
 
-    price: float
-    octaves: tuple[float, ...]
+    strength: float
+    halvings: tuple[float, ...]
     errors: tuple[float, ...]
     empty: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which prices a path visits, and in which order they grow sparser.
+    """Which strengths a path visits, and in which order they grow sparser.
 
     Attributes:
-        prices: one guess, the two ends of an interval, or a list, from dense to empty.
+        strengths: one guess, the two ends of an interval, or a list, from dense to empty.
         points: how many there may be, with the dense one; a list has its own length.
     """
 
-    prices: tuple[float, ...]
+    strengths: tuple[float, ...]
     points: int
 
-    def order(self, price: float | None) -> float:
+    def order(self, strength: float | None) -> float:
         """Grows from dense (None) to empty."""
-        falls = len(self.prices) > 1 and self.prices[0] > self.prices[-1]
-        return -math.inf if price is None else -price if falls else price
+        falls = len(self.strengths) > 1 and self.strengths[0] > self.strengths[-1]
+        return -math.inf if strength is None else -strength if falls else strength
 
     def following(
         self, tried: Sequence[float], seen: Sequence[Seen], dense: float | None
     ) -> list[float]:
-        """The prices of the next round, from dense to empty; none when the path is complete.
+        """The strengths of the next round, from dense to empty; none when the path is complete.
 
         Args:
-            tried: all prices so far, whether they worked or not.
+            tried: all strengths so far, whether they worked or not.
             seen: those of them that worked, from dense to empty.
             dense: log₂ of the dense size; None if that is not known.
         """
         left = self.points - 1 - len(tried)
-        if len(self.prices) > 2:
-            return [] if tried else list(self.prices)
+        if len(self.strengths) > 2:
+            return [] if tried else list(self.strengths)
         if left <= 0:
             return []
-        if len(self.prices) == 2:
-            coarse = _grid(self.prices[0], self.prices[1], coarse_points(self.points))
+        if len(self.strengths) == 2:
+            coarse = _grid(self.strengths[0], self.strengths[1], coarse_points(self.points))
             if not tried:
                 return coarse
             return bend(seen, tried, _distance(*coarse[:2]))
-        wider = scan(self.prices[0], tried, seen, dense)
+        wider = scan(self.strengths[0], tried, seen, dense)
         return bend(seen, tried, math.log(FACTOR)) if wider is None else [wider]
 
 
 def scan(
     guess: float, tried: Sequence[float], seen: Sequence[Seen], dense: float | None
 ) -> float | None:
-    """The next price of a search for both ends of a curve; None when both are found.
+    """The next strength of a search for both ends of a curve; None when both are found.
 
     In factors of 8 down from the guess, until 99 % of the dense size is left: there the first group
-    dies. Then up from it, until the network is empty: there the last one has died. A price that
+    dies. Then up from it, until the network is empty: there the last one has died. A strength that
     failed ends its direction.
     """
     if not tried:
         return guess
-    known = {one.price: one for one in seen}
-    first, last = known.get(min(tried)), known.get(max(tried))
-    # The size is compared in octaves, as it is known.
-    if first and dense is not None and fmean(first.octaves) < dense + math.log2(DENSE):
+    by_strength = {one.strength: one for one in seen}
+    first, last = by_strength.get(min(tried)), by_strength.get(max(tried))
+    # Sizes are known by their logarithms.
+    if first and dense is not None and fmean(first.halvings) < dense + math.log2(DENSE):
         return min(tried) / FACTOR
     if last and not last.empty:
         return max(tried) * FACTOR
@@ -97,7 +97,7 @@ def scan(
 
 
 def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[float]:
-    """The geometric mean of the two neighbouring prices between which the curve may bend most.
+    """The geometric mean of the two neighbouring strengths between which the curve may bend most.
 
         argmax |Δ log₂ error|/range · |Δ log₂ size|/range
 
@@ -106,23 +106,23 @@ def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[fl
     halved (Hamacher, Pedersen & Ruzika 2007, box algorithms). Logarithms, since otherwise most
     points would lie where the error is beyond all use. Of equal areas, such as none, the one with
     the largest step in size. A difference of means below two standard errors over the seeds counts
-    as none. Left alone is an interval whose two points are the same in both; both of which
-    are empty or no better than an empty one; in which a price was tried in vain; and one that was
-    halved three times from the coarse grid, since the curve jumps there, and no price in between
-    would show more.
+    as none. An interval is left alone if its two points have the same size and the same error; if
+    both are empty or no better than an empty one; if a strength within it was tried in vain; and if
+    it was halved three times from the coarse grid, since the curve jumps there, and no strength in
+    between would show more.
 
     Args:
-        seen: what is known, by price.
-        tried: all prices so far.
-        coarse: |log ratio| of neighbouring prices in the coarse grid.
+        seen: what is known, by strength.
+        tried: all strengths so far.
+        coarse: |log ratio| of neighbouring strengths in the coarse grid.
 
     Returns:
-        One price, or none if there is no interval worth it.
+        One strength, or none if there is no interval worth it.
     """
     errors = [fmean(one.errors) for one in seen]
-    sizes = [fmean(one.octaves) for one in seen]
+    sizes = [fmean(one.halvings) for one in seen]
     least = above_zero([error for one in seen for error in one.errors])
-    levels = [doublings(one.errors, least) for one in seen]
+    levels = [log2_errors(one.errors, least) for one in seen]
     means = [fmean(level) for level in levels]
     high = max(means, default=0) - min(means, default=0)
     wide = max(sizes, default=0) - min(sizes, default=0)
@@ -132,12 +132,12 @@ def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[fl
     for (a, a_level, a_lost), (b, b_level, b_lost) in pairwise(
         zip(seen, levels, lost, strict=True)
     ):
-        middle = math.sqrt(a.price * b.price)
-        narrow = _distance(a.price, b.price) < 1.01 * coarse / 2**HALVINGS
-        if narrow or (a_lost and b_lost) or any(_between(a, price, b) for price in tried):
+        middle = math.sqrt(a.strength * b.strength)
+        narrow = _distance(a.strength, b.strength) < 1.01 * coarse / 2**SPLITS
+        if narrow or (a_lost and b_lost) or any(_between(a, strength, b) for strength in tried):
             continue
         rise = _change(a_level, b_level) / (high or 1)
-        fall = _change(a.octaves, b.octaves) / (wide or 1)
+        fall = _change(a.halvings, b.halvings) / (wide or 1)
         worth = (rise * fall, fall, rise)
         if worth > most:
             best, most = middle, worth
@@ -145,7 +145,7 @@ def bend(seen: Sequence[Seen], tried: Sequence[float], coarse: float) -> list[fl
 
 
 def coarse_points(points: int) -> int:
-    """How many prices of an interval are a grid: two thirds of them.
+    """How many strengths of an interval are a grid: two thirds of them.
 
     What begins with the weights of a much larger network gets less of its training while sparse,
     so that a wide grid costs more than the bends that it leaves points for.
@@ -154,7 +154,7 @@ def coarse_points(points: int) -> int:
 
 
 def _grid(first: float, last: float, number: int) -> list[float]:
-    """`number` prices from first to last, with the same factor between neighbours."""
+    """`number` strengths from first to last, with the same factor between neighbours."""
     steps = number - 1
     between = [first * (last / first) ** (i / steps) for i in range(1, steps)]
     return [first, *between, last]
@@ -164,9 +164,9 @@ def _distance(a: float, b: float) -> float:
     return abs(math.log(b / a))
 
 
-def _between(a: Seen, price: float, b: Seen) -> bool:
-    """Whether a price within an interval was tried; it is no neighbour, so it failed."""
-    return min(a.price, b.price) < price < max(a.price, b.price)
+def _between(a: Seen, strength: float, b: Seen) -> bool:
+    """Whether a strength within an interval was tried; it is no neighbour, so it failed."""
+    return min(a.strength, b.strength) < strength < max(a.strength, b.strength)
 
 
 def _change(a: Sequence[float], b: Sequence[float]) -> float:

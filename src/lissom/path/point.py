@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 AXES = {
-    "weights": "weights and biases of the shrunk network that are not zero",
-    "shrunk_weights": "all weights and biases of the shrunk network",
+    "nonzeros": "weights and biases of the shrunk network that are not zero",
+    "weights": "all weights and biases of the shrunk network",
     "macs": "multiply–accumulates of the shrunk network for one example of the batch",
     "bytes": "the shrunk network, each tensor in its smallest format, indices included",
     "bits": "8 · bytes",
@@ -23,7 +23,7 @@ class Start:
     Attributes:
         seed: from 0.
         number: of the point, in the order in which a seed's points are made; 0 wherever the network
-            is untrained: at the dense point, at a cold one, and as long as nothing worked.
+            is untrained: at the dense point, at one from scratch, and as long as nothing worked.
         state: what `fit` returned at the point whose weights the network has; None for nothing. Its
             tensors are on the CPU.
         folder: for files of this point's `fit` alone; they are still there when it is called again
@@ -41,25 +41,25 @@ class Point:
     """One network of a curve, or why there is none.
 
     Attributes:
-        price: None for the dense network.
+        strength: None for the dense network.
         seed: from 0.
-        number: in the order in which the points of a seed were made; 0 for a cold one.
+        number: in the order in which the points of a seed were made; 0 for one from scratch.
         folder: what was saved of it.
-        cold: whether it was trained from an untrained network, as a check.
+        from_scratch: whether it was trained from an untrained network, as a check.
         origin: the folder's name of the point with whose weights it began; None for none.
         error: on what it may be chosen by; NaN if it failed.
         test_error: only reported; None if no test was given.
-        sizes: by the name of the axis: weights, shrunk_weights, macs, bytes, bits, latency.
+        sizes: by the name of the axis: nonzeros, weights, macs, bytes, bits, latency.
         empty: whether its answer does not depend on its input any more.
         seconds: it took, for training and all else.
         failed: why there is no network.
     """
 
-    price: float | None
+    strength: float | None
     seed: int
     number: int
     folder: Path
-    cold: bool = False
+    from_scratch: bool = False
     origin: str | None = None
     error: float = math.nan
     test_error: float | None = None
@@ -68,7 +68,7 @@ class Point:
     seconds: float = 0.0
     failed: str | None = None
 
-    def size(self, axis: str = "weights") -> float:
+    def size(self, axis: str = "nonzeros") -> float:
         """One of the sizes; NaN if the point failed."""
         return math.nan if self.sizes is None else self.sizes[axis]
 
@@ -81,9 +81,20 @@ class Point:
         }
 
     def __str__(self) -> str:
-        return f"{'cold, ' * self.cold}{words(self.price)}, seed {self.seed}"
+        how = "from scratch, " if self.from_scratch else ""
+        return f"{how}{strength_text(self.strength)}, seed {self.seed}"
 
 
-def words(price: float | None) -> str:
-    """A price as a person reads it."""
-    return "dense" if price is None else f"price {price:.4g}"
+def label_of(strength_name: str) -> str:
+    """The head of a column: "strength", or with what the strength is, "strength (λ)"."""
+    return "strength" if strength_name == "strength" else f"strength ({strength_name})"
+
+
+def number_or_dense(strength: float | None) -> str:
+    """A strength in a column: "0.01", or "dense"."""
+    return "dense" if strength is None else f"{strength:.4g}"
+
+
+def strength_text(strength: float | None, label: str = "strength") -> str:
+    """A strength in a sentence: "strength 0.01", "strength (λ) 0.01", or "dense"."""
+    return "dense" if strength is None else f"{label} {strength:.4g}"

@@ -1,4 +1,4 @@
-"""Answers of a curve: a price with the networks of all seeds, and the knee."""
+"""Answers of a curve: a strength with the networks of all seeds, and the knee."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from lissom.path.point import Point, words
+from lissom.path.point import Point, strength_text
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One price, over the seeds that worked there.
+    """One strength, over the seeds that worked there.
 
     Attributes:
-        price: None for the dense network.
+        strength: None for the dense network.
         points: of these seeds, in their order.
         failed: the other seeds' points.
-        cold: whether they were trained from untrained networks.
+        from_scratch: whether they were trained from untrained networks.
     """
 
-    price: float | None
+    strength: float | None
     points: tuple[Point, ...]
     failed: tuple[Point, ...] = ()
-    cold: bool = False
+    from_scratch: bool = False
 
     @property
     def error(self) -> float:
@@ -41,15 +41,15 @@ class Setting:
         errors = [p.test_error for p in self.points if p.test_error is not None]
         return fmean(errors) if errors else None
 
-    def size(self, axis: str = "weights") -> float:
+    def size(self, axis: str = "nonzeros") -> float:
         """The mean over the seeds."""
         return fmean(point.size(axis) for point in self.points)
 
-    def size_std(self, axis: str = "weights") -> float:
+    def size_std(self, axis: str = "nonzeros") -> float:
         """The standard deviation over the seeds; NaN for one."""
         return spread([point.size(axis) for point in self.points])
 
-    def largest(self, axis: str = "weights") -> float:
+    def largest(self, axis: str = "nonzeros") -> float:
         """The largest over the seeds."""
         return max(point.size(axis) for point in self.points)
 
@@ -57,22 +57,22 @@ class Setting:
         """Means and standard deviations, null for what is not known, as JSON has them."""
         axes = self.points[0].sizes or {}
         return {
-            "price": self.price,
-            "cold": self.cold,
+            "strength": self.strength,
+            "from_scratch": self.from_scratch,
             "seeds": [point.seed for point in self.points],
             "failed": [point.seed for point in self.failed],
             "error": self.error,
-            "error_std": known(self.error_std),
+            "error_std": none_for_nan(self.error_std),
             "test_error": self.test_error,
             "sizes": {axis: self.size(axis) for axis in axes},
-            "sizes_std": {axis: known(self.size_std(axis)) for axis in axes},
+            "sizes_std": {axis: none_for_nan(self.size_std(axis)) for axis in axes},
         }
 
     def __str__(self) -> str:
         many = f" ± {self.error_std:.2g}" if len(self.points) > 1 else ""
         return (
-            f"{'cold, ' * self.cold}{words(self.price)}: error {self.error:.4g}{many}, "
-            f"{self.size():,.0f} weights"
+            f"{'from scratch, ' * self.from_scratch}{strength_text(self.strength)}: "
+            f"error {self.error:.4g}{many}, {self.size():,.0f} nonzeros"
         )
 
 
@@ -91,9 +91,9 @@ class Knee:
     by_seed: Mapping[int, Point]
 
     @property
-    def price(self) -> float | None:
+    def strength(self) -> float | None:
         """Of the setting."""
-        return self.setting.price
+        return self.setting.strength
 
     @property
     def error(self) -> float:
@@ -112,11 +112,14 @@ class Knee:
         return (min(sizes), max(sizes)) if sizes else None
 
     def __str__(self) -> str:
-        told = f"knee at {words(self.price)}: {self.size:,.0f} {self.axis}, error {self.error:.4g}"
+        found = (
+            f"knee at {strength_text(self.strength)}: {self.size:,.0f} {self.axis}, "
+            f"error {self.error:.4g}"
+        )
         if self.range is None or len(self.by_seed) < 2:
-            return told
+            return found
         low, high = self.range
-        return f"{told} (seeds: {low:,.0f} to {high:,.0f} {self.axis})"
+        return f"{found} (seeds: {low:,.0f} to {high:,.0f} {self.axis})"
 
 
 def spread(values: Sequence[float]) -> float:
@@ -124,6 +127,6 @@ def spread(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else math.nan
 
 
-def known(value: float) -> float | None:
+def none_for_nan(value: float) -> float | None:
     """None for NaN, which JSON has not."""
     return None if math.isnan(value) else value

@@ -27,7 +27,7 @@ from lissom.shrink.verify import fresh_inputs
 log = logging.getLogger(__name__)
 
 Fit = Callable[[nn.Module, float | None, Start], dict[str, Any] | None]
-Network = Callable[[int], nn.Module]
+MakeModel = Callable[[int], nn.Module]
 Score = Callable[[nn.Module], Any]  # a number, or a tensor of one
 DRAWS = 8  # random inputs, on which an empty network gives one answer
 
@@ -41,10 +41,10 @@ class Job:
     """
 
     fit: Fit
-    network: Network
+    make_model: MakeModel
     error: Score
     test: Score | None
-    example: ExampleInputs
+    example_inputs: ExampleInputs
     plan: Plan
     latency: bool
     out: Path
@@ -52,52 +52,60 @@ class Job:
 
 
 def run_seed(
-    job: Job, seed: int, prices: Sequence[float | None], done: Sequence[Point], cold: bool
+    job: Job,
+    seed: int,
+    strengths: Sequence[float | None],
+    done: Sequence[Point],
+    from_scratch: bool,
 ) -> list[Point]:
-    """The points of one seed at these prices, one after another.
+    """The points of one seed at these strengths, one after another.
 
     Args:
         job: what all points share.
         seed: of all of them.
-        prices: from dense to empty.
-        done: earlier points of any seed, to start from; none of them cold, since those come last.
-        cold: start from untrained networks instead.
+        strengths: from dense to empty.
+        done: earlier points of any seed, to start from; none of them from scratch, since those come
+            last.
+        from_scratch: start from untrained networks instead.
     """
-    made: list[Point] = []
-    for price in prices:
-        known = [p for p in [*done, *made] if p.seed == seed]
-        made.append(_point(job, seed, price, known, cold))
-    return made
+    new: list[Point] = []
+    for strength in strengths:
+        earlier = [p for p in [*done, *new] if p.seed == seed]
+        new.append(_point(job, seed, strength, earlier, from_scratch))
+    return new
 
 
-def build(network: Network, seed: int) -> nn.Module:
+def build(make_model: MakeModel, seed: int) -> nn.Module:
     """The untrained network of a seed.
 
     Raises:
         PathError: if the function makes something else.
     """
     with seeded("network", seed):
-        net = network(seed)
+        net = make_model(seed)
     if not isinstance(net, nn.Module):
-        raise PathError(f"network({seed}) gives a torch.nn.Module, got {net!r}")
+        raise PathError(f"make_model({seed}) gives a torch.nn.Module, got {net!r}")
     return net
 
 
-def _point(job: Job, seed: int, price: float | None, known: Sequence[Point], cold: bool) -> Point:
+def _point(
+    job: Job, seed: int, strength: float | None, earlier: Sequence[Point], from_scratch: bool
+) -> Point:
     """One point; read again if it is finished, and with its reason if it failed."""
-    folder = folder_of(job.out, seed, price, cold)
+    folder = folder_of(job.out, seed, strength, from_scratch)
     if done := load_point(folder):
         return done
     order = job.plan.order
-    denser = [p for p in known if not p.failed and order(p.price) < order(price)]
-    origin = max(denser, key=lambda p: order(p.price)) if denser and not cold else None
+    denser = [p for p in earlier if not p.failed and order(p.strength) < order(strength)]
+    warm = denser and not from_scratch
+    origin = max(denser, key=lambda p: order(p.strength)) if warm else None
     began = perf_counter()
     point = Point(
-        price,
+        strength,
         seed,
-        number=0 if cold else len(known),
+        number=0 if from_scratch else len(earlier),
         folder=folder,
-        cold=cold,
+        from_scratch=from_scratch,
         origin=None if origin is None else origin.folder.name,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +121,7 @@ def _point(job: Job, seed: int, price: float | None, known: Sequence[Point], col
 
 def _trained(job: Job, point: Point, origin: Point | None) -> Point:
     """Train, check and measure one point, and keep all of it but point.json."""
-    net = build(job.network, point.seed)
+    net = build(job.make_model, point.seed)
     if origin is not None:
         fill(net, origin.folder)
     start = Start(
@@ -125,13 +133,13 @@ def _trained(job: Job, point: Point, origin: Point | None) -> Point:
     if start.folder is not None:
         start.folder.mkdir(exist_ok=True)
     shapes = {name: tensor.shape for name, tensor in named_tensors(net)}
-    with seeded("fit", point.seed, point.price, point.cold):
-        state = job.fit(net, point.price, start)
+    with seeded("fit", point.seed, point.strength, point.from_scratch):
+        state = job.fit(net, point.strength, start)
     _check(net, shapes, state)
     net.eval()
     error = _score(job.error, net, point, "error")
     test_error = None if job.test is None else _score(job.test, net, point, "test")
-    small = shrink(net, job.example)
+    small = shrink(net, job.example_inputs)
     save_network(net, small, state, point.folder)
     sizes = _sizes(small, job)
     return replace(
@@ -139,7 +147,7 @@ def _trained(job: Job, point: Point, origin: Point | None) -> Point:
         error=error,
         test_error=test_error,
         sizes=sizes,
-        empty=_empty(net, job.example),
+        empty=_empty(net, job.example_inputs),
     )
 
 
@@ -164,7 +172,7 @@ def _check(net: nn.Module, shapes: dict[str, torch.Size], state: object) -> None
 @torch.no_grad()
 def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
     """What the user's function says of the network in evaluation mode."""
-    with evaluating(net), seeded(name, point.seed, point.price, point.cold):
+    with evaluating(net), seeded(name, point.seed, point.strength, point.from_scratch):
         value = score(net)
     try:
         number = float(value)
@@ -174,8 +182,8 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
         raise PathError(f"{name}(net) gives a finite number, got {value!r}")
     if number < 0:
         raise PathError(
-            f"{name}(net) gives a number ≥ 0 that is smaller for better networks, such as the part "
-            f"of wrong answers or a loss, got {number!r}"
+            f"{name}(net) gives a number ≥ 0 that is smaller for better networks, such as the "
+            f"fraction of wrong answers or a loss, got {number!r}"
         )
     return number
 
@@ -183,34 +191,34 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
 def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
     """The sizes of point.AXES."""
     counted = measure(small)
-    inputs = as_inputs(job.example)
+    inputs = as_inputs(job.example_inputs)
     first = leaves(inputs)[0]
     examples = max(1, first.shape[0] if first.ndim else 1)
     sizes: dict[str, float] = {
-        "weights": counted.nonzeros,
-        "shrunk_weights": counted.weights,
+        "nonzeros": counted.nonzeros,
+        "weights": counted.weights,
         "macs": forward_pass(small, inputs).total / examples,
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
     }
     if job.latency:
-        sizes["latency"] = latency({"small": small}, job.example)["small"].seconds
+        sizes["latency"] = latency({"small": small}, job.example_inputs)["small"].seconds
     return sizes
 
 
 @torch.no_grad()
-def _empty(net: nn.Module, example: ExampleInputs) -> bool:
+def _empty(net: nn.Module, example_inputs: ExampleInputs) -> bool:
     """Whether the answer is the same, bit by bit, for other inputs."""
-    draws = [fresh_inputs(as_inputs(example), seed) for seed in range(DRAWS)]
+    draws = [fresh_inputs(as_inputs(example_inputs), seed) for seed in range(DRAWS)]
     answers = [leaves(net(*inputs)) for inputs in draws]
     return all(
         torch.equal(a, b) for answer in answers[1:] for a, b in zip(answers[0], answer, strict=True)
     )
 
 
-def tell(point: Point) -> None:
+def log_point(point: Point) -> None:
     """Log what came of a point."""
     if point.failed:
         log.warning("the point at %s failed: %s", point, point.failed)
     else:
-        log.info("%s: error %.4g, %d weights", point, point.error, point.size())
+        log.info("%s: error %.4g, %d nonzeros", point, point.error, point.size())

@@ -1,7 +1,7 @@
 """A path on disk: one folder for each point, which is finished when its point.json is there.
 
-out/path.json                    what was asked for
-out/seed0/dense/                 the point without a price; price-0.001/, cold-0.001/ with one
+out/path.json                    the arguments
+out/seed0/dense/                 the dense point; strength-0.001/ and scratch-0.001/ are others
     network.safetensors          the trained network, with its zeros
     small.safetensors            the shrunk one; small.pt2 where it is a graph
     state.pt                     what fit returned
@@ -31,19 +31,20 @@ from lissom.path.point import Point
 from lissom.running import named_tensors
 from lissom.saving import save
 
-FORMAT = "lissom path 2"
+FORMAT = "lissom path 3"
 NETWORK, STATE, POINT, PATH = "network.safetensors", "state.pt", "point.json", "path.json"
 SMALL = ("small.safetensors", "small.pt2")
 
 
-def folder_of(out: Path, seed: int, price: float | None, cold: bool) -> Path:
+def folder_of(out: Path, seed: int, strength: float | None, from_scratch: bool) -> Path:
     """Where a point is kept: its name says what it is, whenever it was made."""
-    name = "dense" if price is None else f"{'cold' if cold else 'price'}-{price!r}"
+    kind = "scratch" if from_scratch else "strength"
+    name = "dense" if strength is None else f"{kind}-{strength!r}"
     return out / f"seed{seed}" / name
 
 
-def begin(out: Path, asked: Mapping[str, Any]) -> None:
-    """Note what is asked for, or see that it is what was asked for before.
+def begin(out: Path, arguments: Mapping[str, Any]) -> None:
+    """Write the arguments down, or see that they are the same as before.
 
     Raises:
         PathError: if `out` holds a path of other arguments, or is a file.
@@ -52,30 +53,30 @@ def begin(out: Path, asked: Mapping[str, Any]) -> None:
         raise PathError(f"out is a folder for all points, and {out} is a file")
     if not (out / PATH).exists():
         out.mkdir(parents=True, exist_ok=True)
-        save_json({"format": FORMAT, **asked}, out / PATH)
+        save_json({"format": FORMAT, **arguments}, out / PATH)
         return
-    known = load_path(out)
-    for name, value in asked.items():
-        if known.get(name) != value:
+    before = load_path(out)
+    for name, value in arguments.items():
+        if before.get(name) != value:
             raise PathError(
-                f"{out} holds a path with {name}={known.get(name)!r}, and this call has "
+                f"{out} holds a path with {name}={before.get(name)!r}, and this call has "
                 f"{name}={value!r}: give the same arguments to go on, or another out to begin anew"
             )
 
 
 def load_path(out: Path) -> dict[str, Any]:
-    """What was asked for.
+    """The arguments of a path.
 
     Raises:
         RunError: if `out` holds no path.
         PathError: if it is one of another version.
     """
-    known: dict[str, Any] = load_json(out / PATH)
-    if known.get("format") != FORMAT:
+    record: dict[str, Any] = load_json(out / PATH)
+    if record.get("format") != FORMAT:
         raise PathError(
-            f"{out / PATH} has the format {known.get('format')!r}, this lissom reads {FORMAT!r}"
+            f"{out / PATH} has the format {record.get('format')!r}, this lissom reads {FORMAT!r}"
         )
-    return known
+    return record
 
 
 def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None, to: Path) -> None:
@@ -127,9 +128,9 @@ def load_point(folder: Path) -> Point | None:
     """A finished point, or None."""
     if not (folder / POINT).exists():
         return None
-    known = load_json(folder / POINT)
-    error = math.nan if known["error"] is None else known["error"]
-    return Point(**{**known, "folder": folder, "error": error})
+    record = load_json(folder / POINT)
+    error = math.nan if record["error"] is None else record["error"]
+    return Point(**{**record, "folder": folder, "error": error})
 
 
 def load_points(out: Path) -> list[Point]:

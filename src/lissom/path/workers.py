@@ -16,16 +16,20 @@ import torch
 
 from lissom.errors import PathError
 from lissom.path.point import Point
-from lissom.path.running import Job, run_seed, tell
+from lissom.path.running import Job, log_point, run_seed
 
 
 class Rounds(Protocol):
-    """Makes the points of all seeds at some prices."""
+    """Makes the points of all seeds at some strengths."""
 
     def __call__(
-        self, prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+        self,
+        strengths: Sequence[float | None],
+        done: Sequence[Point],
+        *,
+        from_scratch: bool = False,
     ) -> list[Point]:
-        """The new points, by seed and in the order of the prices."""
+        """The new points, by seed and in the order of the strengths."""
 
 
 @contextmanager
@@ -38,14 +42,17 @@ def rounds(job: Job, seeds: int, jobs: int) -> Iterator[Rounds]:
     if min(seeds, jobs) == 1:
 
         def here(
-            prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+            strengths: Sequence[float | None],
+            done: Sequence[Point],
+            *,
+            from_scratch: bool = False,
         ) -> list[Point]:
-            made: list[Point] = []
+            new: list[Point] = []
             for seed in range(seeds):
-                for price in prices:
-                    made += run_seed(job, seed, [price], [*done, *made], cold)
-                    tell(made[-1])
-            return made
+                for strength in strengths:
+                    new += run_seed(job, seed, [strength], [*done, *new], from_scratch)
+                    log_point(new[-1])
+            return new
 
         yield here
         return
@@ -60,15 +67,19 @@ def rounds(job: Job, seeds: int, jobs: int) -> Iterator[Rounds]:
     ) as pool:
 
         def beside(
-            prices: Sequence[float | None], done: Sequence[Point], *, cold: bool = False
+            strengths: Sequence[float | None],
+            done: Sequence[Point],
+            *,
+            from_scratch: bool = False,
         ) -> list[Point]:
             running = [
-                pool.submit(_unpacked, parcel, seed, prices, done, cold) for seed in range(seeds)
+                pool.submit(_run_packed, parcel, seed, strengths, done, from_scratch)
+                for seed in range(seeds)
             ]
-            made = [point for future in running for point in future.result()]
-            for point in made:
-                tell(point)
-            return made
+            new = [point for future in running for point in future.result()]
+            for point in new:
+                log_point(point)
+            return new
 
         try:
             yield beside
@@ -110,10 +121,14 @@ def _packed(job: Job) -> bytes:
     return pickle.dumps(job)
 
 
-def _unpacked(
-    parcel: bytes, seed: int, prices: Sequence[float | None], done: Sequence[Point], cold: bool
+def _run_packed(
+    parcel: bytes,
+    seed: int,
+    strengths: Sequence[float | None],
+    done: Sequence[Point],
+    from_scratch: bool,
 ) -> list[Point]:
-    return run_seed(_job(parcel), seed, prices, done, cold)
+    return run_seed(_job(parcel), seed, strengths, done, from_scratch)
 
 
 @lru_cache(1)

@@ -27,9 +27,9 @@ def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Po
     """
     point = min(setting.points, key=lambda p: (p.error, p.size(), p.seed))
     same = [p for p in curve.points if p.seed == point.seed]
-    before = next((p.price for p in same if p.folder.name == point.origin), None)
+    before = next((p.strength for p in same if p.folder.name == point.origin), None)
     untrained = point.origin is None
-    recipe = point_recipe(record.recipe, point.price, before, untrained=untrained)
+    recipe = point_recipe(record.recipe, point.strength, before, untrained=untrained)
     own = Record(recipe=recipe, seed=DATA_SEED, shape=record.shape, classes=record.classes)
     net = make_model(recipe, own.shape, own.classes)
     fill(net, point.folder)

@@ -13,7 +13,7 @@ from lissom.errors import RecipeError
 from lissom.gates import shut_dead
 from lissom.path import Curve, Start, path
 from lissom.recipes.making import make_data, make_example, make_model
-from lissom.recipes.paths import no_price, path_of, point_recipe
+from lissom.recipes.paths import path_of, point_recipe, strength_name, why_no_point
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 from lissom.training import Teacher, loss_and_error, usable_device
@@ -49,45 +49,47 @@ class RecipePath:
         """With the same examples held out for all seeds."""
         return make_data(self.recipe, self.data_dir, seed=DATA_SEED)
 
-    def run(self, jobs: int = 1, cold: Sequence[float] = ()) -> Curve:
+    def run(self, jobs: int = 1, from_scratch: Sequence[float] = ()) -> Curve:
         """Make the curve, or go on with it.
 
         Args:
             jobs: processes, for seeds side by side.
-            cold: prices that are trained from untrained networks too, for the dense one's epochs.
+            from_scratch: strengths that are trained from untrained networks too, for the dense
+                one's epochs.
 
         Raises:
-            RecipeError: for a cold price that the recipe cannot have.
+            RecipeError: for a strength that the recipe cannot have.
         """
         spec = path_of(self.recipe)
-        for price in cold:
-            if what := no_price(self.recipe, price):
-                raise RecipeError(f"a cold point: {what}")
+        for strength in from_scratch:
+            if reason := why_no_point(self.recipe, strength):
+                raise RecipeError(f"a point from scratch: {reason}")
         usable_device(self.device)  # refuses another before there are points that fail
         return path(
             self.fit,
-            spec.prices,
-            network=self.network,
+            spec.strengths,
+            make_model=self.make_model,
             error=self.error,
             test=self.test,
-            example=make_example(self.network(0), self.data.train_x.shape[1:]),
+            example_inputs=make_example(self.make_model(0), self.data.train_x.shape[1:]),
             points=spec.points,
             seeds=spec.seeds,
-            cold=cold,
+            from_scratch=from_scratch,
+            strength_name=strength_name(spec),
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
         )
 
-    def network(self, seed: int) -> nn.Module:
+    def make_model(self, seed: int) -> nn.Module:
         """The untrained network of a seed."""
         return make_model(self.recipe, self.data.train_x.shape[1:], self.data.classes, seed=seed)
 
-    def fit(self, net: nn.Module, price: float | None, start: Start) -> dict[str, Any]:
+    def fit(self, net: nn.Module, strength: float | None, start: Start) -> dict[str, Any]:
         """Train a point on from the one before, its optimizer too."""
-        before = None if start.state is None else start.state["price"]
+        before = None if start.state is None else start.state["strength"]
         untrained = start.number == 0
-        recipe = point_recipe(self.recipe, price, before, untrained=untrained)
+        recipe = point_recipe(self.recipe, strength, before, untrained=untrained)
         trainer = make_trainer(
             recipe,
             self.data,
@@ -106,17 +108,17 @@ class RecipePath:
         trainer.fit()
         net.cpu()
         if self.recipe.method == "gates":  # log α had moments too
-            return {"price": price}
-        return {"price": price, "optimizer": trainer.optimizer.state_dict()}
+            return {"strength": strength}
+        return {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
 
     def error(self, net: nn.Module) -> float:
-        """The part of the held-out examples that is classified wrongly."""
+        """The fraction of the held-out examples that is classified wrongly."""
         assert self.data.valid_x is not None
         assert self.data.valid_y is not None
         return loss_and_error(net, self.data.valid_x, self.data.valid_y)[1]
 
     def test(self, net: nn.Module) -> float:
-        """The part of the test examples that is classified wrongly."""
+        """The fraction of the test examples that is classified wrongly."""
         return loss_and_error(net, self.data.test_x, self.data.test_y)[1]
 
     def _teacher(self, seed: int) -> Teacher | None:

@@ -1,4 +1,4 @@
-"""[path] in a recipe: which number is the price, and the recipe of each point of a curve."""
+"""[path] in a recipe: which number is the strength, and the recipe of each point of a curve."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -12,42 +12,47 @@ if TYPE_CHECKING:
     from lissom.recipes.specs import Recipe
 
 METHODS = ("proximal", "gates", "lc")
-PARTS = ("fraction", "weights", "macs", "bytes")  # of all, which is 1 for the dense network
-BUDGETS = (*PARTS, "count", "radius")  # the smaller, the sparser
+FRACTIONS = {  # 1 for the dense network
+    "fraction": "fraction kept",
+    "weights": "fraction of the weights",
+    "macs": "fraction of the MACs",
+    "bytes": "fraction of the bytes",
+}
+BUDGETS = {**FRACTIONS, "count": "groups kept", "radius": "ν"}  # the smaller, the sparser
 
 
 class PathSpec(Spec):
     """[path]: for `lissom path`.
 
-    `price` is the key of the number that changes from point to point, such as "prices.0.L0" or
-    "prices.0.TopK.fraction"; `prices` are its values from dense to empty, an interval, or a guess.
-    The dense network is trained for `dense` epochs, and each further point goes on for `epochs`. In
-    the last `heal` of them zeros stay zero, and the learning rate falls along a cosine; a network
-    trained for `dense` epochs heals for as large a part of them. `latency` measures the seconds of
-    a forward pass at each point, too.
+    `strength` is the key of the number that changes from point to point, such as "prices.0.L0" or
+    "prices.0.TopK.fraction"; `strengths` are its values from dense to empty, an interval, or a
+    guess. The dense network is trained for `dense` epochs, and each further point goes on for
+    `epochs`. In the last `fine_tune` epochs zeros stay zero, and the learning rate falls along a
+    cosine; a network trained for `dense` epochs is fine-tuned for as large a fraction of them.
+    `latency` measures the seconds of a forward pass at each point, too.
     """
 
-    price: str
-    prices: Annotated[list[Positive], Field(min_length=1)]
+    strength: str
+    strengths: Annotated[list[Positive], Field(min_length=1)]
     points: Annotated[int, Field(ge=2)] = 12
     seeds: Whole = 3
     dense: Whole
     epochs: Whole
-    heal: Whole
+    fine_tune: Whole
     latency: bool = False
 
     @model_validator(mode="after")
-    def _heals_at_the_end(self) -> Self:
-        if self.heal >= self.epochs:
-            what = f"all {self.epochs} epochs would heal: heal is less than epochs"
-            raise complaint(what, "heal")
+    def _fine_tunes_at_the_end(self) -> Self:
+        if self.fine_tune >= self.epochs:
+            what = f"all {self.epochs} epochs would fine-tune: fine_tune is less than epochs"
+            raise complaint(what, "fine_tune")
         if self.dense < 2:
-            raise complaint("1 epoch cannot learn and heal: give at least 2", "dense")
+            raise complaint("1 epoch cannot learn and fine-tune: give at least 2", "dense")
         return self
 
 
 def check_path(recipe: "Recipe") -> None:
-    """See that the recipe has points: a price, a method that knows it, and data to choose by."""
+    """See that the recipe has points: a strength, a method that knows it, and data to choose by."""
     spec = path_of(recipe)
     if recipe.method not in METHODS:
         what = f"a path needs method = 'proximal', 'gates' or 'lc', not {recipe.method!r}"
@@ -61,26 +66,32 @@ def check_path(recipe: "Recipe") -> None:
     if recipe.train.patience is not None:
         what = "each point of a path is trained for all its epochs: remove train.patience"
         raise complaint(what, "path")
-    if not spec.price.startswith(("prices.", "gates.budget.")):
-        what = f"a price stands in prices or gates.budget, as prices.0.L0 does, not {spec.price!r}"
-        raise complaint(what, "path", "price")
+    if not spec.strength.startswith(("prices.", "gates.budget.")):
+        what = "the strength stands in prices or gates.budget, as prices.0.L0 does, not "
+        raise complaint(f"{what}{spec.strength!r}", "path", "strength")
     try:
-        _held(recipe.model_dump(by_alias=True, exclude_none=True), spec.price)
+        _held(recipe.model_dump(by_alias=True, exclude_none=True), spec.strength)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        what = f"there is no number {spec.price!r} in this recipe; prices.0.L0 would be one"
-        raise complaint(what, "path", "price") from error
-    for i, price in enumerate(spec.prices):
-        if reason := no_price(recipe, price):
-            raise complaint(reason, "path", "prices", i)
+        what = f"there is no number {spec.strength!r} in this recipe; prices.0.L0 would be one"
+        raise complaint(what, "path", "strength") from error
+    for i, strength in enumerate(spec.strengths):
+        if reason := why_no_point(recipe, strength):
+            raise complaint(reason, "path", "strengths", i)
 
 
-def no_price(recipe: "Recipe", price: float) -> str | None:
-    """Why the recipe has no point at this price; None if it has one."""
+def strength_name(spec: PathSpec) -> str:
+    """What the strength is, for tables and pages."""
+    key = spec.strength.rpartition(".")[2]
+    return {"L0": "λ", "L1": "λ", "L2": "λ", **BUDGETS}.get(key, key)
+
+
+def why_no_point(recipe: "Recipe", strength: float) -> str | None:
+    """Why the recipe has no point at this strength; None if it has one."""
     try:
-        point_recipe(recipe, price, None)
+        point_recipe(recipe, strength, None)
     except ValidationError as error:
         what = error.errors()[0]["msg"].removeprefix("Value error, ")
-        return f"{path_of(recipe).price} = {price:g}: {what}"
+        return f"{path_of(recipe).strength} = {strength:g}: {what}"
     return None
 
 
@@ -93,26 +104,26 @@ def path_of(recipe: "Recipe") -> PathSpec:
     if recipe.path is None:
         raise RecipeError(
             f"the recipe {recipe.title!r} has no [path], which says which of its numbers is the "
-            "price; 'digits-path' has one"
+            "strength; 'digits-path' has one"
         )
     return recipe.path
 
 
 def point_recipe(
-    recipe: "Recipe", price: float | None, before: float | None, *, untrained: bool = False
+    recipe: "Recipe", strength: float | None, before: float | None, *, untrained: bool = False
 ) -> "Recipe":
     """The recipe of one point.
 
     Args:
         recipe: with a [path].
-        price: of the point; None for the dense network.
-        before: the price of the point it goes on from; None for the dense network.
+        strength: of the point; None for the dense network.
+        before: the strength of the point it goes on from; None for the dense network.
         untrained: whether it begins with an untrained network, and so has the dense one's epochs.
     """
     spec = path_of(recipe)
-    epochs = spec.dense if price is None or untrained else spec.epochs
-    heal = round(spec.heal * epochs / spec.epochs)
-    sparse = epochs - min(max(1, heal), epochs - 1)
+    epochs = spec.dense if strength is None or untrained else spec.epochs
+    fine_tune = round(spec.fine_tune * epochs / spec.epochs)
+    sparse = epochs - min(max(1, fine_tune), epochs - 1)
     table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
     train = table["train"]
     for unused in ("milestones", "gamma"):
@@ -120,7 +131,7 @@ def point_recipe(
     train |= {"epochs": epochs, "cosine_from": sparse, "evaluate_every": epochs}
     if "average_from" in train:
         train["average_from"] = sparse
-    if price is None:
+    if strength is None:
         table |= {"method": "proximal", "prices": [], "proximal": {}}
         for unused in ("lc", "gates"):
             table.pop(unused, None)
@@ -133,19 +144,19 @@ def point_recipe(
         table["gates"]["harden"] = sparse
     else:
         table["proximal"] |= {"start": 0, "freeze": sparse}
-    holder, key = _held(table, spec.price)
+    holder, key = _held(table, spec.strength)
     # Multipliers, of gates and of LC, need a while to settle at a target that stands still.
     ramp = sparse if recipe.method == "proximal" else max(1, round(0.6 * sparse))
-    holder[key] = _number(key, price, before, ramp)
+    holder[key] = _number(key, strength, before, ramp)
     return type(recipe).model_validate(table)
 
 
-def _number(key: str | int, price: float, before: float | None, epochs: int) -> Any:
+def _number(key: str | int, strength: float, before: float | None, epochs: int) -> Any:
     """A λ at once; a budget by and by, from that of the point before."""
-    start = 1.0 if before is None and key in PARTS else before
+    start = 1.0 if before is None and key in FRACTIONS else before
     if key not in BUDGETS or start is None:
-        return price
-    return [{"shape": "exponential", "start": start, "end": price, "epochs": epochs}]
+        return strength
+    return [{"shape": "exponential", "start": start, "end": strength, "epochs": epochs}]
 
 
 def _held(table: Any, dotted: str) -> tuple[Any, str | int]:

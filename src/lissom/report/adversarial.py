@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lissom.attacks import Attack, adversarial_accuracy
 from lissom.path import Curve
-from lissom.path.running import Network
+from lissom.path.running import MakeModel
 from lissom.report.by_point import ByPoint, key
 
 
@@ -31,10 +31,10 @@ def adversarial_curve(
     y: Tensor,
     radii: Sequence[float],
     attack: Attack = "fgsm",
-    network: Network | None = None,
+    make_model: MakeModel | None = None,
     **options: Any,
 ) -> AdversarialCurve:
-    """For each point and radius: the part of inputs told right that an attack does not change.
+    """For each point and radius: the fraction of inputs told right that an attack does not change.
 
         found = adversarial_curve(curve, data.test_x, data.test_y, (0, 0.05, 0.1), "pgd")
         per_radius(curve, found)
@@ -45,7 +45,7 @@ def adversarial_curve(
         y: their classes [n].
         radii: in the units of x; 0 for no attack.
         attack: "fgsm" or "pgd".
-        network: network(seed); needed where `Curve.load` was not given it.
+        make_model: make_model(seed); needed where `Curve.load` was not given it.
         options: other arguments of `adversarial_accuracy`, such as clip=None or restarts=3.
 
     Raises:
@@ -57,7 +57,7 @@ def adversarial_curve(
     for point in curve.points:
         if point.failed:
             continue
-        net = curve.network(point, network)
+        net = curve.network(point, make_model)
         found = adversarial_accuracy(net, x, y, sizes, attack, **options)
         points[key(point)] = tuple(found[radius] for radius in sizes)
     return AdversarialCurve(sizes, points)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lissom.checkpoints import load_json, save_json
 from lissom.errors import PathError
 from lissom.path import Curve
-from lissom.path.running import Network
+from lissom.path.running import MakeModel
 from lissom.report.by_point import ByPoint, key
 from lissom.report.confusion import check_labelled, confusions
 
@@ -56,12 +56,12 @@ def class_accuracy(
     curve: Curve,
     x: Tensor,
     y: Tensor,
-    network: Network | None = None,
+    make_model: MakeModel | None = None,
     *,
     names: Sequence[str] | None = None,
     batch_size: int = 2000,
 ) -> ClassAccuracy:
-    """For each point and class c: the part of {i: yᵢ = c} whose largest logit is the c-th.
+    """For each point and class c: the fraction of {i: yᵢ = c} whose largest logit is the c-th.
 
         class_accuracy(curve, data.test_x, data.test_y).save(curve.out)    # shown on the page
 
@@ -69,7 +69,7 @@ def class_accuracy(
         curve: whose shrunk networks are run, all of them.
         x: inputs [n, …] on the CPU.
         y: labels [n], each class at least once: 0 … classes − 1.
-        network: network(seed); needed where `Curve.load` was not given it.
+        make_model: make_model(seed); needed where `Curve.load` was not given it.
         names: of the classes; their numbers by default.
         batch_size: how many inputs a network gets at a time.
 
@@ -91,7 +91,7 @@ def class_accuracy(
     for point in curve.points:
         if point.failed:
             continue
-        told = confusions(curve.network(point, network), x, y, batch_size=batch_size)
+        told = confusions(curve.network(point, make_model), x, y, batch_size=batch_size)
         right = told.diagonal()[: len(counts)]
         points[key(point)] = tuple((right / counts).tolist())
     return ClassAccuracy(called, points)

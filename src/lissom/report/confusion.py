@@ -14,7 +14,7 @@ from lissom.path.results import spread
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
 from lissom.training.evaluation import logits_of
 
-PARTS = LinearSegmentedColormap.from_list("parts", ["#ffffff", "#0d7d76", "#06302d"])
+FRACTIONS = LinearSegmentedColormap.from_list("fractions", ["#ffffff", "#0d7d76", "#06302d"])
 
 
 def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Tensor:
@@ -41,7 +41,7 @@ def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) 
 def accuracy_by(
     net: nn.Module, x: Tensor, y: Tensor, values: Tensor, *, batch_size: int = 2000
 ) -> dict[float, float]:
-    """The part of right answers among the examples of each value, such as an SNR in dB.
+    """The fraction of right answers among the examples of each value, such as an SNR in dB.
 
         accuracy_by(net, data.test_x, data.test_y, data.test_snr)     # {-4.0: 0.52, …, 18.0: 0.81}
 
@@ -66,7 +66,7 @@ def accuracy_by(
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figure:
-    """The parts of each class (a row, 100 % in all) that are taken for each class (a column).
+    """The fractions of each class (a row, 100 % in all) that are taken for each class (a column).
 
     Args:
         counts: what `confusions` found.
@@ -80,16 +80,16 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     called = [str(name) for name in (range(len(counts)) if names is None else names)]
     if len(called) != len(counts):
         raise LissomError(f"there are {len(counts)} classes and {len(called)} names: {called}")
-    parts = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = 2 + 0.42 * len(counts)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(parts.numpy(), cmap=PARTS, vmin=0, vmax=100)
-    for i, row in enumerate(parts.tolist()):
-        for j, part in enumerate(row):
-            if part >= 0.5:
-                ink = "white" if part > 45 else INK
-                axes.text(j, i, f"{part:.0f}", ha="center", va="center", size=8, color=ink)
+    axes.imshow(percent.numpy(), cmap=FRACTIONS, vmin=0, vmax=100)
+    for i, row in enumerate(percent.tolist()):
+        for j, share in enumerate(row):
+            if share >= 0.5:
+                ink = "white" if share > 45 else INK
+                axes.text(j, i, f"{share:.0f}", ha="center", va="center", size=8, color=ink)
     places = range(len(called))
     axes.set_xticks(places, called, rotation=90)
     axes.set_yticks(places, called)

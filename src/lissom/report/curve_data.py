@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lissom.errors import LissomError, PathError
 from lissom.path import Curve, Point, Setting
-from lissom.path.point import AXES, words
-from lissom.path.results import known, spread
+from lissom.path.point import AXES, strength_text
+from lissom.path.results import none_for_nan, spread
 from lissom.path.storing import small_in
 from lissom.report.classes import ClassAccuracy
 from lissom.report.networks import first_layer, readers
@@ -61,7 +61,7 @@ def about(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[str, 
 
 
 def _curve(name: str, curve: Curve, links: Mapping[Path, dict[str, str]]) -> dict[str, Any]:
-    settings = (*curve.settings, *curve.cold)
+    settings = (*curve.settings, *curve.from_scratch)
     places = {id(setting): place for place, setting in enumerate(settings)}
     classes = ClassAccuracy.load(curve.out)
     layout: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def _curve(name: str, curve: Curve, links: Mapping[Path, dict[str, str]]) -> dic
                 "why": why,
             }
             networks.append({**_result(point), **_inside(layout, tensors), **told})
-        points.append({**_setting(setting), "networks": networks})
+        points.append({**_setting(setting, curve.strength_label), "networks": networks})
     return {
         "name": name,
         "dense": {axis: dense_size(curve, axis) for axis in curve.axes},
@@ -127,18 +127,19 @@ def _inside(layout: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
     return {"nonzero": nonzero, "readers": seen.counts.flatten().tolist()}
 
 
-def _setting(setting: Setting) -> dict[str, Any]:
-    """Means and spreads; each axis and part as [mean, standard deviation or null]."""
+def _setting(setting: Setting, strength_label: str) -> dict[str, Any]:
+    """Means and spreads; each error and size as [mean, standard deviation or null]."""
     tests = [p.test_error for p in setting.points if p.test_error is not None]
+    test = [setting.test_error, none_for_nan(spread(tests))]
     return {
-        "price": setting.price,
-        "called": words(setting.price),
-        "cold": setting.cold,
+        "strength": setting.strength,
+        "title": strength_text(setting.strength, strength_label),
+        "from_scratch": setting.from_scratch,
         "failed": [point.seed for point in setting.failed],
-        "error": [setting.error, known(setting.error_std)],
-        "test": None if setting.test_error is None else [setting.test_error, known(spread(tests))],
+        "error": [setting.error, none_for_nan(setting.error_std)],
+        "test": None if setting.test_error is None else test,
         "sizes": {
-            axis: [setting.size(axis), known(setting.size_std(axis))]
+            axis: [setting.size(axis), none_for_nan(setting.size_std(axis))]
             for axis in setting.points[0].sizes or {}
         },
     }
@@ -147,13 +148,12 @@ def _setting(setting: Setting) -> dict[str, Any]:
 def _on(curve: Curve, axis: str, places: Mapping[int, int]) -> dict[str, Any]:
     """The front and the knee on one axis, as places in the list of points."""
     knee = knee_of(curve, axis)
+    settings = (*curve.settings, *curve.from_scratch)
     return {
         "front": [places[id(setting)] for setting in curve.front(axis)],
         "knee": None if knee is None else places[id(knee.setting)],
         "range": list(knee.range) if knee is not None and knee.range is not None else None,
-        "halvings": [
-            halvings(curve, setting.size(axis), axis) for setting in (*curve.settings, *curve.cold)
-        ],
+        "halvings": [halvings(curve, setting.size(axis), axis) for setting in settings],
     }
 
 

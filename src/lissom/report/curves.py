@@ -20,6 +20,7 @@ from lissom.report.series import (
     Scale,
     Series,
     Shown,
+    axis_words,
     by_name,
     halvings,
     knee_of,
@@ -31,14 +32,14 @@ Colour = tuple[float, float, float, float]
 NOTHING = 1e-6  # a loss below it is rounding, which a log axis would make much of
 
 
-def trade_off(curves: Curves, axis: str = "weights") -> Figure:
+def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     """Accuracy against compression: the front with ± one standard deviation over the seeds.
 
     x is log₂(dense size/size), labelled with what is removed, so that 90 %, 99 % and 99.9 % are
     equally far apart; nothing left is drawn as half a weight left, as for the knee. Dominated
-    settings are grey, cold ones hollow; a diamond is the knee, with a bar from the smallest to the
-    largest size at the seeds' own knees. What is shown is the accuracy on test data where all
-    points have one, and otherwise on validation data; front and knee are always those on
+    settings are grey, those from scratch hollow; a diamond is the knee, with a bar from the
+    smallest to the largest size at the seeds' own knees. What is shown is the accuracy on test data
+    where all points have one, and otherwise on validation data; front and knee are always those on
     validation. Errors that are not within [0, 1] are shown as they are.
 
     Args:
@@ -59,10 +60,10 @@ def trade_off(curves: Curves, axis: str = "weights") -> Figure:
         one = Series.of(curve, axis, scale)
         _front(axes, one.front, colour, name)
         _points(axes, one.dominated, FAINT, name, "dominated", mfc=FAINT)
-        _points(axes, one.cold, colour, name, "cold", mfc="none")
+        _points(axes, one.from_scratch, colour, name, "from scratch", mfc="none")
         if one.knee is not None:
             _knee(axes, one.knee, one.knee_range, colour, name)
-        places = (s.halvings for s in (*one.front, *one.dominated, *one.cold))
+        places = (s.halvings for s in (*one.front, *one.dominated, *one.from_scratch))
         farthest = max(farthest, *places)
     if not scale.percent:
         axes.invert_yaxis()  # up is better, as for accuracies
@@ -73,7 +74,7 @@ def trade_off(curves: Curves, axis: str = "weights") -> Figure:
     return figure
 
 
-def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
+def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
     """What compression costs: error above the dense one's against halvings saved, log₂(dense/size).
 
     The loss is logarithmic; its band is ± one standard deviation of the seeds' own losses. Settings
@@ -96,7 +97,7 @@ def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
     axes.set_yscale("log")
     factor = 100 if scale.percent else 1
     for colour, (name, curve) in zip(cycle(COLOURS), named.items(), strict=False):
-        dense = next((s for s in curve.settings if s.price is None), None)
+        dense = next((s for s in curve.settings if s.strength is None), None)
         if dense is None:
             raise PathError(
                 f"the dense network {f'of {name} ' if name else ''}failed for all seeds: there is "
@@ -127,7 +128,7 @@ def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
             gid=f"{name} free",
         )
     unit = ", % points" if scale.percent else ""
-    axes.set(xlabel=f"halvings of {_words(axis)}", ylabel=f"{scale.part} error added{unit}")
+    axes.set(xlabel=f"halvings of {axis_words(axis)}", ylabel=f"{scale.part} error added{unit}")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.margins(y=0.1)
     tidy(axes)
@@ -135,7 +136,7 @@ def rate_distortion(curves: Curves, axis: str = "weights") -> Figure:
     return figure
 
 
-def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "weights") -> Figure:
+def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "nonzeros") -> Figure:
     """The accuracy of each class along a curve: which of them small networks give up first.
 
     Means over the seeds; the bold line is the mean over the classes. All warm-started settings are
@@ -155,7 +156,7 @@ def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "weights") -> Fi
     return _along(curve, classes, names, _spectrum(len(names)), axis, mean=True)
 
 
-def per_radius(curve: Curve, found: AdversarialCurve, axis: str = "weights") -> Figure:
+def per_radius(curve: Curve, found: AdversarialCurve, axis: str = "nonzeros") -> Figure:
     """The accuracy under attacks of each radius along a curve: are small ones easier to mislead.
 
     Means over the seeds; darker lines are larger radii. All warm-started settings are in it whose
@@ -258,11 +259,7 @@ def _halvings(axes: Axes, most: float) -> None:
 
 
 def _axis(axis: str) -> str:
-    return f"{_words(axis)} {'saved' if axis == 'latency' else 'removed'}"
-
-
-def _words(axis: str) -> str:
-    return {"macs": "MACs", "shrunk_weights": "shrunk weights"}.get(axis, axis)
+    return f"{axis_words(axis)} {'saved' if axis == 'latency' else 'removed'}"
 
 
 def _spectrum(number: int) -> list[Colour]:

@@ -62,7 +62,7 @@ def ensemble_sizes(
 
 
 def reliability(found: Calibration) -> Figure:
-    """The part of right answers against the confidence, and how many answers have it.
+    """The fraction of right answers against the confidence, and how many answers have it.
 
     Args:
         found: by `calibration`. A perfect one lies on the dotted diagonal.
@@ -75,7 +75,7 @@ def reliability(found: Calibration) -> Figure:
     known = ~np.isnan(accuracy)
     axes.plot([0, 1], [0, 1], ":", color=FAINT, lw=1)
     axes.plot(confidence[known], accuracy[known], "o-", color=TEAL)
-    axes.set(ylabel="part of right answers", ylim=(0, 1.02))
+    axes.set(ylabel="fraction of right answers", ylim=(0, 1.02))
     axes.set_title(f"calibration error {found.error:.3f}", fontsize="small", loc="left")
     bins = len(accuracy)
     places = (np.arange(bins) + 0.5) / bins

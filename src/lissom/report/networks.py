@@ -14,7 +14,7 @@ from lissom.errors import PathError, nearest
 from lissom.gates import Gates
 from lissom.hard_concrete import HardConcrete
 from lissom.path import Curve, Point
-from lissom.path.point import words
+from lissom.path.point import strength_text
 from lissom.report.series import halvings, removed
 
 READERS = LinearSegmentedColormap.from_list("readers", ["#b9dcd8", "#0d7d76", "#06302d"])
@@ -28,7 +28,7 @@ def patterns(
     seed: int = 0,
     number: int = 6,
 ) -> Figure:
-    """For growing prices, how many units of a layer read each of its inputs, as images.
+    """From dense to sparse, how many units of a layer read each of its inputs, as images.
 
     Inputs that nothing reads are transparent. Each image has its own colours, from one reader to
     the most that an input of it has, since they differ by orders of magnitude.
@@ -55,8 +55,8 @@ def patterns(
                 f"patterns are of a weight with units and inputs, got {name!r}."
                 f"{nearest(str(name), known)}"
             )
-        saved = removed(halvings(curve, point.size(), "weights"))
-        title = f"{words(point.price)}\n{saved} % removed"
+        saved = removed(halvings(curve, point.size(), "nonzeros"))
+        title = f"{strength_text(point.strength, curve.strength_name)}\n{saved} % removed"
         images.append((title, readers(tensors[name], shape)))
     return _side_by_side(images)
 
@@ -67,7 +67,7 @@ def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
     Raises:
         PathError: if there is no such seed, or for a number < 1.
     """
-    points = [p for p in curve.points if p.seed == seed and not p.cold and not p.failed]
+    points = [p for p in curve.points if p.seed == seed and not p.from_scratch and not p.failed]
     if not points or number < 1:
         seeds = sorted({p.seed for p in curve.points if not p.failed})
         raise PathError(f"patterns of {number} points of seed={seed!r}; there are seeds {seeds}")

@@ -87,14 +87,14 @@ class Series:
     Attributes:
         front: from dense to empty.
         dominated: the warm-started rest.
-        cold: started from untrained networks.
+        from_scratch: started from untrained networks.
         knee: one of the front; None if it has none.
         knee_range: the halvings of the seeds' own knees, smallest and largest; None if unknown.
     """
 
     front: tuple[Shown, ...]
     dominated: tuple[Shown, ...]
-    cold: tuple[Shown, ...]
+    from_scratch: tuple[Shown, ...]
     knee: Shown | None
     knee_range: tuple[float, float] | None
 
@@ -117,12 +117,17 @@ class Series:
         return cls(
             front=front,
             dominated=shown(curve.dominated(axis)),
-            cold=shown(curve.cold),
+            from_scratch=shown(curve.from_scratch),
             knee=next((one for one in front if knee and one.setting is knee.setting), None),
             knee_range=(halvings(curve, ends[1], axis), halvings(curve, ends[0], axis))
             if ends
             else None,
         )
+
+
+def axis_words(axis: str) -> str:
+    """What is counted on an axis, as a person reads it; the same as in words.js."""
+    return {"nonzeros": "non-zero weights", "macs": "MACs"}.get(axis, axis)
 
 
 def by_name(curves: Curves) -> dict[str, Curve]:
@@ -146,7 +151,7 @@ def by_name(curves: Curves) -> dict[str, Curve]:
 
 def dense_size(curve: Curve, axis: str) -> float:
     """The mean size of the dense networks; of the largest ones if all dense ones failed."""
-    dense = [s.size(axis) for s in curve.settings if s.price is None]
+    dense = [s.size(axis) for s in curve.settings if s.strength is None]
     return dense[0] if dense else max(s.size(axis) for s in curve.settings)
 
 

@@ -5,16 +5,16 @@ from typing import Any
 
 from lissom.errors import PathError
 from lissom.path import Curve, Setting
-from lissom.path.point import words
+from lissom.path.point import number_or_dense
 from lissom.path.results import spread
 from lissom.report.curve_data import WITHIN
-from lissom.report.series import Scale, halvings, knee_of, removed
+from lissom.report.series import Scale, axis_words, halvings, knee_of, removed
 
-AXIS = "weights"  # of the answers; the picture has them all
+AXIS = "nonzeros"  # of the answers; the picture has them all
 
 
 def answers(curves: Mapping[str, Curve], scale: Scale) -> list[dict[str, Any]]:
-    """For each curve its knee, the smallest network within 0.5 points, and a halving's price.
+    """For each curve its knee, the smallest network within 0.5 points, and what a halving adds.
 
     Each is {what: words} or says why there is none.
     """
@@ -29,7 +29,7 @@ def _answers(curve: Curve, scale: Scale) -> dict[str, Any]:
         found["knee"] = {**_told(curve, knee.setting, scale), "at": places[id(knee.setting)]}
         if knee.range is not None and knee.range[0] < knee.range[1]:
             found["knee"]["seeds"] = f"{knee.range[0]:,.0f} to {knee.range[1]:,.0f}"
-        cost = curve.price(knee, AXIS)
+        cost = curve.slope(knee, AXIS)
         found["halving"] = f"{100 * cost:+.2f}" if scale.percent else f"{cost:+.3g}"
     except PathError as error:
         found["no_knee"] = str(error)
@@ -47,9 +47,8 @@ def _told(curve: Curve, setting: Setting, scale: Scale) -> dict[str, str]:
     return {
         "removed": _percent(curve, setting.size(AXIS)),
         "factor": factor(saved),
-        "weights": f"{setting.size(AXIS):,.0f}",
+        "nonzeros": f"{setting.size(AXIS):,.0f}",
         "height": _height(scale.shown(setting)[0], scale),
-        "price": words(setting.price),
     }
 
 
@@ -60,13 +59,13 @@ def rows(curves: Mapping[str, Curve], scale: Scale) -> list[dict[str, Any]]:
 
 def _table(curve: Curve, scale: Scale) -> dict[str, Any]:
     axes = [axis for axis in curve.axes if axis != "bits"]  # 8 · bytes
-    settings = (*curve.settings, *curve.cold)
+    settings = (*curve.settings, *curve.from_scratch)
     found = knee_of(curve, AXIS)
     knee = found.setting if found else None
     dominated = {id(setting) for setting in curve.dominated(AXIS)}
     what = "%" if scale.percent else "error"
     columns = [
-        "price",
+        curve.strength_label,
         f"validation, {what}",
         *([f"test, {what}"] if scale.test else []),
         "removed",
@@ -74,13 +73,13 @@ def _table(curve: Curve, scale: Scale) -> dict[str, Any]:
     return {
         "columns": [
             *columns,
-            *({"macs": "MACs"}.get(axis, axis.replace("_", " ")) for axis in axes),
+            *map(axis_words, axes),
             "seconds",
         ],
         "rows": [
             {
                 "cells": [
-                    words(setting.price).removeprefix("price "),
+                    number_or_dense(setting.strength),
                     _cell([point.error for point in setting.points], scale),
                     *([_cell(list(scale.errors(setting).values()), scale)] if scale.test else []),
                     _percent(curve, setting.size(AXIS)),
@@ -99,7 +98,7 @@ def _table(curve: Curve, scale: Scale) -> dict[str, Any]:
 
 def _marks(setting: Setting, knee: bool, dominated: bool) -> list[str]:
     """What is to be said of a setting besides its numbers."""
-    marks = {"knee": knee, "dominated": dominated, "cold": setting.cold}
+    marks = {"knee": knee, "dominated": dominated, "from scratch": setting.from_scratch}
     failed = f"{len(setting.failed)} failed"
     return [
         *(mark for mark, holds in marks.items() if holds),

@@ -34,7 +34,7 @@ function detail() {
   const is = kind(curve, at);
   chosen.textContent = "";
   chosen.className = `c${number % 6}`;
-  make(chosen, "h2", { class: many ? "curve" : "" }, (many ? curve.name + ": " : "") + point.called + (is === "front" ? "" : `, ${is}`));
+  make(chosen, "h2", { class: many ? "curve" : "" }, (many ? curve.name + ": " : "") + point.title + also(is));
   make(chosen, "div", {}, summary(curve, at).slice(1).join(" · "));
   const seeds = make(chosen, "div", { class: "seeds" });
   make(seeds, "span", {}, point.networks.length > 1 ? "Network of seed" : `Network of seed ${network.seed}`);
@@ -65,7 +65,7 @@ function grid(parent, title, columns, cells) {
     const line = make(body, "tr");
     for (const cell of row) {
       if (typeof cell === "string") make(line, "td", {}, cell);
-      else make(make(line, "td", { class: "bar" }), "div").style.width = `${100 * cell}%`; // a part of 1
+      else make(make(line, "td", { class: "bar" }), "div").style.width = `${100 * cell}%`; // a fraction
     }
   }
 }
@@ -93,9 +93,9 @@ function pattern(parent, about, readers) {
     role: "img", "aria-label": `how many units of ${about.name} read each input`, ...(image ? {} : { preserveAspectRatio: "none" }) });
   readers.forEach((count, i) => {
     if (!count) return; // transparent
-    const part = count / most, x = i % about.width, y = Math.floor(i / about.width);
-    if (image) make(svg, "rect", { x, y, width: 1, height: 1, "fill-opacity": (0.2 + 0.8 * part).toFixed(2) });
-    else make(svg, "rect", { x, y: tall * (1 - part), width: 1, height: tall * part });
+    const fraction = count / most, x = i % about.width, y = Math.floor(i / about.width);
+    if (image) make(svg, "rect", { x, y, width: 1, height: 1, "fill-opacity": (0.2 + 0.8 * fraction).toFixed(2) });
+    else make(svg, "rect", { x, y: tall * (1 - fraction), width: 1, height: tall * fraction });
   });
   const read = readers.filter((count) => count).length;
   make(figure, "div").append(make(null, "small", {}, `${about.name}: ${count(read)} of ${count(readers.length)} inputs are read, by ≤ ${count(most)} of ${count(about.units)}`));

@@ -1,8 +1,9 @@
 // The curves as SVG: front, band, knee, points that can be hovered, focused and pinned.
 const kind = (curve, at) => {
   const on = curve.axes[state.axis], point = curve.points[at];
-  return point.cold ? "cold" : on.knee === at ? "knee" : on.front.includes(at) ? "front" : "dominated";
+  return point.from_scratch ? "from-scratch" : on.knee === at ? "knee" : on.front.includes(at) ? "front" : "dominated";
 };
+const also = (kind) => kind === "front" ? "" : `, ${kind.replace("-", " ")}`;
 const shown = () => data.curves.map((curve, number) => ({ curve, number }))
   .filter(({ curve, number }) => !state.hidden.has(number) && curve.axes[state.axis]);
 
@@ -94,14 +95,14 @@ function draw() {
 
 function symbol(parent, kind, x, y) {
   if (kind === "knee") return make(parent, "path", { class: "dot", d: `M${x} ${y - 8}l8 8l-8 8l-8 -8z` });
-  return make(parent, "circle", { class: "dot", cx: x, cy: y, r: kind === "cold" ? 4.5 : 5 });
+  return make(parent, "circle", { class: "dot", cx: x, cy: y, r: kind === "from-scratch" ? 4.5 : 5 });
 }
 
 function dot(group, row, x, y, half, order, step) {
   const is = kind(row.curve, row.at), lines = summary(row.curve, row.at);
   const node = make(group, "g", { class: `point ${is}`, "data-key": `${row.number}-${row.at}`, role: "button",
     tabindex: step === 0 ? 0 : -1, "aria-label": lines.join(", ") });
-  if (row.std > 0 && (is === "cold" || is === "dominated"))
+  if (row.std > 0 && (is === "from-scratch" || is === "dominated"))
     make(node, "line", { class: "spread", x1: x, x2: x, y1: y - half, y2: y + half });
   make(node, "circle", { cx: x, cy: y, r: 13, fill: "transparent" }); // room for a finger
   make(node, "circle", { class: "ring", cx: x, cy: y, r: 11 });
@@ -140,7 +141,7 @@ function dot(group, row, x, y, half, order, step) {
 
 function summary(curve, at) {
   const point = curve.points[at], x = curve.axes[state.axis].halvings[at], is = kind(curve, at);
-  const lines = [(many ? curve.name + ": " : "") + point.called + (is === "front" ? "" : `, ${is}`)];
+  const lines = [(many ? curve.name + ": " : "") + point.title + also(is)];
   if (point.test) lines.push(`test ${what} ${measured(point.test)}`);
   lines.push(`validation ${what} ${measured(point.error)}`);
   const [left] = point.sizes[state.axis];
@@ -153,7 +154,7 @@ function summary(curve, at) {
 function key() {
   const list = make(plot, "div", { class: "key" });
   const kinds = new Set(shown().flatMap(({ curve }) => curve.points.map((_, at) => kind(curve, at))));
-  const words = { front: "front, mean over seeds", knee: "knee, and the seeds' own", dominated: "dominated", cold: "started cold" };
+  const words = { front: "front, mean over seeds", knee: "knee, and the seeds' own", dominated: "dominated", "from-scratch": "trained from scratch" };
   for (const [is, text] of Object.entries(words)) {
     if (!kinds.has(is)) continue;
     const entry = make(list, "span");

@@ -6,7 +6,7 @@ const many = data.curves.length > 1;
 const controls = document.getElementById("controls"), axes = Object.keys(data.axes);
 const state = { axis: axes[0], part: data.test ? "test" : "error", near: false,
   hidden: new Set(), chosen: null, seed: null };
-const short = { macs: "MACs", shrunk_weights: "shrunk weights" };
+const short = { macs: "MACs", nonzeros: "non-zero weights" }; // as axis_words in Python
 const word = (axis) => short[axis] || axis;
 
 function make(parent, tag, attributes = {}, text = null) {
