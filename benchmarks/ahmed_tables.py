@@ -111,7 +111,7 @@ def ensembles(record: Record) -> Table:
                 spread([one["calibration_error"] for one in found], 4),
             ]
         )
-    columns = ["", "removed of fc1, %", "hardened", *(f"{n} drawn" for n in sizes)]
+    columns = ["", "removed of fc1, %", "deployed", *(f"{n} drawn" for n in sizes)]
     return [*columns, "calibration error"], rows
 
 

@@ -3,10 +3,10 @@
     python benchmarks/budgets.py [--data-dir DIR] [--epochs 5] [--seeds 1] [--ramp 0.5]
 
 Gates on inputs and neurons get budgets of the weights and of the MACs, gates on single weights get
-budgets of the weights, all with the defaults of `constrain`, trained on all of MNIST by Adam. With
-a ramp the target goes exponentially from the whole network to the stated fraction within the first
-half of the training, or what `--ramp` says; `--ramp 0` states it from the first step on. Nothing is
-chosen, so nothing is held out: the error is the test error at the end. Deployed is what
+budgets of the weights, all with the defaults of `lissom.Budget`, trained on all of MNIST by Adam.
+With a ramp the target goes exponentially from the whole network to the stated fraction within the
+first half of the training, or what `--ramp` says; `--ramp 0` states it from the first step on.
+Nothing is chosen, so nothing is held out: the error is the test error at the end. Deployed is what
 `lissom.shrink` leaves, where zeros do not count. Runs that are in the record already, with the same
 settings, are not repeated.
 """
@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lissom
-from lissom import L0
+from lissom import L0, Budget
 from lissom.data import Dataset, load
-from lissom.gates import Gates, gate
+from lissom.methods.gates import Gates
 from lissom.models import lenet300
 from lissom.schedules import exponential
 
@@ -109,11 +109,18 @@ def train(
         if gated == "neurons"
         else lissom.weights(net)
     )
-    gates = gate(net, {groups: L0(0)}, init=settings.init, example=example_inputs)
     steps = settings.epochs * math.ceil(len(data.train_y) / settings.batch)
     falling = exponential(1.0, target, steps=round(settings.ramp * steps))
-    gates.constrain(**{cost: falling})  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(gates.param_groups(lr=settings.lr, gate_lr=settings.gate_lr))
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.lr)
+    gates = lissom.gate(
+        optimizer,
+        net,
+        {groups: L0(0)},
+        gate_lr=settings.gate_lr,
+        budget=Budget(**{cost: falling}),
+        init=settings.init,
+        example_inputs=example_inputs,
+    )
     for _ in range(settings.epochs):
         for batch in torch.randperm(len(data.train_y)).split(settings.batch):
             loss = F.cross_entropy(net(data.train_x[batch]), data.train_y[batch])
@@ -132,7 +139,8 @@ def train(
 def sizes(net: nn.Module, gates: Gates, data: Dataset) -> Run:
     """Sizes as fractions of the whole network, and the error of what is deployed."""
     example_inputs = data.test_x[:1]
-    small = lissom.shrink(gates.hardened(), data.test_x[:2], inputs=True)
+    with gates.deployed():
+        small = lissom.shrink(net, data.test_x[:2], inputs=True)
     measured = lissom.measure(small, example_inputs)
     assert measured.effective_macs is not None
     deployed = {"weights": measured.nonzeros, "macs": measured.effective_macs}

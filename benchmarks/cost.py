@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[lissom.penalties.Penalty | None, dict[str, object]]] =
     "TopK over all layers, adaptive metric": (TopK(fraction=0.05), {"metric": "adaptive"}),
     "TopK over all layers, every=100": (TopK(fraction=0.05), {"every": 100}),
     "TopK per layer, every=100": (TopK(fraction=0.05, per_layer=True), {"every": 100}),
-    "zeros frozen": (TopK(fraction=0.05), {"freeze_at": 1}),
+    "finalized": (TopK(fraction=0.05), {"finalize_at": 1}),
 }
 
 

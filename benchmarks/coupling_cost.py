@@ -47,7 +47,7 @@ from lissom.shrink import copied  # noqa: E402
 from lissom.shrink.constants import Constants  # noqa: E402
 from lissom.shrink.decision import Decider  # noqa: E402
 from lissom.shrink.surgery import operate, plan  # noqa: E402
-from lissom.shrink.verify import difference, fresh_inputs, larger_inputs  # noqa: E402
+from lissom.shrink.verify import difference, fresh_inputs, other_sizes  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "coupling-cost.json"
 # By which clock, on how many threads.
@@ -145,9 +145,9 @@ def parts(model: nn.Module, example_inputs: Tensor, taken: Pass) -> None:
         surgery = plan(model, coupler, decision, constants)
         small = copied(model)
         operate(small, surgery)
-    fresh, larger = fresh_inputs(args), larger_inputs(args)
+    others = [*other_sizes(args, resolution=True), fresh_inputs(args)]
     with timed(taken, "verification"):
-        difference(model, small, [args, [larger, fresh] if larger else fresh])
+        difference(model, small, [args, others])
 
 
 def compare(rounds: int, batch_size: int) -> dict[str, Any]:

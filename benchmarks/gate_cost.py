@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import lissom
 from lissom import L0
-from lissom.gates.drawing import POOL
+from lissom.methods.gates.drawing import POOL
 from lissom.models import lenet300
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,13 +58,12 @@ def case(gated: str, batch: int, *, fused: bool, compiled: bool) -> Case:
     net = lenet300()
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
     options = GATES[gated]
-    gates, groups = None, [{"params": list(net.parameters()), "lr": 1e-3}]
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=fused)
+    gates = None
     if options is not None:
         units = gated == "neurons"
         chosen = lissom.neurons(net, x[:2], inputs=True) if units else lissom.weights(net)
-        gates = lissom.gate(net, {chosen: L0(1e-6)}, **options)
-        groups = gates.param_groups(lr=1e-3)
-    optimizer = torch.optim.Adam(groups, fused=fused)
+        gates = lissom.gate(optimizer, net, {chosen: L0(1e-6)}, **options)
     forward = torch.compile(net) if compiled else net
 
     def loss() -> Tensor:

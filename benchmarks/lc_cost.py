@@ -2,7 +2,7 @@
 
     python benchmarks/lc_cost.py [--rounds 15] [--save]
 
-L steps: LeNet-300-100 on one thread; a training step with `step.penalty()` and one without take
+L steps: LeNet-300-100 on one thread; a training step with `method.penalty()` and one without take
 turns in blocks, on models of the same weights and the same batch; the median of the ratios. C
 steps: LeNet-300-100 (266,200 weights) on one thread, the median of a few; and 100 million weights
 in one tensor on all threads, once.
@@ -23,12 +23,13 @@ from torch.nn import functional as F
 
 import lissom
 from lissom import TopK
-from lissom.learning_compression import Additive, Codebook, Compression, LowRank, ScaledTernary
+from lissom.compressions import Additive, Codebook, Compression, LowRank, ScaledTernary
 from lissom.models import lenet300
 from lissom.penalties import Penalty
 
 RESULTS = Path(__file__).parent / "results"
 BLOCKS = {100: 50, 256: 30, 1024: 10}  # batch: steps in a block
+NEVER = 10**9  # an L step as long as that has no C step among what is timed
 LARGE = 100_000_000
 SLOW = (LowRank, Additive)  # they take minutes there
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -53,14 +54,16 @@ def training(optimizer: str, batch: int, drawn: bool) -> Callable[[], None]:
     net = lenet300()
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
     opt = OPTIMIZERS[optimizer](net)
-    price = {lissom.weights(net): TopK(fraction=0.02)}
-    run = lissom.lc(net, price, mu=[1e-3])
-    step = next(iter(run))
+    method = None
+    if drawn:
+        asked = {lissom.weights(net): TopK(fraction=0.02)}
+        method = lissom.lc(opt, asked, every=NEVER, mu=1e-3)
+        method.penalty()  # direct compression, which is no part of a step
 
     def once() -> None:
         loss = F.cross_entropy(net(x), y)
-        if drawn:
-            loss = loss + step.penalty()
+        if method is not None:
+            loss = loss + method.penalty()
         opt.zero_grad()
         loss.backward()
         opt.step()
@@ -99,14 +102,17 @@ def l_step(optimizer: str, batch: int, rounds: int) -> dict[str, Any]:
 def c_step(weights: list[Tensor], what: Compression | Penalty, times: int) -> float:
     """Seconds of one C step, the first left out where there are several."""
     net = nn.ParameterList(nn.Parameter(w.clone()) for w in weights)
-    run = lissom.lc(net, {lissom.weights(net): what}, mu=[1e-3] * times)
-    found = []
-    while not run.done:
-        run.learn()
-        run.penalty()
-        start = time.perf_counter()
-        run.compress()
-        found.append(time.perf_counter() - start)
+    opt = torch.optim.SGD(net.parameters(), lr=1e-3)
+    clock: list[float] = []
+    # The method's hook lies between these two. One C step more, which would finalize, is not made.
+    opt.register_step_post_hook(lambda *_: clock.append(time.perf_counter()))
+    method = lissom.lc(opt, {lissom.weights(net): what}, every=1, c_steps=times + 1, mu=1e-3)
+    opt.register_step_post_hook(lambda *_: clock.append(time.perf_counter()))
+    for _ in range(times):
+        opt.zero_grad()
+        method.penalty().backward()
+        opt.step()
+    found = [end - start for start, end in zip(clock[::2], clock[1::2], strict=True)]
     return statistics.median(found[1:] or found)
 
 

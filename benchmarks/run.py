@@ -189,13 +189,14 @@ def selected(run: Path) -> dict[str, Any]:
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
     if isinstance(first, nn.Linear):  # how many weights read each input
         left["connections"] = " ".join(map(str, first.weight.count_nonzero(0).tolist()))
-    left["history"] = [(e["epoch"], e["gates"]["expected"]) for e in events if "gates" in e]
+    told = [(e["epoch"], e["method"]["curves"]) for e in events if "method" in e]
+    left["history"] = [(n, c["expected size"]) for n, c in told if "expected size" in c]
     return left
 
 
 @torch.inference_mode()
 def error(model: nn.Module, data: Dataset) -> float:
-    """The part of the test data that is classified wrongly."""
+    """The fraction of the test data that is classified wrongly."""
     found = torch.cat([model(x).argmax(1) for x in data.test_x.split(1000)])
     return float((found != data.test_y).float().mean())
 

@@ -54,7 +54,7 @@ def settings(name: str) -> list[dict[str, Any]]:
         entry = found.setdefault(
             key, {"label": key[0], "value": key[1], "errors": [], "alive": [], "runs": []}
         )
-        weights = [v for k, v in run["nonzeros"].items() if priced(name, k)]
+        weights = [v for k, v in run["nonzeros"].items() if counted(name, k)]
         entry["errors"].append(100 * run["test"]["error"])
         entry["alive"].append(sum(v["nonzeros"] for v in weights))
         entry["all"] = sum(v["weights"] for v in weights)
@@ -62,7 +62,7 @@ def settings(name: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def priced(study: str, variable: str) -> bool:
+def counted(study: str, variable: str) -> bool:
     """Whether a variable's weights are counted: weights, and in LeNet-5 those of kernels."""
     kernels = study == "formanek-kernels"
     return variable.endswith("weight") and ("conv" in variable or not kernels)
@@ -80,7 +80,7 @@ def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def alive(entry: dict[str, Any]) -> str:
-    """Weights that are left, and which part of all."""
+    """Weights that are left, and which fraction of all."""
     mean = statistics.mean(entry["alive"])
     return f"{mean:,.0f} ({100 * mean / entry['all']:.2f} %)"
 
@@ -106,10 +106,10 @@ def henrikson_table() -> str:
 
 def lambda_table() -> str:
     """What is minimised, L + λ‖w‖₁, and where each optimizer ended."""
-    price = 1e-4
+    strength = 1e-4
     rows = []
     for entry in settings("lambda"):
-        objectives = [run["train"]["loss"] + price * run["l1"] for run in entry["runs"]]
+        objectives = [run["train"]["loss"] + strength * run["l1"] for run in entry["runs"]]
         norms = [run["l1"] for run in entry["runs"]]
         rows.append(
             [
@@ -148,7 +148,7 @@ def large_text() -> str:
 
 
 def label_of(entry: dict[str, Any]) -> str:
-    """The name of a setting and its price."""
+    """The name of a setting and its strength."""
     return entry["label"] if entry["value"] is None else f"{entry['label']} {entry['value']:g}"
 
 
@@ -257,10 +257,10 @@ def removed(entry: dict[str, Any]) -> float:
 
 
 def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
-    """Test accuracy against the part of the weights that was removed (Formanek fig. 2–3).
+    """Test accuracy against the fraction of the weights that was removed (Formanek fig. 2–3).
 
     The right panel looks closely at the accuracies from `close[0]` to `close[1]`. Single weights
-    are shown together with what gradual TopK and healing reach.
+    are shown together with what gradual TopK and fine-tuning reach.
     """
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8))
     entries = settings(name)
@@ -277,7 +277,7 @@ def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
         if name == "formanek-weights":
             for entry, marker in zip(settings("topk")[:2], "*^", strict=True):
                 x, y = removed(entry), 100 - statistics.mean(entry["errors"])
-                label = f"gradual TopK, {entry['label']}, healed"
+                label = f"gradual TopK, {entry['label']}, fine-tuned"
                 axes.plot(x, y, marker, color="#0d7d76", ms=11, label=label)
         axes.axhline(100 - dense, color="gray", ls=":", label="dense")
         axes.set(xlabel="weights removed, %", ylabel="test accuracy, %")
@@ -291,8 +291,8 @@ def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
 def channels_figure() -> None:
     """Error against the MACs that are left, and the time that they take."""
     figure, (errors, times) = plt.subplots(1, 2, figsize=(9.6, 3.8))
-    for label in ("L1", "L1, not healed", "compress rate", "dense"):
-        colour = {**COLOURS, "L1, not healed": "#8fcfa3"}.get(label, "gray")
+    for label in ("L1", "L1, not fine-tuned", "compress rate", "dense"):
+        colour = {**COLOURS, "L1, not fine-tuned": "#8fcfa3"}.get(label, "gray")
         chosen = [e for e in settings("channels") if e["label"] == label]
         shrunk = [run["shrunk"] for e in chosen for run in e["runs"]]
         x = [statistics.mean(r["shrunk"]["macs_after"] for r in e["runs"]) / 1e3 for e in chosen]

@@ -83,7 +83,7 @@ def undocumented(public: Mapping[str, object], package: str) -> Iterator[str]:
 
 
 def _entry(name: str, thing: object) -> str:
-    """How mkdocstrings finds it: `lissom.proximal` would be the module that the function is in."""
+    """How mkdocstrings finds it: `lissom.shrink` would be the module that the function is in."""
     in_namesake = getattr(thing, "__module__", None) == name
     return f"{name}.{name.rpartition('.')[2]}" if in_namesake else name
 

@@ -49,7 +49,7 @@ def each(name: str, cases: Mapping[str, Any]) -> pytest.MarkDecorator:
 
 
 def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Sequential:
-    """For 5 × 5 images in 2 channels, with kernels so unequal that every price kills some."""
+    """For 5 × 5 images in 2 channels, with kernels so unequal that every penalty kills some."""
     torch.manual_seed(seed)
     layers = OrderedDict(
         conv1=nn.Conv2d(2, 4, 3),

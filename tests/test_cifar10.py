@@ -179,14 +179,14 @@ def test_a_small_gated_wide_residual_network_from_the_archive_to_the_small_netwo
     write(names=NAMES)
     run = tmp_path / "run"
     small = ["model.widen=1", "model.depth=10", "train.epochs=1", "train.batch_size=8"]
-    small += ["gates.lr=60", "prices.0.L0=2e-4", "optimizer.lr=0.01"]
+    small += ["method.gate_lr=60", "penalties.0.L0=2e-4", "optimizer.lr=0.01"]
     changes = [part for change in small for part in ("--set", change)]
     where = ["--data-dir", str(tmp_path), "--out", str(run)]
     for command in (["train", "louizos-wrn28-10", *where, *changes], ["shrink", str(run)]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
     [event] = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    left = event["gates"]["left"]
+    left = event["method"]["curves"]["open gates"]
     assert list(left) == [f"stage{n}.0.conv1.weight" for n in (1, 2, 3)]
     assert 3 <= sum(left.values()) < 16 + 32 + 64
 

@@ -46,7 +46,10 @@ lr = 3e-3
 epochs = 2
 batch_size = 64
 
-[[prices]]
+[method]
+name = "proximal"
+
+[[penalties]]
 TopK = { fraction = 0.5 }
 """
 
@@ -59,6 +62,7 @@ SHRUNK_FILES = {"small.safetensors", "shrinkage.json"}
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LISSOM_DATA_DIR", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # commands add the folder they are run in
     Path("quick.toml").write_text(QUICK)
 
 
@@ -177,7 +181,7 @@ def test_the_seed_holds_out_the_validation_data(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_changes_are_made_and_kept() -> None:
-    well("train", "quick.toml", "--set", "train.epochs=1", "--set", "prices.0.TopK.fraction=0.1")
+    well("train", "quick.toml", "--set", "train.epochs=1", "--set", "penalties.0.TopK.fraction=0.1")
     record = json.loads(Path("runs/quick/recipe.json").read_text())
     assert record["recipe"]["train"]["epochs"] == 1
     alive = sum(int(t.count_nonzero()) for name, t in weights("runs/quick").items() if "w" in name)
@@ -210,7 +214,7 @@ def test_the_recipe_of_a_run_names_its_directory() -> None:
 def test_the_recipe_of_every_kind_of_run_can_be_read_back(name: str) -> None:
     changes = ["data.name=digits", "train.epochs=1", "model={name='henrikson'}"]
     if name != "henrikson-l1-subgradient":
-        changes += ["train={epochs=1}", "proximal={}", "prices=[]"]
+        changes += ["train={epochs=1}", "method={name='proximal'}", "penalties=[{L1=0}]"]
     well("train", name, *(word for change in changes for word in ("--set", change)))
     well("train", f"runs/{name}/recipe.json", "--out", "again")
     assert same(f"runs/{name}", "again")
@@ -250,7 +254,7 @@ def test_an_old_run_is_not_lost_to_one_that_cannot_start() -> None:
     before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
     for bad in (
         ["--set", "data.name=mnist", "--data-dir", "absent"],
-        ["--set", "prices.0.groups=kernels"],
+        ["--set", "penalties.0.groups=kernels"],
         ["--device", "nonsense"],
     ):
         refused("train", "quick.toml", "--out", "run", "--overwrite", *bad)
@@ -358,8 +362,8 @@ def test_shrink_rounds_and_says_what_stayed(half: Path) -> None:
 
 
 def test_shrink_removes_inputs_if_told_to() -> None:
-    prices = "prices=[{groups='neurons', inputs=true, TopK={fraction=0.5}}]"
-    well("train", "quick.toml", "--out", "run", "--set", prices)
+    penalties = "penalties=[{groups='neurons', inputs=true, TopK={fraction=0.5}}]"
+    well("train", "quick.toml", "--out", "run", "--set", penalties)
     well("shrink", "run")
     without = lissom.load("run/small.safetensors", lambda: lissom.models.henrikson(64))
     assert without.fc1.in_features == 64
@@ -374,14 +378,15 @@ def test_shrink_removes_inputs_if_told_to() -> None:
 
 
 def test_shrink_finds_nothing_in_a_dense_network() -> None:
-    well("train", "quick.toml", "--out", "run", "--set", "prices=[]", "--set", "model.name=cnn")
+    well("train", "quick.toml", "--out", "run", "--set", "method=none",
+         "--set", "penalties=none", "--set", "model.name=cnn")  # fmt: skip
     assert "6,274 weights → 6,274" in well("shrink", "run")
     assert widths(lissom.load("run/small.safetensors", small_cnn)) == [8, 16, 32]
 
 
 def test_shrink_of_a_network_that_is_dead_altogether() -> None:
-    prices = "prices=[{groups='channels', L1=1e9}]"
-    well("train", "quick.toml", "--out", "run", "--set", prices, "--set", "model.name=cnn")
+    penalties = "penalties=[{groups='channels', L1=1e9}]"
+    well("train", "quick.toml", "--out", "run", "--set", penalties, "--set", "model.name=cnn")
     told = well("shrink", "run")
     small = lissom.load("run/small.safetensors", small_cnn)
     x = torch.rand(3, 1, 8, 8)
@@ -450,13 +455,16 @@ def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
         ("export half --dense --round-to 8", "there is nothing to --round-to: choose one"),
         ("export half --round-to 0", "round_to is a whole number of units, 1 or more; got 0"),
         ("export half --to pt2 --out net.onnx", "--to pt2 writes a file that ends in .pt2"),
-        ("train quick.toml --set prices.0.groups=channels", "no channels can be removed from this"),
-        ("train quick.toml --set prices.0.groups=heads", "this model; it has neurons"),
-        ("train quick.toml --set prices.0.groups=channel", "Did you mean 'channels'"),
-        ("train quick.toml --set prices.0.inputs=true", "inputs = true goes with units"),
+        (
+            "train quick.toml --set penalties.0.groups=channels",
+            "no channels can be removed from this",
+        ),
+        ("train quick.toml --set penalties.0.groups=heads", "this model; it has neurons"),
+        ("train quick.toml --set penalties.0.groups=channel", "Did you mean 'channels'"),
+        ("train quick.toml --set penalties.0.inputs=true", "inputs = true goes with units"),
         ("train quick.toml --set model.name=cn", "Did you mean 'cnn'"),
-        ("train half.toml --set prices.0.only=['fc']", "'fc' matches none of the channels"),
-        ("train half.toml --set prices.0.biases=true", "not 'channels'"),
+        ("train half.toml --set penalties.0.only=['fc']", "'fc' matches none of the channels"),
+        ("train half.toml --set penalties.0.biases=true", "not 'channels'"),
         ("train half.toml --set model.input_dropout=0.2", "'cnn' has no input_dropout; only"),
     ],
 )
@@ -596,9 +604,17 @@ def test_a_resumed_run_is_the_whole_run(finished: Path, monkeypatch: pytest.Monk
     ("options", "message"),
     [
         (["--set", "train.epochs=3"], "train.epochs was 2 and is 3"),
-        (["--set", "prices.0.TopK.fraction=0.25"], "prices.0.TopK.fraction was 0.5 and is 0.25"),
-        (["--set", "prices=[]"], "prices.0.TopK.fraction was 0.5 and is None"),
-        (["--set", "proximal.freeze=1"], "proximal.freeze was None and is 1"),
+        (
+            ["--set", "penalties.0.TopK.fraction=0.25"],
+            "penalties.0.TopK.fraction was 0.5 and is 0.25",
+        ),
+        (
+            ["--set", "method=none", "--set", "penalties=none"],
+            "penalties.0.TopK.fraction was 0.5 and is None",
+        ),
+        (["--set", "method=none", "--set", "penalties=none"], "method.name was 'proximal' and is"),
+        (["--set", "method.finalize_at=1"], "method.finalize_at was None and is 1"),
+        (["--set", "method.every=8 steps"], "method.every was '1 step' and is '8 steps'"),
         (["--seed", "1"], "seed was 0 and is 1"),
     ],
 )
@@ -645,9 +661,18 @@ def bad_runs(folder: Path) -> None:
         ("train quick.toml --set train.epochs", "--set takes key=value"),
         ("train quick.toml --set train.epochs=0", "quick.toml, --set: train.epochs: "),
         ("train quick.toml --set train.epoch=1", "Did you mean 'epochs'"),
+        ("train quick.toml --set method.every=now", "--set: method.every: every is a whole number"),
+        ("train quick.toml --set method.name=gate", "method.name: there is no method 'gate'. Did"),
+        ("train quick.toml --set method.name=gates", "penalties.0: method 'gates' takes L0, L2"),
+        (
+            "train quick.toml --set method.name=no_room:A",
+            "method 'no_room:A' cannot be imported: No",
+        ),
+        ("train quick.toml --set method=none", "need a [method] as well"),
+        ("train quick.toml --set method.finalize_at=3", "ends after epoch 3, and training ends"),
         ("train quick.toml --set model.name=lenet5", "'lenet5' takes images of 1×28×28"),
-        ("train quick.toml --set prices.0.groups=kernels", "no kernels to choose from"),
-        ("train quick.toml --set prices.0.only=['fc9']", "'fc9' matches none of the weights"),
+        ("train quick.toml --set penalties.0.groups=kernels", "no kernels to choose from"),
+        ("train quick.toml --set penalties.0.only=['fc9']", "'fc9' matches none of the weights"),
         ("train quick.toml --set data.validation=1347", "cannot hold out 1347 of 1347"),
         ("train quick.toml --device gpu", "device 'gpu' cannot be used here"),
         ("train quick.toml --device cuda:99", "device 'cuda:99' cannot be used here"),
@@ -677,7 +702,7 @@ def test_mistakes_are_told_in_a_line(tmp_path: Path, arguments: str, message: st
 
 
 def test_a_run_that_could_not_start_leaves_nothing_in_the_way() -> None:
-    refused("train", "quick.toml", "--set", "prices.0.groups=kernels")
+    refused("train", "quick.toml", "--set", "penalties.0.groups=kernels")
     refused("train", "quick.toml", "--set", "data.name=mnist", "--data-dir", "absent")
     assert not Path("runs").exists()
     well("train", "quick.toml")
@@ -745,6 +770,23 @@ def test_no_command_shows_the_commands() -> None:
         assert command in done.output
 
 
+def test_a_method_of_ones_own_lies_where_the_command_is_run() -> None:
+    Path("own_method_of_a_cli_test.py").write_text(
+        "from lissom.methods.proximal import Proximal\nclass Mine(Proximal):\n    name = 'mine'\n"
+    )
+    entry = "import sys; from lissom.cli import app; sys.argv[0] = 'lissom'; app()"
+    # As the installed script runs: its own folder comes first on the path, and not this one.
+    command = [sys.executable, "-P", "-c", entry]
+    changes = ["--set", "method.name=own_method_of_a_cli_test:Mine"]
+    run = [*command, "train", "quick.toml", "--out", "run", *changes]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, "measure", "run"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    well("train", "quick.toml", "--out", "known")
+    assert same("run", "known")
+
+
 def test_python_m_lissom() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lissom", "measure", "absent"], capture_output=True, text=True
@@ -794,5 +836,5 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 
 def test_the_demo_is_as_sparse_as_it_says() -> None:
     recipe = read_recipe("digits-demo")
-    fraction = recipe.prices[0].top_k.fraction
+    fraction = recipe.penalties[0].top_k.fraction
     assert f"{100 * fraction[-1].end:.0f} %" in recipe.title

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import L0, L1, L2, L1Ball, TopK
-from lissom.errors import CompressionError
-from lissom.learning_compression import Compression, kmeans, sorting
-from lissom.learning_compression.compressions import Additive, bound, compress, distance
-from lissom.learning_compression.forms import Dense, Factors, Form, Quantized, form_of
-from lissom.learning_compression.low_rank import LowRank, RankSelection
-from lissom.learning_compression.quantization import (
+from lissom.compressions import Compression, kmeans, sorting
+from lissom.compressions.compressions import Additive, bound, compress, distance
+from lissom.compressions.forms import Dense, Factors, Form, Quantized, form_of
+from lissom.compressions.low_rank import LowRank, RankSelection
+from lissom.compressions.quantization import (
     Binary,
     Codebook,
     ScaledBinary,
     ScaledTernary,
 )
+from lissom.errors import CompressionError
 from lissom.models import lenet300
 
 QUANTIZERS = (Codebook(1), Codebook(2), Codebook(5), Binary(), ScaledBinary(), ScaledTernary())
@@ -381,21 +381,21 @@ def test_the_l1_ball_against_a_solver(weighted):
 
 
 @pytest.mark.parametrize("mu", [0.5, 3.0])
-def test_l0_constraint_and_price_against_all_supports(mu):
+def test_l0_constraint_and_penalty_against_all_supports(mu):
     a, b = normal(2, 2), normal(4, 1)
-    w, lam, price, kappa = torch.cat([a.flatten(), b.flatten()]), 0.3, 0.4, 3
-    shrink = mu / (mu + 2 * lam)
-    constrained, priced = [], []
+    w, decay, lam, kappa = torch.cat([a.flatten(), b.flatten()]), 0.3, 0.4, 3
+    shrink = mu / (mu + 2 * decay)
+    constrained, penalized = [], []
     for keep in product([0.0, 1.0], repeat=8):
         theta = w * torch.tensor(keep, dtype=torch.float64) * shrink
-        fit = mu / 2 * float((w - theta).square().sum()) + lam * float(theta.square().sum())
+        fit = mu / 2 * float((w - theta).square().sum()) + decay * float(theta.square().sum())
         if sum(keep) <= kappa:
             constrained.append((fit, theta))
-        priced.append((fit + price * sum(keep), theta))
+        penalized.append((fit + lam * sum(keep), theta))
     best = min(constrained, key=lambda pair: pair[0])[1]
-    torch.testing.assert_close(by_penalty(TopK(kappa) + L2(lam), a, b, mu=mu), best)
-    best = min(priced, key=lambda pair: pair[0])[1]
-    torch.testing.assert_close(by_penalty(L0(price) + L2(lam), a, b, mu=mu), best)
+    torch.testing.assert_close(by_penalty(TopK(kappa) + L2(decay), a, b, mu=mu), best)
+    best = min(penalized, key=lambda pair: pair[0])[1]
+    torch.testing.assert_close(by_penalty(L0(lam) + L2(decay), a, b, mu=mu), best)
 
 
 def test_the_metric_of_an_l0_constraint():
@@ -473,7 +473,7 @@ def test_sums_are_no_worse_than_their_terms_and_never_rise(monkeypatch, terms):
     for part in made.parts:
         [alone] = compress(part, [w], 1.0, None)
         assert found <= distance([w], [alone.value()]) * (1 + 1e-12)
-    from lissom.learning_compression import compressions
+    from lissom.compressions import compressions
 
     ends = []
     for rounds in range(1, 6):

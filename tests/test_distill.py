@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
+from training_cases import DENSE
 from typer.testing import CliRunner
 
 from lissom.cli import app
@@ -216,9 +217,10 @@ def test_the_table_has_a_row_for_each(found: Distilled) -> None:
 @pytest.mark.parametrize("fraction", [1.0, 0.2])
 def test_a_run_is_distilled(tmp_path: Path, fraction: float) -> None:
     run = tmp_path / "run"
-    short = ["--set", "train={epochs=2}", "--set", "proximal={}"]
-    prices = f"prices=[{{TopK={{fraction={fraction}}}}}]" if fraction < 1 else "prices=[]"
-    train = ["train", "digits-demo", *short, "--set", prices, "--out", str(run)]
+    (recipe := tmp_path / "dense.toml").write_text(DENSE)
+    pruned = ["method={name='proximal'}", f"penalties=[{{TopK={{fraction={fraction}}}}}]"]
+    changes = [word for change in pruned for word in ("--set", change)] if fraction < 1 else []
+    train = ["train", str(recipe), *changes, "--out", str(run)]
     done = CliRunner().invoke(app, train)
     assert done.exit_code == 0, done.output
     options = ["--to", "trees", "--rounds", "3", "--examples", "500", "--seed", "2"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from training_cases import DENSE
 from typer.testing import CliRunner
 
 import lissom
@@ -72,12 +73,13 @@ def test_votes_and_confidence_count_members() -> None:
 
 def test_samples_of_gates_are_an_ensemble() -> None:
     net = henrikson(inputs=6)
-    gates = lissom.gate(net, {lissom.weights(net): L0(0)}, init=0.5)
-    together = Ensemble(gates.sample(3, seed=1))
+    optimizer = torch.optim.Adam(net.parameters())
+    method = lissom.gate(optimizer, net, {lissom.weights(net): L0(0)}, init=0.5)
+    together = Ensemble(method.sample(3, seed=1))
     assert len(together) == 3
     answers = [member(X) for member in together.members]
     assert not torch.equal(answers[0], answers[1])
-    again = Ensemble(gates.sample(3, seed=1))
+    again = Ensemble(method.sample(3, seed=1))
     assert torch.equal(together(X), again(X))
 
 
@@ -188,7 +190,7 @@ RUN = ["--set", "train.epochs=4", "--set", "train.cosine_from=1", "--set", "data
 def test_a_run_answers_together(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train = ["train", "digits-gates", *RUN, "--out", str(run)]
-    done = CliRunner().invoke(app, [*train, "--set", "gates={init=0.2}"])
+    done = CliRunner().invoke(app, [*train, "--set", "method={name='gates', init=0.2}"])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["ensemble", str(run), "--networks", "4", "--seed", "1"])
     assert done.exit_code == 0, done.output
@@ -202,12 +204,12 @@ def test_a_run_answers_together(tmp_path: Path) -> None:
 
 
 def test_several_runs_answer_together(tmp_path: Path) -> None:
-    short = ["--set", "train={epochs=2}", "--set", "prices=[]", "--set", "proximal={}"]
+    (recipe := tmp_path / "dense.toml").write_text(DENSE)
     runs = []
     for seed in range(3):
         runs.append(str(tmp_path / f"bag{seed}"))
         bagged = ["--set", "data.bootstrap=true", "--seed", str(seed), "--out", runs[-1]]
-        done = CliRunner().invoke(app, ["train", "digits-demo", *short, *bagged])
+        done = CliRunner().invoke(app, ["train", str(recipe), *bagged])
         assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["ensemble", *runs, "--out", str(tmp_path / "together")])
     assert done.exit_code == 0, done.output
@@ -220,7 +222,7 @@ def test_several_runs_answer_together(tmp_path: Path) -> None:
     assert sorted(set(kept["accuracy"]["1"])) == pytest.approx(sorted(alone))
     assert len(kept["accuracy"]["3"]) == 1
     other = str(tmp_path / "other")
-    command = ["train", "digits-demo", *short, "--set", "data.center=true", "--out", other]
+    command = ["train", str(recipe), "--set", "data.center=true", "--out", other]
     assert CliRunner().invoke(app, command).exit_code == 0
     for wrong, told in (
         ([runs[0], other, "--out", str(tmp_path / "no")], "the test examples of"),
@@ -260,18 +262,20 @@ def test_the_best_weighed_against_its_size() -> None:
 
 
 def test_runs_without_gates_are_refused(tmp_path: Path) -> None:
-    healed, plain = tmp_path / "healed", tmp_path / "plain"
-    early = ["--set", "gates.harden=2"]
-    command = ["train", "digits-gates", *RUN, *early, "--out", str(healed)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    done = CliRunner().invoke(app, ["ensemble", str(healed)])
-    told = done.output.replace("\n", " ")
-    assert done.exit_code == 2 and "train it without gates.harden" in told
-    short = ["--set", "train.epochs=1", "--set", "prices=[]", "--set", "proximal={}"]
-    command = ["train", "digits-demo", *short, "--set", "train={epochs=1}", "--out", str(plain)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    done = CliRunner().invoke(app, ["ensemble", str(plain)])
-    assert done.exit_code == 2 and "its method is 'proximal'" in done.output.replace("\n", " ")
+    (recipe := tmp_path / "dense.toml").write_text(DENSE)
+    pruned = ["method={name='proximal'}", "penalties=[{L1=1e-4}]"]
+    for name, train, told in (
+        ("fine-tuned", ["digits-gates", *RUN, "--set", "method.finalize_at=2"],
+         "train it without method.finalize_at"),
+        ("dense", [str(recipe)], "has no method, and so no distribution to draw networks from"),
+        ("pruned", [str(recipe), *(word for change in pruned for word in ("--set", change))],
+         "method 'proximal' learns one network, and has none to draw from"),
+    ):  # fmt: skip
+        run = str(tmp_path / name)
+        done = CliRunner().invoke(app, ["train", *train, "--out", run])
+        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(app, ["ensemble", run])
+        assert done.exit_code == 2 and told in " ".join(done.output.split())
 
 
 def test_recorded_networks_answer_as_they_did_and_are_run_once() -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from lissom.compressions.compressions import compress
+from lissom.compressions.factors import factorize, two_layers
+from lissom.compressions.forms import Dense, Factors, Form, Sum
+from lissom.compressions.low_rank import LowRank, RankSelection
 from lissom.errors import CompressionError
-from lissom.learning_compression.compressions import compress
-from lissom.learning_compression.factors import factorize, two
-from lissom.learning_compression.forms import Dense, Factors, Form, Sum
-from lissom.learning_compression.low_rank import LowRank, RankSelection
 
 
 def compressed(net: nn.Module, compression=None, names=None) -> dict[str, Form]:
@@ -199,7 +199,7 @@ def test_a_layer_of_the_users_own():
         def forward(self, x: Tensor) -> Tensor:
             return 3 * x @ self.weight.T
 
-    @two.register
+    @two_layers.register
     def _(layer: Scaled, u: Tensor, v: Tensor):
         first, second = nn.Linear(20, 2, bias=False), nn.Linear(2, 20, bias=False)
         first.weight, second.weight = nn.Parameter(v), nn.Parameter(3 * u)

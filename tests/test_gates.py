@@ -8,19 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from gates_cases import delivered, gated, plain
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.checkpoint import checkpoint
+from training_cases import same
 
 import lissom
 from lissom import L0, L1, L2, TopK, kernels
 from lissom.coupling import channels, heads, neurons
-from lissom.errors import GateError, GroupError
-from lissom.gates import Gates, gate, gates_of, shut_dead
+from lissom.errors import GateError, GroupError, MethodError, OptimizerError
 from lissom.groups import Groups, TensorBlock, columns, weights
 from lissom.hard_concrete import HardConcrete, logistic
+from lissom.methods.gates import Budget, Gates, close_dead_gates, gate, gates_of
 from lissom.schedules import linear
 
 LAW = HardConcrete()
@@ -147,8 +152,8 @@ def draw(gates: Gates, seed: int, examples: int | None = None) -> list[Tensor]:
     like = gates.log_alpha if examples is None else gates.log_alpha.expand(examples, -1)
     torch.manual_seed(seed)
     z = LAW.sample(like, logistic(like))
-    parts = z.split([b.shape.numel() for b in gates.blocks], -1)
-    return [p.unflatten(-1, b.shape) for p, b in zip(parts, gates.blocks, strict=True)]
+    parts = z.split([b.shape.numel() for b in gates.blocks()], -1)
+    return [p.unflatten(-1, b.shape) for p, b in zip(parts, gates.blocks(), strict=True)]
 
 
 def called(net: nn.Module, x: Tensor, seed: int) -> Tensor:
@@ -156,12 +161,8 @@ def called(net: nn.Module, x: Tensor, seed: int) -> Tensor:
     return net(x)
 
 
-def plain(gates: Gates) -> nn.Module:
-    return gates_of(copy.deepcopy(gates.model)).remove()
-
-
 def spread_out_(gates: Gates, width: float = 2.0) -> Gates:
-    """log α far from one another, so that gates are shut, open and between."""
+    """log α far from one another, so that gates are closed, open and between."""
     with torch.no_grad():
         order = torch.randperm(len(gates), generator=torch.Generator().manual_seed(5))
         gates.log_alpha.copy_(torch.linspace(-1.2 * width, 1.2 * width, len(gates))[order])
@@ -184,7 +185,7 @@ def test_the_model_stays_itself(make: Make, draws: Any, dtype: torch.dtype) -> N
     groups = make.__closure__ and regroup(make, net, x)
     before = dict(net.named_parameters())
     keys, kind = list(net.state_dict()), type(net)
-    gates = gate(net, {groups: L0(1.0)}, draws=draws)
+    gates = gated(net, {groups: L0(1.0)}, draws=draws)
     after = dict(net.named_parameters())
     assert type(net) is kind
     assert set(after) == {*before, NAME} and set(net.state_dict()) == {*keys, NAME}
@@ -219,7 +220,7 @@ def regroup(make: Make, net: nn.Module, x: Tensor) -> Groups:
 def test_an_exception_leaves_it_clean(make: Make, draws: Any) -> None:
     """In a layer, before the first layer, and for inputs of a wrong shape."""
     net, x, groups = make()
-    gate(net, {groups: L0(1.0)}, draws=draws)
+    gated(net, {groups: L0(1.0)}, draws=draws)
     net.train()
 
     def fails(*_: Any) -> None:
@@ -245,7 +246,7 @@ def test_seeds(make: Make, draws: Any) -> None:
     for seed in (3, 3, 4):
         torch.manual_seed(len(found))  # the global generator does not matter
         net, x, groups = make()
-        gate(net, {groups: L0(1.0)}, draws=draws, seed=seed)
+        gated(net, {groups: L0(1.0)}, draws=draws, seed=seed)
         state = torch.get_rng_state()
         net.train()
         found.append([net(x) for _ in range(3)])
@@ -262,7 +263,7 @@ def test_forward_against_activations_times_z(name: str, draws: Any, training: bo
     """Behind normalisations, all members of a unit by one draw, gradients too."""
     make, laid_out = OPEN[name]
     net, x, groups = make()
-    gates = spread_out_(gate(net, {groups: L0(1.0)}, draws=draws, test="median"), 1.0)
+    gates = spread_out_(gated(net, {groups: L0(1.0)}, draws=draws, test="median"), 1.0)
     net.train(training)
     reference = plain(gates).train(training)
     examples = len(x) if draws == "example" else None
@@ -289,7 +290,7 @@ def test_forward_against_activations_times_z(name: str, draws: Any, training: bo
 
 def test_heads_against_mixed_values_times_z() -> None:
     net, x, groups = CASES["heads"]()
-    gates = spread_out_(gate(net, {groups: L0(1.0)}))
+    gates = spread_out_(gated(net, {groups: L0(1.0)}))
     net.train()
     [z] = draw(gates, 7)
     expected = plain(gates).train()(x, (z[:, None, None],))
@@ -299,11 +300,11 @@ def test_heads_against_mixed_values_times_z() -> None:
 @each("name", {k: k for k in ("weights", "kernels")})
 def test_weights_times_z(name: str) -> None:
     net, x, groups = CASES[name]()
-    gates = spread_out_(gate(net, {groups: L0(1.0)}))
+    gates = spread_out_(gated(net, {groups: L0(1.0)}))
     net.train()
     reference = plain(gates).train()
     with torch.no_grad():
-        for block, z in zip(gates.blocks, draw(gates, 7), strict=True):
+        for block, z in zip(gates.blocks(), draw(gates, 7), strict=True):
             weight = reference.get_parameter(block.name)
             weight.mul_(z[..., None, None] if name == "kernels" else z)
     torch.testing.assert_close(called(net, x, 7), reference(x), rtol=1e-12, atol=1e-12)
@@ -320,7 +321,7 @@ def test_at_first_it_computes_what_it_did_on_average(make: Make) -> None:
         for p in linear_net.parameters():
             p.mul_(0.5)
         expected = linear_net(x)
-    gate(linear_net, {groups: L0(1.0)}, init=0.3)
+    gated(linear_net, {groups: L0(1.0)}, init=0.3)
     linear_net.train()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -333,7 +334,7 @@ def test_at_first_it_computes_what_it_did_on_average(make: Make) -> None:
 @every
 def test_gradients_against_finite_differences(make: Make, draws: Any) -> None:
     net, x, groups = make()
-    gates = gate(net, {groups: L0(1.0)}, draws=draws)
+    gates = gated(net, {groups: L0(1.0)}, draws=draws)
     net.train()
 
     def loss() -> Tensor:
@@ -372,7 +373,9 @@ def in_group(groups: Groups) -> Iterator[tuple[int, float]]:
 @each("make", CASES)
 def test_penalty_by_hand(make: Make, per: Any) -> None:
     net, _, groups = make()
-    gates = gate(net, {groups: L0(linear(0.0, 2.0, steps=4)) + L2(0.5)}, per=per)
+    optimizer = SGD(net.parameters(), 0.0)  # its steps move nothing
+    penalty = L0(linear(0.0, 2.0, steps=4)) + L2(0.5)
+    gates = gate(optimizer, net, {groups: penalty}, per=per, gate_lr=0.0, detach_l2=False)
     spread_out_(gates)
     net.train()
     for step in range(6):
@@ -382,21 +385,62 @@ def test_penalty_by_hand(make: Make, per: Any) -> None:
             p * (l0 * (n if per == "weight" else 1) + 0.5 * square)
             for p, (n, square) in zip(chances, in_group(groups), strict=True)
         )
-        torch.testing.assert_close(gates.penalty(detach=False), expected.to(torch.float64))
-        assert gates.step == step + 1
+        torch.testing.assert_close(gates.penalty(), expected.to(torch.float64))
+        assert gates.step == step
+        gates.penalty().backward()
+        optimizer.step()
 
 
-def test_penalty_moves_only_in_training() -> None:
-    net, _, groups = CASES["neurons"]()
-    gates = gate(net, {groups: L0(1.0)})
-    net.eval()
-    gates.penalty()
+@pytest.mark.parametrize("start", [0, 2])
+def test_asking_for_the_penalty_changes_nothing(start: int) -> None:
+    """Schedules and multipliers move with the steps of the optimizer, from `start` on."""
+    net, x, _ = CASES["neurons"]()
+    asked, other = (copy.deepcopy(net) for _ in range(2))
+    found = []
+    for net, asks in ((asked, 3), (other, 0)):
+        optimizer = Adam(net.parameters(), 0.01)
+        gates = gate(
+            optimizer, net, {neurons(net, x): L0(linear(0, 0.1, 4))}, seed=1, start=start,
+            budget=Budget(weights=linear(0.6, 0.5, 4)),
+        )  # fmt: skip
+        [budget] = gates.constraints
+        for n in range(6):
+            before = gates.state_dict()
+            for _ in range(asks):
+                net.eval()
+                value = gates.penalty()
+                net.train()
+                with torch.no_grad():
+                    assert gates.penalty() == value
+                with gates.deployed():
+                    assert gates.penalty() == 0
+                assert gates.penalty() == value and gates.penalty().requires_grad == (n >= start)
+            assert gates.state_dict() == before
+            assert (gates.step, gates.now) == (n, max(0, n - start))
+            if n < start:
+                assert gates.penalty() == 0
+            train(net, gates, optimizer, x, 1)
+            for _ in range(asks):
+                gates.penalty()
+            assert (float(budget.multiplier) > 0) == (n >= start)
+        found.append([*net.parameters(), budget.multiplier])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
+def test_a_forgotten_penalty_is_told() -> None:
+    """Also one that was asked for, and is missing from the loss."""
+    net, x, groups = CASES["neurons"]()
+    optimizer = SGD(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.1)}, start=2)
     net.train()
-    with torch.no_grad():
+    for n in range(12):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
         gates.penalty()
-    assert gates.step == 0
-    gates.penalty()
-    assert gates.step == 1
+        if n < 11:
+            optimizer.step()
+    with pytest.raises(MethodError, match=r"10 steps .*method 'gates'.*\+ method\.penalty\(\)"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -404,13 +448,13 @@ def test_penalty_moves_only_in_training() -> None:
 def test_gradient_of_the_penalty(make: Make, detach: bool) -> None:
     """The L2 part moves log α only if it is not detached, and the weights by 2λ₂ p w."""
     net, _, groups = make()
-    gates = spread_out_(gate(net, {groups: L0(0.3) + L2(0.5)}))
+    gates = spread_out_(gated(net, {groups: L0(0.3) + L2(0.5)}, detach_l2=detach))
     net.train()
-    gates.penalty(detach=detach).backward()
+    gates.penalty().backward()
     p = torch.cat([q.flatten() for q in gates.p_nonzero()]).detach()
     slopes = torch.tensor([0.3 * n + (0 if detach else 0.5 * s) for n, s in in_group(groups)])
     torch.testing.assert_close(gates.log_alpha.grad, p * (1 - p) * slopes.to(p))
-    for block, chance in zip(gates.blocks, gates.p_nonzero(), strict=True):
+    for block, chance in zip(gates.blocks(), gates.p_nonzero(), strict=True):
         for parameter in block.parameters:
             paid = (parameter.grad * parameter).sum() if len(block.parameters) == 1 else None
             if paid is not None:
@@ -422,7 +466,7 @@ def test_gradient_of_the_penalty(make: Make, detach: bool) -> None:
 def test_expected_against_draws(make: Make) -> None:
     """Networks drawn, shrunk and measured; their average is the expectation."""
     net, x, groups = make()
-    gates = gate(net, {groups: L0(1.0)}, example=x, init=0.4)
+    gates = gated(net, {groups: L0(1.0)}, example_inputs=x, init=0.4)
     p = torch.cat([q.detach().flatten() for q in gates.p_nonzero()])
     expected = {cost: gates.expected(cost).item() for cost in ("weights", "macs")}
     single = isinstance(groups.blocks[0], TensorBlock)
@@ -440,7 +484,7 @@ def test_expected_against_draws(make: Make) -> None:
         if shrunk == 4 or not (single or all(part.any() for part in parts)):
             continue  # shrink leaves one unit in each layer
         shrunk += 1
-        hard = gates.hardened()
+        hard = delivered(gates)
         if single:
             left = sum(int(torch.count_nonzero(p)) for p in hard.parameters())
             macs = lissom.measure(hard, x).effective_macs
@@ -464,7 +508,7 @@ def test_expected_costs_are_consistent(make: Make) -> None:
     net, x, groups = make()
     total = sum(p.numel() for p in net.parameters())
     before = {name: p.numel() for name, p in net.named_parameters()}
-    gates = spread_out_(gate(net, {groups: L0(1.0)}, example=x))
+    gates = spread_out_(gated(net, {groups: L0(1.0)}, example_inputs=x))
     assert gates.total() == total and gates.total("bytes") == 8 * total
     assert gates.expected("bytes").item() == pytest.approx(8 * gates.expected().item())
     ones = dict.fromkeys(before, 1.0)
@@ -481,26 +525,35 @@ def test_expected_costs_are_consistent(make: Make) -> None:
 
 @pytest.mark.parametrize("test", ["published", "median", "mean", "mode"])
 @every
-def test_harden(make: Make, draws: Any, test: str) -> None:
+def test_finalize(make: Make, draws: Any, test: str) -> None:
     net, x, groups = make()
     keys, hooks = list(net.state_dict()), len(net._forward_pre_hooks)
-    gates = spread_out_(gate(net, {groups: L0(1.0)}, draws=draws, test=test), 4.0)
+    gates = spread_out_(gated(net, {groups: L0(1.0)}, draws=draws, test=test), 4.0)
     z = gates.test_gates()
-    shut = sum(int((one == 0).sum()) for one in z)
+    closed = sum(int((one == 0).sum()) for one in z)
     net.eval()
     with torch.no_grad():
         expected = net(x)
-        copied = gates.hardened()
+        copied = delivered(gates)
         torch.testing.assert_close(net(x), expected, rtol=0, atol=0)  # it keeps its gates
-        assert gates_of(net) is gates
-        assert gates.harden() is net
+        assert gates_of(net) is gates and not gates.finalized
+        other = gates_of(copy.deepcopy(net))
+        other.finalize()
+        gates.finalize()
+        assert gates.finalized and gates.finalized_at == 0
         torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(copied(x), net(x), rtol=0, atol=0)
-    assert shut == 0 if test == "mean" else 0 < shut < len(gates)
-    if isinstance(gates.blocks[0], TensorBlock):
+        torch.testing.assert_close(other.model(x), net(x), rtol=0, atol=0)
+    assert closed == 0 if test == "mean" else 0 < closed < len(gates)
+    if isinstance(gates.blocks()[0], TensorBlock):
         zeros = sum(int((norms == 0).sum()) for norms in groups.norms())
-        assert zeros == shut
-    for left in (net, copied, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert zeros == closed
+    before = [p.clone() for p in net.parameters()]
+    gates.finalize()
+    with gates.deployed():
+        assert gates.penalty() == 0
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    for left in (net, copied, other.model, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert list(left.state_dict()) == keys and not hasattr(left, NAME)
         assert all(
             len(m._forward_pre_hooks) == hooks and not m._forward_hooks for m in left.modules()
@@ -510,14 +563,129 @@ def test_harden(make: Make, draws: Any, test: str) -> None:
             gates_of(left)
     small = lissom.shrink(net, x, verify=False)
     torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
-    if shut and not isinstance(gates.blocks[0], TensorBlock):
+    if closed and not isinstance(gates.blocks()[0], TensorBlock):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+
+
+TABLES = (
+    "_parameters",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+)
+
+
+def tables(net: nn.Module) -> list[list[tuple[Any, Any]]]:
+    """Parameters and hooks of all modules, in their order."""
+    return [list(getattr(m, table).items()) for m in net.modules() for table in TABLES]
+
+
+@pytest.mark.parametrize("budget", [None, Budget(weights=0.7)], ids=["gates", "budget"])
+@every
+def test_deployed_puts_everything_back(make: Make, draws: Any, budget: Budget | None) -> None:
+    """Bit for bit, with the order of parameters and of hooks, other people's among them."""
+    net, x, groups = make()
+    last = list(net.children())[-1]
+    for module in (net, last):
+        module.register_forward_pre_hook(lambda *_: None)
+    optimizer = Adam(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.1)}, draws=draws, budget=budget, seed=1, init=0.3)
+    net.register_forward_pre_hook(lambda *_: None, prepend=True)
+    last.register_forward_hook(lambda *_: None)
+    train(net, gates, optimizer, x, 2)
+    spread_out_(gates, 4.0)
+    twin = copy.deepcopy(net)
+    loss, expected = (
+        one(x).square().mean() + gates_of(one).penalty() for one in (net, twin)
+    )  # whose backward pass comes later
+    there, hung = dict(net.named_parameters()), tables(net)
+    states = [net.state_dict(), optimizer.state_dict(), gates.state_dict()]
+    before, where = copy.deepcopy(states), [p.data_ptr() for p in net.parameters()]
+
+    with pytest.raises(RuntimeError, match="on purpose"), gates.deployed():
+        assert NAME not in net.state_dict() and gates.log_alpha is there[NAME]
+        assert all(p is there[name] for name, p in net.named_parameters())
+        assert len(net._forward_pre_hooks) == 2 and len(last._forward_hooks) == 1
+        late = net.register_forward_hook(lambda *_: None)
+        with torch.no_grad():
+            other = copy.deepcopy(net).train()
+            assert torch.equal(other(x), other(x))  # nothing is drawn
+            for block in gates.blocks():
+                for parameter in block.tensors():
+                    parameter.fill_(7.0)
+        with gates.deployed(), pytest.raises(MethodError, match="within deployed"):
+            gates.finalize()
+        raise RuntimeError("on purpose")
+
+    assert late.id in net._forward_hooks
+    late.remove()
+    assert tables(net) == hung
+    assert list(net.named_parameters()) == list(there.items())
+    assert [p.data_ptr() for p in net.parameters()] == where
+    assert same([net.state_dict(), optimizer.state_dict(), gates.state_dict()], before)
+    net.zero_grad()
+    loss.backward()
+    expected.backward()
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+    assert torch.equal(net(x), twin(x)) and net.training
+
+
+def test_a_step_while_it_is_deployed_is_told() -> None:
+    net, x, groups = CASES["neurons"]()
+    optimizer = SGD(net.parameters(), 0.1)
+    gates = gate(optimizer, net, {groups: L0(0.1)})
+    with gates.deployed(), pytest.raises(MethodError, match="step outside"):
+        net(x).sum().backward()
+        optimizer.step()
+
+
+def test_zeros_stay_and_the_rest_is_fine_tuned() -> None:
+    """After `finalize_at` steps, with momentum; the optimizer no longer knows of gates."""
+    for make in (CASES["weights"], CASES["neurons"]):
+        net, x, groups = make()
+        optimizer = SGD(net.parameters(), 0.01, momentum=0.9)
+        gates = gate(optimizer, net, {groups: L0(0.0)}, finalize_at=3, test="median", seed=1)
+        log_alpha = gates.log_alpha
+        train(net, gates, optimizer, x, 2)
+        spread_out_(gates)
+        assert not gates.finalized and log_alpha in optimizer.state
+        train(net, gates, optimizer, x, 1)
+        assert gates.finalized and gates.finalized_at == gates.step == 3
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        assert set(held) == set(net.parameters()) and not optimizer.state
+        before = [p.detach().clone() for p in net.parameters()]
+        dead = [norms == 0 for norms in groups.norms()]
+        assert 0 < sum(int(one.sum()) for one in dead) < len(gates)
+        train(net, gates, optimizer, x, 3)
+        assert gates.step == 6 and gates.finalized_at == 3
+        for block, zero, norms in zip(groups, dead, groups.norms(), strict=True):
+            assert torch.equal(norms == 0, zero), block.name
+        assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+
+
+def test_removed_gates_leave_the_weights_as_they_are() -> None:
+    net, x, groups = CASES["neurons"]()
+    optimizer = Adam(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.1)})
+    train(net, gates, optimizer, x, 1)
+    before = {name: p.detach().clone() for name, p in net.named_parameters() if name != NAME}
+    gates.remove()
+    assert gates.finalized and gates.penalty() == 0
+    assert same(dict(net.named_parameters()), before)
+    gates.remove()
+    with pytest.raises(GateError, match="are gone"):
+        _ = gates.log_alpha
+    train(net, gates, optimizer, x, 1)
+    assert gates.step == 1, "the optimizer's hook is off"
+    gate(optimizer, net, {groups: L0(0.1)})
 
 
 @each("make", CASES)
 def test_samples_are_plain_networks(make: Make) -> None:
     net, x, groups = make()
-    gates = gate(net, {groups: L0(1.0)})
+    gates = gated(net, {groups: L0(1.0)})
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     first, again = (list(gates.sample(3, seed=5)) for _ in range(2))
     assert len(first) == 3
@@ -551,51 +719,80 @@ def by_torch(net: nn.Module) -> nn.Module:
 def test_copies_go_on(make: Make, draws: Any, copied: Any) -> None:
     """A copy trains exactly as the original does, and the two do not touch one another."""
     net, x, groups = make()
-    gates = gate(net, {groups: L0(0.01)}, draws=draws, seed=1)
-    net.train()
-    net(x).sum()
-    gates.penalty()
+    optimizer = Adam(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.01)}, draws=draws, seed=1)
+    train(net, gates, optimizer, x, 1)
     other = copied(net)
     theirs = gates_of(other)
     assert theirs is not gates and theirs.log_alpha is other.get_parameter(NAME)
     assert (theirs.drawn, theirs.step) == (gates.drawn, gates.step) == (1, 1)
+    assert theirs.optimizer is None, "the original's belongs to other parameters"
     before = {name: p.detach().clone() for name, p in other.named_parameters()}
-    train(net, gates, x)
+    kept = copy.deepcopy(optimizer.state_dict())
+    train(net, gates, optimizer, x)
     assert all(torch.equal(p, before[name]) for name, p in other.named_parameters())
-    train(other, theirs, x)
+    rest = [p for p in other.parameters() if p is not theirs.log_alpha]
+    own = Adam([{"params": rest}, {"params": [theirs.log_alpha]}])
+    own.load_state_dict(kept)
+    train(other, theirs, own, x)
     for (name, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q), name
     assert not torch.equal(before[NAME], gates.log_alpha)
+    theirs.remove()
+    assert NAME not in other.state_dict() and gates_of(net) is gates
 
 
-def train(net: nn.Module, gates: Gates, x: Tensor, steps: int = 3) -> None:
-    optimizer = torch.optim.Adam(gates.param_groups(0.01))
+def train(net: nn.Module, gates: Gates, optimizer: Optimizer, x: Tensor, steps: int = 3) -> None:
+    net.train()
     for _ in range(steps):
         optimizer.zero_grad()
         (net(x).square().mean() + gates.penalty()).backward()
         optimizer.step()
 
 
-def test_a_saved_state_goes_on() -> None:
-    def made() -> tuple[nn.Module, Gates, Tensor]:
-        net, x, groups = CASES["channels"]()
-        gates = gate(net, {groups: L0(linear(0, 1, steps=10))}, seed=1, example=x)
-        gates.constrain(weights=0.5)
-        return net.train(), gates, x
+def resumable(**options: Any) -> tuple[nn.Module, Gates, Optimizer, Tensor]:
+    net, x, groups = CASES["channels"]()
+    optimizer = Adam(net.parameters(), 0.05)
+    given = {"seed": 1, "start": 2, "finalize_at": 6, "budget": Budget(weights=0.5), **options}
+    penalties = {groups: L0(linear(0, 1, steps=10))}
+    return net, gate(optimizer, net, penalties, example_inputs=x, **given), optimizer, x
 
-    net, gates, x = made()
-    train(net, gates, x)
-    state, rest = copy.deepcopy(net.state_dict()), copy.deepcopy(gates.state_dict())
-    train(net, gates, x)
-    other, theirs, _ = made()
-    other.load_state_dict(state)
-    theirs.load_state_dict(rest)
-    train(other, theirs, x)
-    for p, q in zip(net.parameters(), other.parameters(), strict=True):
-        assert torch.equal(p, q)
-    theirs.constrain(macs=0.5)
+
+@pytest.mark.parametrize("n", [1, 4, 6, 8])
+def test_a_saved_state_goes_on(n: int) -> None:
+    """Taken before gates are penalised, while they are, and after the end."""
+    net, gates, optimizer, x = resumable()
+    train(net, gates, optimizer, x, n)
+    file = io.BytesIO()
+    torch.save([gates.state_dict(), net.state_dict(), optimizer.state_dict()], file)
+    train(net, gates, optimizer, x)
+    other, theirs, own, _ = resumable()
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+    for one, state in zip((theirs, other, own), states, strict=True):
+        one.load_state_dict(state)
+    assert same([theirs.state_dict(), other.state_dict(), own.state_dict()], states)
+    assert theirs.finalized == (n >= 6) and (NAME in other.state_dict()) == (n < 6)
+    train(other, theirs, own, x)
+    assert same(other.state_dict(), net.state_dict())
+    assert same(own.state_dict(), optimizer.state_dict())
+    assert same(theirs.state_dict(), gates.state_dict())
+
+
+def test_states_of_others_are_refused() -> None:
+    _, gates, _, _ = resumable()
+    state = gates.state_dict()
+    _, other, _, _ = resumable(budget=Budget(macs=0.5))
     with pytest.raises(GateError, match=r"budgets of .*weights.*macs"):
-        theirs.load_state_dict(rest)
+        other.load_state_dict(state)
+    net, _, groups = CASES["neurons"]()
+    with pytest.raises(MethodError, match="groups shaped"):
+        gated(net, {groups: L0(1.0)}).load_state_dict(state)
+    with pytest.raises(MethodError, match="of method 'lc', this is 'gates'"):
+        gates.load_state_dict({**state, "method": "lc"})
+    gates.finalize()
+    with pytest.raises(MethodError, match="make a new one"):
+        gates.load_state_dict(state)
 
 
 @pytest.mark.parametrize("draws", ["batch", "example"])
@@ -603,7 +800,7 @@ def test_a_saved_state_goes_on() -> None:
 def test_compiled(draws: Any) -> None:
     """In one graph: fresh draws at each call, the right gradients, and evaluation mode."""
     net, x, groups = CASES["channels"]()
-    gates = spread_out_(gate(net, {groups: L0(1.0)}, draws=draws))
+    gates = spread_out_(gated(net, {groups: L0(1.0)}, draws=draws))
     fast = torch.compile(net, fullgraph=True, backend="aot_eager")
     net.train()
     gates_before = gates.log_alpha.detach().clone()
@@ -627,12 +824,41 @@ def test_compiled(draws: Any) -> None:
     assert_clean(net)
 
 
+@pytest.mark.parametrize("draws", ["batch", "example"])
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.filterwarnings("ignore")
+def test_evaluations_between_compiled_steps_compile_nothing_anew(
+    draws: Any, seed: int | None
+) -> None:
+    """Neither as deployed nor with gates, after the first of each."""
+    net, x, groups = CASES["channels"]()
+    optimizer = SGD(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.1)}, draws=draws, seed=seed)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    fast = torch.compile(net, backend=counter)
+    compiled = []
+    for _ in range(6):
+        train(fast, gates, optimizer, x, 3)
+        fast.eval()
+        with torch.no_grad():
+            expected = fast(x)
+            with gates.deployed():
+                torch.testing.assert_close(fast(x), expected)
+                torch.testing.assert_close(net(x), expected)
+        compiled.append(counter.frame_count)
+    assert len(set(compiled[2:])) == 1, compiled
+    gates.finalize()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x))
+
+
 @each("make", {k: CASES[k] for k in ("weights", "channels", "heads")})
 def test_autocast(make: Make) -> None:
     net, x, _groups = make()
     net.float()
     x = x.float()
-    gates = gate(net, {regroup(make, net, x): L0(1.0)})
+    gates = gated(net, {regroup(make, net, x): L0(1.0)})
     net.train()
     with torch.autocast("cpu", torch.bfloat16):
         low = called(net, x, 1)
@@ -666,7 +892,7 @@ def test_activation_checkpointing(draws: Any, seed: int | None) -> None:
         net = drawn(Checkpointed(again))
         x = numbers(4, 6)
         torch.manual_seed(0)
-        gate(net, {columns(net): L0(1.0)}, draws=draws, seed=seed)
+        gated(net, {columns(net): L0(1.0)}, draws=draws, seed=seed)
         net.train()
         with torch.no_grad():
             net.get_parameter(NAME).copy_(numbers(15, seed=5))
@@ -682,7 +908,7 @@ def test_activation_checkpointing(draws: Any, seed: int | None) -> None:
 def test_checkpointing_of_two_passes_at_once_is_refused(draws: Any) -> None:
     """Which of the two draws a part that is run again belongs to cannot be known."""
     net, x = drawn(Checkpointed(True)), numbers(4, 6)
-    gates = gate(net, {columns(net): L0(1.0)}, draws=draws)
+    gates = gated(net, {columns(net): L0(1.0)}, draws=draws)
     net.train()
     loss = gates.expected_loss(lambda: net(x).square().sum(), samples=2)
     with pytest.raises(GateError, match="several forward passes wait"):
@@ -697,7 +923,7 @@ def test_checkpointing_of_two_passes_at_once_is_refused(draws: Any) -> None:
 
 def test_a_layer_that_is_called_on_its_own_has_no_draw_of_examples() -> None:
     net, x = drawn(Checkpointed(False)), numbers(4, 6)
-    gate(net, {columns(net): L0(1.0)}, draws="example")
+    gated(net, {columns(net): L0(1.0)}, draws="example")
     net(x)
     with pytest.raises(
         GateError, match=r"first\.weight was used outside a call of the gated model"
@@ -709,7 +935,7 @@ def test_a_layer_that_is_called_on_its_own_has_no_draw_of_examples() -> None:
 @each("make", CASES)
 def test_another_precision_after_gating(make: Make, change: Any) -> None:
     net, x, groups = make()
-    gates = gate(net, {groups: L0(1.0) + L2(0.1)})
+    gates = gated(net, {groups: L0(1.0) + L2(0.1)})
     change(net)
     x = x.to(next(net.parameters()).dtype)
     assert gates.log_alpha is net.get_parameter(NAME)
@@ -719,7 +945,7 @@ def test_another_precision_after_gating(make: Make, change: Any) -> None:
     net.eval()
     with torch.no_grad():
         expected = net(x)
-        gates.harden()
+        gates.finalize()
         torch.testing.assert_close(net(x), expected, rtol=5e-2, atol=5e-2)
 
 
@@ -737,14 +963,18 @@ class Tied(nn.Module):
 def test_tied_weights_see_one_draw() -> None:
     net = drawn(Tied())
     x = torch.tensor([[0, 1, 2], [3, 4, 6]])
-    gates = spread_out_(gate(net, {weights(net): L0(1.0)}))
+    gates = spread_out_(gated(net, {weights(net): L0(1.0)}))
     net.train()
     embedding, inner = draw(gates, 2)
     table = net.embedding.weight * embedding
     expected = F.embedding(x, table) @ (net.inner.weight * inner).T + net.inner.bias
     torch.testing.assert_close(called(net, x, 2), expected.tanh() @ table.T)
     assert net.decoder.weight is net.embedding.weight
-    spread_out_(gates, 4.0).harden()
+    spread_out_(gates, 4.0)
+    with gates.deployed():
+        assert net.decoder.weight is net.embedding.weight and (net.embedding.weight == 0).any()
+    assert net.decoder.weight is net.embedding.weight and (net.embedding.weight != 0).all()
+    gates.finalize()
     assert net.decoder.weight is net.embedding.weight and (net.embedding.weight == 0).any()
 
 
@@ -760,7 +990,7 @@ class Recurrent(nn.Module):
 def test_neurons_of_an_lstm() -> None:
     """A gate multiplies the state wherever it is read: by the layer itself, and by the next."""
     net, x = drawn(Recurrent()), numbers(4, 6, 3)
-    gates = spread_out_(gate(net, {neurons(net, x): L0(1.0)}))
+    gates = spread_out_(gated(net, {neurons(net, x): L0(1.0)}))
     net.train()
     [z] = draw(gates, 2)
     reference = plain(gates)
@@ -774,19 +1004,31 @@ def test_neurons_of_an_lstm() -> None:
     net.eval()
     with torch.no_grad():
         expected = net(x)
-        small = lissom.shrink(gates.harden(), x)
+        with gates.deployed():
+            torch.testing.assert_close(net(x), expected)
+        assert torch.equal(net(x), expected)
+        gates.finalize()
+        small = lissom.shrink(net, x)
         torch.testing.assert_close(small(x), expected)
     assert small.lstm.hidden_size < 5
 
 
-def test_budgets_are_reached() -> None:
+def budgeted() -> tuple[nn.Module, Gates, Optimizer, Tensor]:
     net, x, groups = CASES["neurons"]()
+    optimizer = Adam(net.parameters(), 1e-4)
+    gates = gate(
+        optimizer, net, {groups: L0(0.0)}, gate_lr=0.05, init=0.1, example_inputs=x, seed=1,
+        budget=Budget(weights=0.6, rate=0.01),
+    )  # fmt: skip
+    return net, gates, optimizer, x
+
+
+def test_budgets_are_reached() -> None:
+    net, x, _ = CASES["neurons"]()
     target = net(x).detach()
-    gates = gate(net, {groups: L0(0.0)}, init=0.1, example=x, seed=1)
-    gates.constrain(weights=0.6, rate=0.01)
+    net, gates, optimizer, _ = budgeted()
     net.train()
     start = gates.expected().item() / gates.total()
-    optimizer = torch.optim.Adam(gates.param_groups(1e-4, 0.05))
     multipliers = []
     for _ in range(300):
         optimizer.zero_grad()
@@ -796,36 +1038,67 @@ def test_budgets_are_reached() -> None:
     assert start > 0.65 and gates.expected().item() / gates.total() == pytest.approx(0.6, abs=0.08)
     assert max(multipliers) > 0 and multipliers[0] > 0
     state = gates.state_dict()
-    other, _, groups = CASES["neurons"]()
-    again = gate(other, {groups: L0(0.0)}, init=0.1)
-    again.constrain(weights=0.6, rate=0.01)
+    _, again, _, _ = budgeted()
     again.load_state_dict(state)
     assert float(again.constraints[0].multiplier) == pytest.approx(multipliers[-1])
     assert again.step == 300
+    with gates.deployed():
+        left = lissom.shrink(copy.deepcopy(net).eval(), x)
+    assert sum(p.numel() for p in left.parameters()) <= 0.6 * gates.total()
+
+
+def test_multipliers_move_by_their_rule() -> None:
+    """λ ← max(0, λ + ηe) after each step, e = ρ·log(E[size]/target) cut off to [−2, 1]."""
+    net, gates, optimizer, x = budgeted()
+    [one] = gates.constraints
+    multiplier = 0.0
+    for size in (0.9, 0.62, 0.59, 0.5, 0.3, 0.62):
+        with torch.no_grad():
+            gates.log_alpha.fill_(bisected(gates, size))
+        violation = torch.log(gates.expected() / gates.total() / 0.6).item()
+        error = min(1.0, max(-2.0, 30 * violation))
+        value = gates.penalty().item()
+        assert value == pytest.approx(multiplier * (1 + error) * violation, abs=1e-9)
+        train(net, gates, optimizer, x, 1)
+        multiplier = max(0.0, multiplier + 0.01 * error)
+        assert float(one.multiplier) == pytest.approx(multiplier, abs=1e-9)
+
+
+def bisected(gates: Gates, size: float) -> float:
+    """log α of all gates at which so much of the network is expected to be left."""
+    low, high = -10.0, 10.0
+    for _ in range(60):
+        gates.log_alpha.fill_(middle := (low + high) / 2)
+        below = gates.expected().item() < size * gates.total()
+        low, high = (middle, high) if below else (low, middle)
+    return low
 
 
 def test_budgets_that_no_gate_can_reach() -> None:
     net, x, groups = CASES["neurons"]()
-    gates = gate(net, {groups: L0(1.0)}, example=x)
+    optimizer = SGD(net.parameters(), 0.1)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
     for target, message in ((0.01, "cannot be reached"), (0.0, "up to 1"), (1.5, "up to 1")):
-        with pytest.raises(GateError, match=message):
-            gates.constrain(weights=target)
-        with pytest.raises(GateError, match=message):
-            gates.constrain(weights=linear(1.0, target, steps=10))
-    with pytest.raises(GateError, match="name a target"):
-        gates.constrain()
-    assert not gates.constraints
+        for fraction in (target, linear(1.0, target, steps=10)):
+            with pytest.raises(GateError, match=message):
+                budget = Budget(weights=fraction)
+                gate(optimizer, net, {groups: L0(1.0)}, budget=budget, example_inputs=x)
+    with pytest.raises(GateError, match="names a size"):
+        Budget()
+    assert same(dict(net.named_parameters()), before) and not net._forward_pre_hooks
+    assert len(optimizer.param_groups) == 1 and not optimizer._optimizer_step_post_hooks
+    gate(optimizer, net, {groups: L0(1.0)}, budget=Budget(weights=0.5))
 
 
 @each("name", {k: k for k in ("weights", "kernels", "heads")})
 def test_draws_by_example_refuse_what_is_no_input(name: str) -> None:
     net, x, groups = CASES[name]()
     if name == "heads":
-        gate(net, {groups: L0(1.0)}, draws="example")  # columns of a dense layer read them
+        gated(net, {groups: L0(1.0)}, draws="example")  # columns of a dense layer read them
         assert net.train()(x).shape == net.eval()(x).shape
         return
     with pytest.raises(GateError, match=r"draws='example'.*draws='batch'"):
-        gate(net, {groups: L0(1.0)}, draws="example")
+        gated(net, {groups: L0(1.0)}, draws="example")
     assert NAME not in net.state_dict() and not net._forward_pre_hooks
 
 
@@ -839,7 +1112,7 @@ def test_draws_by_example_need_the_batch_first() -> None:
             return self.fc(x.transpose(0, 1))
 
     net = TimeFirst().double()
-    gate(net, {columns(net): L0(1.0)}, draws="example")
+    gated(net, {columns(net): L0(1.0)}, draws="example")
     with pytest.raises(GateError, match="outside a call of the gated model"):
         net.fc(numbers(4, 6))
     with pytest.raises(GateError, match=r"drew for 4 examples.*first dim"):
@@ -850,24 +1123,26 @@ def test_draws_by_example_need_the_batch_first() -> None:
 def half_traced() -> None:
     _net, _x, groups = CASES["neurons"]()
     other, _, _ = CASES["neurons"]()
-    gate(other, {groups: L0(1.0)})
+    gated(other, {groups: L0(1.0)})
 
 
 def twice() -> None:
     net, _, groups = CASES["neurons"]()
-    gate(net, {groups: L0(1.0)})
-    gate(net, {groups: L0(1.0)})
+    gated(net, {groups: L0(1.0)})
+    gated(net, {groups: L0(1.0)})
 
 
 def with_(penalty: Any = None, **options: Any) -> Callable[[], Any]:
     def tried() -> None:
         net, _, groups = CASES["neurons"]()
-        before = dict(net.named_parameters())
+        optimizer = SGD(net.parameters(), 0.1)
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
         try:
-            gate(net, {groups: penalty or L0(1.0)}, **options)
+            gate(optimizer, net, {groups: penalty or L0(1.0)}, **options)
         finally:
-            assert dict(net.named_parameters()).keys() == before.keys()
+            assert same(dict(net.named_parameters()), before)
             assert not net._forward_pre_hooks
+            assert len(optimizer.param_groups) == 1 and not optimizer._optimizer_step_post_hooks
 
     return tried
 
@@ -875,32 +1150,68 @@ def with_(penalty: Any = None, **options: Any) -> Callable[[], Any]:
 def of(act: Callable[[Gates], Any]) -> Callable[[], Any]:
     def tried() -> None:
         net, _, groups = CASES["neurons"]()
-        act(gate(net, {groups: L0(1.0)}))
+        act(gated(net, {groups: L0(1.0)}))
 
     return tried
 
 
 def overlapping() -> None:
     net, _x, groups = CASES["neurons"]()
-    gate(net, {groups: L0(1.0), weights(net): L0(1.0)})
+    gated(net, {groups: L0(1.0), weights(net): L0(1.0)})
+
+
+def scheduled() -> None:
+    net, _, groups = CASES["neurons"]()
+    optimizer = SGD(net.parameters(), 0.1)
+    StepLR(optimizer, 10)
+    try:
+        gate(optimizer, net, {groups: L0(1.0)})
+    finally:
+        assert NAME not in net.state_dict() and len(optimizer.param_groups) == 1
+
+
+def not_held() -> None:
+    net, _, groups = CASES["neurons"]()
+    other, _, _ = CASES["neurons"]()
+    gate(SGD(other.parameters(), 0.1), net, {groups: L0(1.0)})
+
+
+class Plain:
+    """Has parameters and is no module."""
+
+    def parameters(self) -> list[Tensor]:
+        return [torch.zeros(1, requires_grad=True)]
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "twice": (twice, GateError, "there are gates on this Mlp"),
     "another model's": (half_traced, GateError, r"not a parameter of this Mlp"),
-    "overlapping": (overlapping, GroupError, "priced twice"),
-    "no prices": (lambda: gate(drawn(Mlp()), {}), GroupError, "mapping"),
-    "l1": (with_(L1(1.0)), GateError, "P.z ≠ 0.*lissom.proximal"),
-    "top": (with_(TopK(2)), GateError, "P.z ≠ 0"),
+    "overlapping": (overlapping, GroupError, "penalised twice"),
+    "no penalties": (lambda: gated(drawn(Mlp()), {}), GroupError, "mapping"),
+    "no module": (lambda: gated(Plain(), {}), GateError, "takes a torch.nn.Module, got <"),
+    "l1": (with_(L1(1.0)), MethodError, "P.z ≠ 0.*Methods that take it: .*'proximal'"),
+    "top": (with_(TopK(2)), MethodError, "P.z ≠ 0"),
     "init 0": (with_(init=0.0), GateError, r"0 < p < 1, got 0.0"),
     "init 1": (with_(init=1), GateError, "0 < p < 1, got 1"),
-    "init for others": (with_(init={}), GateError, "no drop rate for"),
+    "init of two": (with_(init=[0.5, 0.2]), GateError, "it has 2, and there are 1 groups"),
+    "init of one wrong": (with_(init=[2.0]), GateError, "0 < p < 1, got 2.0"),
+    "gate_lr": (with_(gate_lr="x"), GateError, "gate_lr is a learning rate ≥ 0, got 'x'"),
+    "negative gate_lr": (with_(gate_lr=-1.0), GateError, "gate_lr is a learning rate ≥ 0"),
+    "budget": (with_(budget=0.5), GateError, r"Budget\(macs=0\.1\), got 0\.5"),
+    "law": (with_(law=3), GateError, "a law is .*got 3"),
+    "seed": (with_(seed=-1), GateError, "a seed is a whole number ≥ 0, or None, got -1"),
+    "noise": (with_(noise="old"), GateError, "noise is one of .*got 'old'"),
+    "start": (with_(start=-1), MethodError, "start counts steps"),
+    "finalize_at": (with_(start=3, finalize_at=3), MethodError, "after start=3.*got 3"),
+    "scheduled": (scheduled, OptimizerError, "make the scheduler after lissom.gate"),
+    "not held": (not_held, OptimizerError, "holds no parameter of this Mlp"),
+    "no optimizer": (lambda: gate(3, drawn(Mlp()), {}), OptimizerError, "got int"),
     "per": (with_(per="layer"), GateError, "per is one of 'weight', 'group', got 'layer'"),
     "test": (with_(test="max"), GateError, "test is one of .*got 'max'"),
     "draws": (with_(draws="step"), GateError, "draws is one of .*got 'step'"),
     "no gates": (lambda: gates_of(nn.Linear(2, 2)), GateError, "this Linear has no gates"),
     "unknown cost": (of(lambda g: g.expected("flops")), GateError, "'weights'.*got 'flops'"),
-    "macs without example": (of(lambda g: g.expected("macs")), GateError, "example=x"),
+    "macs without example": (of(lambda g: g.expected("macs")), GateError, "example_inputs=x"),
     "misspelt": (of(lambda g: g.expected({"fc1.wieght": 1.0})), GateError, "fc1.weight"),
     "no samples": (of(lambda g: list(g.sample(0))), GateError, "n ≥ 1, got 0"),
     "no draws": (of(lambda g: g.expected_loss(lambda: 0, 0)), GateError, "1 sample or more"),
@@ -916,7 +1227,7 @@ def test_mistakes(mistake: tuple[Callable[[], Any], type[Exception], str]) -> No
 
 def test_expected_loss_is_a_mean_over_draws() -> None:
     net, x, groups = CASES["channels"]()
-    gates = gate(net, {groups: L0(1.0)})
+    gates = gated(net, {groups: L0(1.0)})
     net.train()
     torch.manual_seed(1)
     found = gates.expected_loss(lambda: net(x).square().mean(), samples=3)
@@ -929,7 +1240,8 @@ def test_drop_rates_and_param_groups() -> None:
     net, _x, _ = CASES["channels"]()
     first, second = kernels(net), columns(net)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    gates = gate(net, {first: L0(1.0), second: L0(1.0)}, init={first: 0.2, second: 0.9})
+    optimizer = AdamW(net.parameters(), 0.1, weight_decay=1e-4)
+    gates = gate(optimizer, net, {first: L0(1.0), second: L0(1.0)}, init=[0.2, 0.9])
     a, b = gates.log_alpha.detach().split([len(first), len(second)])
     for part, p in ((a, 0.2), (b, 0.9)):
         mean = torch.log(torch.tensor((1 - p) / p))
@@ -937,19 +1249,37 @@ def test_drop_rates_and_param_groups() -> None:
     factor = 1 / LAW.mean(b)
     torch.testing.assert_close(net.head.weight, before["head.weight"] * factor)
     torch.testing.assert_close(net.head.bias, before["head.bias"])
-    weight_group, gate_group = gates.param_groups(0.1, weight_decay=1e-4)
+    weight_group, gate_group = optimizer.param_groups
     assert gate_group["params"] == [gates.log_alpha] and gate_group["lr"] == 1.0
     assert gate_group["weight_decay"] == 0 and weight_group["weight_decay"] == 1e-4
     assert {id(p) for p in weight_group["params"]} | {id(gates.log_alpha)} == {
         id(p) for p in net.parameters()
     }
     assert "channels" not in str(gates) and "total" in str(gates) and "gates on Cnn" in repr(gates)
+    net, _, groups = CASES["neurons"]()
+    optimizer = SGD(net.parameters(), 0.1)
+    gate(optimizer, net, {groups: L0(1.0)}, gate_lr=0.03)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.03]
+
+
+def test_a_scheduler_that_is_made_afterwards() -> None:
+    """It has a rate for log α too, and goes on when gates are gone."""
+    net, x, groups = CASES["neurons"]()
+    optimizer = SGD(net.parameters(), 0.01)
+    gates = gate(optimizer, net, {groups: L0(0.1)}, finalize_at=2)
+    scheduler = StepLR(optimizer, 1, gamma=0.5)
+    for n in range(1, 5):
+        train(net, gates, optimizer, x, 1)
+        scheduler.step()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.01 / 2**n, 0.1 / 2**n])
+    assert gates.finalized_at == 2
 
 
 def test_a_part_of_the_model_called_on_its_own() -> None:
     """A layer called directly draws as well, and is clean afterwards."""
     net, x, groups = CASES["columns"]()
-    gates = gate(net, {groups: L0(1.0)})
+    gates = gated(net, {groups: L0(1.0)})
     net.train()
     assert not torch.equal(net.fc1(x), net.fc1(x))
     assert_clean(net)
@@ -957,13 +1287,18 @@ def test_a_part_of_the_model_called_on_its_own() -> None:
     torch.testing.assert_close(called(net.fc1, x, 3), F.linear(x, net.fc1.weight * z, net.fc1.bias))
 
 
-def test_gates_of_zero_groups_can_be_shut() -> None:
+@pytest.mark.parametrize("how", ["close_dead_gates", "warm_start"])
+def test_gates_of_zero_groups_can_be_closed(how: str) -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
         net[0].weight[1] = 0
         net[0].bias[1] = 0
-    gates = gate(net, {neurons(net, torch.rand(2, 4)): L0(0.1)}, init=0.1)
+    gates = gated(net, {neurons(net, torch.rand(2, 4)): L0(0.1)}, init=0.1)
     before = gates.log_alpha.detach().clone()
-    shut_dead(gates)
+    if how == "warm_start":
+        gates.warm_start({"state": {}, "param_groups": []})  # of the training before: unusable
+    else:
+        close_dead_gates(gates)
     assert (gates.log_alpha == torch.tensor([before[0], -10, before[2]])).all()
-    assert gates.harden()[0].weight[1].count_nonzero() == 0
+    gates.finalize()
+    assert net[0].weight[1].count_nonzero() == 0 and net[0].weight[0].all()

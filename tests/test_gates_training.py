@@ -1,4 +1,4 @@
-"""Gates that are trained: some shut, some stay open, and what is left is smaller and equal."""
+"""Gates that are trained: some close, some stay open, and what is left is smaller and equal."""
 
 import os
 import tempfile
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 import lissom
 from lissom import L0
 from lissom.coupling import units
-from lissom.gates import gate, gates_of
+from lissom.errors import GateError
 from lissom.groups import weights
+from lissom.methods.gates import gate, gates_of
 
 
 class Block(nn.Module):
@@ -65,14 +66,15 @@ CASES: dict[str, Case] = {
 
 
 @each("case", CASES)
-def test_trained_gates_shut_and_the_net_shrinks(case: Case) -> None:
+def test_trained_gates_close_and_the_net_shrinks(case: Case) -> None:
     make, shaped = case
     torch.manual_seed(0)
     net = make()
     example = shaped(stripes(2, 0)[0])
-    gates = gate(net, {units(net, example): L0(1e-4)}, init=0.3, example=example)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    penalties = {units(net, example): L0(1e-4)}
+    gates = gate(optimizer, net, penalties, gate_lr=5e-2, init=0.3, example_inputs=example)
     start = gates.log_alpha.detach().clone()
-    optimizer = torch.optim.Adam(gates.param_groups(5e-3, 5e-2))
     net.train()
     for n in range(250):
         x, y = stripes(64, 100 + n)
@@ -92,11 +94,11 @@ def test_trained_gates_shut_and_the_net_shrinks(case: Case) -> None:
         accuracy = float((gated.argmax(-1) == y).float().mean())
         assert accuracy > 0.8  # chance is 0.25
         whole = sum(p.numel() for p in net.parameters()) - len(gates)
-        hard = gates.harden()
-        small = lissom.shrink(hard, example)
+        gates.finalize()
+        small = lissom.shrink(net, example)
         assert sum(p.numel() for p in small.parameters()) < whole
         assert (small(shaped(x)) - gated).abs().max() <= 1e-5 * gated.abs().max()
-        exact, smaller = hard.double(), lissom.shrink(hard.double(), example.double())
+        exact, smaller = net.double(), lissom.shrink(net.double(), example.double())
         wide = shaped(x).double()
         found = exact(wide)
         assert (smaller(wide) - found).abs().max() <= 1e-10 * found.abs().max()
@@ -110,11 +112,11 @@ def _rank(rank: int, folder: str) -> None:
         for name, seed in (("same", 3), ("different", 3 + rank)):
             torch.manual_seed(0)
             net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
-            gates = gate(net, {weights(net): L0(1e-3)}, seed=seed)
+            optimizer = torch.optim.SGD(net.parameters(), 0.1)
+            gates = gate(optimizer, net, {weights(net): L0(1e-3)}, gate_lr=1.0, seed=seed)
             with torch.no_grad():
                 gates.log_alpha.zero_()  # the start depends on the seed as well
             parallel = nn.parallel.DistributedDataParallel(net)
-            optimizer = torch.optim.SGD(gates.param_groups(0.1, 1.0))
             x = torch.ones(3, 6)
             found[name] = []
             for _ in range(3):
@@ -125,6 +127,13 @@ def _rank(rank: int, folder: str) -> None:
                 optimizer.step()
             found[name + "-gradients"] = [p.grad for p in net.parameters()]
             found[name + "-parameters"] = [p.detach() for p in net.parameters()]
+            assert gates.step == 3
+            with gates.deployed():
+                found[name + "-deployed"] = [p.detach().clone() for p in net.parameters()]
+            gates.remove()
+            wrapped = nn.parallel.DistributedDataParallel(net)
+            with pytest.raises(GateError, match="gate the model first, then wrap it"):
+                gate(optimizer, wrapped, {weights(net): L0(1e-3)})
         torch.save(found, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -140,6 +149,6 @@ def test_two_processes() -> None:
     assert all(torch.equal(x, y) for x, y in zip(a["same"], b["same"], strict=True))
     assert not any(torch.equal(x, y) for x, y in zip(a["different"], b["different"], strict=True))
     for name in ("same", "different"):
-        for kind in ("gradients", "parameters"):
+        for kind in ("gradients", "parameters", "deployed"):
             for x, y in zip(a[f"{name}-{kind}"], b[f"{name}-{kind}"], strict=True):
                 assert torch.equal(x, y) and x.any()

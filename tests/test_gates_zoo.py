@@ -1,9 +1,8 @@
-"""Architectures of the zoo: a shut gate is the same as a unit that is removed."""
-
-import copy
+"""Architectures of the zoo: a closed gate is the same as a unit that is removed."""
 
 import pytest
 import torch
+from gates_cases import delivered, gated, plain
 from shrink_cases import EXACT, apart, fresh, halves, report
 from torch import Tensor, nn
 from zoo import ZOO, Entry, build
@@ -11,9 +10,9 @@ from zoo import ZOO, Entry, build
 import lissom
 from lissom import L0
 from lissom.coupling import units
-from lissom.gates import Gates, gate, gates_of
+from lissom.methods.gates import Gates
 
-SHUT, OPEN = -60.0, 60.0  # P(z ≠ 0) is 0 or 1 in float64, to all digits
+CLOSED, OPEN = -60.0, 60.0  # P(z ≠ 0) is 0 or 1 in float64, to all digits
 NAMES = (
     "mlp", "lstm-one-way", "cross-attention", "tied-language-model", "resnet18", 
     "mobilenet-v3", "vit", "gpt2",
@@ -24,33 +23,28 @@ FED_FROM_INPUTS = ("mlp", "resnet18", "cross-attention")
 each_entry = pytest.mark.parametrize("entry", SOME, ids=lambda entry: entry.name)
 
 
-def half_shut(
+def half_closed(
     entry: Entry, *, inputs: bool = False, seed: int = 0
 ) -> tuple[Gates, list[Tensor], tuple[Tensor, ...]]:
-    """Gates on all units of which a random half is shut for certain, and the others wide open."""
+    """Gates on all units of which a random half is closed for certain, and the others wide open."""
     model, example = build(entry)
     groups = units(model, example, inputs=inputs)
-    gates = gate(model, {groups: L0(1.0)}, example=example)
+    gates = gated(model, {groups: L0(1.0)}, example_inputs=example)
     scales = halves(groups, seed)
     with torch.no_grad():
         flat = torch.cat([scale.flatten() for scale in scales])
-        gates.log_alpha.copy_(torch.where(flat > 0, OPEN, SHUT))
+        gates.log_alpha.copy_(torch.where(flat > 0, OPEN, CLOSED))
     return gates, scales, example
 
 
-def plain(gates: Gates) -> nn.Module:
-    """The same weights without gates."""
-    return gates_of(copy.deepcopy(gates.model)).remove()
-
-
 @each_entry
-def test_a_shut_gate_is_a_removed_unit(entry: Entry) -> None:
+def test_a_closed_gate_is_a_removed_unit(entry: Entry) -> None:
     """Against zeros written into what pays and what goes with it, which knows nothing of gates."""
-    gates, scales, example = half_shut(entry)
+    gates, scales, example = half_closed(entry)
     cut = plain(gates)
-    assert apart(cut, gates.model, fresh(example, 1)) > 1e-4  # the shut half matters
+    assert apart(cut, gates.model, fresh(example, 1)) > 1e-4  # the closed half matters
     units(cut, example).scale_(scales)
-    hard = gates.hardened()
+    hard = delivered(gates)
     for seed in (1, 2):
         inputs = fresh(example, seed)
         assert apart(cut, gates.model, inputs) <= EXACT
@@ -58,8 +52,8 @@ def test_a_shut_gate_is_a_removed_unit(entry: Entry) -> None:
     exact = 1e-4 if entry.rounds else EXACT
     small = lissom.shrink(hard, example)
     assert apart(gates.model, small, fresh(example, 3)) <= exact
-    shut = sum(int((scale == 0).sum()) for scale in scales)
-    assert report(small).removed >= shut > 0 and not report(small).kept
+    closed = sum(int((scale == 0).sum()) for scale in scales)
+    assert report(small).removed >= closed > 0 and not report(small).kept
     left = sum(p.numel() for p in small.parameters() if p.requires_grad)
     assert gates.expected("weights").item() == pytest.approx(left, abs=1e-6)
     macs = lissom.measure(small, example).macs
@@ -71,9 +65,9 @@ def test_a_shut_gate_is_a_removed_unit(entry: Entry) -> None:
     "entry", [e for e in SOME if e.name in FED_FROM_INPUTS], ids=lambda e: e.name
 )
 def test_gates_on_inputs(entry: Entry) -> None:
-    """A shut input is the same as one that is 0 for all examples, and the small net drops it."""
-    gates, scales, example = half_shut(entry, inputs=True, seed=3)
-    hard = gates.hardened()
+    """A closed input is the same as one that is 0 for all examples, and the small net drops it."""
+    gates, scales, example = half_closed(entry, inputs=True, seed=3)
+    hard = delivered(gates)
     inputs = fresh(example, 1)
     assert apart(gates.model, hard, inputs) <= EXACT
     small = lissom.shrink(hard, example, inputs=True)
@@ -83,21 +77,21 @@ def test_gates_on_inputs(entry: Entry) -> None:
     assert sum(int((scale == 0).sum()) for scale in scales) > 0
 
 
-@pytest.mark.parametrize("end", [SHUT, OPEN])
+@pytest.mark.parametrize("end", [CLOSED, OPEN])
 @pytest.mark.parametrize(
     "entry",
     [e for e in SOME if e.name in ("lstm-one-way", "mobilenet-v3", "gpt2")],
     ids=lambda e: e.name,
 )
-def test_all_open_and_all_shut(entry: Entry, end: float) -> None:
-    """Wide open gates change nothing; shut ones leave what does not depend on a unit."""
+def test_all_open_and_all_closed(entry: Entry, end: float) -> None:
+    """Wide open gates change nothing; closed ones leave what does not depend on a unit."""
     model, example = build(entry)
     groups = units(model, example)
-    gates = gate(model, {groups: L0(1.0)})
+    gates = gated(model, {groups: L0(1.0)})
     with torch.no_grad():
         gates.log_alpha.fill_(end)
     cut = plain(gates)
-    if end == SHUT:
+    if end == CLOSED:
         units(cut, example).scale_([torch.zeros(block.shape) for block in groups])
     assert apart(cut, model, fresh(example, 1)) <= EXACT
     if end == OPEN:
@@ -121,12 +115,12 @@ def test_a_unit_that_more_than_weights_reads() -> None:
     model = Summed().double()
     example = torch.randn(2, 4, 6, dtype=torch.float64)
     groups = units(model, example)
-    gates = gate(model, {groups: L0(1.0)})
+    gates = gated(model, {groups: L0(1.0)})
     mask = torch.tensor([1.0, 0, 1, 0, 1])
     with torch.no_grad():
-        gates.log_alpha.copy_(torch.where(mask > 0, OPEN, SHUT))
+        gates.log_alpha.copy_(torch.where(mask > 0, OPEN, CLOSED))
     cut = plain(gates)
     groups_of_cut = units(cut, example)
     groups_of_cut.scale_([mask])
     assert apart(cut, model, fresh(example, 1)) <= EXACT
-    assert apart(model, gates.hardened(), fresh(example, 1)) <= EXACT
+    assert apart(model, delivered(gates), fresh(example, 1)) <= EXACT

@@ -141,7 +141,7 @@ def test_deterministic_gates_are_what_they_say(law: HardConcrete) -> None:
         assert torch.equal(law.test_gate(GRID, kind), getattr(law, kind)(GRID))
 
 
-def test_where_deterministic_gates_shut() -> None:
+def test_where_deterministic_gates_close() -> None:
     """At P(z ≠ 0) of ½ and, as the docstring says, 0.31."""
     law = HardConcrete()
     fine = torch.linspace(-6, 6, 200_001, dtype=torch.float64)

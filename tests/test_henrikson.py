@@ -36,9 +36,9 @@ batch_size = 64
 def evaluation(epoch: int, *, valid: bool = False) -> Evaluation:
     counts = {"fc1.weight": Count(90, 40), "total": Count(100, 50 - epoch)}
     held_out = Part(0.3, 0.03) if valid else None
-    gates = {"gates": {"left": {"fc1": 3}}}
+    method = {"method": {"name": "gates", "curves": {"open gates": {"fc1": 3}}}}
     seconds = {"train": 1.0}
-    return Evaluation(epoch, Part(0.1, 0.01), Part(0.2, 0.02), counts, held_out, gates, seconds)
+    return Evaluation(epoch, Part(0.1, 0.01), Part(0.2, 0.02), counts, held_out, method, seconds)
 
 
 def lines(run: Path, name: str = "henrikson.jsonl") -> list[dict[str, Any]]:

@@ -17,16 +17,16 @@ import lissom.training.trainer
 from lissom.cli import app
 
 EPOCHS = 8
-# Pruning from epoch 1 to 3, then frozen and averaged; dropout draws random numbers all the time.
+# Pruning from epoch 1 to 3, then an average; dropout draws random numbers all the time.
 SHORT = (
     f"train.epochs={EPOCHS}",
     "train.cosine_from=4",
     "train.average_from=3",
     "model.input_dropout=0.2",
-    "proximal.start=1",
-    "proximal.freeze=3",
-    "prices.0.TopK.fraction.0.epochs=1",
-    "prices.0.TopK.fraction.1.epochs=1",
+    "method.start=1",
+    "method.finalize_at=3",
+    "penalties.0.TopK.fraction.0.epochs=1",
+    "penalties.0.TopK.fraction.1.epochs=1",
 )
 ARGUMENTS = ["train", "digits-demo", *(word for change in SHORT for word in ("--set", change))]
 

@@ -29,7 +29,7 @@ from lissom.data.rml import CLASSES, read_vectors
 from lissom.data.signals import cells, whole_runs
 from lissom.errors import DataError, LissomError, RecipeError
 from lissom.models import ahmed_modrec, build, vt_cnn2
-from lissom.recipes import make_data, make_model, make_prices, read_recipe
+from lissom.recipes import make_data, make_example, make_groups, make_model, read_recipe
 
 AM_SSB = CLASSES.index("AM-SSB")
 Arrays = dict[str, NDArray[Any]]
@@ -724,7 +724,7 @@ def test_load_passes_options_and_refuses_those_of_others(tmp_path: Path) -> None
     assert len(load("digits").train_y) == len(load_digits().train_y)
 
 
-SMALL = ["model.name=ahmed-modrec", "prices=[]", "data.name=modrec"]
+SMALL = ["model.name=ahmed-modrec", "method=none", "penalties=none", "data.name=modrec"]
 
 
 def test_recipes_name_the_data_and_the_network(tmp_path: Path) -> None:
@@ -746,7 +746,7 @@ def test_recipes_name_the_data_and_the_network(tmp_path: Path) -> None:
     net = make_model(recipe, (1, 2, 128), 11)
     assert net(data.train_x[:2]).shape == (2, 11)
     for name in ("ahmed-modrec", "vt-cnn2"):
-        recipe = read_recipe("digits-demo", ["prices=[]", f"model.name={name}"])
+        recipe = read_recipe("digits-demo", [f"model.name={name}"])
         with pytest.raises(RecipeError, match=rf"'{name}' takes vectors of 1×2×128, .* of 1×8×8"):
             make_model(recipe, (1, 8, 8), 10)
     recipe = read_recipe("digits-demo", [*SMALL, "model.name=vt-cnn2", "model.dropout=0.25"])
@@ -757,7 +757,7 @@ def test_recipes_name_the_data_and_the_network(tmp_path: Path) -> None:
 def test_a_recipe_trains_on_it(tmp_path: Path) -> None:
     write_npz(tmp_path / "rml2016-like-small.npz", **tiny(runs=3))
     changes = [*SMALL, "train.epochs=1", "train.cosine_from=0", "train.average_from=0"]
-    changes += ["proximal={}", "data.validation=10", "data.test_fraction=0.3"]
+    changes += ["data.validation=10", "data.test_fraction=0.3"]
     arguments = [part for change in changes for part in ("--set", change)]
     where = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
     done = CliRunner().invoke(app, ["train", "digits-demo", *where, *arguments])
@@ -866,14 +866,13 @@ def test_gates_are_for_the_neurons_of_fc1() -> None:
         "digits-demo",
         [
             *SMALL,
-            "method=gates",
-            "proximal={}",
-            "prices=[{groups='neurons', only=['fc1'], L0=1e-6}]",
+            "method={name='gates'}",
+            "penalties=[{groups='neurons', only=['fc1'], L0=1e-6}]",
         ],
     )
     net = make_model(recipe, (1, 2, 128), 11)
-    [groups] = make_prices(recipe, net, (1, 2, 128), 1)
-    assert len(groups) == 256
+    [entry] = recipe.penalties
+    assert len(make_groups(entry, net, make_example(net, (1, 2, 128)))) == 256
 
 
 def real(name: str) -> Path:

@@ -393,7 +393,8 @@ def _grown(net: nn.Module, strength: float | None, start: Start) -> None:
 
 
 def _gated(net: nn.Module, strength: float | None, start: Start) -> None:
-    lissom.gate(net, {lissom.weights(net): lissom.L0(1e-3)})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    lissom.gate(optimizer, net, {lissom.weights(net): lissom.L0(1e-3)})
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def _gated(net: nn.Module, strength: float | None, start: Start) -> None:
         ({"fit": lambda *_: 1 / 0}, "the first with ZeroDivisionError: division by zero"),
         ({"fit": _one_nan}, "diverged: 0.weight is not finite"),
         ({"fit": _grown}, "no shapes, but 2.bias, 2.weight changed"),
-        ({"fit": _gated}, "GateError: .*harden"),
+        ({"fit": _gated}, "MethodError: .*needs plain weights.*finalize"),
         ({"fit": lambda *_: 3}, "None or a dict.*got 3"),
         ({"fit": lambda *_: {"opt": object()}}, "dict of tensors and plain.*cannot be kept"),
         ({"fit": lambda *_: {"f": lambda: 0}}, "dict of tensors and plain.*cannot be kept"),

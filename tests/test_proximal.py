@@ -33,7 +33,7 @@ from torch.optim import LBFGS, SGD, Adadelta, Adam
 
 import lissom
 from lissom import L0, L1, L2, L1Ball, Threshold, TopK, kernels
-from lissom.errors import GroupError, LissomError, OptimizerError, PenaltyError
+from lissom.errors import GroupError, LissomError, MethodError, OptimizerError, PenaltyError
 from lissom.penalties import Penalty
 from lissom.preconditioners import preconditioner
 from lissom.schedules import cubic, linear
@@ -56,12 +56,12 @@ def pattern(net: nn.Module) -> list[Tensor]:
 
 
 def combinations(penalties: Mapping[str, Penalty], optimizers: Mapping[str, Any]) -> list[Any]:
-    """Optimizer × metric × penalty; Threshold has no metric where an optimizer has one."""
+    """Optimizer × metric × penalty; Threshold knows the Euclidean metric alone."""
     product = itertools.product(optimizers.items(), METRICS, penalties.items())
     return [
-        pytest.param(optimizer, metric, penalty, id=f"{name}-{metric}-{price}")
-        for (name, optimizer), metric, (price, penalty) in product
-        if name == "sgd" or metric == "euclidean" or not isinstance(penalty, Threshold)
+        pytest.param(optimizer, metric, penalty, id=f"{name}-{metric}-{kind}")
+        for (name, optimizer), metric, (kind, penalty) in product
+        if metric == "euclidean" or not isinstance(penalty, Threshold)
     ]
 
 
@@ -107,7 +107,7 @@ def test_the_memory_format_does_not_matter(metric, penalty: Penalty, groups) -> 
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(FREE, OPTIMIZERS))
-def test_a_price_of_nothing_changes_nothing(optimizer, metric, penalty, groups, fused) -> None:
+def test_a_penalty_of_nothing_changes_nothing(optimizer, metric, penalty, groups, fused) -> None:
     """Bit by bit."""
     nets = [network() for _ in range(2)]
     opts = [optimizer(net.parameters()) for net in nets]
@@ -121,7 +121,7 @@ def test_a_price_of_nothing_changes_nothing(optimizer, metric, penalty, groups, 
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_the_dead_train_on(optimizer, metric, penalty, groups, fused) -> None:
-    """From all weights zero, biases too, with the price and then with one that kills all."""
+    """From all weights zero, biases too, with the penalty and then with one that kills all."""
     net = network()
     for p in net.parameters():
         nn.init.zeros_(p)
@@ -159,9 +159,9 @@ def objective(w: Tensor, old: Tensor, d: Tensor, penalty: Penalty, norms: Tensor
 @each("optimizer", OPTIMIZERS)
 def test_a_kernel_is_rescaled_at_best_in_the_metric(optimizer, penalty: Penalty) -> None:
     """No other s in [0, 1] has a smaller ½‖s·w − w‖²_D + lr·P(s‖w‖): the sense of "adaptive"."""
-    plain, priced = network(torch.float64), network(torch.float64)
-    opts = [optimizer(net.parameters()) for net in (plain, priced)]
-    lissom.proximal(opts[1], {kernels(priced): penalty}, metric="adaptive")
+    plain, penalised = network(torch.float64), network(torch.float64)
+    opts = [optimizer(net.parameters()) for net in (plain, penalised)]
+    lissom.proximal(opts[1], {kernels(penalised): penalty}, metric="adaptive")
     for opt in opts:
         step(opt, 0)
     group = opts[0].param_groups[0]
@@ -170,7 +170,7 @@ def test_a_kernel_is_rescaled_at_best_in_the_metric(optimizer, penalty: Penalty)
         parameter = getattr(plain, layer).weight
         found = preconditioner(opts[0], group, parameter)
         metric = torch.ones_like(parameter) if found is None else found()
-        rows = [t.detach().flatten(0, 1) for t in (parameter, getattr(priced, layer).weight)]
+        rows = [t.detach().flatten(0, 1) for t in (parameter, getattr(penalised, layer).weight)]
         for old, new, d in zip(*rows, metric.flatten(0, 1), strict=True):
             tried = torch.cat([new[None], scales.view(-1, 1, 1) * old])
             costs = objective(tried, old, d, penalty, tried.flatten(1).norm(dim=1))
@@ -181,16 +181,16 @@ def test_a_kernel_is_rescaled_at_best_in_the_metric(optimizer, penalty: Penalty)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("amsgrad", [True, False])
 def test_topk_in_adams_metric_keeps_the_largest_of_w2_sqrt_v(fused: bool, amsgrad: bool) -> None:
-    plain, priced = network(), network()
-    opts = [Adam(net.parameters(), LR, eps=1e-12, amsgrad=amsgrad) for net in (plain, priced)]
-    prices = {lissom.weights(priced): TopK(20)}
-    lissom.proximal(opts[1], prices, metric="adaptive", start=4, fused=fused)
+    plain, penalised = network(), network()
+    opts = [Adam(net.parameters(), LR, eps=1e-12, amsgrad=amsgrad) for net in (plain, penalised)]
+    penalties = {lissom.weights(penalised): TopK(20)}
+    lissom.proximal(opts[1], penalties, metric="adaptive", start=4, fused=fused)
     for n in range(5):
         for opt in opts:
             step(opt, n)
     scores, sizes, kept = [], [], []
     for name in ("conv1", "conv2", "fc"):
-        w, new = getattr(plain, name).weight.detach(), getattr(priced, name).weight
+        w, new = getattr(plain, name).weight.detach(), getattr(penalised, name).weight
         v = opts[0].state[getattr(plain, name).weight]["exp_avg_sq"]
         if amsgrad:
             v = opts[0].state[getattr(plain, name).weight]["max_exp_avg_sq"]
@@ -215,7 +215,7 @@ def test_the_metrics_differ() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @each("optimizer", OPTIMIZERS)
 def test_a_parameter_without_a_gradient(optimizer, metric) -> None:
-    """Its loss is flat: the price alone acts on it, and its bias stays."""
+    """Its loss is flat: the penalty alone acts on it, and its bias stays."""
     net = network()
     opt = optimizer(net.parameters())
     lissom.proximal(opt, {lissom.weights(net): L1(1.0)}, metric=metric)
@@ -231,11 +231,11 @@ def test_a_parameter_without_a_gradient(optimizer, metric) -> None:
         assert bool((net.fc.weight.abs() <= before.abs()).all())
 
 
-def applications(every: int, start: int, freeze_at: int | None, steps: int) -> list[int]:
+def applications(every: int, start: int, finalize_at: int | None, steps: int) -> list[int]:
     """After which steps the prox is due, counted from the start."""
-    last = steps if freeze_at is None else min(steps, freeze_at)
+    last = steps if finalize_at is None else min(steps, finalize_at)
     due = {n for n in range(1, last - start + 1) if n % every == 0}
-    return sorted(due | ({freeze_at - start} if freeze_at == last else set()))
+    return sorted(due | ({finalize_at - start} if finalize_at == last else set()))
 
 
 @settings(deadline=None)
@@ -250,16 +250,16 @@ def test_counts_and_schedules(
     every: int, start: int, length: int | None, steps: int, fused: bool
 ) -> None:
     """With no gradients a weight goes down by lr·λ at each application, λ as its schedule says."""
-    net, price = column(100.0), linear(0.0, 4.0, steps=4)
+    net, strength = column(100.0), linear(0.0, 4.0, steps=4)
     opt = SGD(net.parameters(), LR)
-    freeze_at = None if length is None else start + length
-    options = {"every": every, "start": start, "freeze_at": freeze_at, "fused": fused}
-    handle = lissom.proximal(opt, {lissom.weights(net): L1(price)}, **options)
+    finalize_at = None if length is None else start + length
+    options = {"every": every, "start": start, "finalize_at": finalize_at, "fused": fused}
+    handle = lissom.proximal(opt, {lissom.weights(net): L1(strength)}, **options)
     stand(opt, steps)
-    paid = sum(min(n, 4) for n in applications(every, start, freeze_at, steps))
+    paid = sum(min(n, 4) for n in applications(every, start, finalize_at, steps))
     torch.testing.assert_close(net.weight, column(100.0 - LR * paid).weight)
     assert handle.step == steps
-    assert handle.frozen == (freeze_at is not None and steps >= freeze_at)
+    assert handle.finalized == (finalize_at is not None and steps >= finalize_at)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -267,8 +267,8 @@ def test_counts_and_schedules(
 def test_a_ramp_ends_exactly_at_its_target(groups, metric) -> None:
     net = network()
     opt = Adam(net.parameters(), LR)
-    price = TopK(fraction=cubic(1.0, 0.1, steps=5))
-    lissom.proximal(opt, {groups(net): price}, metric=metric, start=3)
+    penalty = TopK(fraction=cubic(1.0, 0.1, steps=5))
+    lissom.proximal(opt, {groups(net): penalty}, metric=metric, start=3)
     n, alive = len(groups(net)), []
     for k in range(12):
         step(opt, k)
@@ -282,13 +282,13 @@ def test_a_ramp_ends_exactly_at_its_target(groups, metric) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @each("groups", GRANULARITIES)
 @each("optimizer", OPTIMIZERS)
-def test_frozen_zeros_stay_and_survivors_train_unpriced(optimizer, groups, metric) -> None:
+def test_fine_tuning_keeps_zeros_and_trains_what_lives_alone(optimizer, groups, metric) -> None:
     net = network()
     opt = optimizer(net.parameters())
-    handle = lissom.proximal(opt, {groups(net): L1(4.0)}, metric=metric, freeze_at=4, every=3)
+    handle = lissom.proximal(opt, {groups(net): L1(4.0)}, metric=metric, finalize_at=4, every=3)
     for n in range(4):
         step(opt, n)
-    assert handle.frozen
+    assert handle.finalized
     zeros, before = pattern(net), [p.detach().clone() for p in net.parameters()]
     assert 0 < nonzeros(groups(net)) < len(groups(net))
 
@@ -305,30 +305,30 @@ def test_frozen_zeros_stay_and_survivors_train_unpriced(optimizer, groups, metri
     assert all(bool((p != old)[~dead].all()) for p, old, dead in moved)
 
 
-def test_freezing_by_hand_and_applying_by_hand() -> None:
+def test_finalizing_by_hand_and_applying_by_hand() -> None:
     net = column(1.0)
     opt = SGD(net.parameters(), LR)
     handle = lissom.proximal(opt, {lissom.weights(net): TopK(2)}, start=1000)
     stand(opt, 3)
-    assert nonzeros(lissom.weights(net)) == 4 and not handle.frozen
+    assert nonzeros(lissom.weights(net)) == 4 and not handle.finalized
     handle.apply()
-    handle.freeze()
+    handle.finalize()
     for n in range(3):
         step(opt, n)
     assert torch.equal(net.weight == 0, torch.tensor([[False, False, True, True]]))
 
 
-def test_every_group_has_its_price_and_every_param_group_its_rate() -> None:
+def test_every_group_has_its_penalty_and_every_param_group_its_rate() -> None:
     net = network(torch.float64)
     for p in net.parameters():
         nn.init.constant_(p, 10.0)
     rates = [{"params": net.fc.parameters(), "lr": 0.02}, {"params": net.conv1.parameters()}]
     opt = SGD([*rates, {"params": net.conv2.parameters(), "lr": 0.5}], lr=0.1)
-    prices = {
+    penalties = {
         lissom.weights(net).only("conv1"): L1(1.0),
         lissom.weights(net, biases=True).only("fc"): L1(3.0),
     }
-    lissom.proximal(opt, prices)
+    lissom.proximal(opt, penalties)
     stand(opt, 5)
     expected = {
         "conv1.weight": 10 - 5 * 0.1 * 1.0,
@@ -354,23 +354,23 @@ W, K = lissom.weights, kernels
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "prices", "options"),
+    ("error", "told", "penalties", "options"),
     [
         (GroupError, "conv1.weight, conv2.weight is", lambda n: {W(n): L0(1), K(n): L1(1)}, {}),
-        (GroupError, "fc.weight is priced", lambda n: {W(n): L0(1), W(n).only("fc"): L1(1)}, {}),
+        (GroupError, "fc.weight is penalised", lambda n: {W(n): L0(1), W(n).only("fc"): L1(1)}, {}),
         (GroupError, "mapping {groups: penalty}, got L0", lambda n: L0(1), {}),
         (GroupError, "mapping {groups: penalty}, got {}", lambda n: {}, {}),
         (GroupError, "mapping {groups: penalty}, got [", lambda n: [(W(n), L0(1))], {}),
         (GroupError, "weights(net): L0(1e-4)", lambda n: {"fc": L0(1)}, {}),
         (GroupError, "weights(net): L0(1e-4)", lambda n: {W(n): 0.1}, {}),
         (OptimizerError, "does not hold fc.weight", lambda n: {W(network()).only("fc"): L0(1)}, {}),
-        (OptimizerError, "got 'adaptative'", lambda n: {W(n): L0(1)}, {"metric": "adaptative"}),
-        (OptimizerError, "1 or more, got 0", lambda n: {W(n): L0(1)}, {"every": 0}),
-        (OptimizerError, "1 or more, got 1.5", lambda n: {W(n): L0(1)}, {"every": 1.5}),
-        (OptimizerError, "0 or more, got -1", lambda n: {W(n): L0(1)}, {"start": -1}),
-        (OptimizerError, "start=5", lambda n: {W(n): L0(1)}, {"start": 5, "freeze_at": 5}),
-        (OptimizerError, "got 0", lambda n: {W(n): L0(1)}, {"freeze_at": 0}),
-        (OptimizerError, "got 7.5", lambda n: {W(n): L0(1)}, {"freeze_at": 7.5}),
+        (MethodError, "got 'adaptative'", lambda n: {W(n): L0(1)}, {"metric": "adaptative"}),
+        (MethodError, "1 or more, got 0", lambda n: {W(n): L0(1)}, {"every": 0}),
+        (MethodError, "1 or more, got 1.5", lambda n: {W(n): L0(1)}, {"every": 1.5}),
+        (MethodError, "0 or more, got -1", lambda n: {W(n): L0(1)}, {"start": -1}),
+        (MethodError, "start=5", lambda n: {W(n): L0(1)}, {"start": 5, "finalize_at": 5}),
+        (MethodError, "got 0", lambda n: {W(n): L0(1)}, {"finalize_at": 0}),
+        (MethodError, "got 7.5", lambda n: {W(n): L0(1)}, {"finalize_at": 7.5}),
         (PenaltyError, "Threshold(0.1)", lambda n: {W(n): Threshold(0.1)}, {"metric": "adaptive"}),
         (
             PenaltyError,
@@ -380,12 +380,12 @@ W, K = lissom.weights, kernels
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_at_once(error, told: str, prices, options: dict) -> None:
+def test_mistakes_are_named_at_once(error, told: str, penalties, options: dict) -> None:
     """With the user's own words, and before anything is changed."""
     nets = [network(), network()]
     opts = [Adam(net.parameters(), LR) for net in nets]
     with pytest.raises(error) as raised:
-        lissom.proximal(opts[0], prices(nets[0]), **options)
+        lissom.proximal(opts[0], penalties(nets[0]), **options)
     assert told in str(raised.value) and issubclass(error, LissomError)
     for opt in opts:
         step(opt, 0)
@@ -405,11 +405,14 @@ def test_what_is_no_optimizer_is_refused() -> None:
         lissom.proximal(net, {W(net): L0(1)})
 
 
-def test_threshold_knows_the_metric_of_sgd() -> None:
-    """There it is none."""
+@each("optimizer", OPTIMIZERS)
+def test_threshold_is_for_the_euclidean_metric(optimizer) -> None:
+    """Of whatever optimizer: a recipe is refused before there is one."""
     net = network()
-    opt = SGD(net.parameters(), LR)
-    lissom.proximal(opt, {W(net): Threshold(0.1)}, metric="adaptive")
+    opt = optimizer(net.parameters())
+    with pytest.raises(PenaltyError, match=r"Threshold\(0.1\).*metric='euclidean'"):
+        lissom.proximal(opt, {W(net): Threshold(0.1)}, metric="adaptive")
+    lissom.proximal(opt, {W(net): Threshold(0.1)}, metric="euclidean")
     step(opt, 0)
     assert 0 < nonzeros(W(net)) < len(W(net))
 
@@ -424,13 +427,18 @@ def test_threshold_knows_the_metric_of_sgd() -> None:
         "ramp": (L1(linear(0.0, 0.6, steps=10)), 0.3, 0.0),
     },
 )
-def test_the_gradient_of_penalty_loss(penalty, groups) -> None:
+def test_the_gradient_of_subgradient(penalty, groups) -> None:
     """λ₁·w/‖w_g‖ + 2λ₂·w, and 0 for what is dead."""
-    price, l1, l2 = penalty
+    given, l1, l2 = penalty
     net = network(torch.float64)
     nn.init.zeros_(net.conv1.weight.data[0])
     first = groups(net).only("conv1")
-    loss = lissom.penalty_loss({first: price, groups(net).without("conv1"): price}, step=5)
+    opt = SGD(net.parameters(), lr=0.0)
+    method = lissom.subgradient(opt, {first: given, groups(net).without("conv1"): given})
+    for n in range(5):
+        step(opt, n)
+    opt.zero_grad()
+    loss = method.penalty()
     loss.backward()
     value = 0.0
     for block in groups(net):
@@ -447,11 +455,14 @@ def test_the_gradient_of_penalty_loss(penalty, groups) -> None:
     "penalty",
     {k: PENALTIES[k] for k in ("l0", "l0 ramp", "l0+l1+l2", "top 30 %", "ball", "threshold")},
 )
-def test_penalty_loss_refuses_what_has_no_gradient(penalty: Penalty, groups) -> None:
-    """At every step, also at the first of a ramp that starts with L0(0)."""
-    with pytest.raises(PenaltyError, match="no gradient") as raised:
-        lissom.penalty_loss({groups(network()): penalty})
-    assert f"lissom.proximal(optimizer, {{groups: {penalty}}})" in str(raised.value)
+def test_subgradient_refuses_what_has_no_gradient(penalty: Penalty, groups) -> None:
+    """At once, also a ramp that starts with L0(0), and names the methods that take it."""
+    net = network()
+    with pytest.raises(MethodError, match="takes penalties with a gradient") as raised:
+        lissom.subgradient(SGD(net.parameters(), LR), {groups(net): penalty})
+    told, instead = str(raised.value).split(" Methods that take it: ")
+    assert told.endswith(f"got {penalty}.") and "'proximal'" in instead
+    assert "'subgradient'" not in instead
 
 
 @pytest.mark.gpu

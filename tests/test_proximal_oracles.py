@@ -67,8 +67,8 @@ def test_adagrad_in_its_metric_is_tensorflows_proximal_adagrad(
     problem, lr = Problem(), 0.1
     model = Model(problem.first)
     optimizer = Adagrad(model.parameters(), lr=lr, initial_accumulator_value=lr**2, eps=0)
-    prices = {lissom.weights(model): L1(l1) + L2(l2 / 2)}  # TensorFlow's l2 is of ½‖w‖²
-    lissom.proximal(optimizer, prices, metric="adaptive", fused=fused)
+    penalties = {lissom.weights(model): L1(l1) + L2(l2 / 2)}  # TensorFlow's l2 is of ½‖w‖²
+    lissom.proximal(optimizer, penalties, metric="adaptive", fused=fused)
 
     w, accumulator = problem.first.copy(), np.full(24, lr**2)
     for batch in problem.batches[:50]:
@@ -98,7 +98,7 @@ def uniform(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], float]]
     return Threshold(theta), lambda norms: theta
 
 
-def price(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], float]]:
+def strength(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], float]]:
     return L0(theta**2 / lr / 2), lambda norms: theta
 
 
@@ -108,7 +108,7 @@ def compress_rate(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], f
     return kept, lambda norms: float(np.percentile(norms, 200 / 3, method="higher"))
 
 
-@pytest.mark.parametrize("rule", [uniform, price, compress_rate])
+@pytest.mark.parametrize("rule", [uniform, strength, compress_rate])
 @pytest.mark.parametrize(("kernels", "theta"), [(False, 0.3), (True, 1.5)])
 @pytest.mark.parametrize("fused", [True, False])
 def test_rmsprop_is_formaneks_proximal_rmsprop(
@@ -135,14 +135,14 @@ def test_rmsprop_is_formaneks_proximal_rmsprop(
         close(model.array(), w)
 
 
-def lasso(problem: Problem, price: float) -> Array:
-    solver = Lasso(alpha=price, fit_intercept=False, tol=1e-14, max_iter=100_000)
+def lasso(problem: Problem, strength: float) -> Array:
+    solver = Lasso(alpha=strength, fit_intercept=False, tol=1e-14, max_iter=100_000)
     solution = solver.fit(problem.x, problem.y).coef_
     assert 0 < np.count_nonzero(solution) < 24
     return solution
 
 
-@pytest.mark.parametrize("price", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("strength", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize(
     ("optimizer", "metric"),
     [
@@ -156,15 +156,15 @@ def lasso(problem: Problem, price: float) -> Array:
     ],
     ids=["sgd", "sgd-adaptive", "dampened", "adagrad", "rmsprop", "adam", "amsgrad"],
 )
-def test_the_prox_ends_in_the_lasso(optimizer, metric, price: float) -> None:
+def test_the_prox_ends_in_the_lasso(optimizer, metric, strength: float) -> None:
     problem = Problem()
     model = Model(problem.first)
     opt = optimizer(model.parameters(), 1 / problem.curvature())
-    lissom.proximal(opt, {lissom.weights(model): L1(price)}, metric=metric)
+    lissom.proximal(opt, {lissom.weights(model): L1(strength)}, metric=metric)
     for _ in range(3000):
         model.descend(opt, problem.gradient(model.array()))
-    assert np.array_equal(model.array() == 0, lasso(problem, price) == 0)
-    np.testing.assert_allclose(model.array(), lasso(problem, price), atol=1e-6)
+    assert np.array_equal(model.array() == 0, lasso(problem, strength) == 0)
+    np.testing.assert_allclose(model.array(), lasso(problem, strength), atol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
@@ -179,27 +179,27 @@ def test_the_prox_ends_in_the_lasso(optimizer, metric, price: float) -> None:
     ],
     ids=["sgd", "nesterov", "sgd-adaptive", "nesterov-adaptive", "rmsprop-adaptive"],
 )
-def test_only_the_euclidean_metric_makes_a_price_cheaper_by_momentum(
+def test_only_in_the_euclidean_metric_momentum_weakens_a_penalty(
     optimizer, metric, momentum: float
 ) -> None:
     """Heavy-ball momentum lengthens steps to lr/(1 − μ); with t = lr, λ acts as (1 − μ)λ."""
-    problem, price = Problem(), 1.0
+    problem, strength = Problem(), 1.0
     model = Model(problem.first)
     opt = optimizer(model.parameters(), (1 - momentum) / problem.curvature(), momentum)
-    lissom.proximal(opt, {lissom.weights(model): L1(price)}, metric=metric)
+    lissom.proximal(opt, {lissom.weights(model): L1(strength)}, metric=metric)
     for _ in range(4000):
         model.descend(opt, problem.gradient(model.array()))
-    solution = lasso(problem, price if metric == "adaptive" else (1 - momentum) * price)
+    solution = lasso(problem, strength if metric == "adaptive" else (1 - momentum) * strength)
     assert np.array_equal(model.array() == 0, solution == 0)
     np.testing.assert_allclose(model.array(), solution, atol=1e-6)
 
 
 def test_the_prox_of_kernels_ends_in_the_group_lasso() -> None:
     """Its conditions: ∇_g = −λw_g/‖w_g‖ where a group lives, ‖∇_g‖ ≤ λ where it is dead."""
-    problem, price = Problem(), 0.5
+    problem, strength = Problem(), 0.5
     model = Model(problem.first)
     opt = SGD(model.parameters(), lr=1 / problem.curvature())
-    lissom.proximal(opt, {lissom.kernels(model): L1(price)})
+    lissom.proximal(opt, {lissom.kernels(model): L1(strength)})
     for _ in range(3000):
         model.descend(opt, problem.gradient(model.array()))
 
@@ -208,8 +208,8 @@ def test_the_prox_of_kernels_ends_in_the_group_lasso() -> None:
     assert np.array_equal(alive, (w != 0).any(1))
     assert 0 < alive.sum() < 6
     norms = np.linalg.norm(w[alive], axis=1, keepdims=True)
-    np.testing.assert_allclose(gradient[alive], -price * w[alive] / norms, atol=1e-8)
-    assert (np.linalg.norm(gradient[~alive], axis=1) <= price).all()
+    np.testing.assert_allclose(gradient[alive], -strength * w[alive] / norms, atol=1e-8)
+    assert (np.linalg.norm(gradient[~alive], axis=1) <= strength).all()
 
 
 def test_the_subgradient_gives_no_zeros() -> None:
@@ -217,9 +217,10 @@ def test_the_subgradient_gives_no_zeros() -> None:
     problem = Problem()
     model = Model(problem.first)
     opt = SGD(model.parameters(), lr=0.1 / problem.curvature())
+    method = lissom.subgradient(opt, {lissom.weights(model): L1(0.3)})
     for _ in range(3000):
         opt.zero_grad()
-        lissom.penalty_loss({lissom.weights(model): L1(0.3)}).backward()
+        method.penalty().backward()
         model.descend(opt, model.weight.grad.flatten().numpy() + problem.gradient(model.array()))
     assert np.count_nonzero(model.array()) == 24
     assert np.count_nonzero(np.abs(model.array()) < 0.05) > 5

@@ -1,4 +1,4 @@
-"""The proximal step among the tools of others: schedulers, scalers, compilers, checkpoints."""
+"""The proximal step among the tools of others: schedulers, scalers, wrappers, checkpoints."""
 
 import copy
 import io
@@ -27,14 +27,72 @@ from proximal_cases import (
     train,
 )
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 import lissom
 from lissom import L0, L1, TopK, kernels
-from lissom.errors import OptimizerError
-from lissom.proximal import Proximal
+from lissom.errors import MethodError, OptimizerError
+from lissom.methods import methods_on
+from lissom.methods.proximal import Proximal
 from lissom.schedules import cubic, linear
+
+
+class SAM(Optimizer):
+    """As in davda54/sam, shortened: `step` of the base optimizer is the one that counts."""
+
+    def __init__(self, params: Any, base: type[Optimizer], rho: float = 0.05, **options: Any):
+        super().__init__(params, {"rho": rho, **options})
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        params = [p for group in self.param_groups for p in group["params"]]
+        norm = torch.stack([p.grad.norm() for p in params]).norm()
+        for p in params:
+            self.state[p]["old"] = p.clone()
+            p.add_(p.grad * self.param_groups[0]["rho"] / norm)
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.copy_(self.state[p]["old"])
+        self.base_optimizer.step()
+        self.zero_grad()
+
+    def step(self, closure: Any = None) -> None:
+        raise NotImplementedError
+
+
+class Accelerated(Optimizer):
+    """As accelerate wraps an optimizer; it has no `super().__init__` either."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+class Lit:
+    """As Lightning wraps an optimizer: it is none itself."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+
+class AdamWScheduleFree(Adam):
+    """By its name: weights are those of an average in eval mode, and zeros are lost there."""
+
+
+class Lookahead(Optimizer):
+    """By its name: every k steps it goes back towards slow weights of its own."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
 
 
 def sum_of_rates(opt: Optimizer, scheduler: Any, steps: int) -> float:
@@ -111,6 +169,131 @@ def test_scaled_gradients_end_where_plain_ones_do() -> None:
             scaler.step(opt)
             scaler.update()
     assert_same(*nets)
+
+
+@each("optimizer", {"sgd": SGD, "adam": Adam})
+def test_what_the_scaler_skips_moves_no_schedule(optimizer) -> None:
+    """Nor the end, nor the count of steps since the last prox."""
+    net = network()
+    opt = optimizer(net.parameters(), LR, fused=True)
+    handle = lissom.proximal(opt, {lissom.weights(net): TopK(20)}, every=2, start=1, finalize_at=5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    alive = []
+    for n in range(10):
+        opt.zero_grad()
+        scaler.scale(loss_of(net, n)).backward()
+        if n % 2:
+            net.fc.bias.grad[0] = math.nan
+        scaler.step(opt)
+        scaler.update()
+        alive.append(nonzeros(lissom.weights(net)) == 20)
+    assert handle.step == handle.finalized_at == 5
+    assert [alive[n] for n in (0, 1, 2, 3)] == [False] * 4
+    assert [alive[n] for n in (4, 5, 8, 9)] == [True] * 4
+
+
+phantoms = each(
+    "optimizer",
+    {
+        "sgd": lambda p: SGD(p, LR),
+        "momentum": lambda p: SGD(p, LR, momentum=0.9),
+        "adam": lambda p: Adam(p, LR),
+        "adamw": lambda p: AdamW(p, LR, amsgrad=True),
+        "a rate in a tensor": lambda p: Adam(p, torch.tensor(LR)),
+    },
+)
+
+
+@phantoms
+@pytest.mark.parametrize("done", [0, 1, 4, 7])
+def test_the_phantom_step_of_a_distributed_checkpoint_is_none(optimizer, done: int) -> None:
+    """With a rate of 0 and gradients of 0 it makes the optimizer's state: asked for or set."""
+    checkpoint = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    net = network()
+    opt = optimizer(net.parameters())
+    handle = lissom.proximal(opt, {lissom.weights(net): TopK(20)}, every=3, finalize_at=5)
+    train(net, opt, range(done))
+    opt.zero_grad()
+    before, state = copy.deepcopy(net), handle.state_dict()
+    saved = checkpoint.get_optimizer_state_dict(net, opt)
+    checkpoint.set_optimizer_state_dict(net, opt, saved)
+    assert equal(before, net)
+    assert repr(handle.state_dict()) == repr(state)
+    assert handle.step == done and handle.finalized == (done >= 5)
+
+
+@phantoms
+def test_a_warm_up_at_a_rate_of_0_is_a_step(optimizer) -> None:
+    """It has gradients: schedules begin, and a count is kept at once."""
+    net = network()
+    opt = optimizer(net.parameters())
+    warm_up = LambdaLR(opt, lambda n: n / 4)
+    handle = lissom.proximal(opt, {lissom.weights(net): TopK(20)})
+    assert float(opt.param_groups[0]["lr"]) == 0
+    train(net, opt, range(1))
+    warm_up.step()
+    assert handle.step == 1 and nonzeros(lissom.weights(net)) == 20
+
+
+def test_a_step_without_any_gradient_is_none() -> None:
+    net = network()
+    opt = Adam(net.parameters(), LR)
+    handle = lissom.proximal(opt, {lissom.weights(net): TopK(20)})
+    before = copy.deepcopy(net)
+    opt.zero_grad()
+    opt.step()
+    assert equal(before, net) and handle.step == 0
+
+
+@each(
+    "wrap",
+    {
+        "accelerate": Accelerated,
+        "lightning": Lit,
+        "both": lambda opt: Lit(Accelerated(opt)),
+        "none": lambda opt: opt,
+    },
+)
+def test_wrappers_are_looked_through(wrap) -> None:
+    net = network()
+    opt = Adam(net.parameters(), LR)
+    wrapped = wrap(opt)
+    handle = lissom.proximal(wrapped, {lissom.weights(net): TopK(20)}, metric="adaptive")
+    assert handle.optimizer is opt
+    assert methods_on(wrapped) == methods_on(opt) == [handle]
+    train(net, opt, range(2))
+    assert handle.step == 2 and nonzeros(lissom.weights(net)) == 20
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_sam_keeps_the_zeros(inner: bool) -> None:
+    """Its first step moves the weights away and its second puts them back: neither counts."""
+    net = network()
+    sam = SAM(net.parameters(), SGD, lr=LR, momentum=0.9)
+    given = sam.base_optimizer if inner else sam
+    handle = lissom.proximal(given, {lissom.weights(net): TopK(20)}, finalize_at=4)
+    for n in range(6):
+        for half in (sam.first_step, sam.second_step):
+            loss_of(net, n).backward()
+            half()
+        assert handle.step == n + 1 and nonzeros(lissom.weights(net)) == 20
+    assert handle.finalized_at == 4
+
+
+@each(
+    "wrap",
+    {
+        "schedule-free": lambda p: AdamWScheduleFree(p, LR),
+        "lookahead": lambda p: Lookahead(Adam(p, LR)),
+        "wrapped": lambda p: Accelerated(Lookahead(Adam(p, LR))),
+        "wrapping": lambda p: Lookahead(Accelerated(Adam(p, LR))),
+    },
+)
+def test_optimizers_that_move_weights_between_steps_are_refused(wrap) -> None:
+    net = network()
+    told = r"(AdamWScheduleFree|Lookahead) moves weights outside.*use the optimizer that it is made"
+    with pytest.raises(OptimizerError, match=told):
+        lissom.proximal(wrap(net.parameters()), {lissom.weights(net): TopK(20)})
 
 
 def test_accumulated_gradients_are_one_step() -> None:
@@ -245,17 +428,17 @@ def run(optimizer, options: dict, device: str, stops: list[int]) -> tuple[nn.Mod
     for stop in stops:
         net = network(seed=0 if state is None else 1).to(device)
         opt = optimizer(net.parameters())
-        prices = {
+        penalties = {
             kernels(net): L0(linear(0.0, 2.0, steps=3)),
             lissom.weights(net).only("fc"): TopK(fraction=cubic(1.0, 0.3, steps=4)),
         }
-        handle = lissom.proximal(opt, prices, **options)
+        handle = lissom.proximal(opt, penalties, **options)
         if state is not None:
-            for part, saved in zip((net, opt, handle), state["parts"], strict=True):
+            for part, saved in zip((handle, net, opt), state["parts"], strict=True):
                 part.load_state_dict(saved)
         train(net, opt, range(done, stop))
         done = stop
-        state = saved_and_loaded({"parts": [p.state_dict() for p in (net, opt, handle)]})
+        state = saved_and_loaded({"parts": [p.state_dict() for p in (handle, net, opt)]})
     return net, handle
 
 
@@ -272,25 +455,31 @@ def run(optimizer, options: dict, device: str, stops: list[int]) -> tuple[nn.Mod
 def test_resumed_at_any_step_it_ends_in_the_same_weights(
     optimizer, metric, device, every: int, start: int, length: int | None, stops: list[int]
 ) -> None:
-    """Before the start, amid the ramp, after the freeze; bit by bit."""
-    freeze_at = None if length is None else start + length
-    options = {"every": every, "start": start, "freeze_at": freeze_at, "metric": metric}
+    """Before the start, amid the ramp, between two proxes, after the end; bit by bit."""
+    finalize_at = None if length is None else start + length
+    options = {"every": every, "start": start, "finalize_at": finalize_at, "metric": metric}
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         once, handle = run(optimizer, options, device, [12])
         again, resumed = run(optimizer, options, device, [*stops, 12])
     assert equal(once, again)
-    assert (handle.step, handle.frozen) == (resumed.step, resumed.frozen)
-    assert handle.frozen == (freeze_at is not None)
+    assert (handle.step, handle.finalized_at) == (resumed.step, resumed.finalized_at)
+    assert handle.finalized == (finalize_at is not None)
 
 
-def test_a_state_after_freeze_at_but_not_frozen_freezes_now() -> None:
-    """Saved by a run without the freeze, or with a later one."""
+def test_a_state_after_finalize_at_but_not_finalized_finalizes_now() -> None:
+    """Saved by a run without that end, or with a later one."""
     net = network()
     opt = Adam(net.parameters(), LR)
-    handle = lissom.proximal(opt, {lissom.weights(net): TopK(20)}, freeze_at=3)
-    handle.load_state_dict({"step": 10, "alive": None})
+    penalties = {lissom.weights(net): TopK(20)}
+    longer = lissom.proximal(opt, penalties)
+    stand(opt, 10)
+    state = longer.state_dict()
+    longer.remove()
+    handle = lissom.proximal(opt, penalties, finalize_at=3)
+    handle.load_state_dict(state)
+    assert handle.step == 10 and not handle.finalized
     step(opt, 0)
-    assert handle.frozen and nonzeros(lissom.weights(net)) == 20
+    assert handle.finalized and nonzeros(lissom.weights(net)) == 20
 
 
 def test_a_state_of_other_groups_is_refused() -> None:
@@ -299,8 +488,8 @@ def test_a_state_of_other_groups_is_refused() -> None:
         lissom.proximal(SGD(net.parameters(), LR), {groups: L0(1.0)})
         for groups in (kernels(net), lissom.weights(net).only("conv*"), lissom.weights(net))
     ]
-    handles[0].freeze()
+    handles[0].finalize()
     for handle in handles[1:]:
-        with pytest.raises(OptimizerError, match=r"\(4, 2\).*\(4, 2, 3, 3\).*other groups"):
+        with pytest.raises(MethodError, match=r"\[4, 2\].*\[4, 2, 3, 3\].*saved with others"):
             handle.load_state_dict(handles[0].state_dict())
-        assert not handle.frozen and handle.step == 0
+        assert not handle.finalized and handle.step == 0

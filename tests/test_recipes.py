@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from lissom import L1, TopK, measure
 from lissom.budgets import L1Ball
 from lissom.data import Dataset
 from lissom.errors import LissomError, RecipeError, RunError
+from lissom.methods import NAMED
+from lissom.methods.gates import Gates
+from lissom.methods.proximal import Proximal
 from lissom.penalties import L0, L2, Threshold
 from lissom.recipes import (
     Recipe,
     Record,
     make_data,
+    make_example,
+    make_groups,
+    make_method,
     make_model,
     make_optimizer,
-    make_prices,
     make_trainer,
     read_recipe,
     read_record,
@@ -42,16 +48,22 @@ SHAPES = {
 }
 # Fewer examples to hold out, since there are 20, and fewer epochs where they are many.
 FEW = ["data.validation=5", "train.epochs=10", "train.average_from=5"]
-SHORT_LC = ["train.epochs=14", "lc.start=2", "lc.first=3", "lc.each=1", "lc.steps=10"]
+SHORT_LC = [
+    "train.epochs=14",
+    "method.start=2",
+    "method.first=3",
+    "method.every=1",
+    "method.c_steps=10",
+]
 SMALLER = {
     "ahmed-mnist": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "ahmed-modrec": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "digits-path": ["data.validation=5"],
-    "lenet300-path": [*FEW, "proximal.freeze=5"],
-    "lenet300-path-gates": [*FEW, "gates.harden=5"],
-    "lenet300-path-lc": [*FEW, "lc.steps=5"],
+    "lenet300-path": [*FEW, "method.finalize_at=5"],
+    "lenet300-path-gates": [*FEW, "method.finalize_at=5"],
+    "lenet300-path-lc": [*FEW, "method.c_steps=5"],
     "modrec-dense": [*FEW, "train.cosine_from=5"],
-    "modrec-path": [*FEW, "gates.harden=5"],
+    "modrec-path": [*FEW, "method.finalize_at=5"],
     "lenet300-lc-published": SHORT_LC,
     "lenet300-lc-short": SHORT_LC,
     "lenet300-lc-toolkit": SHORT_LC,
@@ -76,14 +88,15 @@ lr = 1e-3
 [train]
 epochs = 10
 
-[proximal]
+[method]
+name = "proximal"
 every = 1
 
-[[prices]]
+[[penalties]]
 only = ["fc1"]
 L1 = 1e-4
 
-[[prices]]
+[[penalties]]
 only = [
     "fc2",  # the second
 ]
@@ -125,24 +138,22 @@ def test_every_bundled_recipe_trains_to_its_end(
     trainer = make_trainer(recipe, make_data(recipe), out=tmp_path)
     steps = 1  # 20 examples are one batch
     assert trainer.steps_per_epoch == steps
-    assert (trainer.penalties is not None) == (recipe.method == "subgradient")
-    assert (trainer.proximal is None) == (recipe.method != "proximal" or not recipe.prices)
-    assert (trainer.gates is not None) == (recipe.method == "gates")
+    method = trainer.method
+    assert (method is None) == (recipe.method is None) == (not recipe.penalties)
+    assert method is None or type(method) is NAMED[recipe.method.name]
     event = trainer.fit()
-    early = recipe.lc is not None and any(price.compressions() for price in recipe.prices)
+    early = method is not None and not method.lasts(method.penalties.values())
     assert event.epoch == recipe.train.epochs or early
     counts = event.nonzeros
     assert counts["total"].nonzeros == measure(trainer.model).nonzeros
-    for price in recipe.prices:
-        if price.top_k is not None:
-            kept = [
-                (block.norms() > 0).flatten()
-                for groups in make_prices(recipe, trainer.model, shape, steps)
-                for block in groups
-            ]
-            fraction = price.top_k.fraction
+    example = make_example(trainer.model, shape)
+    for spec in recipe.penalties:
+        if spec.top_k is not None:
+            groups = make_groups(spec, trainer.model, example)
+            kept = [(block.norms() > 0).flatten() for block in groups]
+            fraction = spec.top_k.fraction
             part = fraction[-1].end if isinstance(fraction, list) else fraction
-            for layer in kept if price.top_k.per_layer else [torch.cat(kept)]:
+            for layer in kept if spec.top_k.per_layer else [torch.cat(kept)]:
                 assert int(layer.sum()) == round(part * len(layer))
 
 
@@ -150,7 +161,7 @@ def test_every_bundled_recipe_trains_to_its_end(
 def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) -> None:
     recipe = read_recipe(name)
     assert 20 < len(recipe.title) <= 100
-    assert recipe.source or name in ("digits-demo", "digits-channels", "digits-path", "one-price")
+    assert recipe.source or name in ("digits-demo", "digits-channels", "digits-path", "one-lambda")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,11 +174,127 @@ def test_read_back_from_a_run(name: str, tmp_path: Path) -> None:
     assert read_recipe(str(path)) == recipe
     changed = read_recipe(str(path), ["title=another", "train.batch_size=7"])
     assert (changed.title, changed.train.batch_size) == ("another", 7)
-    assert changed.prices == recipe.prices
+    assert changed.penalties == recipe.penalties
+
+
+OWN = """\
+from dataclasses import dataclass, field
+
+from lissom.methods import Budget, Method, Options, Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerOptions(Options):
+    every: Steps = 5
+    once: Steps | None = None
+    names: list[str] = field(default_factory=lambda: ["a"])
+    numbers: tuple[int, ...] = (1, 2)
+    budget: Budget = Budget(weights=0.5)
+    quiet: bool = False
+
+
+class Pruner(Method):
+    name = "pruner"
+    options_type = PrunerOptions
+
+
+class Nameless(Method):
+    pass
+"""
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_methods_of_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_methods_of_a_test:Pruner"
+
+
+@pytest.mark.parametrize("name", ["proximal", "gates", "lc", "subgradient", "own"])
+def test_a_record_holds_every_option_of_the_method(
+    name: str, tmp_path: Path, own_method: str
+) -> None:
+    named = own_method if name == "own" else name
+    every = ", every=2, mu=0.5" if name == "lc" else ""
+    changes = [f"method={{name='{named}'{every}}}", "penalties=[{L1=1}]", "train.epochs=80"]
+    if name == "gates":
+        changes[1] = "penalties=[{L0=1}]"
+    recipe = read_recipe(written(tmp_path, PLAIN), changes)
+    assert recipe.method is not None
+    kept = Record(recipe=recipe, seed=0, shape=[64], classes=10).to_json()["recipe"]["method"]
+    made, kind = recipe.method.options(11), recipe.method.type.options_type
+    options = {field.name: getattr(made, field.name) for field in fields(kind)}
+    assert kept.keys() - {"name"} == {k for k, value in options.items() if value is not None}
+    assert kept["name"] == named
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(Record(recipe=recipe, seed=0, shape=[64], classes=10).to_json()))
+    again = read_recipe(str(path))
+    assert again == recipe and again.method is not None
+    assert read_record(path).recipe == recipe
+    assert json.dumps(again.method.model_dump()) == json.dumps(recipe.method.model_dump())
+    same = again.method.options(11)
+    assert {k: getattr(same, k) for k in options} == options
+
+
+def test_a_method_of_ones_own_has_its_options_checked(tmp_path: Path, own_method: str) -> None:
+    path = written(tmp_path, PLAIN.replace('"proximal"', f'"{own_method}"'))
+    method = read_recipe(path).method
+    assert method is not None
+    options: Any = method.options(11)
+    assert (options.every, options.names, options.once) == (11, ["a"], None)
+    changed = ["method.every=3 steps", "method.budget.macs=0.25", "method.once=2"]
+    method = read_recipe(path, changed).method
+    assert method is not None
+    options = method.options(11)
+    assert (options.every, options.once) == (3, 22)
+    assert (options.budget.macs, options.budget.weights) == (0.25, None)
+    for change, message in (
+        ("method.quiet=3", r"--set: method\.quiet: quiet is true or false, got 3"),
+        (
+            "method.budget.mac=1",
+            r"--set: method\.budget\.mac: unknown option 'mac'\. Did you .*'macs'",
+        ),
+        (
+            "method.budget=3",
+            r"--set: method\.budget: budget is a table with weights, macs, .*; got 3",
+        ),
+        (
+            "method.quite=true",
+            r"--set: method\.quite: method '.*' has no option .*Did you mean 'quiet'",
+        ),
+        ("method.every=now", r"--set: method\.every: every is a whole number .*; got 'now'"),
+        (
+            "method.name=own_methods_of_a_test:Prunner",
+            r"--set: method\.name: .*Did you mean 'Pruner'",
+        ),
+        (
+            "method.name=own_methods_of_a_test:Nameless",
+            r"--set: method\.name: .* has no name: give",
+        ),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            read_recipe(path, [change])
+
+
+def test_times_in_steps_and_in_epochs_go_together(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN)
+    for start, end in (("30 steps", 2), ("1 step", "2 steps"), (1, 2)):
+        changes = [f"method.start={start!r}", f"method.finalize_at={end!r}"]
+        method = read_recipe(path, changes).method
+        assert method is not None
+        options = method.options(100)
+        steps = {"30 steps": 30, "1 step": 1, "2 steps": 2, 1: 100, 2: 200}
+        assert (options.start, options.finalize_at) == (steps[start], steps[end])
+    for start, end in (("8 steps", "8 steps"), (3, "8 steps"), (2, 2)):
+        changes = [f"method.start={start!r}", f"method.finalize_at={end!r}"]
+        with pytest.raises(RecipeError, match=r"method\.finalize_at: finalize_at must lie after"):
+            read_recipe(path, changes)
+    with pytest.raises(RecipeError, match=r"must lie after start=3, .*; got 2"):
+        read_recipe(path, ["method.start=3", "method.finalize_at=2"])
 
 
 def test_read_back_with_everything(tmp_path: Path) -> None:
-    text = PLAIN.replace("every = 1", 'every = "epoch"\nstart = 2\nfreeze = 9')
+    text = PLAIN.replace("every = 1", 'every = "8 steps"\nstart = 2\nfinalize_at = 9')
     text = text.replace("L1 = 1e-4", "L1Ball = { radius = [{ start = 9, end = 0, epochs = 0.5 }] }")
     recipe = read_recipe(written(tmp_path, text))
     path = tmp_path / "recipe.json"
@@ -220,7 +347,7 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("epochs = 10", "epochs = 10\nbf16 = 1", r"line 15: train\.bf16: .*valid boolean, got 1"),
         ("epochs = 10", "epochs = 10\nnumber = 1", r"line 15: train\.number: unknown key 'number'"),
         ("epochs = 10", "epochs = 10\npatience = 3",
-         r"line 15: train\.patience: it needs validation data: set data\.validation"),
+         r"line 15: train\.patience: patience=3 chooses an epoch by validation data, .* none"),
         ("epochs = 10", "epochs = 10\ncosine_from = 10",
          r"line 15: train\.cosine_from: 10 is not before the end of training, epochs = 10"),
         ("epochs = 10", "epochs = 10\ncosine_from = 5\nmilestones = [3]\ngamma = 0.2",
@@ -241,9 +368,9 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestone = [3]",
          r"line 16: train\.milestone: unknown key 'milestone'\. Did you mean 'milestones'"),
         ("epochs = 10", "epochs = 10\naugment = {}",
-         r"line 15: train\.augment: augmentation needs crops or flips: augment = \{ pad = 4, flip"),
+         r"line 15: train\.augment: augmentation without crops and flips does nothing: pad=4"),
         ("epochs = 10", "epochs = 10\naugment = { pad = -1 }",
-         r"line 15: train\.augment\.pad: .*greater than or equal to 0, got -1"),
+         r"line 15: train\.augment\.pad: pad is a whole number of pixels ≥ 0, got -1"),
         ("epochs = 10", "epochs = 10\n[train.augment]\nflip = true\npads = 4",
          r"line 17: train\.augment\.pads: unknown key 'pads'\. Did you mean 'pad'"),
         ("epochs = 10", "epochs = 10\naugment = true",
@@ -263,7 +390,7 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ('"lenet300"', '"wrn28-10"\nmean = [0.5]\nstd = [0]',
          r"line 9: model\.std\.0: .*greater than 0, got 0"),
         ("epochs = 10", "epochs = 10\naverage_from = 5",
-         r"line 15: train\.average_from: .* never frozen: set proximal\.freeze ≤ 5"),
+         r"line 15: train\.average_from: .* come and go until it is .*: set finalize_at to 5"),
         ("[data]", "[dat]", r"line 3: dat: unknown key 'dat'\. Did you mean 'data'"),
         ("[data]\nname", "data", r"line 3: data: this must be a table, got 'digits'"),
         ('"digits"', '"digit"', r"line 4: data\.name: .*got 'digit'\. Did you mean 'digits'\?"),
@@ -280,62 +407,118 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
          r"line 9: optimizer: torch\.optim\.SGD refuses this: Nesterov momentum requires"),
         ("lr = 1e-3", "lr = 0", r"line 11: optimizer\.lr: .*greater than 0, got 0"),
         ("lr = 1e-3", "lr = inf", r"line 11: optimizer\.lr: .*finite number, got inf"),
-        ("every = 1", 'every = "epochs"',
-         r"line 17: proximal\.every: .*got 'epochs'\. Did you mean 'epoch'\?"),
-        ("every = 1", "every = 0", r"line 17: proximal\.every: .*got 0"),
-        ("every = 1", "start = 10", r"line 17: proximal\.start: 10 is not before the end"),
-        ("every = 1", "freeze = 11",
-         r"line 17: proximal\.freeze: 11 must lie after .* and within train\.epochs = 10"),
-        ("every = 1", "start = 5\nfreeze = 5",
-         r"line 18: proximal\.freeze: 5 must lie after proximal\.start = 5"),
-        ("L1 = 1e-4", "l1 = 1e-4", r"line 21: prices\.0\.l1: unknown key 'l1'\. Did you mean 'L1'"),
+        ("every = 1", 'every = "8 stps"',
+         r"line 18: method\.every: every is a whole number of epochs, or of steps, as \"8 steps\" "
+         r"is; got '8 stps'"),
+        ("every = 1", "every = 0.5", r"line 18: method\.every: every is a whole .*; got 0\.5"),
+        ("every = 1", "every = true", r"line 18: method\.every: every is a whole .*; got True"),
+        ("every = 1", "every = 0", r"line 18: method\.every: every counts steps, 1 or more, got 0"),
+        ("every = 1", 'every = "0 steps"', r"line 18: method\.every: every counts steps, .* got 0"),
+        ("every = 1", "start = -1", r"line 18: method\.start: start counts steps, .*, got -1"),
+        ("every = 1", "start = 10",
+         r"line 18: method\.start: method 'proximal' starts after epoch 10, and training ends "
+         r"after epochs=10"),
+        ("every = 1", 'finalize_at = "now"', r"line 18: method\.finalize_at: .*; got 'now'"),
+        ("every = 1", "finalize_at = 11",
+         r"line 18: method\.finalize_at: method 'proximal' ends after epoch 11, .* epochs=10"),
+        ("every = 1", "start = 5\nfinalize_at = 5",
+         r"line 19: method\.finalize_at: finalize_at must lie after start=5, .*; got 5"),
+        ("every = 1", "finalise_at = 5",
+         r"line 18: method\.finalise_at: method 'proximal' has no option 'finalise_at'\. Did you "
+         r"mean 'finalize_at'\?"),
+        ("every = 1", "gate_lr = 0.1",
+         r"line 18: method\.gate_lr: method 'proximal' has no option 'gate_lr'\. Known: every, "),
+        ("every = 1", 'metric = "adaptiv"',
+         r"line 18: method\.metric: metric is 'euclidean' or 'adaptive', got 'adaptiv'"),
+        ("every = 1", 'fused = "yes"',
+         r"line 18: method\.fused: fused is true or false, got 'yes'"),
+        ("every = 1", "budget = { weights = 0.5 }",
+         r"line 18: method\.budget: method 'proximal' has no option 'budget'"),
+        ('name = "proximal"\n', "", r"line 16: method\.name: this key is required"),
+        ('"proximal"', "3", r"line 17: method\.name: .*valid string, got 3"),
+        ('"proximal"', '"proximl"',
+         r"line 17: method\.name: there is no method 'proximl'\. Did you mean 'proximal'\? A class "
+         r"of your own is named by its import path"),
+        ('"proximal"', '"absent.room:Pruning"',
+         r"line 17: method\.name: method 'absent\.room:Pruning' cannot be imported: No module "),
+        ('"proximal"', '"lissom.methods:Gats"',
+         r"line 17: method\.name: module 'lissom\.methods' has no 'Gats'\. Did you mean 'Gates'"),
+        ('"proximal"', '"lissom.methods:Budget"',
+         r"line 17: method\.name: 'lissom\.methods:Budget' is no subclass of lissom\."),
+        ('"proximal"', '"lissom.methods:Method"',
+         r"line 17: method\.name: 'lissom\.methods:Method' has no name: give the class one"),
+        ('"proximal"', '".mine:Pruning"',
+         r"line 17: method\.name: '\.mine:Pruning' is no import path, such as"),
+        ('[method]\nname = "proximal"\nevery = 1', "",
+         r"line 18: penalties: \[\[penalties\]\] need a \[method\] as well: name = \"proximal\""),
+        ("[method]", "[[method]]", r"line 16: method: this must be a table"),
+        ('[method]\nname = "proximal"\nevery = 1', "[proximal]\nevery = 1",
+         r"line 16: proximal: a method stands in \[method\]: name = \"proximal\", then its"),
+        ("L1 = 1e-4", "l1 = 1e-4",
+         r"line 22: penalties\.0\.l1: unknown key 'l1'\. Did you mean 'L1'"),
         ("L1 = 1e-4", "L1 = -1e-4",
-         r"line 21: prices\.0\.L1: .*greater than or equal to 0, got -0\.0001"),
-        ("L1 = 1e-4", 'L1 = "a"', r"line 21: prices\.0\.L1: .*valid number, got 'a'"),
-        ("L1 = 1e-4", "L1 = nan", r"line 21: prices\.0\.L1: .*got nan"),
-        ("L1 = 1e-4", "L1 = []", r"line 21: prices\.0\.L1: this list needs an entry"),
+         r"line 22: penalties\.0\.L1: .*greater than or equal to 0, got -0\.0001"),
+        ("L1 = 1e-4", 'L1 = "a"', r"line 22: penalties\.0\.L1: .*valid number, got 'a'"),
+        ("L1 = 1e-4", "L1 = nan", r"line 22: penalties\.0\.L1: .*got nan"),
+        ("L1 = 1e-4", "L1 = []", r"line 22: penalties\.0\.L1: this list needs an entry"),
         ("L1 = 1e-4", "L1 = { end = 1, epochs = 3 }",
-         r"line 21: prices\.0\.L1: this must be a list"),
+         r"line 22: penalties\.0\.L1: this must be a list"),
         ("L1 = 1e-4", "L1 = [{ end = 1, epochs = 3 }]",
-         r"line 21: prices\.0\.L1: the first piece of a schedule needs a start"),
+         r"line 22: penalties\.0\.L1: the first piece of a schedule needs a start"),
         ("L1 = 1e-4", "L1 = [{ start = 1, epochs = 3 }]",
-         r"line 21: prices\.0\.L1\.0\.end: this key is required"),
+         r"line 22: penalties\.0\.L1\.0\.end: this key is required"),
         ("L1 = 1e-4", 'L1 = [{ start = 0, end = 1, epochs = 3, shape = "exponential" }]',
-         r"line 21: prices\.0\.L1: an exponential schedule .*start > 0"),
+         r"line 22: penalties\.0\.L1: an exponential schedule .*start > 0"),
         ("L1 = 1e-4", "L1 = [\n { start = 1, end = 1, epochs = 1 },\n { end = 0, epochs = -3 } ]",
-         r"line 23: prices\.0\.L1\.1\.epochs: .*got -3"),
-        ("L1 = 1e-4", "", r"line 19: prices\.0: a price needs a penalty: L0, L1"),
+         r"line 24: penalties\.0\.L1\.1\.epochs: .*got -3"),
+        ("L1 = 1e-4", "", r"line 20: penalties\.0: say what is asked of the groups: L0, L1"),
         ("L1 = 1e-4", "L1 = 1\nThreshold = 2",
-         r"line 19: prices\.0: .*L1\(1\.0\) \+ Threshold\(2\.0\) has no prox"),
+         r"line 20: penalties\.0: .*L1\(1\.0\) \+ Threshold\(2\.0\) has no prox"),
         ("L1 = 1e-4", 'groups = "kernels"\nbiases = true\nL1 = 1',
-         r"line 22: prices\.0\.biases: .* not 'kernels'"),
+         r"line 23: penalties\.0\.biases: .* not 'kernels'"),
         ("L1 = 1e-4", 'groups = "kernel"\nL1 = 1',
-         r"line 21: prices\.0\.groups: .*Did you mean 'kernels'"),
+         r"line 22: penalties\.0\.groups: .*Did you mean 'kernels'"),
         ("L1 = 1e-4", 'groups = "heads"\nbiases = true\nL1 = 1',
-         r"line 22: prices\.0\.biases: .* goes with groups = 'weights', not 'heads'"),
+         r"line 23: penalties\.0\.biases: .* goes with groups = 'weights', not 'heads'"),
         ("L1 = 1e-4", 'groups = "kernels"\ninputs = true\nL1 = 1',
-         r"line 22: prices\.0\.inputs: .* goes with units, such as 'neurons', not with 'kernels'"),
+         r"line 23: penalties\.0\.inputs: .* goes with units, such as 'neurons', not with 'ke"),
         ("L1 = 1e-4", 'inputs = true\nL1 = 1',
-         r"line 21: prices\.0\.inputs: .*, not with 'weights'"),
+         r"line 22: penalties\.0\.inputs: .*, not with 'weights'"),
         ("L1 = 1e-4", 'groups = "channel"\nL1 = 1',
-         r"line 21: prices\.0\.groups: .*got 'channel'\. Did you mean 'channels'"),
+         r"line 22: penalties\.0\.groups: .*got 'channel'\. Did you mean 'channels'"),
         ('"lenet300"', '"cnn"\ninput_dropout = 0.2',
          r"line 8: model\.input_dropout: model 'cnn' has no input_dropout"),
-        ('"fc2"', "2", r"line 25: prices\.1\.only\.0: .*valid string, got 2"),
+        ('"fc2"', "2", r"line 26: penalties\.1\.only\.0: .*valid string, got 2"),
         ('"cubic"', '"cubc"',
-         r"line 28: prices\.1\.TopK\.fraction\.0\.shape: .*Did you mean 'cubic'\?"),
+         r"line 29: penalties\.1\.TopK\.fraction\.0\.shape: .*Did you mean 'cubic'\?"),
         ("start = 1.0", "strat = 1.0",
-         r"line 28: prices\.1\.TopK\.fraction\.0\.strat: unknown key 'strat'\. .*'start'"),
+         r"line 29: penalties\.1\.TopK\.fraction\.0\.strat: unknown key 'strat'\. .*'start'"),
         ("end = 0.25", "end = 2.5",
-         r"line 29: prices\.1\.TopK\.fraction\.1\.end: a fraction lies between 0 and 1, got 2\.5"),
+         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: a fraction lies between 0 and 1, got 2"),
         ("end = 0.25", 'end = "x"',
-         r"line 29: prices\.1\.TopK\.fraction\.1\.end: .*valid number, got 'x'"),
+         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: .*valid number, got 'x'"),
         ("per_layer = true", "per_layr = true",
-         r"line 30: prices\.1\.TopK\.per_layr: unknown key .*'per_layer'"),
+         r"line 31: penalties\.1\.TopK\.per_layr: unknown key .*'per_layer'"),
         ("per_layer = true", "count = 5",
-         r"line 27: prices\.1\.TopK: TopK needs either a count or a fraction"),
-        ("title", 'method = "subgradient"\ntitle',
-         r"line 24: prices\.1: .*needs a gradient, and TopK.* has none"),
+         r"line 28: penalties\.1\.TopK: TopK needs a count or a .*; got count=5, frac.*=1→"),
+        ('"proximal"\nevery = 1', '"subgradient"',
+         r"line 23: penalties\.1: method 'subgradient' takes penalties with a gradient: .*; got "
+         r"TopK.*\. Methods that take it: 'lc', 'proximal'"),
+        ("L1 = 1e-4", "Codebook = { k = 2 }",
+         r"line 20: penalties\.0: method 'proximal' takes penalties, .*; got Codebook\(2\)\. "
+         r"Methods that take it: 'lc'"),
+        ("L1 = 1e-4", "Codebook = { k = 0 }", r"line 22: penalties\.0\.Codebook\.k: .*got 0"),
+        ('every = 1\n\n[[penalties]]\nonly = ["fc1"]\nL1 = 1e-4',
+         'metric = "adaptive"\n\n[[penalties]]\nThreshold = 0.1\n',
+         r"line 20: penalties\.0: Threshold\(0\.1\) compares the norms .* and knows no metric"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3, evry = 2 }",
+         r"line 16: train\.milestones\.evry: unknown key 'evry'\. Did you mean 'every'"),
+        ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3 }",
+         r"line 16: train\.milestones\.every: this key is required"),
+        ("epochs = 10", 'epochs = 10\ngamma = 0.2\nmilestones = "3"',
+         r"line 16: train\.milestones: this must be a list, in \[ \], got '3'"),
+        ("epochs = 10", "epochs = 10\npatience = 3\n[data.more]",
+         r"line 16: data\.more: unknown key 'more'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_where_they_stand(
@@ -352,7 +535,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(written(tmp_path, text.replace("end = 0.25", "end = -1")))
     lines = [re.search(r"line (\d+)", line) for line in str(caught.value).splitlines()]
-    assert [line and int(line[1]) for line in lines] == [11, 14, 29]
+    assert [line and int(line[1]) for line in lines] == [11, 14, 30]
 
 
 @pytest.mark.parametrize(
@@ -363,22 +546,37 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         (["trian.epochs=5"],
          r"mine\.toml, --set: trian: unknown key 'trian'\. Did you mean 'train'"),
         (["train.bf16=True"], r"--set: train\.bf16: .*valid boolean, got 'True'"),
-        (["prices.0.L1=-1"], r"mine\.toml, --set: prices\.0\.L1: .*got -1"),
-        (["prices.1.TopK.fraction.0.end=7"], r"--set: prices\.1\.TopK\.fraction\.0\.end: .*got 7"),
-        (["prices.1={L1=[{start=1,end=1,epochs=-1}]}"],
-         r"--set: prices\.1\.L1\.0\.epochs: .*got -1"),
-        (["prices.0.Threshold=2"], r"mine\.toml, --set: prices\.0: .* has no prox"),
+        (["penalties.0.L1=-1"], r"mine\.toml, --set: penalties\.0\.L1: .*got -1"),
+        (["penalties.1.TopK.fraction.0.end=7"],
+         r"--set: penalties\.1\.TopK\.fraction\.0\.end: .*got 7"),
+        (["penalties.1={L1=[{start=1,end=1,epochs=-1}]}"],
+         r"--set: penalties\.1\.L1\.0\.epochs: .*got -1"),
+        (["penalties.0.Threshold=2"], r"mine\.toml, --set: penalties\.0: .* has no prox"),
         (["optimizer.name=SGD", "optimizer.nesterov=true"],
          r"mine\.toml, --set: optimizer: torch\.optim\.SGD refuses this: Nesterov"),
-        (["prices.2.L1=1"], r"--set prices\.2\.L1=1: there is no entry 2; known: 0, 1"),
-        (["prices.2=1"], r"--set prices\.2=1: there is no entry 2; known: 0, 1"),
-        (["prices.-1.L1=1"], r"there is no entry -1; known: 0, 1"),
-        (["prices.x.L1=1"], r"there is no entry x; known: 0, 1"),
-        (["prices=[]", "prices.0.L1=1"], r"there is no entry 0; known: none, it is empty"),
-        (["prices=7"], r"--set: prices: this must be a list, in \[ \], got 7"),
-        (["prices=[]", "method=subgradient"], r"--set: method: 'subgradient' needs \[\[prices\]\]"),
-        (["method=subgradient", "prices=[{L1=1}]", "proximal.every=2"],
-         r"--set: method: .*no \[proximal\] step"),
+        (["penalties.2.L1=1"], r"--set penalties\.2\.L1=1: there is no entry 2; known: 0, 1"),
+        (["penalties.2=1"], r"--set penalties\.2=1: there is no entry 2; known: 0, 1"),
+        (["penalties.-1.L1=1"], r"there is no entry -1; known: 0, 1"),
+        (["penalties.x.L1=1"], r"there is no entry x; known: 0, 1"),
+        (["penalties=[]", "penalties.0.L1=1"], r"there is no entry 0; known: none, it is empty"),
+        (["penalties=7"], r"--set: penalties: this must be a list, in \[ \], got 7"),
+        (["penalties=[]"],
+         r"mine\.toml, line 16: method: \[method\] needs \[\[penalties\]\] as well: L0 = 1e-4"),
+        (["penalties=none"],
+         r"mine\.toml, line 16: method: \[method\] needs \[\[penalties\]\] as well: L0 = 1e-4"),
+        (["method=none"], r"mine\.toml, line 20: penalties: .* need a \[method\] as well"),
+        (["method=subgradient"], r"--set: method: this must be a table, got 'subgradient'"),
+        (["method.name=subgradient", "penalties=[{L1=1}]"],
+         r"mine\.toml, line 18: method\.every: method 'subgradient' has no option 'every'\."),
+        (["method={name='lc'}"], r"--set: method\.every: option 'every' has to be given"),
+        (["method.every=8 stps"], r"--set: method\.every: every is a whole .*; got '8 stps'"),
+        (["method.finalize_at=11"],
+         r"--set: method\.finalize_at: method 'proximal' ends after epoch 11"),
+        (["method={name='gates', budget={weights=1.5}}", "penalties=[{L0=0}]"],
+         r"--set: method\.budget\.weights: weights is a fraction of the whole, .*, got 1\.5"),
+        (["method={name='gates', init=[0.2, 0.5]}", "penalties=[{L0=0}]"],
+         r"--set: method\.init: init is one drop rate for all groups, or a list with one for each: "
+         r"it has 2, and there are 1 groups"),
         (["title.x=1"], r"--set title\.x=1: title is a value, not a table"),
         (["train.epochs.x.y=1"],
          r"--set train\.epochs\.x\.y=1: train\.epochs\.x is a value, not a table"),
@@ -387,8 +585,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         (["title=3"], r"--set: title: .*valid string, got 3"),
         (["train.epochs="], r"--set: train\.epochs: .*valid integer, got ''"),
         (["train.cosine_from=99"], r"--set: train\.cosine_from: 99 is not before the end"),
-        (["prices=[{Threshold=1}]", "proximal.metric=adaptive"],
-         r"--set: prices\.0: Threshold\(1\.0\) knows no metric; use L0"),
+        (["penalties=[{Threshold=1}]", "method.metric=adaptive"],
+         r"--set: penalties\.0: Threshold\(1\.0\) compares .* and knows no metric; use L0"),
     ],
 )  # fmt: skip
 def test_bad_changes_are_named(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -412,24 +610,37 @@ def test_changes_of_nested_and_array_keys(tmp_path: Path) -> None:
     assert read_recipe(path, ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
     assert read_recipe(path, ["title=Two words"]).title == "Two words"
     assert read_recipe(path, ['title="quoted = [x]"']).title == "quoted = [x]"
-    assert read_recipe(path, ["proximal.every=epoch"]).proximal.every == "epoch"
+    method = read_recipe(path, ["method.every=8 steps"]).method
+    assert method is not None and method.options(11).every == 8
+    method = read_recipe(path, ["method.every=3", "method.finalize_at=9"]).method
+    assert method is not None and method.options(11).every == 33
+    assert method.options(11).finalize_at == 99
+    gated = ["method={name='gates'}", "penalties=[{L0=0}, {L0=0, groups='columns'}]"]
+    method = read_recipe(path, [*gated, "method.init=[0.2, 0.5]", "method.init.1=0.25"]).method
+    assert method is not None and method.options(1).init == [0.2, 0.25]
+    ramp = "method.budget.macs=[{start=1.0, end=0.5, epochs=2}]"
+    method = read_recipe(path, [*gated, ramp, "method.budget.macs.0.end=0.25"]).method
+    assert method is not None
+    target = method.options(10).budget.macs
+    assert (target(0), target(20), target.steps) == (1.0, 0.25, 20)
     assert read_recipe(path, ["data.validation=5"]).data.validation == 5
-    assert read_recipe(path, ["prices.0.L1=2e-3"]).prices[0].l1 == 2e-3
-    assert read_recipe(path, ['prices."0".L1=2e-3']).prices[0].l1 == 2e-3
-    assert read_recipe(path, ["prices=[]"]).prices == []
-    assert read_recipe(path, ["prices=[{L0=1}]"]).prices[0].l0 == 1
-    assert read_recipe(path, ['prices.1.only.0="fc3"']).prices[1].only == ["fc3"]
-    assert read_recipe(path, ["prices.1.TopK={count=3}"]).prices[1].top_k.count == 3
-    ramps = read_recipe(path, ["prices.1.TopK.fraction.1.end=0.125"]).prices[1].top_k.fraction
+    assert read_recipe(path, ["penalties.0.L1=2e-3"]).penalties[0].l1 == 2e-3
+    assert read_recipe(path, ['penalties."0".L1=2e-3']).penalties[0].l1 == 2e-3
+    dense = read_recipe(path, ["method=none", "penalties=none"])
+    assert dense.method is None and dense.penalties == []
+    assert read_recipe(path, ["penalties=[{L0=1}]"]).penalties[0].l0 == 1
+    assert read_recipe(path, ['penalties.1.only.0="fc3"']).penalties[1].only == ["fc3"]
+    assert read_recipe(path, ["penalties.1.TopK={count=3}"]).penalties[1].top_k.count == 3
+    ramps = read_recipe(path, ["penalties.1.TopK.fraction.1.end=0.125"]).penalties[1].top_k.fraction
     assert [ramp.end for ramp in ramps] == [0.5, 0.125]
-    ramps = read_recipe(path, ["prices.0.L1=[{start=0, end=1, epochs=2}]"]).prices[0].l1
+    ramps = read_recipe(path, ["penalties.0.L1=[{start=0, end=1, epochs=2}]"]).penalties[0].l1
     assert [ramp.end for ramp in ramps] == [1]
 
 
 def test_one_of_equal_entries_is_changed_and_not_the_other(tmp_path: Path) -> None:
     path = written(tmp_path, PLAIN)
-    changed = read_recipe(path, ["prices=[{L1=1}, {L1=1}]", "prices.1={L0=2}"])
-    assert [(price.l1, price.l0) for price in changed.prices] == [(1, None), (None, 2)]
+    changed = read_recipe(path, ["penalties=[{L1=1}, {L1=1}]", "penalties.1={L0=2}"])
+    assert [(spec.l1, spec.l0) for spec in changed.penalties] == [(1, None), (None, 2)]
 
 
 def test_recipes_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,10 +728,13 @@ def test_line_numbers(text: str, expected: dict[Any, int]) -> None:
 def only(
     recipe: Recipe, model: nn.Module, epoch: int = 5, shape: tuple[int, ...] = (64,)
 ) -> list[Any]:
-    return list(make_prices(recipe, model, shape, epoch).items())
+    optimizer = make_optimizer(recipe.optimizer, model)
+    method = make_method(recipe, model, optimizer, shape, epoch)
+    assert method is not None
+    return list(method.penalties.items())
 
 
-def test_prices_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:
+def test_penalties_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, PLAIN))
     model = make_model(recipe, (1, 8, 8), 10)
     (first, l1), (second, top) = only(recipe, model, epoch=7)
@@ -533,7 +747,7 @@ def test_prices_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "penalty"),
+    ("entry", "penalty"),
     [
         ("L0 = 2", L0(2)),
         ("L1 = 2", L1(2)),
@@ -547,8 +761,8 @@ def test_prices_choose_their_layers_and_count_in_steps(tmp_path: Path) -> None:
         ("L0 = 0", L0(0)),
     ],
 )
-def test_penalties_of_a_price(tmp_path: Path, price: str, penalty: Any) -> None:
-    recipe = read_recipe(written(tmp_path, PLAIN.replace("L1 = 1e-4", price)))
+def test_the_penalty_of_an_entry(tmp_path: Path, entry: str, penalty: Any) -> None:
+    recipe = read_recipe(written(tmp_path, PLAIN.replace("L1 = 1e-4", entry)))
     ((_, made), _) = only(recipe, make_model(recipe, (64,), 10))
     assert made == penalty
 
@@ -564,9 +778,9 @@ def test_schedules_run_from_epoch_to_epoch(tmp_path: Path, shape: str) -> None:
     assert 0.5 < schedule(8) < schedule(1) < 1
 
 
-def test_groups_of_a_price(tmp_path: Path) -> None:
+def test_the_groups_of_an_entry(tmp_path: Path) -> None:
     def names(change: str) -> list[str]:
-        recipe = read_recipe(written(tmp_path, PLAIN), [f"prices=[{{L1=1, {change}}}]"])
+        recipe = read_recipe(written(tmp_path, PLAIN), [f"penalties=[{{L1=1, {change}}}]"])
         ((groups, _),) = only(recipe, make_model(recipe, (64,), 10))
         return [block.name for block in groups]
 
@@ -577,15 +791,15 @@ def test_groups_of_a_price(tmp_path: Path) -> None:
 
 
 def units_of(change: str, tmp_path: Path, model: str = "cnn", side: int = 8) -> list[Any]:
-    """[(family, units)] of one price on a network for images."""
-    changes = [f"model.name={model}", f"prices=[{{L1=1, {change}}}]"]
+    """[(family, units)] of one entry on a network for images."""
+    changes = [f"model.name={model}", f"penalties=[{{L1=1, {change}}}]"]
     recipe = read_recipe(written(tmp_path, PLAIN), changes)
     shape = (1, side, side)
     ((groups, _),) = only(recipe, make_model(recipe, shape, 10), shape=shape)
     return [(block.name, len(block.norms())) for block in groups]
 
 
-def test_units_of_a_price(tmp_path: Path) -> None:
+def test_the_units_of_an_entry(tmp_path: Path) -> None:
     channels = [("conv1.weight", 8), ("conv2.weight", 16), ("conv3.weight", 32)]
     assert units_of("groups='channels'", tmp_path) == channels
     assert units_of("groups='units'", tmp_path) == channels
@@ -606,15 +820,15 @@ def test_units_of_a_price(tmp_path: Path) -> None:
     ]
 
 
-def test_prices_on_units_and_on_weights_of_other_layers_go_together(tmp_path: Path) -> None:
-    prices = "prices=[{groups='channels', L1=1}, {groups='weights', only=['fc'], L0=1}]"
-    recipe = read_recipe(written(tmp_path, PLAIN), ["model.name=cnn", prices])
+def test_units_and_weights_of_other_layers_go_together(tmp_path: Path) -> None:
+    both = "penalties=[{groups='channels', L1=1}, {groups='weights', only=['fc'], L0=1}]"
+    recipe = read_recipe(written(tmp_path, PLAIN), ["model.name=cnn", both])
     trainer = make_trainer(recipe, fake((1, 8, 8)))
-    assert trainer.proximal is not None
-    assert [groups.kind for groups in trainer.proximal.prices] == ["channels", "weights"]
+    assert trainer.method is not None
+    assert [groups.kind for groups in trainer.method.penalties] == ["channels", "weights"]
     recipe = read_recipe(
         written(tmp_path, PLAIN),
-        ["model.name=cnn", "prices=[{groups='channels', L1=1}, {groups='weights', L0=1}]"],
+        ["model.name=cnn", "penalties=[{groups='channels', L1=1}, {groups='weights', L0=1}]"],
     )
     with pytest.raises(LissomError, match=r"conv1\.weight, .* is penalised twice"):
         make_trainer(recipe, fake((1, 8, 8)))
@@ -622,8 +836,9 @@ def test_prices_on_units_and_on_weights_of_other_layers_go_together(tmp_path: Pa
 
 @pytest.mark.parametrize("method", ["proximal", "subgradient"])
 def test_channels_lose_their_bias_and_their_normalisation(tmp_path: Path, method: str) -> None:
-    changes = ["model.name=cnn", "prices=[{groups='channels', L1=1e6}]", f"method={method}"]
-    recipe = read_recipe(written(tmp_path, PLAIN.replace("[proximal]\nevery = 1", "")), changes)
+    changes = ["model.name=cnn", "penalties=[{groups='channels', L1=1e6}]"]
+    changes += [f"method={{name='{method}'}}"]
+    recipe = read_recipe(written(tmp_path, PLAIN), changes)
     model = make_trainer(recipe, fake((1, 8, 8))).model
     trainer = make_trainer(recipe, fake((1, 8, 8)))
     trainer.fit()
@@ -637,8 +852,8 @@ def test_a_dead_channel_behind_a_relu_does_not_come_back() -> None:
     changes = ["data.name=digits", "train.epochs=6", "train.evaluate_every=6"]
     recipe = read_recipe("formanek-channels-compress-rate", changes)
     trainer = make_trainer(recipe, fake((1, 8, 8)))
-    assert trainer.proximal is not None
-    (groups,) = trainer.proximal.prices
+    assert trainer.method is not None
+    (groups,) = trainer.method.penalties
     alive: list[list[int]] = []
     trainer.optimizer.register_step_post_hook(
         lambda *_: alive.append([int(n) for r in groups.norms() for n in r.nonzero()])
@@ -655,19 +870,21 @@ def test_groups_that_the_model_has_not_are_named(tmp_path: Path) -> None:
             make_trainer(recipe, fake((1, 8, 8)))
         return str(caught.value)
 
-    found = message("prices.1={groups='kernels', L1=1}")
-    assert found.startswith("prices.1 for model 'lenet300': no kernels to choose from")
-    found = message("prices.0.only.0=fc7")
-    assert found.startswith("prices.0 for model 'lenet300': 'fc7' matches none of the weights")
+    found = message("penalties.1={groups='kernels', L1=1}")
+    assert found.startswith("penalties.1 for model 'lenet300': no kernels to choose from")
+    found = message("penalties.0.only.0=fc7")
+    assert found.startswith("penalties.0 for model 'lenet300': 'fc7' matches none of the weights")
     assert "Did you mean" in found and "'fc1'" in found
-    found = message("prices.0={groups='channels', L1=1}")
-    assert found.startswith("prices.0 for model 'lenet300': no channels can be removed from this")
+    found = message("penalties.0={groups='channels', L1=1}")
+    assert found.startswith(
+        "penalties.0 for model 'lenet300': no channels can be removed from this"
+    )
     assert "it has neurons" in found
-    found = message("prices.0={groups='neurons', only=['fc9'], L1=1}")
-    assert found.startswith("prices.0 for model 'lenet300': 'fc9' matches none of the neurons")
-    found = message("model.name=cnn", "prices=[{groups='heads', L1=1}]")
-    assert found.startswith("prices.0 for model 'cnn': no heads can be removed from this model")
-    assert "leaves no weights at all" in message("prices.0={L1=1, without=['fc*']}")
+    found = message("penalties.0={groups='neurons', only=['fc9'], L1=1}")
+    assert found.startswith("penalties.0 for model 'lenet300': 'fc9' matches none of the neurons")
+    found = message("model.name=cnn", "penalties=[{groups='heads', L1=1}]")
+    assert found.startswith("penalties.0 for model 'cnn': no heads can be removed from this model")
+    assert "leaves no weights at all" in message("penalties.0={L1=1, without=['fc*']}")
 
 
 def test_lenet5_takes_mnist_only() -> None:
@@ -680,8 +897,7 @@ def test_lenet5_takes_mnist_only() -> None:
 
 
 def test_a_wide_residual_network_takes_images_of_any_channels() -> None:
-    changes = ["model={name='wrn28-10',depth=16,widen=1}", "prices=[]"]
-    recipe = read_recipe("digits-demo", changes)
+    recipe = read_recipe("digits-demo", ["model={name='wrn28-10',depth=16,widen=1}"])
     model = make_model(recipe, (1, 8, 8), 10)
     assert model.conv.in_channels == 1 and len(model.stage1) == 2
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
@@ -700,19 +916,19 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
     recipe = read_recipe("louizos-wrn28-10")
     n = 50_000
     assert recipe.data.name == "jpeg-cifar10" and not recipe.data.validation
-    assert [price.l0 for price in recipe.prices] == [pytest.approx(0.001 / n)]
+    assert [spec.l0 for spec in recipe.penalties] == [pytest.approx(0.001 / n)]
     trainer = make_trainer(recipe, fake((3, 32, 32), n=256))
-    gates, factor = trainer.gates, trainer.options.lr_factor
-    assert gates is not None and factor is not None
+    gates, factor = trainer.method, trainer.options.lr_factor
+    assert isinstance(gates, Gates) and factor is not None
     assert sum(p.numel() for p in trainer.model.parameters()) == 36_479_194 + 4480
     convs = [
         f"stage{stage}.{block}.conv1.weight" for stage in (1, 2, 3) for block in range(4)
     ]  # fmt: skip
-    assert [block.names for block in gates.blocks] == [(name,) for name in convs]
+    assert [block.names for block in gates.blocks()] == [(name,) for name in convs]
     assert [len(p) for p in gates.p_nonzero()] == [160] * 4 + [320] * 4 + [640] * 4
-    priced = {name: p.numel() for name, p in trainer.model.named_parameters()}
-    for name, block in zip(convs, gates.blocks, strict=True):
-        assert block.weights_each() * block.shape.numel() == priced[name]
+    sizes = {name: p.numel() for name, p in trainer.model.named_parameters()}
+    for name, block in zip(convs, gates.blocks(), strict=True):
+        assert block.weights_each() * block.shape.numel() == sizes[name]
     torch.testing.assert_close(torch.sigmoid(gates.log_alpha).mean().item(), 0.7, atol=1e-3, rtol=0)
     for group, decay in zip(trainer.optimizer.param_groups, (5e-4, 0.0), strict=True):
         assert (group["lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, True)
@@ -722,7 +938,7 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
     rates = [factor(steps * epoch) for epoch in (0, 59.5, 60, 119.5, 120, 159.5, 160, 199.5)]
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
     assert trainer.options.augment == Augment(pad=4, flip=True)
-    assert trainer.options.harden_at is None
+    assert gates.options.finalize_at is None
 
 
 def test_milestones_that_a_shorter_run_does_not_reach_do_not_count() -> None:
@@ -766,15 +982,15 @@ def test_optimizers_get_their_arguments(table: dict[str, Any], expected: dict[st
 
 def test_epochs_become_steps() -> None:
     train = "epochs=8, cosine_from=4, average_from=6, batch_size=6, average_decay=0.99"
-    changes = [f"train={{{train}}}", "proximal.start=2", "proximal.freeze=5"]
-    changes += ["proximal.every=epoch"]
+    changes = [f"train={{{train}}}", "method.start=2", "method.finalize_at=5", "method.every=1"]
     trainer = make_trainer(read_recipe("digits-demo", changes), fake((1, 8, 8)))
     steps = trainer.steps_per_epoch
     assert steps == 4  # 20 examples by 6
-    step, factor = trainer.proximal, trainer.options.lr_factor
-    assert step is not None and factor is not None
-    assert (step.every, step.start, step.freeze_at) == (steps, 2 * steps, 5 * steps)
-    assert step.metric == "adaptive"
+    method, factor = trainer.method, trainer.options.lr_factor
+    assert isinstance(method, Proximal) and factor is not None
+    options = method.options
+    assert (options.every, options.start, options.finalize_at) == (steps, 2 * steps, 5 * steps)
+    assert options.metric == "adaptive"
     assert [factor(n) for n in (0, 4 * steps, 6 * steps, 8 * steps)] == pytest.approx(
         [1, 1, 0.5, 0], abs=1e-12
     )

@@ -15,23 +15,19 @@ from lissom.errors import RecipeError
 from lissom.path import Curve
 from lissom.path.storing import state_in
 from lissom.recipes import RecipePath, read_recipe, read_record
-from lissom.recipes.paths import point_recipe, strength_name
+from lissom.recipes.paths import point_recipe, strength_of
 
 SHORT = ["path.dense=3", "path.epochs=2", "path.fine_tune=1", "path.seeds=1"]
 LC = [
-    'method="lc"',
-    "proximal={}",
-    'lc={steps=2, metric="adaptive", mu={start=3.0}}',
+    'method={name="lc", every=1, c_steps=2, metric="adaptive", mu=3.0}',
     "train.average_from=50",
 ]
 
 
 GATES = [
-    'method="gates"',
-    "proximal={}",
-    "prices=[{groups='neurons', inputs=true, L0=0}]",
-    "gates={init=0.1, lr=0.05, budget={weights=0.5, rate=0.05}}",
-    'path.strength="gates.budget.weights"',
+    "method={name='gates', init=0.1, gate_lr=0.05, budget={weights=0.5, rate=0.05}}",
+    "penalties=[{groups='neurons', inputs=true, L0=0}]",
+    'path.strength="method.budget.weights"',
 ]
 
 
@@ -41,7 +37,7 @@ def make(out: Path, *changes: str) -> RecipePath:
 
 def test_the_dense_point_has_no_strength() -> None:
     point = point_recipe(read_recipe("digits-path"), None, None)
-    assert point.prices == [] and point.path is None
+    assert (point.penalties, point.method, point.path) == ([], None, None)
     assert (point.train.epochs, point.train.cosine_from, point.train.average_from) == (60, 30, 30)
 
 
@@ -50,57 +46,74 @@ def test_a_budget_is_reached_from_that_of_the_point_before(
     before: float | None, start: float
 ) -> None:
     point = point_recipe(read_recipe("digits-path"), 0.1, before)
-    [price] = point.model_dump(by_alias=True)["prices"]
-    [ramp] = price["TopK"]["fraction"]
+    [entry] = point.model_dump(by_alias=True)["penalties"]
+    [ramp] = entry["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (start, 0.1, 10)
-    assert (point.train.epochs, point.proximal.start, point.proximal.freeze) == (20, 0, 10)
+    assert point.method is not None
+    options = point.method.options(1)
+    assert (point.train.epochs, options.start, options.finalize_at) == (20, 0, 10)
 
 
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("prices.0.L0", "λ"),
-        ("prices.1.L2", "λ"),
-        ("prices.0.TopK.fraction", "fraction kept"),
-        ("prices.0.TopK.count", "groups kept"),
-        ("prices.0.L1Ball.radius", "ν"),
-        ("gates.budget.weights", "fraction of the weights"),
-        ("gates.budget.macs", "fraction of the MACs"),
-        ("gates.budget.bytes", "fraction of the bytes"),
-        ("prices.0.LowRank.rank", "rank"),
+        ("penalties.0.L0", "λ"),
+        ("penalties.1.L2", "λ"),
+        ("penalties.0.TopK.fraction", "fraction kept"),
+        ("penalties.0.TopK.count", "groups kept"),
+        ("penalties.0.L1Ball.radius", "ν"),
+        ("method.budget.weights", "fraction of the weights"),
+        ("method.budget.macs", "fraction of the MACs"),
+        ("method.budget.bytes", "fraction of the bytes"),
+        ("penalties.0.LowRank.rank", "rank"),
     ],
 )
 def test_the_strength_is_called_what_it_is(key: str, name: str) -> None:
-    spec = read_recipe("digits-path").path
-    assert spec is not None
-    assert strength_name(spec.model_copy(update={"strength": key})) == name
+    recipe = read_recipe("digits-path", GATES if key.startswith("method.") else [])
+    assert recipe.path is not None
+    path = recipe.path.model_copy(update={"strength": key})
+    assert strength_of(recipe.model_copy(update={"path": path})).label == name
 
 
 def test_a_lambda_acts_at_once() -> None:
     recipe = read_recipe(
         "digits-path",
-        ["prices=[{L0=1e-4}]", 'path.strength="prices.0.L0"', "path.strengths=[1e-4, 1]"],
+        ["penalties=[{L0=1e-4}]", 'path.strength="penalties.0.L0"', "path.strengths=[1e-4, 1]"],
     )
-    assert point_recipe(recipe, 0.01, 1e-4).prices[0].l0 == 0.01
+    assert point_recipe(recipe, 0.01, 1e-4).penalties[0].l0 == 0.01
 
 
 def test_a_point_from_scratch_has_the_epochs_of_the_dense_one() -> None:
     point = point_recipe(read_recipe("digits-path"), 0.1, None, untrained=True)
-    [ramp] = point.model_dump(by_alias=True)["prices"][0]["TopK"]["fraction"]
+    [ramp] = point.model_dump(by_alias=True)["penalties"][0]["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (1.0, 0.1, 30)
-    assert (point.train.epochs, point.proximal.freeze) == (60, 30)
+    assert point.method is not None
+    assert (point.train.epochs, point.method.options(1).finalize_at) == (60, 30)
 
 
 def test_l_steps_fill_the_epochs_before_fine_tuning() -> None:
     point = point_recipe(read_recipe("digits-path", LC), 0.1, 0.5)
-    assert point.lc is not None and point.lc.begins[-1] == 10 == point.train.average_from
+    assert point.method is not None
+    assert point.method.options(1).end == 10 == point.train.average_from
+
+
+def test_a_point_keeps_the_other_options_of_the_method() -> None:
+    recipe = read_recipe("digits-path", [*GATES, "method.start=5", "method.test=median"])
+    point = point_recipe(recipe, 0.1, 0.5)
+    assert point.method is not None
+    options = point.method.options(1)
+    assert (options.start, options.finalize_at) == (0, 10)
+    assert (options.test, options.init, options.budget.rate) == ("median", 0.1, 0.05)
+    recipe = read_recipe("digits-path", ["method.every=8 steps"])
+    point = point_recipe(recipe, 0.1, 0.5)
+    assert point.method is not None and point.method.options(100).every == 8
 
 
 @pytest.mark.parametrize(("changes", "epochs"), [((), 10), (LC, 6), (GATES, 6)])
 def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], epochs: int) -> None:
     table = point_recipe(read_recipe("digits-path", changes), 0.1, 0.5).model_dump(by_alias=True)
-    budget = (table.get("gates") or {}).get("budget")
-    [ramp] = budget["weights"] if budget else table["prices"][0]["TopK"]["fraction"]
+    budget = table["method"].get("budget")
+    [ramp] = budget["weights"] if budget else table["penalties"][0]["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (0.5, 0.1, epochs)
 
 
@@ -108,11 +121,23 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
     ("changes", "told"),
     [
         (
-            ['path.strength="prices.0.L1"'],
-            "path.strength: there is no number 'prices.0.L1' in this",
+            ['path.strength="penalties.0.L1"'],
+            "path.strength: there is no number 'penalties.0.L1' in this recipe. Did you mean "
+            "'penalties.0.TopK.fraction'?",
         ),
-        (['path.strength="prices.1.L0"'], "there is no number 'prices.1.L0'"),
-        (['path.strength="title"'], "the strength stands in prices or gates.budget"),
+        (['path.strength="penalties.1.L0"'], "there is no number 'penalties.1.L0'"),
+        (['path.strength="penalties.0.TopK"'], "no number 'penalties.0.TopK' in this recipe"),
+        (['path.strength="penalties.0.TopK.per_layer"'], "there is no number 'penalties.0.TopK.p"),
+        (['path.strength="penalties.0.only"'], "there is no number 'penalties.0.only'"),
+        (['path.strength="penalties.x.L0"'], "there is no number 'penalties.x.L0'"),
+        (['path.strength="method.budget.macs"'], "there is no number 'method.budget.macs'"),
+        (
+            [*GATES, 'path.strength="method.budget.mac"'],
+            "'method.budget.mac' in this recipe. Did you mean",
+        ),
+        (['path.strength="method.name"'], "there is no number 'method.name' in this recipe"),
+        (['path.strength="title"'], "the strength is a number of penalties or method, as penal"),
+        (["method=none", "penalties=none"], "a path needs a [method] and [[penalties]]"),
         (['path.strength="optimizer.lr"', "path.strengths=[1e-3, 1e-2]"], "not 'optimizer.lr'"),
         (["data.validation=0"], "chosen by held-out examples: set data.validation = 5000"),
         (["data.bootstrap=true"], "all seeds of a path have the same examples"),
@@ -122,14 +147,15 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         (["path.strengths=[0.0, 1.0]"], "path.strengths.0"),
         (
             ["path.strengths=[2.0, 0.1]"],
-            "path.strengths.0: prices.0.TopK.fraction = 2: a fraction lies",
+            "path.strengths.0: penalties.0.TopK.fraction = 2: a fraction lies",
         ),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
         (
-            ['method="subgradient"', "proximal={}", "prices=[{L1=1e-4}]"],
-            "'proximal', 'gates' or 'lc', not 'subgradient'",
+            ["method={name='subgradient'}", "penalties=[{L1=1e-4}]"],
+            "path: a curve goes to ever more zeros, and method 'subgradient' makes none",
         ),
         (["train.patience=3", "train.patience_from=40"], "remove train.patience"),
+        ([*GATES, "path.strengths=[2.0, 0.1]"], "strengths.0: method.budget.weights = 2: weights"),
     ],
 )
 def test_what_makes_no_path_is_refused(changes: list[str], told: str) -> None:
@@ -165,11 +191,11 @@ def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: 
     assert third.test_error == path.test(small)
 
 
-def test_gates_of_what_died_stay_shut(tmp_path: Path) -> None:
+def test_gates_of_what_died_stay_closed(tmp_path: Path) -> None:
     recipe = read_recipe("digits-path", GATES)
     point = point_recipe(recipe, 0.1, 0.5)
-    assert point.gates is not None and point.gates.harden == 10
-    assert point_recipe(recipe, None, None).gates is None
+    assert point.method is not None and point.method.options(1).finalize_at == 10
+    assert point_recipe(recipe, None, None).method is None
     path = make(
         tmp_path, *GATES, "path.strengths=[0.3, 0.1, 0.02]", "path.epochs=12", "path.fine_tune=2"
     )
@@ -252,9 +278,12 @@ def test_points_from_scratch_are_added_to_a_curve(
     ("given", "told"),
     [
         ("every", "--from-scratch takes 'all' or strengths"),
-        ("2", "a point from scratch: prices.0.TopK.fraction = 2: a fraction lies between 0 and 1"),
-        ("-0.1", "a point from scratch: prices.0.TopK.fraction = -0.1"),
-        ("nan", "a point from scratch: prices.0.TopK.fraction = nan"),
+        (
+            "2",
+            "a point from scratch: penalties.0.TopK.fraction = 2: a fraction lies between 0 and 1",
+        ),
+        ("-0.1", "a point from scratch: penalties.0.TopK.fraction = -0.1"),
+        ("nan", "a point from scratch: penalties.0.TopK.fraction = nan"),
     ],
 )
 def test_strengths_from_scratch_that_are_none(tmp_path: Path, given: str, told: str) -> None:

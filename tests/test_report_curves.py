@@ -354,7 +354,8 @@ def test_thresholds_are_where_the_gate_becomes_0_and_1(test: str) -> None:
 
 def test_log_alpha_is_a_histogram_of_each_block() -> None:
     net = make(0)
-    gates = lissom.gate(net, {lissom.weights(net): L0(1e-3)}, seed=0)
+    optimizer = torch.optim.Adam(net.parameters())
+    gates = lissom.gate(optimizer, net, {lissom.weights(net): L0(1e-3)}, seed=0)
     with torch.no_grad():
         gates.log_alpha.add_(3 * torch.randn(gates.log_alpha.shape))
     figure = log_alpha(gates)

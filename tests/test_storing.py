@@ -10,15 +10,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lissom.compressions import packing
+from lissom.compressions.compressions import compress
+from lissom.compressions.factors import factorize
+from lissom.compressions.forms import Dense, Factors, Form, Quantized, Sum
+from lissom.compressions.low_rank import LowRank, RankSelection
+from lissom.compressions.packing import pack, unpack
+from lissom.compressions.quantization import Codebook, ScaledTernary
+from lissom.compressions.storing import FORMAT, load_compressed, save_compressed
 from lissom.errors import CompressionError, RunError
-from lissom.learning_compression import packing
-from lissom.learning_compression.compressions import compress
-from lissom.learning_compression.factors import factorize
-from lissom.learning_compression.forms import Dense, Factors, Form, Quantized, Sum
-from lissom.learning_compression.low_rank import LowRank, RankSelection
-from lissom.learning_compression.packing import pack, unpack
-from lissom.learning_compression.quantization import Codebook, ScaledTernary
-from lissom.learning_compression.storing import FORMAT, load_compressed, save_compressed
 from lissom.models import lenet300
 
 

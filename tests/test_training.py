@@ -1,7 +1,9 @@
 """The training loop: it learns, repeats itself bit by bit, and goes on where it was killed."""
 
+import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +29,18 @@ from training_cases import (
     timeless,
     trainer,
 )
+from wrong_combinations import EPOCHS as WRONG_EPOCHS
+from wrong_combinations import WRONG, Wrong
 
 import lissom
-from lissom import L0, L1, L1Ball, Threshold, TopK, Trainer, weights
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK, Trainer, neurons, weights
+from lissom.compressions import Codebook
 from lissom.data import Dataset, load_digits
-from lissom.errors import PenaltyError, RunError
+from lissom.errors import LissomError, MethodError, RunError
+from lissom.methods import Method, Options, methods_on
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
-from lissom.training import Count, Evaluation, Part, loss_and_error
+from lissom.training import Augment, Count, Evaluation, Part, Teacher, loss_and_error
 
 
 def test_learns_the_digits() -> None:
@@ -92,7 +98,9 @@ def test_events_tell_the_truth() -> None:
 
 
 @pytest.mark.parametrize("valid", [None, Part(0.5, 0.25, {"f1": 0.75})])
-@pytest.mark.parametrize("more", [{}, {"gates": {"left": {"fc1": 3}}}])
+@pytest.mark.parametrize(
+    "more", [{}, {"method": {"name": "gates", "curves": {"open gates": {"fc1": 3}}}}]
+)
 def test_an_evaluation_survives_json(valid: Part | None, more: dict[str, Any]) -> None:
     counts = {"total": Count(weights=9, nonzeros=4)}
     made = Evaluation(3, Part(0.1, 0.0), Part(0.2, 0.1), counts, valid, more, {"train": 1.5})
@@ -261,23 +269,109 @@ def test_without_patience_the_last_epoch_is_taken() -> None:
 
 def pruned(net: nn.Module, optimizer: Optimizer | None = None, **options: Any) -> Any:
     optimizer = optimizer or Adam(net.parameters(), lr=0.01)
-    given = {"start": 1, "freeze_at": 2 * STEPS, **options}
+    given = {"start": 1, "finalize_at": 2 * STEPS, **options}
     budget = TopK(fraction=cubic(1, 0.5, steps=STEPS))
     return optimizer, lissom.proximal(optimizer, {weights(net): budget}, **given)
 
 
-def test_an_average_after_the_freeze_keeps_exact_zeros() -> None:
+class Shrinking(Method):
+    """One of a user's own: a pull to zero in the loss, and at the end what is small goes."""
+
+    name = "test_training:Shrinking"
+
+    def __init__(self, *given: Any) -> None:
+        self.seen = 0
+        super().__init__(*given)
+
+    def loss_term(self) -> Tensor:
+        squares = [norms.square().sum() for groups in self.penalties for norms in groups.norms()]
+        return self.seen * 1e-3 * torch.stack(squares).sum()
+
+    def after_step(self) -> None:
+        self.seen += 1
+
+    def write_(self) -> None:
+        for block in self.blocks():
+            norms = block.norms()
+            block.scale_((norms > norms.median()).to(norms.dtype))
+
+    def own_state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_own_state(self, state: Any) -> None:
+        self.seen = state["seen"]
+
+
+Attach = Callable[[Optimizer, nn.Module], Method | None]
+
+
+def _gate(optimizer: Optimizer, net: nn.Module, **options: Any) -> Method:
+    example = torch.zeros(2, 4)
+    penalties = {neurons(net, example, inputs=True): L0(0.02) + L2(1e-4)}
+    return lissom.gate(optimizer, net, penalties, example_inputs=example, init=0.3, **options)
+
+
+# Each with what it has a state for; times in steps, of which there are 5 epochs of 4.
+METHODS: dict[str, Attach] = {
+    "none": lambda o, net: None,
+    "proximal": lambda o, net: pruned(net, o)[1],
+    "proximal now and then": lambda o, net: lissom.proximal(
+        o, {weights(net): L1(0.02)}, every=3, metric="adaptive"
+    ),
+    "gates": lambda o, net: _gate(o, net, start=STEPS),
+    "gates that end": lambda o, net: _gate(o, net, finalize_at=2 * STEPS + 2, seed=3),
+    "gates with a budget": lambda o, net: _gate(
+        o, net, budget=lissom.Budget(weights=0.4, macs=0.5, rate=0.1), noise="pooled", seed=3
+    ),
+    "gates of examples": lambda o, net: _gate(o, net, draws="example", test="median"),
+    "lc": lambda o, net: lissom.lc(
+        o, {weights(net): TopK(fraction=0.4)}, every=3, first=5, c_steps=3, start=STEPS
+    ),
+    "lc of steps": lambda o, net: lissom.lc(
+        o, {weights(net): Codebook(2)}, every=[3, 9, 20], mu=[0.1, 0.3, 1.0], metric="adaptive"
+    ),
+    "lc anew": lambda o, net: lissom.lc(
+        o, {weights(net): TopK(fraction=cubic(1, 0.4, steps=8))}, every=STEPS, c_steps=5,
+        mu=0.1, mu_factor=2.0, algorithm="quadratic", restart=True,
+    ),
+    "subgradient": lambda o, net: lissom.subgradient(
+        o, {weights(net): L1(linear(0.01, 0.1, 9))}, start=2, finalize_at=4 * STEPS
+    ),
+    "my own": lambda o, net: Shrinking(o, {weights(net): L2(1)}, Options(finalize_at=14)),
+}  # fmt: skip
+
+
+METHODS_ALONE = [(name, None) for name in METHODS]
+AVERAGED = [  # from the epoch on from which their weights may be averaged
+    ("none", 0), ("gates", 0), ("gates with a budget", 0), ("gates of examples", 1),
+    ("proximal", 2), ("gates that end", 3), ("lc", 4), ("subgradient", 4), ("my own", 4),
+]  # fmt: skip
+
+
+def with_method(name: str, **options: Any) -> Trainer:
+    """A run of any method with dropout, a schedule of its rate, and moments."""
+    net = dense(dropout=0.3)
+    optimizer = AdamW(net.parameters(), lr=0.01)
+    method = METHODS[name](optimizer, net)
+    factor = linear(1, 1, 2 * STEPS).then(linear(1, 0.1, 3 * STEPS))
+    return trainer(
+        net, blobs(noise=1.5), optimizer=optimizer, method=method, epochs=5, lr_factor=factor,
+        **options,
+    )  # fmt: skip
+
+
+def test_an_average_after_the_end_of_a_method_keeps_exact_zeros() -> None:
     net = dense()
-    optimizer, step = pruned(net)
+    optimizer, method = pruned(net)
     made = trainer(
-        net, optimizer=optimizer, proximal=step, epochs=5, average_from=2, average_decay=0.9
+        net, optimizer=optimizer, method=method, epochs=5, average_from=2, average_decay=0.9
     )
     event = made.fit()
     counts = event.nonzeros
     assert counts["0.weight"].nonzeros + counts["3.weight"].nonzeros == (48 + 36) / 2
     for name, parameter in net.named_parameters():
         if name.endswith("weight"):
-            alive = step.state_dict()["alive"][0 if name[0] == "0" else 1]
+            alive = method.state_dict()["alive"][0 if name[0] == "0" else 1]
             assert torch.equal(parameter != 0, alive)
 
 
@@ -303,15 +397,18 @@ def test_events_are_about_the_average() -> None:
 
 
 def test_an_average_of_weights_that_come_and_go_is_refused() -> None:
-    for freeze_at, told in ((None, "never frozen"), (2 * STEPS + 1, "frozen at step 9")):
+    for finalize_at, told in (
+        (None, r"weights come and go until it is finalized.*set finalize_at to 2 epochs"),
+        (2 * STEPS + 1, r"before method 'proximal' ends, after 2\.25.*set average_from=3 or later"),
+    ):
         net = dense()
-        optimizer, step = pruned(net, freeze_at=freeze_at)
-        with pytest.raises(RunError, match=rf"from step 8 on, but zeros are {told}.*freeze_at=8"):
-            trainer(net, optimizer=optimizer, proximal=step, average_from=2)
+        optimizer, method = pruned(net, finalize_at=finalize_at)
+        with pytest.raises(RunError, match=rf"averaged from epoch 2 on.*{told}"):
+            trainer(net, optimizer=optimizer, method=method, average_from=2, epochs=4)
     net = dense()
-    optimizer, step = pruned(net, freeze_at=None)
-    step.freeze()
-    trainer(net, optimizer=optimizer, proximal=step, average_from=2)
+    optimizer, method = pruned(net, finalize_at=None)
+    method.finalize()
+    trainer(net, optimizer=optimizer, method=method, average_from=2)
 
 
 def test_learning_rates_follow_the_factor() -> None:
@@ -327,16 +424,18 @@ def test_learning_rates_follow_the_factor() -> None:
     assert rates == [[0.1 * factor(n), 0.01 * factor(n)] for n in range(3 * STEPS)]
 
 
-def test_the_price_in_the_loss_is_subgradient_descent() -> None:
+def test_the_penalty_in_the_loss_is_subgradient_descent() -> None:
     net, reference, data = dense(), dense(), blobs()
-    price, lr = 0.01, 0.1
+    strength, lr = 0.01, 0.1
+    optimizer = SGD(net.parameters(), lr=lr)
+    penalties = {weights(net): L1(linear(strength, 3 * strength, steps=1))}
+    method = lissom.subgradient(optimizer, penalties)
     trainer(
-        net, data, optimizer=SGD(net.parameters(), lr=lr), epochs=2, batch_size=EXAMPLES,
-        penalties={weights(net): L1(linear(price, 3 * price, steps=1))},
+        net, data, optimizer=optimizer, epochs=2, batch_size=EXAMPLES, method=method
     ).fit()  # fmt: skip
-    for step_price in (price, 3 * price):
+    for now in (strength, 3 * strength):
         loss = F.cross_entropy(reference(data.train_x), data.train_y)
-        loss = loss + step_price * sum(p.abs().sum() for p in reference.parameters() if p.ndim > 1)
+        loss = loss + now * sum(p.abs().sum() for p in reference.parameters() if p.ndim > 1)
         grads = torch.autograd.grad(loss, list(reference.parameters()))
         with torch.no_grad():
             for parameter, grad in zip(reference.parameters(), grads, strict=True):
@@ -347,10 +446,11 @@ def test_the_price_in_the_loss_is_subgradient_descent() -> None:
 
 
 @pytest.mark.parametrize("penalty", [L0(1e-3), TopK(5), L1Ball(3.0), Threshold(0.1)], ids=str)
-def test_a_price_without_a_gradient_is_refused_at_once(penalty: lissom.penalties.Penalty) -> None:
+def test_a_penalty_without_a_gradient_is_refused_at_once(penalty: lissom.penalties.Penalty) -> None:
     net = dense()
-    with pytest.raises(PenaltyError, match="no gradient"):
-        trainer(net, penalties={weights(net): penalty})
+    optimizer = SGD(net.parameters(), lr=0.1)
+    with pytest.raises(MethodError, match=r"'subgradient' takes penalties with a gradient: L1, L2"):
+        lissom.subgradient(optimizer, {weights(net): penalty})
 
 
 def test_moments_of_what_is_dead_do_not_become_subnormal() -> None:
@@ -393,7 +493,7 @@ def test_channels_last_is_a_layout_only() -> None:
 
 
 def test_channels_last_needs_images() -> None:
-    with pytest.raises(RunError, match=r"channels_last .* images .* but examples here are \[64, 4"):
+    with pytest.raises(RunError, match=r"channels_last .* images .* but examples here are \[4\]"):
         trainer(channels_last=True)
 
 
@@ -412,7 +512,7 @@ def test_evaluates_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
         ({"evaluate_every": -1}, r"evaluate_every is a whole number ≥ 1, got -1"),
         ({"patience": 0}, r"patience is a whole number ≥ 1, got 0"),
         ({"patience": "3"}, r"patience is a whole number ≥ 1, got '3'"),
-        ({"patience": 3}, r"patience=3 chooses an epoch by validation data.*hold_out\(5000"),
+        ({"patience": 3}, r"patience=3 chooses an epoch by validation data.*hold some out"),
         ({"patience_from": 3}, r"patience_from is an epoch from 0 to 2, .* got 3"),
         ({"average_from": 3}, r"average_from is an epoch from 0 to 2, .* got 3"),
         ({"average_from": -1}, r"average_from is an epoch from 0 to 2, .* got -1"),
@@ -429,9 +529,194 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
         trainer(**options)
 
 
-def test_an_unknown_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="patients"):
-        trainer(patients=3)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bach_size", "unknown option 'bach_size'. Did you mean 'batch_size'?"),
+        ("patients", "unknown option 'patients'. Did you mean 'patience' or 'patience_from' or "
+         "'augment'?"),
+        ("proximal", "unknown option 'proximal'. Known: augment, average_decay, average_from, "
+         "batch_size, bf16, channels_last, device, epochs, evaluate_every, lr_factor, patience, "
+         "patience_from, seed."),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        trainer(**{name: 3})
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
+def test_wrong_combinations_are_refused_at_once(wrong: Wrong, tmp_path: Path) -> None:
+    data, net = blobs(image=8, valid=12 if wrong.validation else 0), conv()
+    before, optimizer = state(net), Adam(net.parameters(), lr=0.01)
+    given: dict[str, Any] = {"epochs": WRONG_EPOCHS, **wrong.train, "out": tmp_path / "run"}
+    if wrong.pad is not None:
+        given["augment"] = Augment(wrong.pad)
+    if wrong.teacher:
+        given["teacher"] = Teacher(torch.zeros(EXAMPLES, CLASSES))
+    with pytest.raises(LissomError) as caught:
+        method = wrong.attach(optimizer, net, STEPS)
+        trainer(net, data, optimizer=optimizer, method=method, **given)
+    said = str(caught.value)
+    assert (
+        said.partition(" Methods that take it: ")[0] == wrong.words
+        if wrong.others
+        else said == wrong.words
+    )
+    assert not wrong.others or "Methods that take it: '" in said
+    table, _, key = wrong.at.partition(".")
+    assert not key or table == "penalties" or caught.value.field == key
+    if table == "penalties":
+        assert not methods_on(optimizer)
+    assert methods_on(optimizer) or same(state(net), before)
+
+
+SCHEDULE = "lr_factor is a schedule by step, such as lissom.linear(1, 0, steps), got 0.5"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": True}, "epochs is a whole number ≥ 1, got True"),
+        ({"epochs": "3"}, "epochs is a whole number ≥ 1, got '3'"),
+        ({"batch_size": 16.0}, "batch_size is a whole number ≥ 1, got 16.0"),
+        ({"batch_size": None}, "batch_size is a whole number ≥ 1, got None"),
+        ({"evaluate_every": "2"}, "evaluate_every is a whole number ≥ 1, got '2'"),
+        ({"patience": 2.5}, "patience is a whole number ≥ 1, got 2.5"),
+        ({"patience_from": None},
+         "patience_from is an epoch from 0 to 2, before the last of epochs=3; got None"),
+        ({"average_from": "1"},
+         "average_from is an epoch from 0 to 2, before the last of epochs=3; got '1'"),
+        ({"average_decay": "0.9"}, "average_decay is in [0, 1), got '0.9'"),
+        ({"average_decay": False}, "average_decay is in [0, 1), got False"),
+        ({"lr_factor": 0.5}, SCHEDULE),
+        ({"augment": 4}, "augment is made by Augment(pad=4, flip=True), got 4"),
+        ({"bf16": "no"}, "bf16 is True or False, got 'no'"),
+        ({"channels_last": 1}, "channels_last is True or False, got 1"),
+        ({"device": 0}, "device is a name, such as 'cpu' or 'cuda', got 0"),
+        ({"device": None}, "device is a name, such as 'cpu' or 'cuda', got None"),
+        ({"seed": "1"}, "a seed is a whole number, got '1'"),
+        ({"seed": True}, "a seed is a whole number, got True"),
+        ({"method": "proximal"}, "a method is what lissom.proximal, gate, lc or a subclass of "
+         "lissom.methods.Method makes, got 'proximal'"),
+        ({"teacher": 3}, "a teacher cannot be 3 (int): it is a lissom.training.Teacher, or a "
+         "function without arguments that returns one. A network becomes one by its answers, "
+         "Teacher(logits_of(net, data.train_x))"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_option_of_a_wrong_type_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$") as caught:
+        trainer(**options)
+    assert caught.value.field in (*options, None)
+
+
+def test_objects_that_do_not_belong_together_are_refused() -> None:
+    net, other = dense(), dense()
+    optimizer, elsewhere = Adam(net.parameters()), Adam(other.parameters())
+    told = (
+        "the optimizer holds no parameter of this Sequential, which would not be trained: make it "
+        "of model.parameters()"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
+        trainer(net, optimizer=elsewhere)
+    method = lissom.proximal(optimizer, {weights(net): L1(1e-3)})
+    for given, of, told in (
+        ({}, net, f"{method!r} follows this optimizer too, and the trainer would not keep its "
+         "state: give it as method=…, or take it off by .remove()"),
+        ({"method": lissom.proximal(optimizer, {weights(net, biases=True).only("*.bias"): L1(1)})},
+         net,
+         f"{method!r} follows this optimizer too, and the trainer would not keep its state: give "
+         "it as method=…, or take it off by .remove()"),
+        ({"method": method, "optimizer": Adam(net.parameters())}, net,
+         f"{method!r} follows another optimizer than the one that is given"),
+        ({"method": method}, other, f"0.weight, 3.weight of {method!r} is no parameter of this "
+         "Sequential: make the groups from the model that is to be trained"),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
+            trainer(of, **{"optimizer": optimizer, **given})
+        for one in methods_on(optimizer):
+            if one is not method:
+                one.remove()
+    method.finalize()
+    with pytest.raises(RunError, match="follows this optimizer too"):  # it still keeps zeros
+        trainer(net, optimizer=optimizer)
+    method.remove()
+    trainer(net, optimizer=optimizer).fit()
+
+
+def test_gates_that_were_not_given_are_told() -> None:
+    net = dense()
+    optimizer = Adam(net.parameters(), lr=0.01)
+    method = lissom.gate(optimizer, net, {weights(net): L0(1e-3)})
+    with pytest.raises(RunError, match="follows this optimizer too"):
+        trainer(net, optimizer=optimizer)
+    told = (
+        "a Trainer without method=… needs plain weights, and a method is still at work on this "
+        "Sequential: call method.finalize(), or do it within `with method.deployed():`"
+    )
+    with pytest.raises(MethodError, match=f"^{re.escape(told)}$"):
+        trainer(net, optimizer=Adam(net.parameters()))
+    with method.deployed():
+        trainer(net, optimizer=Adam(net.parameters()))
+    method.finalize()
+    trainer(net, optimizer=Adam(net.parameters()))
+
+
+@pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])
+def test_deployed_puts_everything_back(name: str, average_from: int | None) -> None:
+    made = with_method(name, average_from=average_from)
+    found: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def hooks() -> list[int]:
+        kinds = [(m._forward_pre_hooks, m._forward_hooks) for m in made.model.modules()]
+        return [id(hook) for pair in kinds for kind in pair for hook in kind.values()]
+
+    def all_there_is() -> Any:
+        named = [(n, id(p), p._version) for n, p in made.model.named_parameters()]
+        kept = copy.deepcopy((state(made.model), made.optimizer.state_dict(), made._state()))
+        return named, hooks(), kept, [m.training for m in made.model.modules()]
+
+    def look(event: dict[str, Any]) -> None:
+        before = all_there_is()
+        with made.deployed() as model:
+            first = state(model)
+        with pytest.raises(ZeroDivisionError), made.deployed() as model:
+            found.append((first, state(model)))
+            if made.method is not None and not made.method.finalized:
+                for block in made.method.blocks():
+                    block.scale_(torch.zeros_like(block.norms()))
+            raise ZeroDivisionError
+        after = all_there_is()
+        assert before[:2] == after[:2] and before[3] == after[3] and same(before[2], after[2])
+
+    made.report = look
+    made.fit()
+    assert len(found) == 2 * made.epoch  # at the start of each epoch and after its evaluation
+    assert all(same(first, second) for first, second in found)
+    plain = {n for n, _ in dense().named_parameters()}
+    assert all(first.keys() == plain for first, _ in found)
+    if made.options.average_from is None:
+        assert same(found[-1][0], state(made.model)), "deployed is what is delivered"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_events_speak_of_a_method_until_its_end(name: str, tmp_path: Path) -> None:
+    made = with_method(name, out=tmp_path)
+    made.fit()
+    events, method = events_in(tmp_path), made.method
+    if method is None:
+        assert not any("method" in event for event in events)
+        return
+    ends = math.inf if method.options.end is None else method.finalized_at
+    assert ends is not None
+    for event in events:
+        assert ("method" in event) == (event["epoch"] * STEPS < ends)
+        assert event.get("method", {}).get("name", method.name) == method.name
+    assert any("method" in event for event in events)
+    before, at = state(made.model), method.finalized_at
+    method.finalize()
+    assert method.finalized_at == at and same(state(made.model), before)
 
 
 def diverging(net: nn.Module, out: Path, at: int, epochs: int = 4) -> Trainer:
@@ -476,14 +761,14 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 
 
 def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) -> Trainer:
-    """A run with all that has a state: dropout, a prox with a schedule, a freeze, an average."""
+    """A run with all that has a state: dropout, a prox with a schedule, its end, an average."""
     net = dense(dropout=0.4)
-    optimizer, step = pruned(net, OPTIMIZERS[name](net.parameters()), metric=metric, every=2)
+    optimizer, method = pruned(net, OPTIMIZERS[name](net.parameters()), metric=metric, every=2)
     given: dict[str, Any] = {"epochs": 5, "average_from": 2, "average_decay": 0.9, **options}
     factor = linear(1, 1, 2 * STEPS).then(linear(1, 0.1, 3 * STEPS))
     return trainer(
-        net, blobs(noise=1.5, valid=30), optimizer=optimizer, proximal=step, out=out, report=report,
-        lr_factor=factor, **given,
+        net, blobs(noise=1.5, valid=30), optimizer=optimizer, method=method, out=out,
+        report=report, lr_factor=factor, **given,
     )  # fmt: skip
 
 
@@ -495,7 +780,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
 ) -> None:
     whole = full(tmp_path / "whole", name, metric)
     expected = whole.fit()
-    for epoch in (1, 2, 3, 4):  # pruning, freezing, averaging
+    for epoch in (1, 2, 3, 4):  # pruning, its end, averaging
         out = tmp_path / str(epoch)
         with pytest.raises(Killed):
             full(out, name, metric, report=kill(moment, epoch)).fit()
@@ -508,9 +793,51 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
         ends = [torch.load(end / "checkpoint.pt", weights_only=True) for end in (out, whole.out)]
         for end in ends:
             del end["seconds"], end["event"]
-        assert ends[0]["average"] is not None and ends[0]["proximal"]["alive"] is not None
+        assert ends[0]["average"] is not None and ends[0]["method"]["alive"] is not None
         assert same(*ends)
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("moment", ["progress", "evaluation"])
+@pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])
+def test_under_every_method_a_resumed_run_ends_as_one_that_was_not_killed(
+    tmp_path: Path, name: str, average_from: int | None, moment: str
+) -> None:
+    def run(out: Path, report: Any = None) -> Trainer:
+        return with_method(name, out=out, report=report, average_from=average_from)
+
+    whole = run(tmp_path / "whole")
+    expected = whole.fit()
+    kept = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    for epoch in range(1, whole.epoch + (moment == "evaluation")):
+        out = tmp_path / str(epoch)
+        with pytest.raises(Killed):
+            run(out, kill(moment, epoch)).fit()
+        resumed = run(out)
+        resumed.resume()
+        assert resumed.epoch == epoch
+        assert timeless([resumed.fit()]) == timeless([expected])
+        assert same(state(resumed.model), state(whole.model))
+        assert (resumed.outcome is None) == (whole.outcome is None)
+        if whole.outcome is not None:
+            forms = [made.outcome.forms for made in (resumed, whole)]
+            assert same(*({n: form.value() for n, form in made.items()} for made in forms))
+        end = torch.load(out / "checkpoint.pt", weights_only=True)
+        assert same(*({**one, "seconds": 0, "event": 0} for one in (end, kept)))
+        assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
+
+
+def test_a_codebook_that_ends_within_an_epoch_ends_the_training_there() -> None:
+    net = dense()
+    optimizer = SGD(net.parameters(), lr=0.05)
+    steps: list[int] = []
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    method = lissom.lc(optimizer, {weights(net): Codebook(2)}, every=3, c_steps=3, mu=1.0)
+    made = trainer(net, optimizer=optimizer, method=method, epochs=3)
+    made.fit()
+    assert (made.epoch, len(steps), method.finalized_at) == (3, 9, 9)
+    assert all(len(p.unique()) == 2 for p in net.parameters() if p.ndim > 1)
+    assert made.outcome is not None
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 6, 8])
@@ -530,7 +857,7 @@ def test_patience_goes_on_where_it_was(tmp_path: Path, epoch: int) -> None:
     assert same(state(resumed.model), state(whole.model))
 
 
-def test_resuming_a_finished_run_gives_its_result_again(tmp_path: Path) -> None:
+def test_resuming_a_run_that_ended_gives_its_result_again(tmp_path: Path) -> None:
     whole = full(tmp_path, "Adam", "adaptive")
     event = whole.fit()
     kept = events_in(tmp_path)
@@ -542,11 +869,11 @@ def test_resuming_a_finished_run_gives_its_result_again(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
-    full(tmp_path, "Adam", "adaptive", patience=3).fit()
+    full(tmp_path, "Adam", "adaptive", patience=3, patience_from=2).fit()
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept.keys() == {
-        "epoch", "seconds", "model", "optimizer", "proximal", "method", "stage", "zeros",
-        "average", "best", "event",
+        "epoch", "steps_per_epoch", "seconds", "model", "optimizer", "method", "average", "best",
+        "event",
     }  # fmt: skip
     assert kept["best"]["model"].keys() == kept["model"].keys()
 
@@ -583,16 +910,16 @@ def test_what_cannot_be_resumed_is_explained(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
 
     net = nn.Sequential(nn.Linear(4, CLASSES))
-    with pytest.raises(RunError, match=r"checkpoint\.pt is of another model or optimizer"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt is of another model, optimizer or method"):
         trainer(net, out=tmp_path).resume()
-    with pytest.raises(RunError, match=r"another model or optimizer"):
+    with pytest.raises(RunError, match=r"another model, optimizer or method"):
         net = dense()
         two = Adam([{"params": net[0].parameters()}, {"params": net[3].parameters()}])
         trainer(net, optimizer=two, out=tmp_path).resume()
-    with pytest.raises(RunError, match=r"only one of the two has a proximal step"):
+    with pytest.raises(RunError, match=r"trained with no method, and this trainer has 'proximal'"):
         net = dense()
-        optimizer, step = pruned(net)
-        trainer(net, optimizer=optimizer, proximal=step, out=tmp_path).resume()
+        optimizer, method = pruned(net)
+        trainer(net, optimizer=optimizer, method=method, out=tmp_path).resume()
 
     content = checkpoint.read_bytes()
     for damaged in (b"", b"not a checkpoint", content[: len(content) // 2]):
@@ -600,7 +927,7 @@ def test_what_cannot_be_resumed_is_explained(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"checkpoint\.pt is not a readable checkpoint"):
             trainer(out=tmp_path).resume()
     torch.save([1, 2], checkpoint)
-    with pytest.raises(RunError, match=r"another model or optimizer"):
+    with pytest.raises(RunError, match=r"another model, optimizer or method"):
         trainer(out=tmp_path).resume()
 
 
@@ -615,24 +942,32 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_masks_of_other_groups_are_refused(tmp_path: Path) -> None:
+def test_a_state_of_other_groups_or_of_another_method_is_refused(tmp_path: Path) -> None:
     net = dense()
-    optimizer, step = pruned(net)
-    trainer(net, optimizer=optimizer, proximal=step, out=tmp_path).fit()
-    net = dense()
-    optimizer = Adam(net.parameters(), lr=0.01)
-    step = lissom.proximal(optimizer, {weights(net).only("0"): TopK(5)})
-    with pytest.raises(RunError, match=r"masks of .* was it saved with other groups"):
-        trainer(net, optimizer=optimizer, proximal=step, out=tmp_path).resume()
+    optimizer, method = pruned(net)
+    trainer(net, optimizer=optimizer, method=method, out=tmp_path).fit()
+    for told, make in (
+        (r"trained with 'proximal', and this trainer has none", lambda o, w: None),
+        (r"the state is of method 'proximal', this is 'subgradient'",
+         lambda o, w: lissom.subgradient(o, {w: L1(1e-3)})),
+        (r"the state is of groups shaped \[\[12, 4\], \[3, 12\]\], and those here are "
+         r"\[\[12, 4\]\]: was it saved with others\?",
+         lambda o, w: lissom.proximal(o, {w.only("0"): TopK(5)})),
+    ):  # fmt: skip
+        net = dense()
+        optimizer = Adam(net.parameters(), lr=0.01)
+        made = trainer(net, optimizer=optimizer, method=make(optimizer, weights(net)), out=tmp_path)
+        with pytest.raises(RunError, match=rf"of another model, optimizer or method: .*{told}"):
+            made.resume()
 
 
 @pytest.mark.gpu
 def test_trains_and_resumes_on_a_gpu(tmp_path: Path) -> None:
     def run(out: Path, report: Any = None) -> Trainer:
         net = dense(dropout=0.4).cuda()
-        optimizer, step = pruned(net, metric="adaptive")
+        optimizer, method = pruned(net, metric="adaptive")
         return trainer(
-            net, optimizer=optimizer, proximal=step, out=out, report=report, device="cuda",
+            net, optimizer=optimizer, method=method, out=out, report=report, device="cuda",
             epochs=5, average_from=2,
         )  # fmt: skip
 

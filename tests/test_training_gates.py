@@ -1,10 +1,12 @@
 """Gates and teachers in the training loop: what is told, what is delivered, and resuming."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gates_cases import delivered
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, RMSprop
@@ -24,13 +26,12 @@ from training_cases import (
     trainer,
 )
 
-from lissom import L0, L2, Trainer, channels, measure, neurons, weights
-from lissom.errors import GateError, RunError
-from lissom.gates import Gates, gate, gates_of
-from lissom.gates.handle import LOG_ALPHA
+from lissom import L0, L2, Budget, Trainer, channels, measure, neurons, proximal, weights
+from lissom.errors import GateError, MethodError, RunError
 from lissom.groups import columns
+from lissom.methods.gates import Gates, gate, gates_of
+from lissom.methods.gates.placing import LOG_ALPHA
 from lissom.models import wide_resnet
-from lissom.proximal import proximal
 from lissom.schedules import linear
 from lissom.training import Teacher, logits_of, loss_and_error
 
@@ -38,28 +39,37 @@ EXAMPLE = torch.zeros(2, 4)
 
 
 def gated(
-    price: float = 0.05, *, per: Any = "weight", dropout: float = 0.0, seed: int = 0
-) -> tuple[nn.Sequential, Gates]:
+    strength: float = 0.05,
+    *,
+    dropout: float = 0.0,
+    optimizer: Any = lambda net: Adam(net.parameters(), 0.01),
+    **options: Any,
+) -> Gates:
     """4 inputs and 12 neurons with a gate each."""
-    net = dense(seed, dropout)
-    prices = {neurons(net, EXAMPLE, inputs=True): L0(price) + L2(1e-4)}
-    return net, gate(net, prices, init=0.4, per=per, example=EXAMPLE)
+    net = dense(0, dropout)
+    penalties = {neurons(net, EXAMPLE, inputs=True): L0(strength) + L2(1e-4)}
+    given: dict[str, Any] = {"gate_lr": 0.3, "init": 0.4, "example_inputs": EXAMPLE, **options}
+    return gate(optimizer(net), net, penalties, **given)
 
 
-def gate_trainer(net: nn.Module, gates: Gates, **options: Any) -> Trainer:
-    optimizer = options.pop("optimizer", None) or Adam(gates.param_groups(0.01, 0.3))
-    return trainer(net, options.pop("data", None), optimizer=optimizer, gates=gates, **options)
+def gate_trainer(gates: Gates, **options: Any) -> Trainer:
+    data = options.pop("data", None)
+    return trainer(gates.model, data, optimizer=gates.optimizer, method=gates, **options)
+
+
+def steps(epochs: int | None) -> int | None:
+    return None if epochs is None else epochs * STEPS
 
 
 def test_events_are_about_the_network_that_gates_leave() -> None:
-    net, gates = gated(0.005)
-    data, told = blobs(valid=12), []
+    gates = gated(0.005)
+    net, data, told = gates.model, blobs(valid=12), []
 
     def compare(event: dict[str, Any]) -> None:
         if event["event"] == "progress":
             return
         told.append(event)
-        plain = gates.hardened()
+        plain = delivered(gates)
         for part, x, y in (
             ("test", data.test_x, data.test_y),
             ("valid", data.valid_x, data.valid_y),
@@ -71,53 +81,53 @@ def test_events_are_about_the_network_that_gates_leave() -> None:
         counts = event["nonzeros"]
         assert counts["total"] == {"weights": 99, "nonzeros": measure(plain).nonzeros}
         assert LOG_ALPHA not in counts
-        assert event["gates"]["expected"] == {
+        method = event["method"]
+        assert method["name"] == "gates"
+        assert method["curves"]["expected size"] == {
             "weights": pytest.approx(gates.expected("weights").item()),
             "macs": pytest.approx(gates.expected("macs").item()),
         }
-        opened = [float(p.sum()) for p in gates.p_nonzero()]
-        assert list(event["gates"]["open"].values()) == pytest.approx(opened)
+        opened = [float(p.detach().sum()) for p in gates.p_nonzero()]
+        found = method["curves"]["gates expected to be open"]
+        assert list(found.values()) == pytest.approx(opened)
         alive = [int((plain[0].weight != 0).any(0).sum()), int((plain[3].weight != 0).any(0).sum())]
-        assert list(event["gates"]["left"].values()) == alive
-        assert event["gates"]["multipliers"] == {}
+        assert list(method["curves"]["open gates"].values()) == alive
+        assert f"gates open {sum(alive)}  expected weights " in method["summary"]
+        assert method["multipliers"] == {}
 
-    gate_trainer(net, gates, data=data, epochs=6, report=compare).fit()
+    gate_trainer(gates, data=data, epochs=6, report=compare).fit()
     assert [event["epoch"] for event in told] == [1, 2, 3, 4, 5, 6]
-    left = [sum(event["gates"]["left"].values()) for event in told]
-    assert left[0] > left[-1] > 0, "the price must shut some of the gates and not all"
+    left = [sum(event["method"]["curves"]["open gates"].values()) for event in told]
+    assert left[0] > left[-1] > 0, "λ must close some of the gates and not all"
 
 
-@pytest.mark.parametrize("harden_at", [None, 3])
+@pytest.mark.parametrize("finalize_at", [None, 3])
 @pytest.mark.parametrize("average_from", [None, 3])
-def test_the_result_is_plain_weights(harden_at: int | None, average_from: int | None) -> None:
-    net, gates = gated()
-    data = blobs()
-    made = gate_trainer(
-        net, gates, data=data, epochs=6, harden_at=harden_at, average_from=average_from,
-        average_decay=0.8,
-    )  # fmt: skip
+def test_the_result_is_plain_weights(finalize_at: int | None, average_from: int | None) -> None:
+    gates = gated(finalize_at=steps(finalize_at))
+    net, data = gates.model, blobs()
+    made = gate_trainer(gates, data=data, epochs=6, average_from=average_from, average_decay=0.8)
     event = made.fit()
     assert state(net).keys() == state(dense()).keys()
-    assert made.gates is None
+    assert gates.finalized and gates.finalized_at == steps(finalize_at or 6)
+    assert made.outcome is None, "gates leave nothing besides the weights"
     with pytest.raises(GateError, match="has no gates"):
         gates_of(net)
     assert loss_and_error(net, data.test_x, data.test_y)[0] == event.test.loss
     assert event.nonzeros["total"].nonzeros == measure(net).nonzeros < 99
-    assert ("gates" in event.more) == (harden_at is None)
+    assert ("method" in event.more) == (finalize_at is None)
     assert made.fit() == event
 
 
 def test_the_average_of_gates_is_an_average() -> None:
     """Of weights and log α, whose deterministic gates then have exact zeros."""
-    net, gates = gated()
+    gates = gated()
+    net, optimizer = gates.model, gates.optimizer
     path: list[tuple[Tensor, Tensor]] = []
-    optimizer = Adam(gates.param_groups(0.01, 0.3))
     optimizer.register_step_post_hook(
         lambda *_: path.append((gates.log_alpha.detach().clone(), net[0].weight.detach().clone()))
     )
-    made = gate_trainer(
-        net, gates, optimizer=optimizer, epochs=6, average_from=3, average_decay=0.8
-    )
+    made = gate_trainer(gates, epochs=6, average_from=3, average_decay=0.8)
     made.fit()
     (log_alpha, weight), *rest = path[3 * STEPS :]
     for one, other in rest:
@@ -126,12 +136,38 @@ def test_the_average_of_gates_is_an_average() -> None:
     torch.testing.assert_close(net[0].weight.detach(), (weight * z) * (net[0].bias != 0)[:, None])
 
 
+@pytest.mark.parametrize("average_from", [None, 2])
+def test_the_trainer_puts_back_what_it_deployed(average_from: int | None) -> None:
+    """Bit for bit, and the event is about the gates of the average."""
+    gates = gated(seed=3)
+    net, found = gates.model, []
+    made = gate_trainer(gates, epochs=4, average_from=average_from, average_decay=0.8)
+
+    def compare(event: dict[str, Any]) -> None:
+        if event["event"] == "progress":
+            return
+        before, order = state(net), list(net.named_parameters())
+        rest = copy.deepcopy([gates.state_dict(), made.optimizer.state_dict()])
+        with made.deployed() as model:
+            assert model is net and LOG_ALPHA not in net.state_dict()
+            counted = measure(net).nonzeros
+            expected = gates.expected().item()
+        assert counted == event["nonzeros"]["total"]["nonzeros"]
+        assert event["method"]["curves"]["expected size"]["weights"] == pytest.approx(expected)
+        assert same(state(net), before) and list(net.named_parameters()) == order
+        assert same([gates.state_dict(), made.optimizer.state_dict()], rest)
+        found.append(expected == pytest.approx(gates.expected().item(), abs=1e-9))
+
+    made.report = compare
+    made.fit()
+    assert found == [True, True, average_from is None, average_from is None]
+
+
 @pytest.mark.parametrize("average_from", [None, 1])
 def test_an_average_meets_the_budget_of_now(average_from: int | None) -> None:
     """Not that of the epoch in which averaging began: the gates of an average take no steps."""
-    net, gates = gated(0.0)
-    gates.constrain(weights=linear(1, 0.3, 5 * STEPS), rate=0.02)
-    told: list[dict[str, Any]] = []
+    gates = gated(0.0, budget=Budget(weights=linear(1, 0.3, 5 * STEPS), rate=0.02))
+    net, told = gates.model, []
 
     def compare(event: dict[str, Any]) -> None:
         if event["event"] == "progress":
@@ -139,30 +175,31 @@ def test_an_average_meets_the_budget_of_now(average_from: int | None) -> None:
         told.append(event)
         assert gates.step == STEPS * event["epoch"]
         [budget] = gates.constraints
-        assert event["gates"]["multipliers"] == {"weights": float(budget.multiplier)}
+        assert event["method"]["multipliers"] == {"weights": float(budget.multiplier)}
         assert event["nonzeros"]["total"]["nonzeros"] <= budget.limit(gates.step)
 
     made = gate_trainer(
-        net, gates, epochs=6, average_from=average_from, average_decay=0.9, report=compare
+        gates, epochs=6, average_from=average_from, average_decay=0.9, report=compare
     )
     event = made.fit()
-    multipliers = [event["gates"]["multipliers"]["weights"] for event in told]
+    multipliers = [event["method"]["multipliers"]["weights"] for event in told]
     assert multipliers == sorted(multipliers) and len(set(multipliers[1:])) == 5
     assert 0 < event.nonzeros["total"].nonzeros == measure(net).nonzeros <= 0.3 * 99
     # Expected sizes are those of the gates that the event is about, the average's.
-    assert event.more["gates"]["expected"]["weights"] > 0.3 * 99, (
+    assert event.more["method"]["curves"]["expected size"]["weights"] > 0.3 * 99, (
         "the budget decides, not the gates"
     )
 
 
+def sgd(lr: float, **options: Any) -> Any:
+    return lambda net: SGD(net.parameters(), lr, **options)
+
+
 def test_the_penalty_is_in_the_loss() -> None:
     """One step of SGD on all examples, by hand."""
-    (net, gates), (twin, its) = gated(0.5), gated(0.5)
-    data = blobs()
-    one = gate_trainer(
-        net, gates, data=data, optimizer=SGD(gates.param_groups(0.1, 0.3)), epochs=2, harden_at=1,
-        batch_size=EXAMPLES, seed=5,
-    )  # fmt: skip
+    gates, its = (gated(0.5, optimizer=sgd(0.1), finalize_at=2) for _ in range(2))
+    net, twin, data = gates.model, its.model, blobs()
+    one = gate_trainer(gates, data=data, epochs=2, batch_size=EXAMPLES, seed=5)
     one._train_epoch()
     order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(5 * 1_000_003))
     torch.manual_seed(5 * 1_000_003)
@@ -176,21 +213,22 @@ def test_the_penalty_is_in_the_loss() -> None:
     assert gates.step == 1
 
 
-def test_healing_keeps_zeros_and_pays_no_price() -> None:
+def test_fine_tuning_keeps_zeros_and_has_no_penalty() -> None:
     """On single weights: without masks some would come back, and a prox would remove others."""
     net = dense()
-    gates = gate(net, {weights(net): L0(0.05)}, init=0.4)
+    optimizer = SGD(net.parameters(), 0.05, momentum=0.9)
+    gates = gate(
+        optimizer, net, {weights(net): L0(0.05)}, gate_lr=6.0, init=0.4, finalize_at=3 * STEPS
+    )
     log_alpha = gates.log_alpha
-    optimizer = SGD(gates.param_groups(0.05, 6.0), momentum=0.9)
     before: list[nn.Module] = []
 
     def note(event: dict[str, Any]) -> None:
         if event["event"] == "evaluation" and event["epoch"] == 3:
-            before.append(gates.hardened())
+            assert gates.finalized and gates.penalty() == 0
+            before.append(copy.deepcopy(net))
 
-    gate_trainer(
-        net, gates, data=blobs(noise=1.5), optimizer=optimizer, epochs=12, harden_at=3, report=note
-    ).fit()
+    gate_trainer(gates, data=blobs(noise=1.5), epochs=12, report=note).fit()
     [plain] = before
     for (name, old), new in zip(plain.named_parameters(), net.parameters(), strict=True):
         assert torch.equal(old == 0, new == 0), name
@@ -203,66 +241,76 @@ def test_healing_keeps_zeros_and_pays_no_price() -> None:
 
 
 OPTIMIZERS = {
-    "momentum": lambda g: SGD(g.param_groups(0.05, 1.0), momentum=0.9, nesterov=True),
-    "Adam": lambda g: Adam(g.param_groups(0.01, 0.1, weight_decay=0.01)),
-    "one group": lambda g: RMSprop(g.model.parameters(), lr=0.02),
+    "momentum": (lambda p: SGD(p, 0.05, momentum=0.9, nesterov=True), 1.0),
+    "Adam": (lambda p: Adam(p, 0.01, weight_decay=0.01), 0.1),
+    "one rate": (lambda p: RMSprop(p, lr=0.02), 0.02),
 }
 
 
-def full(out: Path, name: str, report: Any = None, **options: Any) -> Trainer:
+def full(
+    out: Path, name: str, report: Any = None, *, finalize_at: int | None = None, **options: Any
+) -> Trainer:
     """A run with all that has a state: dropout, gates, a budget, a schedule, an average."""
     net = dense(dropout=0.4)
-    gates = gate(net, {columns(net): L0(linear(0, 0.02, 2 * STEPS))}, init=0.4)
-    gates.constrain(weights=linear(1, 0.3, 2 * STEPS), rate=0.1)
+    make, gate_lr = OPTIMIZERS[name]
+    gates = gate(
+        make(net.parameters()), net, {columns(net): L0(linear(0, 0.02, 2 * STEPS))}, init=0.4,
+        gate_lr=gate_lr, budget=Budget(weights=linear(1, 0.3, 2 * STEPS), rate=0.1),
+        finalize_at=steps(finalize_at),
+    )  # fmt: skip
     return gate_trainer(
-        net, gates, optimizer=OPTIMIZERS[name](gates), data=blobs(noise=1.5, valid=30), out=out,
+        gates, data=blobs(noise=1.5, valid=30), out=out,
         report=report, lr_factor=linear(1, 0.1, 5 * STEPS),
         **{"epochs": 5, "average_from": 3, "average_decay": 0.9, **options},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
-@pytest.mark.parametrize("harden_at", [None, 3])
+@pytest.mark.parametrize("finalize_at", [None, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_resumed_run_ends_as_one_that_was_not_killed(
-    tmp_path: Path, name: str, harden_at: int | None, moment: str
+    tmp_path: Path, name: str, finalize_at: int | None, moment: str
 ) -> None:
-    whole = full(tmp_path / "whole", name, harden_at=harden_at)
+    whole = full(tmp_path / "whole", name, finalize_at=finalize_at)
     expected = whole.fit()
-    for epoch in (1, 2, 3, 4):  # gates, hardening, healing
+    for epoch in (1, 2, 3, 4):  # gates, their end, fine-tuning
         out = tmp_path / str(epoch)
         with pytest.raises(Killed):
-            full(out, name, kill(moment, epoch), harden_at=harden_at).fit()
-        resumed = full(out, name, harden_at=harden_at)
+            full(out, name, kill(moment, epoch), finalize_at=finalize_at).fit()
+        resumed = full(out, name, finalize_at=finalize_at)
         resumed.resume()
         assert resumed.epoch == epoch
-        assert (resumed.gates is None) == (harden_at is not None and epoch > harden_at)
+        ended = finalize_at is not None and epoch >= finalize_at
+        assert resumed.method.finalized == ended
+        assert (LOG_ALPHA in resumed.model.state_dict()) == (not ended)
         assert timeless([resumed.fit()]) == timeless([expected])
         assert same(state(resumed.model), state(whole.model))
         ends = [torch.load(end / "checkpoint.pt", weights_only=True) for end in (out, whole.out)]
         for end in ends:
             del end["seconds"], end["event"]
-        assert (ends[0]["stage"] is None) == (ends[0]["zeros"] is not None)
-        assert (ends[0]["stage"] is None) == (harden_at is not None)
+        method = ends[0]["method"]
+        assert (method["finalized_at"], method["step"]) == (steps(finalize_at), 5 * STEPS)
+        assert (method["alive"] is None) == (finalize_at is None)
         assert same(*ends)
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
-    first, *_, last = [e for e in events_in(tmp_path / "whole") if "gates" in e]
-    assert last["gates"]["multipliers"]["weights"] > first["gates"]["multipliers"]["weights"] > 0
-    resumed = full(tmp_path / "whole", name, harden_at=harden_at)
+    first, *_, last = [e for e in events_in(tmp_path / "whole") if "method" in e]
+    risen = [e["method"]["multipliers"]["weights"] for e in (first, last)]
+    assert risen[1] > risen[0] > 0
+    resumed = full(tmp_path / "whole", name, finalize_at=finalize_at)
     resumed.resume()
     assert timeless([resumed.fit()]) == timeless([expected])
     assert same(state(resumed.model), state(whole.model))
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 5])
-@pytest.mark.parametrize("harden_at", [None, 2])
+@pytest.mark.parametrize("finalize_at", [None, 2])
 def test_patience_chooses_plain_weights_and_goes_on(
-    tmp_path: Path, harden_at: int | None, epoch: int
+    tmp_path: Path, finalize_at: int | None, epoch: int
 ) -> None:
     def run(out: Path, report: Any = None) -> Trainer:
         return full(
-            out, "momentum", report, epochs=40, patience=4, patience_from=2, harden_at=harden_at,
-            average_from=None,
+            out, "momentum", report, epochs=40, patience=4, patience_from=2,
+            finalize_at=finalize_at, average_from=None,
         )  # fmt: skip
 
     whole = run(tmp_path / "whole")
@@ -281,53 +329,71 @@ def test_patience_chooses_plain_weights_and_goes_on(
 
 
 def test_gates_and_a_proximal_step_on_other_weights_go_together() -> None:
-    net = dense()
-    gates = gate(net, {weights(net).only("0"): L0(0.05)})
-    optimizer = Adam(gates.param_groups(0.01, 0.3))
-    step = proximal(optimizer, {weights(net).only("3"): L0(0.5)}, freeze_at=2 * STEPS)
-    gate_trainer(
-        net, gates, optimizer=optimizer, proximal=step, epochs=5, harden_at=2, average_from=2
-    ).fit()
+    """In a loop of one's own; a trainer keeps the state of one method, and says so."""
+    net, data = dense(), blobs()
+    optimizer = Adam(net.parameters(), 0.01)
+    end = 2 * STEPS
+    gates = gate(optimizer, net, {weights(net).only("0"): L0(0.05)}, gate_lr=0.3, finalize_at=end)
+    step = proximal(optimizer, {weights(net).only("3"): L0(0.5)}, finalize_at=end)
+    with pytest.raises(RunError, match=r"follows this optimizer too.*take it off by"):
+        gate_trainer(gates)
+    for _ in range(5):
+        for x, y in zip(data.train_x.split(BATCH), data.train_y.split(BATCH), strict=True):
+            optimizer.zero_grad()
+            (F.cross_entropy(net(x), y) + gates.penalty() + step.penalty()).backward()
+            optimizer.step()
+    assert gates.finalized_at == step.finalized_at == end and gates.step == step.step == 5 * STEPS
     for layer in (net[0], net[3]):
         assert 0 < int((layer.weight == 0).sum()) < layer.weight.numel()
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("method", "options", "message"),
     [
-        ({"harden_at": 0}, r"harden_at is an epoch from 1 to 2, .* got 0"),
-        ({"harden_at": 3}, r"harden_at is an epoch from 1 to 2, .* got 3"),
-        ({"harden_at": 2, "average_from": 1},
-         r"averaged from epoch 1 on, but gates are hardened after 2.*average_from=2"),
-        ({"harden_at": 2, "patience": 1, "patience_from": 1},
-         r"patience counts from epoch 1 on, but gates are hardened after 2.*patience_from=2"),
+        ({"finalize_at": 3 * STEPS}, {}, r"ends after epoch 3, and training ends after epochs=2"),
+        ({"start": 2 * STEPS}, {}, r"starts after epoch 2, and training ends after epochs=2"),
+        ({"finalize_at": 2 * STEPS}, {"average_from": 1},
+         r"averaged from epoch 1 on, before method 'gates' ends, after 2.*longer than epochs=2"),
+        ({"finalize_at": 2 * STEPS}, {"patience": 1, "patience_from": 1},
+         r"patience counts from epoch 1 on, .*'gates' ends, after 2.*train longer than epochs=2"),
     ],
 )  # fmt: skip
-def test_impossible_options_are_quoted(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RunError, match=message):
-        gate_trainer(*gated(), data=blobs(valid=12), **options)
+def test_impossible_options_are_quoted(
+    method: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((RunError, MethodError), match=message):
+        gate_trainer(gated(**method), **{"data": blobs(valid=12), "epochs": 2, **options})
 
 
 def test_gates_that_could_not_be_trained_are_refused() -> None:
-    net, gates = gated()
-    with pytest.raises(RunError, match=r"does not hold the gates' log α.*Adam\(gates\.param"):
-        Trainer(net, Adam(net[0].parameters()), blobs(), epochs=3, gates=gates)
-    with pytest.raises(RunError, match="gates are on another Sequential"):
-        gate_trainer(dense(), gates)
-    with pytest.raises(RunError, match=r"harden_at=2 makes .* but there are no gates"):
-        trainer(dense(), harden_at=2)
+    gates = gated()
+    with pytest.raises(RunError, match="follows another optimizer than"):
+        Trainer(gates.model, Adam(gates.model[0].parameters()), blobs(), epochs=3, method=gates)
+    with pytest.raises(RunError, match=r"0\.weight.*is no parameter of this Sequential"):
+        trainer(dense(), optimizer=gates.optimizer, method=gates)
+    with pytest.raises(RunError, match="follows this optimizer too"):
+        trainer(gates.model, optimizer=gates.optimizer)
+    with pytest.raises(MethodError, match=r"without method=.* needs plain weights"):
+        trainer(gates.model)
+    with pytest.raises(RunError, match=r"a method is what lissom\.proximal, gate, .*got 'gates'"):
+        trainer(dense(), method="gates")
 
 
-@pytest.mark.parametrize("harden_at", [None, 2])
+@pytest.mark.parametrize("finalize_at", [None, 2])
 def test_a_run_without_gates_does_not_go_on_with_gates(
-    tmp_path: Path, harden_at: int | None
+    tmp_path: Path, finalize_at: int | None
 ) -> None:
-    gate_trainer(*gated(), out=tmp_path / "gates", harden_at=harden_at).fit()
+    gate_trainer(gated(finalize_at=steps(finalize_at)), out=tmp_path / "gates").fit()
     trainer(out=tmp_path / "none").fit()
-    with pytest.raises(RunError, match=r"trained with .*gates"):
-        gate_trainer(*gated(), out=tmp_path / "none", harden_at=harden_at).resume()
-    with pytest.raises(RunError, match=r"trained with .*gates"):
+    with pytest.raises(RunError, match=r"trained with no method, and this trainer has 'gates'"):
+        gate_trainer(gated(finalize_at=steps(finalize_at)), out=tmp_path / "none").resume()
+    with pytest.raises(RunError, match=r"trained with 'gates', and this trainer has none"):
         trainer(out=tmp_path / "gates").resume()
+    other = dense()
+    optimizer = Adam(other.parameters(), 0.01)
+    step = proximal(optimizer, {weights(other): L0(0.1)})
+    with pytest.raises(RunError, match=r"the state is of method 'gates', this is 'proximal'"):
+        trainer(other, optimizer=optimizer, method=step, out=tmp_path / "gates").resume()
 
 
 def teacher_of(data: Any, **numbers: float) -> Teacher:
@@ -451,8 +517,11 @@ def test_gates_on_the_inner_channels_of_a_wide_residual_network() -> None:
     example = torch.zeros(2, 1, 8, 8)
     inner = channels(net, example).only("stage*.conv1")
     assert len(inner) == 16 + 32 + 64
-    gates = gate(net, {inner: L0(1e-3)}, init=0.3, example=example)
-    made = gate_trainer(net, gates, data=blobs(image=8), epochs=1)
+    optimizer = Adam(net.parameters(), 0.01)
+    penalties = {inner: L0(1e-3)}
+    gates = gate(optimizer, net, penalties, gate_lr=0.3, init=0.3, example_inputs=example)
+    made = gate_trainer(gates, data=blobs(image=8), epochs=1)
     event = made.fit()
-    assert sum(event.more["gates"]["left"].values()) == 112
-    assert event.more["gates"]["expected"]["macs"] > 0 and made.gates is None
+    curves = event.more["method"]["curves"]
+    assert sum(curves["open gates"].values()) == 112
+    assert curves["expected size"]["macs"] > 0 and gates.finalized

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from zoo import ZOO, Entry, build
 
 import lissom
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK, penalty_loss, proximal
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK, proximal, subgradient
 from lissom.coupling import Family, Role, units
 from lissom.errors import GroupError, OptimizerError
 from lissom.groups import Groups
-from lissom.proximal import Proximal
+from lissom.methods.proximal import Proximal
 
 PENALTIES = {
     "l0": L0(2.0),
@@ -132,8 +132,8 @@ def test_a_dead_group_has_the_mean_metric_and_no_gradient() -> None:
     stem.scale_(torch.tensor([0.0, 1, 1, 1]))
     metrics = [torch.full_like(p, 3.0) for p in stem.parameters]
     torch.testing.assert_close(stem.weighted(*metrics), torch.full((4,), 3.0).double())
-    loss = penalty_loss({groups: L1(1.0) + L2(0.5)})
-    loss.backward()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    subgradient(opt, {groups: L1(1.0) + L2(0.5)}).penalty().backward()
     for p in net.parameters():
         assert p.grad is None or p.grad.isfinite().all()
     assert not net.stem.weight.grad[0].any() and net.stem.weight.grad[1].any()
@@ -202,14 +202,15 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @each("make", OPTIMIZERS)
 def test_every_optimizer_metric_and_penalty(make: Any, metric: Any, penalty: Any) -> None:
-    """Fused and reference agree; zeros are whole units; frozen ones stay; the state goes on."""
+    """Fused and reference agree; zeros are whole units; final ones stay; the state goes on."""
     if metric == "adaptive" and isinstance(penalty, Threshold):
         pytest.skip("it knows no metric")
     nets = [residual(torch.float32) for _ in range(2)]
     handles, optimizers = [], []
     for (net, groups), fused in zip(nets, (True, False), strict=True):
         opt = make(net.parameters())
-        handles.append(proximal(opt, {groups: penalty}, metric=metric, fused=fused, freeze_at=4))
+        options = {"metric": metric, "fused": fused, "finalize_at": 4}
+        handles.append(proximal(opt, {groups: penalty}, **options))
         optimizers.append(opt)
     for n in range(6):
         if n == 4:
@@ -232,6 +233,27 @@ def test_every_optimizer_metric_and_penalty(make: Any, metric: Any, penalty: Any
     small = lissom.shrink(net, EXAMPLE.float())
     last = sum(kept.units for kept in report(small).kept)
     assert report(small).removed + last >= zeros
+
+
+@each("make", OPTIMIZERS)
+def test_deployed_units_are_undone_with_all_their_members(make: Any) -> None:
+    """Biases and norms that a dead unit takes along come back; the end leaves what was shown."""
+    net, groups = residual()
+    opt = make(net.parameters())
+    handle = proximal(opt, {groups: TopK(fraction=0.5)}, every=3)
+    net(EXAMPLE).square().mean().backward()
+    opt.step()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with handle.deployed():
+        shown = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        small = lissom.shrink(net, EXAMPLE)
+    assert report(small).removed + sum(kept.units for kept in report(small).kept) >= 3
+    assert sum(int(not row.any()) for row in shown["norm.weight"]) > 0
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    handle.finalize()
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, shown[name]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -275,7 +297,8 @@ def test_units_that_the_optimizer_does_not_hold() -> None:
 def test_overlapping_penalties() -> None:
     net, groups = residual()
     with pytest.raises(GroupError, match="penalised twice"):
-        lissom.penalty_loss({groups: L1(1.0), lissom.weights(net): L1(1.0)})
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        subgradient(opt, {groups: L1(1.0), lissom.weights(net): L1(1.0)})
 
 
 @each("penalty", {"l0": L0(1e9), "l1": L1(1e9), "top 1": TopK(1, per_layer=True)})

@@ -13,6 +13,15 @@ from lissom import Trainer
 from lissom.data import Dataset
 from lissom.training import Evaluation
 
+# A recipe without a method, of a network that is good after two epochs.
+DENSE = """
+title = "Digits: all weights"
+data = { name = "digits" }
+model = { name = "lenet300" }
+optimizer = { name = "Adam", lr = 2e-3, beta2 = 0.99 }
+train = { epochs = 2 }
+"""
+
 CLASSES, EXAMPLES, BATCH = 3, 64, 16
 STEPS = EXAMPLES // BATCH
 

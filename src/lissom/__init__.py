@@ -5,15 +5,16 @@ from lissom.budgets import L1Ball, TopK
 from lissom.coupling import channels, heads, neurons
 from lissom.errors import LissomError
 from lissom.export import export
-from lissom.gates import gate
 from lissom.groups import kernels, weights
-from lissom.learning_compression import lc
 from lissom.measure import measure
+from lissom.methods import Budget
+from lissom.methods.gates import gate
+from lissom.methods.lc import lc
+from lissom.methods.proximal import proximal
+from lissom.methods.subgradient import subgradient
 from lissom.path import path
 from lissom.penalties import L0, L1, L2, Threshold
-from lissom.proximal import penalty_loss, proximal
 from lissom.saving import load, save
-from lissom.schedules import geometric
 from lissom.shrink import shrink
 from lissom.training import Trainer
 
@@ -21,6 +22,7 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "Budget",
     "L1Ball",
     "LissomError",
     "Threshold",
@@ -29,7 +31,6 @@ __all__ = [
     "channels",
     "export",
     "gate",
-    "geometric",
     "heads",
     "kernels",
     "lc",
@@ -37,10 +38,10 @@ __all__ = [
     "measure",
     "neurons",
     "path",
-    "penalty_loss",
     "proximal",
     "save",
     "schedules",
     "shrink",
+    "subgradient",
     "weights",
 ]

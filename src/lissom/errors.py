@@ -5,7 +5,16 @@ from difflib import get_close_matches
 
 
 class LissomError(ValueError):
-    """Something the user gave cannot be used; the message quotes it and says what would work."""
+    """Something the user gave cannot be used; the message quotes it and says what would work.
+
+    Attributes:
+        field: the name of the option that is wrong, where it is a single one; a recipe finds the
+            line by it.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PenaltyError(LissomError):
@@ -18,6 +27,10 @@ class GroupError(LissomError):
 
 class OptimizerError(LissomError):
     """An optimizer, metric or schedule that the proximal step cannot work with."""
+
+
+class MethodError(LissomError):
+    """A training method whose options cannot be, or that is used in a way that cannot work."""
 
 
 class GateError(LissomError):

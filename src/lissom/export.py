@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from lissom.errors import LissomError
-from lissom.gates import refuse_gated
+from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, run
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
@@ -91,7 +91,7 @@ def export(
     """
     if not isinstance(model, nn.Module):
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
-    refuse_gated(model, "export")
+    require_plain(model, "export")
     path = Path(path)
     if path.suffix not in FORMATS:
         raise LissomError(

@@ -60,6 +60,10 @@ class Block(ABC):
     @abstractmethod
     def parameters(self) -> tuple[nn.Parameter, ...]: ...
 
+    def tensors(self) -> Sequence[nn.Parameter]:
+        """All parameters in which something belongs to these groups."""
+        return self.parameters
+
     @property
     @abstractmethod
     def shape(self) -> torch.Size:

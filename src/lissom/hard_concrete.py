@@ -48,7 +48,8 @@ class HardConcrete:
     zeta: float = 1.1
 
     def __post_init__(self) -> None:
-        if not (
+        numbers = all(isinstance(n, int | float) for n in (self.beta, self.gamma, self.zeta))
+        if not numbers or not (
             0 < self.beta < math.inf and -math.inf < self.gamma < 0 and 1 < self.zeta < math.inf
         ):
             raise LissomError(

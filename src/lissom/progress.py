@@ -58,8 +58,8 @@ class Progress:
         else:
             done = event["epoch"]
             self._standing = standing(Evaluation.from_dict(event))
-        told = f"{self._loss}  {self._standing}"
-        self._bar.update(self._task, completed=done, total=epochs, description=told)
+        line = f"{self._loss}  {self._standing}"
+        self._bar.update(self._task, completed=done, total=epochs, description=line)
         if event["event"] != "progress" and not self._console.is_terminal:
             self._print_line(who, event["epoch"], epochs)
 
@@ -94,15 +94,11 @@ class _Lines(logging.Handler):
 
 
 def standing(found: Evaluation) -> str:
-    """One line about an evaluation: loss, error, non-zeros, and what gates expect to leave."""
+    """One line about an evaluation: loss, error, non-zeros, and how the method stands."""
     name, part = ("test", found.test) if found.valid is None else ("valid", found.valid)
     total = found.nonzeros["total"]
-    gates = ""
-    if "gates" in found.more:
-        now = found.more["gates"]
-        opened, expected = now["left"].values(), now["expected"]["weights"]
-        gates = f"  gates open {sum(opened):,}  expected weights {expected:,.0f}"
+    summary = found.more.get("method", {}).get("summary", "")
     return (
         f"{name} loss {part.loss:.4f}  error {100 * part.error:.2f} %  "
-        f"non-zeros {total.nonzeros:,} of {total.weights:,}{gates}"
+        f"non-zeros {total.nonzeros:,} of {total.weights:,}{summary and f'  {summary}'}"
     )

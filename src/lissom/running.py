@@ -1,11 +1,12 @@
 """Running a model on example inputs and leaving it as it was found."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from lissom.errors import LissomError
 
@@ -86,12 +87,20 @@ def leaves(output: object) -> list[Tensor]:
 
 @contextmanager
 def holding(owners: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
-    """Let parameters hold other values for a while, which may be changed in place meanwhile."""
+    """Let tensors hold other values for a while, which may be changed in place meanwhile.
+
+    Their own values come back untouched, so that a backward pass whose forward pass was before may
+    follow: autograd's count of changes is what it was.
+    """
     kept = [owner.data for owner in owners]
-    try:
-        for owner, value in zip(owners, values, strict=True):
-            owner.data = value
-        yield
-    finally:
-        for owner, value in zip(owners, kept, strict=True):
-            owner.data = value
+    with ExitStack() as stack:
+        for owner in owners:
+            if not owner.is_inference():
+                stack.enter_context(_unsafe_preserve_version_counter(owner))
+        try:
+            for owner, value in zip(owners, values, strict=True):
+                owner.data = value
+            yield
+        finally:
+            for owner, value in zip(owners, kept, strict=True):
+                owner.data = value

@@ -1,4 +1,4 @@
-"""Numbers that change during training: a price, a fraction or a learning-rate factor by step.
+"""Numbers that change during training: a λ, a fraction or a learning-rate factor by step.
 
 A schedule is a function of a step n = 0, 1, 2, …; every number of a penalty may be one:
 `L0(linear(0, 2e-4, steps=1000))`, `TopK(fraction=cubic(1, 0.02, steps=4000))`.
@@ -50,7 +50,7 @@ class Schedule:
         last = self.next.then(after) if self.next else after
         return Schedule(self.start, self.end, self.steps, self.shape, last)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         part = f"{self.start:g}→{self.end:g} over {self.steps} steps"
         return f"{part}, {self.next}" if self.next else part
 
@@ -113,17 +113,3 @@ def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule
 def value_at(number: "float | Schedule", step: int) -> float:
     """The number itself, or a schedule's value at `step`."""
     return number(step) if isinstance(number, Schedule) else number
-
-
-def geometric(start: float, factor: float, steps: int) -> list[float]:
-    """start·factorⁿ for n = 0, …, steps − 1: μ of each step of learning–compression.
-
-    Raises:
-        LissomError: unless start and factor are positive and there is a step at least.
-    """
-    if not (0 < start < math.inf and 0 < factor < math.inf) or steps < 1:
-        raise LissomError(
-            "geometric needs a start and a factor > 0 and at least one step, such as "
-            f"geometric(9e-5, 1.1, 40); got {start!r}, {factor!r}, {steps!r}"
-        )
-    return [start * factor**n for n in range(steps)]

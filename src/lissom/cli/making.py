@@ -9,9 +9,8 @@ import typer
 
 from lissom.checkpoints import save_tensors
 from lissom.cli.folders import check_run, check_same, resumable, start
-from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, say, told
+from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
 from lissom.errors import PathError, RunError
-from lissom.learning_compression import save_compressed
 from lissom.measure import measure
 from lissom.path import Curve
 from lissom.progress import Progress, points_shown
@@ -47,7 +46,7 @@ def train(
         typer.Option(
             min=0,
             max=MAX_SEED,
-            help="Of initialisation, order and dropout; 0 or that of the recipe.json.",
+            help="Of everything random in the training: 0, or the seed in the recipe.json.",
         ),
     ] = None,
     device: Device = "cpu",
@@ -55,7 +54,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
 ) -> None:
     """Train a recipe into a run directory: recipe, events, checkpoint, result."""
-    with told():
+    with mistakes_in_red():
         read = read_recipe(recipe, changes or [])
         of_run = recipe.endswith(".json")
         if seed is None:
@@ -84,13 +83,12 @@ def train(
             found = trainer.fit()
         event = found.to_dict()
         save_tensors(trainer.model.state_dict(), run / "model.safetensors")
-        if (made := trainer.compressed) is not None:
-            save_compressed(trainer.model, made.forms, run / "compressed.safetensors")
-            event |= {"compressed": made.to_dict()}
+        if trainer.outcome is not None:
+            event |= trainer.outcome.keep(trainer.model, run)
         keep_result(record, event, run)
         console.print(measure(trainer.model).table())
-        if made is not None:
-            typer.echo(made)
+        if trainer.outcome is not None:
+            typer.echo(trainer.outcome)
         console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
         say(f"kept in {run}")
 
@@ -113,7 +111,7 @@ def path(
     device: Device = "cpu",
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
-    with told():
+    with mistakes_in_red():
         chosen = _strengths(from_scratch)
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
@@ -157,7 +155,7 @@ def choose(
     out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
 ) -> None:
     """Take one network of a curve as a run of its own: to measure, shrink and export it."""
-    with told():
+    with mistakes_in_red():
         if [knee, within is not None, budget is not None].count(True) != 1:
             raise PathError("choose by one of --knee, --within 0.005 and --budget nonzeros=20000")
         if axis is not None and budget is not None:
@@ -181,7 +179,7 @@ def choose(
 def recipes() -> None:
     """List the recipes that come with lissom."""
     rows = []
-    with told():
+    with mistakes_in_red():
         for name in recipe_names():
             read = read_recipe(name)
             rows.append([name, read.data.name, read.train.epochs, read.title])

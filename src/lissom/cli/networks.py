@@ -1,4 +1,4 @@
-"""Commands about the network of a run: measured, shrunk, exported, told about."""
+"""Commands about the network of a run: measured, shrunk, exported, reported on."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 import typer
 from torch import nn
 
-from lissom.checkpoints import load_state, load_tensors, save_json
-from lissom.cli.shared import app, console, say, stderr, told
+from lissom.checkpoints import load_tensors, save_json
+from lissom.cli.shared import app, console, mistakes_in_red, say, stderr
 from lissom.errors import RunError
 from lissom.export import export as export_model
-from lissom.gates.checks import LOG_ALPHA
 from lissom.measure import measure as measure_model
-from lissom.recipes import fill_model, make_example, make_gates, make_model, read_record
+from lissom.recipes import fill_model, load_checkpoint, make_example, make_model, read_record
 from lissom.report import write_curve_report, write_report
 from lissom.saving import save as save_model
 from lissom.shrink import Shrinkage
@@ -35,7 +34,7 @@ def measure(
     latency: Annotated[bool, typer.Option("--latency", help="Measure the time as well.")] = False,
 ) -> None:
     """Measure a run: non-zeros by variable (Henrikson's table), MACs by layer, neurons, bytes."""
-    with told():
+    with mistakes_in_red():
         model, shape = load_model(run)
         example = make_example(model, shape, 1)
         counted = measure_model(model, example, tolerance=tolerance, latency=latency)
@@ -55,7 +54,7 @@ def shrink(
     out: Annotated[Path | None, typer.Option(help="The file; RUN/small.safetensors.")] = None,
 ) -> None:
     """Remove what is dead from the network of a run: a smaller network with the same outputs."""
-    with told():
+    with mistakes_in_red():
         path = out or run / "small.safetensors"
         if path.suffix != ".safetensors" or path.is_dir():
             raise RunError(f"shrink writes a file that ends in .safetensors, got --out {path}")
@@ -83,7 +82,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.onnx or .pt2.")] = None,
 ) -> None:
     """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
-    with told():
+    with mistakes_in_red():
         path = out or run / f"model.{to}"
         if path.suffix != f".{to}":
             raise RunError(f"--to {to} writes a file that ends in .{to}, got --out {path}")
@@ -111,7 +110,7 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html: one page that works offline, about a run, or about curves."""
-    with told():
+    with mistakes_in_red():
         single = [run for run in runs if not (run / "path.json").exists()]
         if single and (len(runs) > 1 or out is not None):
             raise RunError(
@@ -127,19 +126,17 @@ def report(
 
 
 def load_model(run: Path) -> tuple[nn.Module, list[int]]:
-    """The finished network of a run, or of its last checkpoint, and the shape of an example."""
+    """The network of a run, or what its last checkpoint would deliver; the shape of an example."""
     record = read_record(run / "recipe.json")
-    model = make_model(record.recipe, record.shape, record.classes)
-    finished, unfinished = run / "model.safetensors", run / "checkpoint.pt"
+    finished = run / "model.safetensors"
     if finished.exists():
-        state, path = load_tensors(finished), finished
-    else:
-        state, path = load_state(unfinished).get("model", {}), unfinished
-        say(f"{run} is not finished; this is its last checkpoint", to=stderr)
-    gates = make_gates(record.recipe, model, record.shape, 1) if LOG_ALPHA in state else None
-    fill_model(model, state, path)
-    if gates is not None:
-        gates.harden()
+        model = make_model(record.recipe, record.shape, record.classes)
+        fill_model(model, load_tensors(finished), finished)
+        return model, record.shape
+    model, method = load_checkpoint(run, record)
+    say(f"{run} is not finished; this is its last checkpoint", to=stderr)
+    if method is not None:
+        method.finalize()
     return model, record.shape
 
 

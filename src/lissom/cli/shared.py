@@ -1,5 +1,7 @@
-"""What all commands share: the application, its consoles, options, and how mistakes are told."""
+"""What all commands share: the application, its consoles, options, and how mistakes are shown."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ stderr = Console(stderr=True)
 MAX_SEED = 2**32 - 1
 
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key; none takes it away."),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
@@ -32,9 +35,17 @@ def say(line: object, to: Console = console) -> None:
     to.print(line, markup=False, soft_wrap=True)
 
 
+@app.callback()
+def find_own_classes() -> None:
+    """Train PyTorch networks to exact zeros."""
+    # A method of one's own, named in a recipe, may lie in the folder where the command is run.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Tell the user's mistakes in red, without a traceback."""
+def mistakes_in_red() -> Iterator[None]:
+    """Show the user's mistakes in red, without a traceback."""
     try:
         yield
     except (LissomError, OSError) as error:

@@ -9,12 +9,12 @@ import typer
 
 from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
-from lissom.cli.shared import MAX_SEED, DataDir, app, console, say, told
+from lissom.cli.shared import MAX_SEED, DataDir, app, console, mistakes_in_red, say
 from lissom.data import Dataset
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
-from lissom.recipes import gates_in, make_data, read_record
+from lissom.recipes import load_method, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
 from lissom.tables import table
 from lissom.training import loss_and_error
@@ -25,7 +25,7 @@ def ensemble(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A run with gates hardened at its end, or several runs.", metavar="RUN…"
+            help="A run whose gates were open to its end, or several runs.", metavar="RUN…"
         ),
     ],
     networks: Annotated[
@@ -36,7 +36,7 @@ def ensemble(
     data_dir: DataDir = None,
 ) -> None:
     """Let networks answer together, drawn from a run's gates or those of several runs."""
-    with told():
+    with mistakes_in_red():
         if len(runs) > 1 and (out is None or networks is not None):
             raise RunError(
                 f"{len(runs)} runs answer as they are, without --networks, and say where to write: "
@@ -46,9 +46,10 @@ def ensemble(
         record = read_record(runs[0] / "recipe.json")
         data = make_data(record.recipe, data_dir, seed=record.seed)
         if len(runs) == 1:
-            gates = gates_in(runs[0], record)
-            single = 1 - loss_and_error(gates.hardened(), data.test_x, data.test_y)[1]
-            drawn = list(gates.sample(networks or 50, seed))
+            model, method = load_method(runs[0], record)
+            drawn = list(method.sample(networks or 50, seed))
+            method.finalize()
+            single = 1 - loss_and_error(model, data.test_x, data.test_y)[1]
         else:
             _check_tested_on(data, runs[1:], data_dir)
             single, drawn = None, [load_model(run)[0] for run in runs]
@@ -75,7 +76,7 @@ def ensemble(
         ]
         console.print(table(["networks", "test accuracy, %", "least", "most"], rows))
         if single is not None:
-            typer.echo(f"one network with hardened gates: {100 * single:.2f} %")
+            typer.echo(f"the network that the run delivered: {100 * single:.2f} %")
         typer.echo(f"calibration error of the votes of {len(drawn)}: {trust.error:.4f}")
         written = [folder / name for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
         say(f"written: {', '.join(map(str, written))}")
@@ -93,7 +94,7 @@ def distill(
     data_dir: DataDir = None,
 ) -> None:
     """Teach boosted trees what the network of a run answers, and the same trees the labels."""
-    with told():
+    with mistakes_in_red():
         record = read_record(run / "recipe.json")
         model, _ = load_model(run)
         data = make_data(record.recipe, data_dir, seed=record.seed)

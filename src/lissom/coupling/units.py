@@ -126,6 +126,9 @@ class Family(Block):
     def parameters(self) -> tuple[nn.Parameter, ...]:
         return tuple(m.tensor for m in self.paying if isinstance(m.tensor, nn.Parameter))
 
+    def tensors(self) -> list[nn.Parameter]:
+        return [m.tensor for m in self.members if isinstance(m.tensor, nn.Parameter)]
+
     @property
     def paying(self) -> list[Member]:
         """The members whose weights count in the unit's norm."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import LissomError
-from lissom.gates import refuse_gated
 from lissom.measure.macs import forward_pass, owners
 from lissom.measure.measurement import Layer, Measurement, Variable
 from lissom.measure.timing import Latency, latency
 from lissom.measure.units import neurons, shrunk_weights
+from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
 from lissom.storage import Storage, storage
 
@@ -57,7 +57,7 @@ def measure(
         raise LissomError(
             f"a tolerance is a size ≥ 0 below which weights count as zero, got {tolerance!r}"
         )
-    refuse_gated(model, "measure")
+    require_plain(model, "measure")
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.UninitializedParameter):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lissom.errors import PathError
-from lissom.gates import refuse_gated
 from lissom.measure import latency, measure
 from lissom.measure.macs import forward_pass
+from lissom.methods import require_plain
 from lissom.path.placing import Plan
 from lissom.path.point import Point, Start
 from lissom.path.seeding import seeded
@@ -155,7 +155,7 @@ def _check(net: nn.Module, shapes: dict[str, torch.Size], state: object) -> None
     """See that `fit` left a network that can be gone on with."""
     if state is not None and not isinstance(state, dict):
         raise PathError(f"fit returns None or a dict of tensors and plain values, got {state!r}")
-    refuse_gated(net, "lissom.path")
+    require_plain(net, "lissom.path")
     left = {name: tensor.shape for name, tensor in named_tensors(net)}
     if changed := sorted(n for n in shapes.keys() | left.keys() if shapes.get(n) != left.get(n)):
         raise PathError(

@@ -7,14 +7,14 @@ from lissom.recipes.making import (
     fill_model,
     make_data,
     make_example,
-    make_gates,
+    make_groups,
+    make_method,
     make_model,
     make_optimizer,
-    make_prices,
 )
 from lissom.recipes.reading import read_recipe, read_record, recipe_names
 from lissom.recipes.runs import keep_record, keep_result
-from lissom.recipes.sampling import gates_in
+from lissom.recipes.sampling import load_checkpoint, load_method
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 
@@ -25,16 +25,17 @@ __all__ = [
     "RecipePath",
     "Record",
     "fill_model",
-    "gates_in",
     "keep_chosen",
     "keep_record",
     "keep_result",
+    "load_checkpoint",
+    "load_method",
     "make_data",
     "make_example",
-    "make_gates",
+    "make_groups",
+    "make_method",
     "make_model",
     "make_optimizer",
-    "make_prices",
     "make_teacher",
     "make_trainer",
     "read_recipe",

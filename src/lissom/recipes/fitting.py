@@ -10,10 +10,9 @@ from torch import nn
 
 from lissom.data import Dataset
 from lissom.errors import RecipeError
-from lissom.gates import shut_dead
 from lissom.path import Curve, Start, path
 from lissom.recipes.making import make_data, make_example, make_model
-from lissom.recipes.paths import path_of, point_recipe, strength_name, why_no_point
+from lissom.recipes.paths import path_of, point_recipe, strength_of, why_no_point
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
 from lissom.training import Teacher, loss_and_error, usable_device
@@ -75,7 +74,7 @@ class RecipePath:
             points=spec.points,
             seeds=spec.seeds,
             from_scratch=from_scratch,
-            strength_name=strength_name(spec),
+            strength_name=strength_of(self.recipe).label,
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
@@ -99,16 +98,12 @@ class RecipePath:
             model=net,
             teacher=self._teacher(start.seed),
         )
-        if trainer.gates is not None:
-            shut_dead(trainer.gates)
-        elif start.state is not None and "optimizer" in start.state:
-            trainer.optimizer.load_state_dict(start.state["optimizer"])
+        if trainer.method is not None:
+            trainer.method.warm_start(None if start.state is None else start.state["optimizer"])
         if start.folder is not None and (start.folder / "checkpoint.pt").exists():
             trainer.resume()
         trainer.fit()
         net.cpu()
-        if self.recipe.method == "gates":  # log α had moments too
-            return {"strength": strength}
         return {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
 
     def error(self, net: nn.Module) -> float:

@@ -16,7 +16,7 @@ TOKEN = re.compile(
 
 
 def line_numbers(text: str) -> dict[Location, int]:
-    """The line of each key, table and entry of an array, by its path: ("prices", 0, "L1") → 12.
+    """The line of each key, table and entry of an array, by its path: ("penalties", 0, "L1") → 12.
 
     Args:
         text: valid TOML. `tomllib` reads it but does not tell where it found what.

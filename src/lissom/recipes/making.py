@@ -1,4 +1,4 @@
-"""From a recipe to the objects it names: data, model, prices, gates, optimizer."""
+"""From a recipe to the objects it names: data, model, optimizer, method."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +10,11 @@ from torch.optim import Optimizer
 
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
-from lissom.errors import CompressionError, GateError, GroupError, RecipeError, RunError
-from lissom.gates import Gates, gate
+from lissom.errors import GroupError, LissomError, RecipeError, RunError
 from lissom.groups import Groups, columns, kernels, weights
-from lissom.learning_compression import LC, lc
+from lissom.methods import Method
 from lissom.models import build
-from lissom.penalties import Penalty
-from lissom.recipes.prices import PriceSpec
+from lissom.recipes.penalties import PenaltySpec
 from lissom.recipes.specs import OptimizerSpec, Recipe
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -67,20 +65,9 @@ def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int 
     return build(name, **options)
 
 
-def make_optimizer(
-    spec: OptimizerSpec, model: nn.Module, gates: Gates | None = None, gate_lr: float | None = None
-) -> Optimizer:
-    """The torch optimizer that the recipe names, for all the model's parameters.
-
-    Args:
-        spec: the recipe's [optimizer].
-        model: whose parameters are trained.
-        gates: that are on it; log α gets a param group of its own.
-        gate_lr: of log α; 10·lr if not given.
-    """
-    if gates is None:
-        return spec.make(model.parameters())
-    return spec.make(gates.param_groups(spec.lr, gate_lr))
+def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
+    """The torch optimizer that the recipe names, for all the model's parameters."""
+    return spec.make(model.parameters())
 
 
 def make_example(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tensor:
@@ -95,22 +82,41 @@ def make_example(model: nn.Module, shape: Sequence[int], batch: int = 2) -> Tens
     return made.to(next(model.parameters()).device)
 
 
-def make_prices(
-    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
-) -> dict[Groups, Penalty]:
-    """{groups: penalty} as the recipe's [[prices]] say.
+def make_method(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: Optimizer,
+    shape: Sequence[int],
+    steps_per_epoch: int,
+) -> Method | None:
+    """The recipe's method on the model and the optimizer; None for a recipe without one.
 
     Args:
-        recipe: whose [[prices]] are made.
-        model: whose weights are priced.
+        recipe: whose [method] and [[penalties]] are made.
+        model: whose weights may vanish.
+        optimizer: of the model's parameters.
         shape: of one example, from which the model's coupled units are found.
-        steps_per_epoch: the unit of the recipe's schedules.
+        steps_per_epoch: the unit of the recipe's times.
 
     Raises:
-        RecipeError: for groups that this model has not, naming the price.
+        RecipeError: for groups that this model has not, naming the entry, or what the method
+            refuses on this model.
     """
-    found = _groups_of(recipe, model, shape)
-    return {groups: price.penalty(steps_per_epoch) for groups, price in found}
+    if recipe.method is None:
+        return None
+    example_inputs = make_example(model, shape)
+    penalties = {}
+    for i, spec in enumerate(recipe.penalties):
+        try:
+            penalties[make_groups(spec, model, example_inputs)] = spec.penalty(steps_per_epoch)
+        except GroupError as error:
+            raise RecipeError(f"penalties.{i} for model {recipe.model.name!r}: {error}") from error
+    kind, options = recipe.method.type, recipe.method.options(steps_per_epoch)
+    try:
+        return kind.attach(optimizer, model, penalties, options, example_inputs)
+    except LissomError as error:
+        what = f"method.{error.field}" if error.field else f"method {kind.name!r}"
+        raise RecipeError(f"{what} for model {recipe.model.name!r}: {error}") from error
 
 
 def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -125,89 +131,18 @@ def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
         raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
 
 
-def make_gates(
-    recipe: Recipe, model: nn.Module, shape: Sequence[int], steps_per_epoch: int
-) -> Gates:
-    """The recipe's gates, on the model, with their budgets.
-
-    Args:
-        recipe: with method "gates".
-        model: that gets them.
-        shape: of one example.
-        steps_per_epoch: the unit of the recipe's schedules.
-
-    Raises:
-        RecipeError: for groups that this model has not, or a budget that it cannot meet.
-    """
-    spec = recipe.gates
-    assert spec is not None
-    found = _groups_of(recipe, model, shape)
-    drops = {g: spec.init if price.init is None else price.init for g, price in found}
-    prices = {groups: price.penalty(steps_per_epoch) for groups, price in found}
-    example = make_example(model, shape)
-    try:
-        gates = gate(
-            model,
-            prices,
-            init=drops,
-            per=spec.per,
-            test=spec.test,
-            draws=spec.draws,
-            example=example,
-        )
-        if spec.budget is not None:
-            gates.constrain(**spec.budget.targets(steps_per_epoch))
-    except GateError as error:
-        raise RecipeError(f"gates for model {recipe.model.name!r}: {error}") from error
-    return gates
-
-
-def make_lc(recipe: Recipe, model: nn.Module, shape: Sequence[int], optimizer: Optimizer) -> LC:
-    """The recipe's learning–compression on the model.
-
-    Args:
-        recipe: with method "lc".
-        model: whose weights are compressed.
-        shape: of one example.
-        optimizer: of the L steps.
-
-    Raises:
-        RecipeError: for groups that this model has not, or compressions that cannot be.
-    """
-    spec = recipe.lc
-    assert spec is not None
-    # Schedules are read by C steps, of which there are 1/each in an epoch.
-    made = {g: p.compression(1 / spec.each) for g, p in _groups_of(recipe, model, shape)}
-    try:
-        return lc(model, made, optimizer=optimizer, **spec.arguments())
-    except CompressionError as error:
-        raise RecipeError(f"lc for model {recipe.model.name!r}: {error}") from error
-
-
-def _groups_of(
-    recipe: Recipe, model: nn.Module, shape: Sequence[int]
-) -> list[tuple[Groups, PriceSpec]]:
-    found = []
-    example = make_example(model, shape)
-    for i, price in enumerate(recipe.prices):
-        try:
-            found.append((_groups(price, model, example), price))
-        except GroupError as error:
-            raise RecipeError(f"prices.{i} for model {recipe.model.name!r}: {error}") from error
-    return found
-
-
 COUPLED = {"channels": channels, "neurons": neurons, "heads": heads, "units": units}
 
 
-def _groups(price: PriceSpec, model: nn.Module, example: Tensor) -> Groups:
-    if price.groups in COUPLED:
-        made = COUPLED[price.groups](model, example, inputs=price.inputs)
-    elif price.groups == "kernels":
+def make_groups(spec: PenaltySpec, model: nn.Module, example_inputs: Tensor) -> Groups:
+    """The groups that an entry of [[penalties]] chooses in a model."""
+    if spec.groups in COUPLED:
+        made = COUPLED[spec.groups](model, example_inputs, inputs=spec.inputs)
+    elif spec.groups == "kernels":
         made = kernels(model)
-    elif price.groups == "columns":
+    elif spec.groups == "columns":
         made = columns(model)
     else:
-        made = weights(model, biases=price.biases)
-    made = made.only(*price.only) if price.only else made
-    return made.without(*price.without) if price.without else made
+        made = weights(model, biases=spec.biases)
+    made = made.only(*spec.only) if spec.only else made
+    return made.without(*spec.without) if spec.without else made

@@ -1,35 +1,28 @@
 """[path] in a recipe: which number is the strength, and the recipe of each point of a curve."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from lissom.errors import RecipeError
-from lissom.recipes.strict import Positive, Spec, Whole, complaint
+from lissom.errors import RecipeError, nearest
+from lissom.methods import Strength
+from lissom.recipes.penalties import STRENGTHS
+from lissom.recipes.strict import Positive, Spec, Whole, complaint, keys
 
 if TYPE_CHECKING:
     from lissom.recipes.specs import Recipe
-
-METHODS = ("proximal", "gates", "lc")
-FRACTIONS = {  # 1 for the dense network
-    "fraction": "fraction kept",
-    "weights": "fraction of the weights",
-    "macs": "fraction of the MACs",
-    "bytes": "fraction of the bytes",
-}
-BUDGETS = {**FRACTIONS, "count": "groups kept", "radius": "ν"}  # the smaller, the sparser
 
 
 class PathSpec(Spec):
     """[path]: for `lissom path`.
 
-    `strength` is the key of the number that changes from point to point, such as "prices.0.L0" or
-    "prices.0.TopK.fraction"; `strengths` are its values from dense to empty, an interval, or a
-    guess. The dense network is trained for `dense` epochs, and each further point goes on for
-    `epochs`. In the last `fine_tune` epochs zeros stay zero, and the learning rate falls along a
-    cosine; a network trained for `dense` epochs is fine-tuned for as large a fraction of them.
-    `latency` measures the seconds of a forward pass at each point, too.
+    `strength` is the key of the number that changes from point to point, such as
+    "penalties.0.TopK.fraction" or "method.budget.macs"; `strengths` are its values from dense to
+    empty, an interval, or a guess. The dense network is trained for `dense` epochs, and each
+    further point goes on for `epochs`. In the last `fine_tune` epochs zeros stay zero, and the
+    learning rate falls along a cosine; a network trained for `dense` epochs is fine-tuned for as
+    large a fraction of them. `latency` measures the seconds of a forward pass at each point, too.
     """
 
     strength: str
@@ -54,8 +47,8 @@ class PathSpec(Spec):
 def check_path(recipe: "Recipe") -> None:
     """See that the recipe has points: a strength, a method that knows it, and data to choose by."""
     spec = path_of(recipe)
-    if recipe.method not in METHODS:
-        what = f"a path needs method = 'proximal', 'gates' or 'lc', not {recipe.method!r}"
+    if recipe.method is None:
+        what = "a path needs a [method] and [[penalties]], which make networks sparse"
         raise complaint(what, "path")
     if not recipe.data.validation:
         what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
@@ -66,23 +59,31 @@ def check_path(recipe: "Recipe") -> None:
     if recipe.train.patience is not None:
         what = "each point of a path is trained for all its epochs: remove train.patience"
         raise complaint(what, "path")
-    if not spec.strength.startswith(("prices.", "gates.budget.")):
-        what = "the strength stands in prices or gates.budget, as prices.0.L0 does, not "
+    if not recipe.method.type.exact:
+        what = f"a curve goes to ever more zeros, and method {recipe.method.type.name!r} makes none"
+        raise complaint(what, "path")
+    if not spec.strength.startswith(("penalties.", "method.")):
+        what = "the strength is a number of penalties or method, as penalties.0.L0 is, not "
         raise complaint(f"{what}{spec.strength!r}", "path", "strength")
-    try:
-        _held(recipe.model_dump(by_alias=True, exclude_none=True), spec.strength)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        what = f"there is no number {spec.strength!r} in this recipe; prices.0.L0 would be one"
-        raise complaint(what, "path", "strength") from error
+    table = recipe.model_dump(by_alias=True, exclude_none=True)
+    known = [*_numbers(table["penalties"], "penalties"), *_numbers(table["method"], "method")]
+    if spec.strength not in known:
+        what = f"there is no number {spec.strength!r} in this recipe."
+        raise complaint(what + nearest(spec.strength, known), "path", "strength")
     for i, strength in enumerate(spec.strengths):
         if reason := why_no_point(recipe, strength):
             raise complaint(reason, "path", "strengths", i)
 
 
-def strength_name(spec: PathSpec) -> str:
-    """What the strength is, for tables and pages."""
-    key = spec.strength.rpartition(".")[2]
-    return {"L0": "λ", "L1": "λ", "L2": "λ", **BUDGETS}.get(key, key)
+def strength_of(recipe: "Recipe") -> Strength:
+    """What changes from point to point: a number of the penalties, or of the method's options."""
+    key = path_of(recipe).strength
+    other = Strength(key.rpartition(".")[2])
+    if key.startswith("penalties."):
+        _, _, name = key.removeprefix("penalties.").partition(".")
+        return STRENGTHS.get(name, other)
+    assert recipe.method is not None  # checked before
+    return recipe.method.type.strengths.get(key.removeprefix("method."), other)
 
 
 def why_no_point(recipe: "Recipe", strength: float) -> str | None:
@@ -132,38 +133,45 @@ def point_recipe(
     if "average_from" in train:
         train["average_from"] = sparse
     if strength is None:
-        table |= {"method": "proximal", "prices": [], "proximal": {}}
-        for unused in ("lc", "gates"):
-            table.pop(unused, None)
+        table |= {"penalties": []}
+        table.pop("method")
         return type(recipe).model_validate(table)
-    if recipe.method == "lc":
-        table["lc"] |= {"start": 0, "each": 1, "steps": sparse}
-        for unused in ("first", "rate_decay"):
-            table["lc"].pop(unused, None)
-    elif recipe.method == "gates":
-        table["gates"]["harden"] = sparse
-    else:
-        table["proximal"] |= {"start": 0, "freeze": sparse}
+    assert recipe.method is not None  # checked before
+    method = recipe.method.type
+    whole = {**table["method"], **method.options_type.over(sparse)}
+    table["method"] = {name: value for name, value in whole.items() if value is not None}
     holder, key = _held(table, spec.strength)
-    # Multipliers, of gates and of LC, need a while to settle at a target that stands still.
-    ramp = sparse if recipe.method == "proximal" else max(1, round(0.6 * sparse))
-    holder[key] = _number(key, strength, before, ramp)
+    holder[key] = _number(strength_of(recipe), strength, before, method.settles * sparse)
     return type(recipe).model_validate(table)
 
 
-def _number(key: str | int, strength: float, before: float | None, epochs: int) -> Any:
-    """A λ at once; a budget by and by, from that of the point before."""
-    start = 1.0 if before is None and key in FRACTIONS else before
-    if key not in BUDGETS or start is None:
+def _number(kind: Strength, strength: float, before: float | None, epochs: float) -> Any:
+    """A λ at once; a size by and by, from that of the point before."""
+    start = kind.dense if before is None else before
+    if not kind.ramps or start is None:
         return strength
-    return [{"shape": "exponential", "start": start, "end": strength, "epochs": epochs}]
+    ramp = max(1, round(epochs))
+    return [{"shape": "exponential", "start": start, "end": strength, "epochs": ramp}]
 
 
 def _held(table: Any, dotted: str) -> tuple[Any, str | int]:
     """The table or list that a dotted key stands in, and its last part."""
-    keys: list[str | int] = [int(k) if k.isdecimal() else k for k in dotted.split(".")]
-    for key in keys[:-1]:
+    *path, last = keys(dotted)
+    for key in path:
         table = table[key]
-    if isinstance(table[keys[-1]], Mapping | str | bool):
-        raise TypeError(dotted)
-    return table, keys[-1]
+    return table, last
+
+
+def _numbers(value: Any, dotted: str) -> Iterator[str]:
+    """The dotted keys of all numbers, of which a schedule is one."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{dotted}.{key}")
+    elif isinstance(value, list) and dotted == "penalties":
+        for i, inner in enumerate(value):
+            yield from _numbers(inner, f"{dotted}.{i}")
+    elif isinstance(value, list):
+        if value and all(isinstance(inner, Mapping) for inner in value):
+            yield dotted
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield dotted

@@ -1,7 +1,6 @@
 """Reading recipes: TOML files to `Recipe`s, with errors that name the line and the nearest key."""
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,19 +13,12 @@ from lissom.checkpoints import load_json
 from lissom.errors import RecipeError, nearest
 from lissom.recipes.lines import Location, line_numbers
 from lissom.recipes.specs import Recipe, Record
-from lissom.recipes.strict import Spec
+from lissom.recipes.strict import Spec, said
 
 Made = TypeVar("Made", bound=Spec)
 
 FILES = (".toml", ".json")
-
-# pydantic's words where they speak of Python and not of a recipe.
-WORDS = {
-    "missing": "this key is required",
-    "model_type": "this must be a table",
-    "list_type": "this must be a list, in [ ]",
-    "too_short": "this list needs an entry",
-}
+NONE = "none"  # of --set: the key is taken away, since TOML has no word for nothing
 
 
 def recipe_names() -> list[str]:
@@ -45,7 +37,8 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
     Args:
         source: "henrikson-l1-proximal-adagrad", or a path that ends in .toml or .json.
         changes: "key=value" with a dotted key and a TOML value: "train.epochs=5",
-            "prices.0.L1=1e-3".
+            "penalties.0.L1=1e-3". The value none takes a key away: "method=none" and
+            "penalties=none" leave the dense network.
 
     Raises:
         RecipeError: naming the file, the line, what is wrong with it and what would work.
@@ -141,11 +134,14 @@ def _apply(table: dict[str, Any], change: str) -> None:
         elif isinstance(inner, dict):
             inner = inner.setdefault(str(part), {})
     if isinstance(inner, list):
-        inner[_index(inner, last, change)] = parsed
-    elif isinstance(inner, dict):
-        inner[str(last)] = parsed
-    else:
+        at = _index(inner, last, change)
+        inner[at : at + 1] = [] if parsed == NONE else [parsed]
+    elif not isinstance(inner, dict):
         raise RecipeError(f"--set {change}: {'.'.join(map(str, path))} is a value, not a table")
+    elif parsed == NONE:
+        inner.pop(str(last), None)
+    else:
+        inner[str(last)] = parsed
 
 
 def _index(entries: list[Any], part: str | int, change: str) -> int:
@@ -171,8 +167,10 @@ def _made(
     try:
         return kind.model_validate(table)
     except ValidationError as error:
-        told = [_explain(detail, table, name, lines or {}, changed) for detail in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(told))) from None
+        complaints = [
+            _explain(detail, table, name, lines or {}, changed) for detail in error.errors()
+        ]
+        raise RecipeError("\n".join(dict.fromkeys(complaints))) from None
 
 
 def _explain(
@@ -183,7 +181,7 @@ def _explain(
     changed: Sequence[Location],
 ) -> str:
     """One complaint of pydantic: where, what, and what was given."""
-    location = _location(detail, table)
+    location, shown = _location(detail, table)
     line = next(
         (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None
     )
@@ -192,19 +190,16 @@ def _explain(
         name += ", --set"
     elif line:
         name += f", line {line}"
-    given, kind = detail["input"], detail["type"]
-    what = WORDS.get(kind, detail["msg"].removeprefix("Value error, "))
-    if isinstance(given, str | int | float | bool) and kind != "complaint":
-        what += f", got {given!r}"
-    if isinstance(given, str) and kind == "literal_error":
-        what += "." + nearest(given, re.findall(r"'([^']*)'", str(detail["ctx"]["expected"])))
-    return ": ".join([name, *([".".join(map(str, location))] if location else []), what])
+    return ": ".join([name, *([".".join(map(str, shown))] if shown else []), said(detail)])
 
 
-def _location(detail: Any, table: Any) -> Location:
-    """The path of a complaint, without the names of union members that pydantic puts into it."""
+def _location(detail: Any, table: Any) -> tuple[Location, Location]:
+    """The path of a complaint as far as the table has it, and the whole path to be shown.
+
+    Neither has the names of union members that pydantic puts into its own part of the path.
+    """
     location: Location = ()
-    parts = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
+    parts, at = detail["loc"], detail.get("ctx", {}).get("at", ())
     for i, part in enumerate(parts):
         try:
             table = table[part]
@@ -212,4 +207,11 @@ def _location(detail: Any, table: Any) -> Location:
             if detail["type"] != "missing" or i < len(parts) - 1:
                 continue
         location = (*location, part)
-    return location
+    shown = (*location, *at)
+    for part in at:
+        try:
+            table = table[part]
+        except (LookupError, TypeError):
+            break
+        location = (*location, part)
+    return location, shown

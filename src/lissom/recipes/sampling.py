@@ -1,54 +1,74 @@
-"""The gates of a run as they were before they were hardened, to draw networks from."""
+"""A run's method as it was before it was finalized, to draw networks from or to deliver."""
 
 from pathlib import Path
 
+from torch import nn
+
 from lissom.checkpoints import load_state
 from lissom.errors import RunError
-from lissom.gates import Gates
-from lissom.gates.checks import LOG_ALPHA
-from lissom.recipes.making import fill_model, make_gates, make_model
+from lissom.methods import Method
+from lissom.recipes.making import fill_model, make_method, make_model, make_optimizer
 from lissom.recipes.specs import Record
 
 AVERAGED = "module."  # torch's AveragedModel puts it before each name
 
 
-def gates_in(run: Path, record: Record) -> Gates:
-    """The gates of a run's last checkpoint, on its network.
+def load_checkpoint(run: Path, record: Record) -> tuple[nn.Module, Method | None]:
+    """The network of a run's last checkpoint, with its method on it.
 
     Args:
         run: its directory.
         record: of the run.
 
     Raises:
-        RunError: for a run without gates, unfinished, with patience, or whose gates were hardened
-            before its end.
+        RunError: if there is none, or it does not fit the record.
     """
-    if record.recipe.method != "gates":
-        raise RunError(
-            f"{run} has no gates to draw networks from: its method is {record.recipe.method!r}"
-        )
-    if record.recipe.train.patience is not None:
-        raise RunError(
-            f"{run} kept the gates of its last epoch and the network of its best one: train it "
-            "without train.patience to draw networks"
-        )
-    if not (run / "result.json").exists():
-        raise RunError(f"{run} is not finished (lissom train --resume)")
-    checkpoint = run / "checkpoint.pt"
-    state = load_state(checkpoint)
-    tensors = state["model"]
-    if LOG_ALPHA not in tensors:
-        raise RunError(
-            f"the gates of {run} were hardened before its end, so there is nothing left to draw: "
-            "train it without gates.harden, for then they are hardened after the last epoch"
-        )
-    if (average := state["average"]) is not None:
+    path = run / "checkpoint.pt"
+    state = load_state(path)
+    model = make_model(record.recipe, record.shape, record.classes)
+    optimizer = make_optimizer(record.recipe.optimizer, model)
+    epoch = int(state.get("steps_per_epoch", 1))
+    method = make_method(record.recipe, model, optimizer, record.shape, epoch)
+    tensors = state.get("model", {})
+    if (average := state.get("average")) is not None:
         tensors = {
             name.removeprefix(AVERAGED): tensor
             for name, tensor in average.items()
             if name.startswith(AVERAGED)
         }
-    model = make_model(record.recipe, record.shape, record.classes)
-    gates = make_gates(record.recipe, model, record.shape, 1)
-    fill_model(model, tensors, checkpoint)
-    return gates
+    if method is not None and state.get("method") is not None:
+        method.load_state_dict(state["method"])
+    fill_model(model, tensors, path)
+    if "optimizer" in state:  # its learning rate and its metric are the method's as well
+        optimizer.load_state_dict(state["optimizer"])
+    return model, method
+
+
+def load_method(run: Path, record: Record) -> tuple[nn.Module, Method]:
+    """The network of a finished run with its method, as both were before it was finalized.
+
+    Args:
+        run: its directory.
+        record: of the run.
+
+    Raises:
+        RunError: for a run without a method, an unfinished one, one with patience, or one whose
+            method was finalized before its end.
+    """
+    if record.recipe.train.patience is not None:
+        raise RunError(
+            f"{run} kept the checkpoint of its last epoch and the network of its best one: train "
+            "it without train.patience to draw networks"
+        )
+    if not (run / "result.json").exists():
+        raise RunError(f"{run} is not finished (lissom train --resume)")
+    model, method = load_checkpoint(run, record)
+    if method is None:
+        raise RunError(f"{run} has no method, and so no distribution to draw networks from")
+    if method.finalized:
+        raise RunError(
+            f"the method of {run} was finalized before its end, so there is nothing left to draw "
+            "from: train it without method.finalize_at, for then it is finalized after the last "
+            "epoch"
+        )
+    return model, method

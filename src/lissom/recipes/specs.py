@@ -6,18 +6,21 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lissom.errors import nearest
+from lissom.errors import LissomError, MethodError, RunError, nearest
+from lissom.methods import NAMED, Method, Options
 from lissom.recipes.data import DataSpec
-from lissom.recipes.gates import GatesSpec, gated
-from lissom.recipes.lc import LCSpec
+from lissom.recipes.methods import FINE, MethodSpec
 from lissom.recipes.models import ModelSpec
 from lissom.recipes.paths import PathSpec, check_path
-from lissom.recipes.prices import PriceSpec
-from lissom.recipes.strict import Positive, Spec, Whole, complaint
+from lissom.recipes.penalties import PenaltySpec
+from lissom.recipes.strict import Positive, Spec, Whole, complaint, keys, refusals
+from lissom.schedules import Schedule, cosine, linear, multistep
+from lissom.training import Augment, TrainOptions
+from lissom.training.teacher import check_distillation
 
 
 class OptimizerSpec(Spec):
@@ -63,40 +66,89 @@ class OptimizerSpec(Spec):
 class AugmentSpec(Spec):
     """[train.augment]: random crops of images padded by `pad` pixels, and flips left to right."""
 
-    pad: Annotated[int, Field(ge=0)] = 0
+    pad: int = 0
     flip: bool = False
+
+    def make(self) -> Augment:
+        """The augmentation that is described."""
+        return Augment(**self.model_dump())
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if not self.pad and not self.flip:
-            raise complaint("augmentation needs crops or flips: augment = { pad = 4, flip = true }")
+        with refusals():
+            self.make()
         return self
 
 
-class TrainSpec(Spec):
-    """[train]: how long, in which batches, and which epoch's weights are kept."""
+class MilestonesSpec(Spec):
+    """milestones = { first = 40, every = 20 }: epochs 40, 60, 80, …."""
 
-    epochs: Whole
-    batch_size: Whole = 128
+    first: Whole
+    every: Whole
+
+
+Milestones = Annotated[
+    Annotated[list[Whole], Field(min_length=1), Tag("list")]
+    | Annotated[MilestonesSpec, Tag("table")],
+    Discriminator(lambda given: "table" if isinstance(given, Mapping | BaseModel) else "list"),
+]
+
+
+class TrainSpec(Spec):
+    """[train]: how long, in which batches, and which epoch's weights are kept.
+
+    Most keys are those of `lissom.training.TrainOptions`, whose rules they have to meet.
+    """
+
+    epochs: int
+    batch_size: int = 128
     cosine_from: Annotated[int, Field(ge=0)] | None = None
-    milestones: Annotated[list[Whole], Field(min_length=1)] | None = None
+    milestones: Milestones | None = None
     gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
     augment: AugmentSpec | None = None
-    patience: Whole | None = None
-    patience_from: Annotated[int, Field(ge=0)] = 0
-    average_from: Annotated[int, Field(ge=0)] | None = None
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    evaluate_every: Whole = 1
+    patience: int | None = None
+    patience_from: int = 0
+    average_from: int | None = None
+    average_decay: float = 0.999
+    evaluate_every: int = 1
     bf16: bool = False
     channels_last: bool = False
 
+    def arguments(self) -> dict[str, Any]:
+        """The options of a `Trainer`, but for the schedule of its learning rate."""
+        given = self.model_dump(exclude={"augment", "cosine_from", "gamma", "milestones"})
+        return {**given, "augment": None if self.augment is None else self.augment.make()}
+
+    def options(self) -> TrainOptions:
+        """The same as an object that knows the rules."""
+        return TrainOptions(**self.arguments())
+
+    def lr_factor(self, epoch: int) -> Schedule | None:
+        """The factor of the learning rates by step, if there is one.
+
+        Args:
+            epoch: steps in an epoch.
+        """
+        if self.gamma is not None:
+            milestones = self._milestones()
+            return multistep(1, self.gamma, [m * epoch for m in milestones]) if milestones else None
+        if self.cosine_from is not None:
+            flat = linear(1, 1, self.cosine_from * epoch)
+            return flat.then(cosine(1, 0, (self.epochs - self.cosine_from) * epoch))
+        return None
+
+    def _milestones(self) -> list[int]:
+        if isinstance(self.milestones, MilestonesSpec):
+            return list(range(self.milestones.first, self.epochs, self.milestones.every))
+        return self.milestones or []
+
     @model_validator(mode="after")
-    def _within_the_run(self) -> Self:
-        for name in ("cosine_from", "average_from", "patience_from"):
-            epoch = getattr(self, name)
-            if epoch is not None and epoch >= self.epochs:
-                what = f"{epoch} is not before the end of training, epochs = {self.epochs}"
-                raise complaint(what, name)
+    def _possible(self) -> Self:
+        with refusals():
+            self.options()
+        if self.cosine_from is not None and self.cosine_from >= self.epochs:
+            what = f"{self.cosine_from} is not before the end of training, epochs = {self.epochs}"
+            raise complaint(what, "cosine_from")
         return self
 
     @model_validator(mode="after")
@@ -112,19 +164,10 @@ class TrainSpec(Spec):
         if self.gamma is None:
             what = "milestones need the factor of the learning rate at each of them: gamma = 0.2"
             raise complaint(what, "milestones")
-        if any(first >= last for first, last in pairwise(self.milestones)):
+        if any(first >= last for first, last in pairwise(self._milestones())):
             what = f"milestones are epochs in ascending order, got {self.milestones}"
             raise complaint(what, "milestones")
         return self
-
-
-class ProximalSpec(Spec):
-    """[proximal]: when the prox acts and in which metric; `start` and `freeze` are epochs."""
-
-    metric: Literal["euclidean", "adaptive"] = "euclidean"
-    every: Whole | Literal["epoch"] = 1
-    start: Annotated[int, Field(ge=0)] = 0
-    freeze: Whole | None = None
 
 
 class TeacherSpec(Spec):
@@ -135,8 +178,14 @@ class TeacherSpec(Spec):
     """
 
     recipe: "Recipe"
-    alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
-    temperature: Positive = 4.0
+    alpha: float = 0.9
+    temperature: float = 4.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        with refusals():
+            check_distillation(self.alpha, self.temperature)
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -149,7 +198,7 @@ class TeacherSpec(Spec):
 
 
 class Recipe(Spec):
-    """An experiment: data, model, optimizer, training, and what may vanish at which price.
+    """An experiment: data, model, optimizer, training, and which groups may vanish, and how.
 
     `log` makes `lissom train` write the evaluations in another form too: see recipes/henrikson.py.
     """
@@ -161,161 +210,67 @@ class Recipe(Spec):
     model: ModelSpec
     optimizer: OptimizerSpec
     train: TrainSpec
-    method: Literal["proximal", "subgradient", "gates", "lc"] = "proximal"
-    proximal: ProximalSpec = ProximalSpec()
-    gates: GatesSpec | None = None
-    lc: LCSpec | None = None
-    prices: list[PriceSpec] = Field(default_factory=list)
+    method: MethodSpec | None = None
+    penalties: list[PenaltySpec] = Field(default_factory=list)
     teacher: TeacherSpec | None = None
     path: PathSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _table_of_the_method(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("method") in ("gates", "lc"):
-            return {given["method"]: {}, **given}
+    def _names_its_method(cls, given: Any) -> Any:
+        named = [key for key in given if key in NAMED] if isinstance(given, Mapping) else []
+        if named:
+            what = f'a method stands in [method]: name = "{named[0]}", then its options'
+            raise complaint(what, named[0])
         return given
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        train, proximal = self.train, self.proximal
-        if train.patience is not None and not self.data.validation:
-            raise complaint(
-                "it needs validation data: set data.validation = 5000, say", "train", "patience"
-            )
-        if train.augment is not None and self.data.name == "modrec":
+        with refusals("train"):
+            self.train.options().check_data(validation=bool(self.data.validation))
+        if self.train.augment is not None and self.data.name == "modrec":
             what = (
                 "crops and flips are of images, and 'modrec' has vectors of I and Q: leave it out"
             )
             raise complaint(what, "train", "augment")
-        if self.method == "subgradient":
-            self._check_subgradient()
-        if self.method != "lc":
-            self._check_no_lc()
-        if self.method == "gates":
-            self._check_gates()
-        else:
-            self._check_no_gates()
-        if self.lc is not None:
-            self._check_lc(self.lc)
+        if (self.method is None) != (not self.penalties):
+            what, at = (
+                ('[[penalties]] need a [method] as well: name = "proximal", say', "penalties")
+                if self.method is None
+                else ("[method] needs [[penalties]] as well: L0 = 1e-4, say", "method")
+            )
+            raise complaint(what, at)
+        if self.method is not None:
+            self._check_method(self.method)
         if self.teacher is not None:
             self._check_teacher(self.teacher.recipe)
-        if proximal.start >= train.epochs:
-            what = f"{proximal.start} is not before the end of training, epochs = {train.epochs}"
-            raise complaint(what, "proximal", "start")
-        if proximal.freeze is not None and not proximal.start < proximal.freeze <= train.epochs:
-            raise complaint(
-                f"{proximal.freeze} must lie after proximal.start = {proximal.start} and within "
-                f"train.epochs = {train.epochs}",
-                "proximal",
-                "freeze",
-            )
-        if self.prices and self.method == "proximal":
-            self._check_zeros_last()
         if self.path is not None:
             check_path(self)
         return self
 
-    def _check_subgradient(self) -> None:
-        if self.proximal != ProximalSpec():
-            what = "method = 'subgradient' has no [proximal] step: remove one of the two"
-            raise complaint(what, "method")
-        if not self.prices:
-            raise complaint("'subgradient' needs [[prices]] to add to the loss", "method")
-        for i, price in enumerate(self.prices):
-            if not price.penalty(1).differentiable:
-                what = (
-                    f"method = 'subgradient' needs a gradient, and {price.penalty(1)} has none: "
-                    "L1 and L2 have"
-                )
-                raise complaint(what, "prices", i)
-
-    def _check_gates(self) -> None:
-        train, gates = self.train, self.gates
-        assert gates is not None
-        if self.proximal != ProximalSpec():
-            what = "method = 'gates' has no [proximal] step: remove one of the two"
-            raise complaint(what, "method")
-        if not self.prices:
-            what = "'gates' needs [[prices]], which say what is gated; without them: 'proximal'"
-            raise complaint(what, "method")
-        for i, price in enumerate(self.prices):
-            if not gated(price.penalty(1)):
-                what = f"gates know L0, L2 and both, but not {price.penalty(1)}"
-                raise complaint(what, "prices", i)
-        if gates.harden is None:
-            return
-        if gates.harden >= train.epochs:
-            what = f"{gates.harden} is not before the end of training, epochs = {train.epochs}"
-            raise complaint(what, "gates", "harden")
-        if train.average_from is not None and train.average_from < gates.harden:
-            what = (
-                f"an average from epoch {train.average_from} on would mix gated and plain weights, "
-                f"since gates are hardened after {gates.harden}: set it to that or more"
-            )
-            raise complaint(what, "train", "average_from")
-        if train.patience is not None and train.patience_from < gates.harden:
-            what = (
-                f"an epoch before the gates are hardened, at {gates.harden}, could be chosen: set "
-                f"it to {gates.harden} or more"
-            )
-            raise complaint(what, "train", "patience_from")
-
-    def _check_lc(self, lc: LCSpec) -> None:
-        train, end = self.train, lc.begins[-1]
-        if self.proximal != ProximalSpec():
-            what = "method = 'lc' has no [proximal] step: remove one of the two"
-            raise complaint(what, "method")
-        if not self.prices:
-            raise complaint("'lc' needs [[prices]], which say what is compressed", "method")
-        if end > train.epochs:
-            what = (
-                f"its {lc.steps} L steps end after epoch {end}, and train.epochs = {train.epochs}"
-            )
-            raise complaint(what, "lc", "steps")
-        strange = [i for i, price in enumerate(self.prices) if price.compressions()]
-        if strange and end < train.epochs:
-            what = (
-                "zeros can stay after the last L step, and this form could not: set train.epochs = "
-                f"{end}, where it ends"
-            )
-            raise complaint(what, "prices", strange[0])
-        for name, epoch in (
-            ("average_from", train.average_from),
-            ("patience_from", None if train.patience is None else train.patience_from),
-        ):
-            if epoch is not None and epoch < end:
-                what = f"the L steps end after epoch {end}: set it to that or more, not {epoch}"
-                raise complaint(what, "train", name)
-        scheduled = train.cosine_from is not None or train.milestones is not None
-        if lc.rate_decay is not None and scheduled:
-            what = "the learning rate has a schedule in [train] already: leave out one of the two"
-            raise complaint(what, "lc", "rate_decay")
-
-    def _check_no_lc(self) -> None:
-        if self.lc is not None:
-            raise complaint(f"[lc] needs method = 'lc', but method is {self.method!r}", "lc")
-        for i, price in enumerate(self.prices):
-            for compression in price.compressions():
-                what = f"{compression!r} needs method = 'lc', but method is {self.method!r}"
-                raise complaint(what, "prices", i)
-
-    def _check_no_gates(self) -> None:
-        if self.gates is not None:
-            what = f"[gates] needs method = 'gates', but method is {self.method!r}"
-            raise complaint(what, "gates")
-        for i, price in enumerate(self.prices):
-            if price.init is not None:
-                what = f"only gates start with a drop rate, but method is {self.method!r}"
-                raise complaint(what, "prices", i, "init")
+    def _check_method(self, method: MethodSpec) -> None:
+        """What a `Trainer` would refuse, in the same words."""
+        kind, options = method.type, method.options(FINE)
+        penalties = [spec.penalty(FINE) for spec in self.penalties]
+        try:
+            kind.check(penalties, options)
+        except LissomError as error:
+            if error.field not in (None, "penalties"):
+                raise complaint(str(error), "method", *keys(error.field)) from error
+            refused = [i for i, one in enumerate(penalties) if _refuses(kind, options, one)]
+            raise complaint(str(error), "penalties", *refused[:1]) from error
+        if options.end is not None and options.end % FINE:
+            return  # it ends by a number of steps: a `Trainer` knows in which epoch that is
+        try:
+            self.train.options().check_method(kind, options, penalties, FINE)
+        except MethodError as error:
+            raise complaint(str(error), "method", *filter(None, [error.field])) from error
+        except RunError as error:
+            raise complaint(str(error), "train", *filter(None, [error.field])) from error
 
     def _check_teacher(self, teacher: "Recipe") -> None:
-        if self.train.augment is not None:
-            what = (
-                "a teacher answers once to each training example, and augment shows other images "
-                "in every epoch: leave out one of the two"
-            )
-            raise complaint(what, "train", "augment")
+        with refusals("train"):
+            self.train.options().check_teacher()
         if teacher.data.name != self.data.name:
             what = f"it learns {teacher.data.name!r}, but the student learns {self.data.name!r}"
             raise complaint(what, "teacher", "recipe")
@@ -326,20 +281,14 @@ class Recipe(Spec):
             )
             raise complaint(what, "teacher", "recipe")
 
-    def _check_zeros_last(self) -> None:
-        first, freeze = self.train.average_from, self.proximal.freeze
-        if first is not None and (freeze is None or freeze > first):
-            frozen = "they are never frozen" if freeze is None else f"they are frozen at {freeze}"
-            what = f"an average from epoch {first} on needs zeros that stay, and {frozen}: set "
-            raise complaint(f"{what}proximal.freeze ≤ {first}", "train", "average_from")
-        if self.train.patience is not None and self.train.patience_from < (freeze or 0):
-            what = f"an epoch before the zeros are frozen, at {freeze}, could be chosen: set it to "
-            raise complaint(f"{what}{freeze} or more", "train", "patience_from")
-        if self.proximal.metric == "adaptive" and self.optimizer.name != "SGD":
-            for i, price in enumerate(self.prices):
-                if not price.penalty(1).has_metric:
-                    what = f"{price.penalty(1)} knows no metric; use L0, or metric = 'euclidean'"
-                    raise complaint(what, "prices", i)
+
+def _refuses(kind: type[Method], options: Options, penalty: Any) -> bool:
+    """Whether it is this penalty that the method cannot train with."""
+    try:
+        kind.check([penalty], options)
+    except LissomError as error:
+        return error.field in (None, "penalties")
+    return False
 
 
 TeacherSpec.model_rebuild()
@@ -350,7 +299,7 @@ class Record(Spec):
 
     Attributes:
         recipe: with every default written out.
-        seed: of the initialisation, the order and the dropout.
+        seed: of the initialisation, of the order of the examples, and of dropout.
         shape: of one example, so that the network can be made without the data.
         classes: of the data.
     """

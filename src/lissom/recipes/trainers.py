@@ -7,20 +7,11 @@ from torch import nn
 from lissom.checkpoints import load_tensors, save_tensors
 from lissom.data import Dataset
 from lissom.errors import RunError
-from lissom.proximal import proximal
-from lissom.recipes.making import (
-    make_gates,
-    make_lc,
-    make_model,
-    make_optimizer,
-    make_prices,
-)
+from lissom.recipes.making import make_method, make_model, make_optimizer
 from lissom.recipes.reading import read_record
 from lissom.recipes.runs import keep_record, keep_result
 from lissom.recipes.specs import Recipe, Record, TeacherSpec
-from lissom.schedules import Schedule, cosine, linear, multistep
 from lissom.training import (
-    Augment,
     Report,
     Teacher,
     Trainer,
@@ -53,27 +44,8 @@ def make_trainer(
     model = model.to(usable_device(device))
     train = recipe.train
     epoch = steps_per_epoch(data, train.batch_size)
-    step = penalties = gates = gate_lr = harden = lc = None
-    if recipe.gates is not None:
-        gates = make_gates(recipe, model, shape, epoch)
-        gate_lr, harden = recipe.gates.lr, recipe.gates.harden
-    optimizer = make_optimizer(recipe.optimizer, model, gates, gate_lr)
-    if recipe.lc is not None:
-        lc = make_lc(recipe, model, shape, optimizer)
-    elif recipe.prices and gates is None:
-        prices = make_prices(recipe, model, shape, epoch)
-        if recipe.method == "subgradient":
-            penalties = prices
-        else:
-            spec = recipe.proximal
-            step = proximal(
-                optimizer,
-                prices,
-                every=epoch if spec.every == "epoch" else spec.every,
-                metric=spec.metric,
-                start=spec.start * epoch,
-                freeze_at=None if spec.freeze is None else spec.freeze * epoch,
-            )
+    optimizer = make_optimizer(recipe.optimizer, model)
+    method = make_method(recipe, model, optimizer, shape, epoch)
 
     def teach(spec: TeacherSpec) -> Teacher:
         folder = None if out is None else out / TEACHER
@@ -84,35 +56,15 @@ def make_trainer(
         model,
         optimizer,
         data,
-        proximal=step,
-        penalties=penalties,
-        gates=gates,
-        lc=lc,
+        method=method,
         teacher=None if taught is None else teacher or (lambda: teach(taught)),
         out=out,
         report=report,
-        lr_factor=_decay(recipe, epoch),
-        augment=None if train.augment is None else Augment(**train.augment.model_dump()),
-        harden_at=harden,
-        l_steps=None if recipe.lc is None else tuple(recipe.lc.begins),
-        restart=recipe.lc is not None and recipe.lc.restart,
+        lr_factor=train.lr_factor(epoch),
         device=device,
         seed=seed,
-        **train.model_dump(exclude={"augment", "cosine_from", "gamma", "milestones"}),
+        **train.arguments(),
     )
-
-
-def _decay(recipe: Recipe, epoch: int) -> Schedule | None:
-    """The factor of the learning rates by step, if there is one; `epoch` in steps."""
-    train, lc = recipe.train, recipe.lc
-    if lc is not None and lc.rate_decay is not None:
-        return multistep(1, lc.rate_decay, [end * epoch for end in lc.begins[1:]])
-    if train.milestones is not None and train.gamma is not None:
-        return multistep(1, train.gamma, [milestone * epoch for milestone in train.milestones])
-    if train.cosine_from is not None:
-        flat = linear(1, 1, train.cosine_from * epoch)
-        return flat.then(cosine(1, 0, (train.epochs - train.cosine_from) * epoch))
-    return None
 
 
 def make_teacher(
@@ -139,11 +91,13 @@ def make_teacher(
     """
     recipe = spec.recipe
 
-    def told(event: dict[str, object]) -> None:
+    def report_of_teacher(event: dict[str, object]) -> None:
         if report is not None:
             report({"teacher": recipe.train.epochs, **event})
 
-    trainer = make_trainer(recipe, data, seed=seed, device=device, out=out, report=told)
+    trainer = make_trainer(
+        recipe, data, seed=seed, device=device, out=out, report=report_of_teacher
+    )
     shape = list(data.train_x.shape[1:])
     record = Record(recipe=recipe, seed=seed, shape=shape, classes=data.classes)
     if out is not None and (out / "recipe.json").exists():

@@ -34,7 +34,7 @@ def adversarial_curve(
     make_model: MakeModel | None = None,
     **options: Any,
 ) -> AdversarialCurve:
-    """For each point and radius: the fraction of inputs told right that an attack does not change.
+    """For each point and radius: the fraction of inputs classified rightly under an attack.
 
         found = adversarial_curve(curve, data.test_x, data.test_y, (0, 0.05, 0.1), "pgd")
         per_radius(curve, found)

@@ -1,4 +1,4 @@
-"""How well each class is told along a curve: which of them small networks give up first."""
+"""How well each class is recognised along a curve: which of them small networks give up first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def class_accuracy(
     for point in curve.points:
         if point.failed:
             continue
-        told = confusions(curve.network(point, make_model), x, y, batch_size=batch_size)
-        right = told.diagonal()[: len(counts)]
+        confused = confusions(curve.network(point, make_model), x, y, batch_size=batch_size)
+        right = confused.diagonal()[: len(counts)]
         points[key(point)] = tuple((right / counts).tolist())
     return ClassAccuracy(called, points)

@@ -40,7 +40,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return list(map(str, folders))
 
 
-def about(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[str, Any]:
+def page_data(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[str, Any]:
     """All that the script of the page needs.
 
     Args:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from lissom.checkpoints import load_json
 from lissom.errors import PathError
 from lissom.path import Curve
-from lissom.report.curve_data import WITHIN, about, names_of
+from lissom.report.curve_data import WITHIN, names_of, page_data
 from lissom.report.curves import trade_off
 from lissom.report.figures import svg
 from lissom.report.page import render
@@ -51,7 +51,7 @@ def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
     curves = {name: Curve.load(folder) for name, folder in zip(names, folders, strict=True)}
     scale = Scale.of(curves.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = about(curves, scale, path.parent)
+    data = page_data(curves, scale, path.parent)
     page = render(
         "curve.html",
         title=", ".join(names),

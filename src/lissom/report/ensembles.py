@@ -51,7 +51,7 @@ def ensemble_sizes(
         )
         line = lines[name]
         if line is not None:
-            label = "one network, gates hardened"
+            label = "one network, finalized"
             axes.axhline(100 * line, color=FAINT, ls="--", lw=1, label=label)
             legend(axes)
         axes.set_title(name, fontsize="small", loc="left", parse_math=False)

@@ -1,5 +1,6 @@
 """Figures of a run, each a function that returns a matplotlib figure."""
 
+import math
 from collections.abc import Sequence
 from io import StringIO
 
@@ -16,13 +17,14 @@ PARTS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
 def history(events: Sequence[Evaluation]) -> Figure:
     """Error by part and non-zeros by variable, over the epochs of a run.
 
-    Where there were gates, a second row shows those that are open, and the expected cost.
+    Further rows show how a method stood, such as how many gates were open.
 
     Args:
         events: the evaluations of a run, in their order.
     """
-    gated = [event for event in events if "gates" in event.more]
-    rows = 2 if gated else 1
+    under = [event for event in events if event.more.get("method", {}).get("curves")]
+    panels = list(under[-1].more["method"]["curves"]) if under else []
+    rows = 1 + math.ceil(len(panels) / 2)
     figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
     error, size, *below = figure.subplots(rows, 2).flat
     epochs = [event.epoch for event in events]
@@ -40,8 +42,10 @@ def history(events: Sequence[Evaluation]) -> Figure:
             continue  # biases, mostly: a flat line says nothing
         size.plot(epochs, alive, label=name, color="#0d7d76" if bold else None, lw=2 if bold else 1)
     size.set(xlabel="epoch", ylabel="non-zeros", yscale="symlog", ylim=(0, None))
-    if gated:
-        _gates(below[0], below[1], gated)
+    for name, axes in zip(panels, below, strict=False):
+        _method_curves(axes, name, under)
+    for axes in below[len(panels) :]:
+        axes.set_visible(False)
     for axes in (error, size, *below):
         tidy(axes)
         if axes.lines:
@@ -49,18 +53,14 @@ def history(events: Sequence[Evaluation]) -> Figure:
     return figure
 
 
-def _gates(opened: Axes, cost: Axes, events: Sequence[Evaluation]) -> None:
-    """Open gates by group, at test time and (dashed) in expectation; expected weights and MACs."""
-    epochs, gates = [event.epoch for event in events], [event.more["gates"] for event in events]
-    for name in gates[-1]["left"]:
-        [line] = opened.plot(epochs, [now["left"][name] for now in gates], label=name)
-        expected = [now["open"][name] for now in gates]
-        opened.plot(epochs, expected, color=line.get_color(), ls="--", lw=1)
-    opened.set(xlabel="epoch", ylabel="open gates (dashed: expected)", ylim=(0, None))
-    for name in gates[-1]["expected"]:
-        label = {"macs": "MACs"}.get(name, name)
-        cost.plot(epochs, [now["expected"][name] for now in gates], label=label)
-    cost.set(xlabel="epoch", ylabel="expected", yscale="log")
+def _method_curves(axes: Axes, panel: str, events: Sequence[Evaluation]) -> None:
+    """Numbers in which a method says how it stands, over the epochs."""
+    epochs = [event.epoch for event in events]
+    lines = [event.more["method"]["curves"].get(panel, {}) for event in events]
+    for name in lines[-1]:
+        values = [line.get(name, math.nan) for line in lines]
+        axes.plot(epochs, values, label=name)
+    axes.set(xlabel="epoch", ylabel=panel, yscale="symlog", ylim=(0, None))
 
 
 def svg(figure: Figure) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lissom.errors import PathError, nearest
-from lissom.gates import Gates
 from lissom.hard_concrete import HardConcrete
 from lissom.path import Curve, Point
 from lissom.path.point import strength_text
@@ -177,7 +177,17 @@ def first_layer(curve: Curve, tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name in curve.parameters if tensors[name].ndim > 1), None)
 
 
-def log_alpha(gates: Gates) -> Figure:
+class HasLogAlpha(Protocol):
+    """A method with gates: log α by block, their law, and which gate stands in evaluation mode."""
+
+    law: HardConcrete
+    test: str
+
+    def log_alphas(self) -> Mapping[str, Tensor]:
+        """log α by the name of each block."""
+
+
+def log_alpha(gates: HasLogAlpha) -> Figure:
     """The distribution of log α in each block, and where the test-time gate becomes 0 and 1.
 
     Left of the left line a gate is shut, and right of the right one its scale is exactly 1; in

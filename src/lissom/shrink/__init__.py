@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.errors import GroupError, LissomError
-from lissom.gates import refuse_gated
+from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
 from lissom.shrink import products as _products  # fills the table
 from lissom.shrink import statistics as _statistics  # as well
@@ -314,7 +314,7 @@ def _checks(
 
 
 def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bool | None) -> None:
-    refuse_gated(model, "shrink")
+    require_plain(model, "shrink")
     if isinstance(model, Selected):
         raise LissomError(
             "this network starts with a selection of its inputs already: shrink its .net, on "

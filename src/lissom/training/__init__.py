@@ -2,7 +2,7 @@
 
 from lissom.training.augment import Augment
 from lissom.training.evaluation import Count, Evaluation, Part, logits_of, loss_and_error
-from lissom.training.options import Options, usable_device
+from lissom.training.options import TrainOptions, usable_device
 from lissom.training.teacher import Teacher
 from lissom.training.trainer import Report, Trainer, steps_per_epoch
 
@@ -10,10 +10,10 @@ __all__ = [
     "Augment",
     "Count",
     "Evaluation",
-    "Options",
     "Part",
     "Report",
     "Teacher",
+    "TrainOptions",
     "Trainer",
     "logits_of",
     "loss_and_error",

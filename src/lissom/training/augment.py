@@ -33,7 +33,8 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not isinstance(self.pad, int) or self.pad < 0:
-            raise RunError(f"pad is a whole number of pixels ≥ 0, got {self.pad!r}")
+            what = f"pad is a whole number of pixels ≥ 0, got {self.pad!r}"
+            raise RunError(what, field="pad")
         if not self.pad and not self.flip:
             raise RunError("augmentation without crops and flips does nothing: pad=4, flip=True")
 

@@ -5,11 +5,10 @@ In files an evaluation is one JSON object:
     {"event": "evaluation", "epoch": 20,
      "train": {"loss": 0.01, "error": 0.002, "scores": {}}, "valid": {…}, "test": {…},
      "nonzeros": {"fc1.weight": {"weights": 19200, "nonzeros": 300}, …, "total": {…}},
-     "gates": {…}, "seconds": {"train": 9.1, "evaluate": 0.2}}
+     "method": {"name": "gates", …}, "seconds": {"train": 9.1, "evaluate": 0.2}}
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.data import Dataset
-from lissom.errors import GateError, RunError
-from lissom.gates import Gates
+from lissom.errors import RunError
 from lissom.measure import measure
 from lissom.running import evaluating
 
@@ -59,7 +57,7 @@ class Evaluation:
         test: on the test examples, by which nothing is chosen.
         nonzeros: by variable, and their sum as "total".
         valid: on the held-out examples; None without any.
-        more: what else is told, by name: how a method stands, such as "gates".
+        more: what else is known, by name: how the method stands, as "method".
         seconds: spent on training so far, and on this evaluation.
     """
 
@@ -105,7 +103,7 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, data: Dataset, epoch: int) -> Evaluation:
-    """Evaluate a network without gates, after an epoch, on all parts of the data."""
+    """Evaluate a network of plain weights, after an epoch, on all parts of the data."""
     train = Part(*loss_and_error(model, data.train_x, data.train_y))
     test = Part(*loss_and_error(model, data.test_x, data.test_y))
     valid = None
@@ -115,22 +113,6 @@ def evaluate(model: nn.Module, data: Dataset, epoch: int) -> Evaluation:
     counts = {v.name: Count(v.weights, v.nonzeros) for v in counted.variables}
     counts["total"] = Count(counted.weights, counted.nonzeros)
     return Evaluation(epoch, train, test, counts, valid)
-
-
-@torch.no_grad()
-def gates_event(gates: Gates) -> dict[str, Any]:
-    """Expected costs, gates that are open in expectation and at test time, and multipliers."""
-    expected = {"weights": float(gates.expected("weights"))}
-    with suppress(GateError):  # made without an example
-        expected["macs"] = float(gates.expected("macs"))
-    names = [block.name for block in gates.blocks]
-    chances, at_test = gates.p_nonzero(), gates.test_gates()
-    return {
-        "expected": expected,
-        "open": {name: float(p.sum()) for name, p in zip(names, chances, strict=True)},
-        "left": {name: int(z.count_nonzero()) for name, z in zip(names, at_test, strict=True)},
-        "multipliers": {one.cost: float(one.multiplier) for one in gates.constraints},
-    }
 
 
 @torch.no_grad()

@@ -1,26 +1,27 @@
-"""What a training loop is told besides model, optimizer and data, checked once."""
+"""What a training loop is given besides model, optimizer and data; every rule about it is here."""
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 
-from lissom.errors import RunError
+from lissom.errors import MethodError, RunError
+from lissom.methods import Method, Options
+from lissom.methods.options import whole
 from lissom.schedules import Schedule
 from lissom.training.augment import Augment
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
     """How a `Trainer` trains; see there."""
 
     epochs: int
     batch_size: int = 128
     lr_factor: Schedule | None = None
     augment: Augment | None = None
-    harden_at: int | None = None
-    l_steps: tuple[int, ...] | None = None
-    restart: bool = False
     patience: int | None = None
     patience_from: int = 0
     average_from: int | None = None
@@ -34,52 +35,151 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluate_every", "patience"):
             number = getattr(self, name)
-            if number is None and name == "patience":
-                continue
-            if not isinstance(number, int) or number < 1:
-                raise RunError(f"{name} is a whole number ≥ 1, got {number!r}")
-        for name, first in (("patience_from", 0), ("average_from", 0), ("harden_at", 1)):
+            if not whole(number, least=1) and not (name == "patience" and number is None):
+                raise RunError(f"{name} is a whole number ≥ 1, got {number!r}", field=name)
+        for name in ("patience_from", "average_from"):
             epoch = getattr(self, name)
-            if epoch is not None and (
-                not isinstance(epoch, int) or not first <= epoch < self.epochs
-            ):
+            if epoch is None and name == "average_from":
+                continue
+            if not (whole(epoch, least=0) and epoch < self.epochs):
                 raise RunError(
-                    f"{name} is an epoch from {first} to {self.epochs - 1}, before the last of "
-                    f"epochs={self.epochs}; got {epoch!r}"
+                    f"{name} is an epoch from 0 to {self.epochs - 1}, before the last of "
+                    f"epochs={self.epochs}; got {epoch!r}",
+                    field=name,
                 )
-        steps = self.l_steps
-        if steps is not None and (
-            not all(isinstance(epoch, int) and epoch >= 0 for epoch in steps)
-            or any(last >= next_ for last, next_ in pairwise(steps))
-        ):
+        decay = self.average_decay
+        if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 <= decay < 1:
+            what = f"average_decay is in [0, 1), got {self.average_decay!r}"
+            raise RunError(what, field="average_decay")
+        for name in ("bf16", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                what = f"{name} is True or False, got {getattr(self, name)!r}"
+                raise RunError(what, field=name)
+        if self.lr_factor is not None and not callable(self.lr_factor):
             raise RunError(
-                "l_steps are numbers of epochs in ascending order, such as (10, 12, 14), of which "
-                f"the last ends the last step; got {steps!r}"
+                "lr_factor is a schedule by step, such as lissom.linear(1, 0, steps), got "
+                f"{self.lr_factor!r}",
+                field="lr_factor",
             )
-        if not 0 <= self.average_decay < 1:
-            raise RunError(f"average_decay is in [0, 1), got {self.average_decay!r}")
-        if not isinstance(self.seed, int):
-            raise RunError(f"a seed is a whole number, got {self.seed!r}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise RunError(f"a seed is a whole number, got {self.seed!r}", field="seed")
         if self.augment is not None and not isinstance(self.augment, Augment):
-            raise RunError(f"augment is made by Augment(pad=4, flip=True), got {self.augment!r}")
-        self._check_healing()
+            what = f"augment is made by Augment(pad=4, flip=True), got {self.augment!r}"
+            raise RunError(what, field="augment")
         usable_device(self.device)
 
-    def _check_healing(self) -> None:
-        """What is chosen or averaged has one and the same form: it is all gated, or all plain."""
-        if self.harden_at is None:
-            return
-        if self.average_from is not None and self.average_from < self.harden_at:
-            raise RunError(
-                f"weights are averaged from epoch {self.average_from} on, but gates are hardened "
-                f"after {self.harden_at}: an average of gated and plain weights is neither. Set "
-                f"average_from={self.harden_at} or later"
+    def check_method(
+        self,
+        method: type[Method],
+        options: Options,
+        penalties: Iterable[Any],
+        steps_per_epoch: int = 1,
+    ) -> None:
+        """Refuse a method that does not fit into this training.
+
+        Args:
+            method: its class.
+            options: of the method.
+            penalties: of the method.
+            steps_per_epoch: the steps that its options count, in an epoch; 1 where they count
+                epochs.
+
+        Raises:
+            MethodError: for a method that begins or ends after the training.
+            RunError: for an average or a choice of epochs before the zeros stay.
+        """
+        start, end = options.start / steps_per_epoch, options.end
+        ends = None if end is None else end / steps_per_epoch
+        if start >= self.epochs:
+            raise MethodError(
+                f"method {method.name!r} starts after epoch {start:g}, and training ends after "
+                f"epochs={self.epochs}",
+                field="start",
             )
-        if self.patience is not None and self.patience_from < self.harden_at:
+        if ends is not None and ends > self.epochs:
+            raise MethodError(
+                f"method {method.name!r} ends after epoch {ends:g}, and training ends after "
+                f"epochs={self.epochs}: train longer, or let it end earlier",
+                field=None if options.finalize_at is None else "finalize_at",
+            )
+        if ends is not None and math.ceil(ends) < self.epochs and not method.lasts(penalties):
             raise RunError(
-                f"patience counts from epoch {self.patience_from} on, but gates are hardened after "
-                f"{self.harden_at}, so an epoch that was not healed could be chosen. Set "
-                f"patience_from={self.harden_at} or later"
+                f"zeros stay after method {method.name!r} has ended, but other forms of the "
+                "weights, such as codebooks, would not: end training there, with "
+                f"epochs={math.ceil(ends)}",
+                field="epochs",
+            )
+        if self.average_from is not None:
+            self._check_average(method, ends)
+        if self.patience is not None and ends is not None and self.patience_from < ends:
+            raise RunError(
+                f"patience counts from epoch {self.patience_from} on, and an epoch before method "
+                f"{method.name!r} ends, after {ends:g}, could be chosen: "
+                f"{self._later('patience_from', ends)}",
+                field="patience_from",
+            )
+
+    def _check_average(self, method: type[Method], ends: float | None) -> None:
+        first = self.average_from
+        assert first is not None
+        if ends is None and not method.averages:
+            raise RunError(
+                f"weights are averaged from epoch {first} on, and under method {method.name!r} "
+                "weights come and go until it is finalized, so that an average has no zeros: set "
+                f"finalize_at to {max(1, first)} epochs or earlier",
+                field="average_from",
+            )
+        if ends is not None and first < ends:
+            raise RunError(
+                f"weights are averaged from epoch {first} on, before method {method.name!r} ends, "
+                f"after {ends:g}: an average must start after the zeros stay, so "
+                f"{self._later('average_from', ends)}",
+                field="average_from",
+            )
+
+    def _later(self, name: str, ends: float) -> str:
+        """What would work where an option names an epoch before a method ends."""
+        if math.ceil(ends) < self.epochs:
+            return f"set {name}={math.ceil(ends)} or later"
+        return f"train longer than epochs={self.epochs}, or let the method end earlier"
+
+    def check_data(self, *, validation: bool, shape: Sequence[int] | None = None) -> None:
+        """Refuse data that these options cannot be applied to.
+
+        Args:
+            validation: whether examples are held out.
+            shape: of one example, if it is known.
+
+        Raises:
+            RunError: saying what would work.
+        """
+        if self.patience is not None and not validation:
+            raise RunError(
+                f"patience={self.patience} chooses an epoch by validation data, and there are "
+                "none: hold some out, 5000 say",
+                field="patience",
+            )
+        if shape is None or len(shape) == 3:
+            return
+        for name in ("channels_last", "augment"):
+            if getattr(self, name):
+                raise RunError(
+                    f"{name} is for images [channels, height, width], but examples here are "
+                    f"{list(shape)}",
+                    field=name,
+                )
+
+    def check_teacher(self) -> None:
+        """Refuse what does not go together with a teacher.
+
+        Raises:
+            RunError: for augmentation.
+        """
+        if self.augment is not None:
+            raise RunError(
+                "a teacher answers once to each training example, and augment shows other images "
+                "in every epoch: leave out one of the two",
+                field="augment",
             )
 
 
@@ -89,9 +189,12 @@ def usable_device(name: str) -> torch.device:
     Raises:
         RunError: quoting torch's reason.
     """
+    if not isinstance(name, str | torch.device):
+        what = f"device is a name, such as 'cpu' or 'cuda', got {name!r}"
+        raise RunError(what, field="device")
     try:
         torch.zeros((), device=name).item()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise RunError(f"device {name!r} cannot be used here: {reason}") from error
+        raise RunError(f"device {name!r} cannot be used here: {reason}", field="device") from error
     return torch.device(name)

@@ -37,15 +37,12 @@ class Teacher:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        check_distillation(self.alpha, self.temperature)
         if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
             raise RunError(
                 "a teacher's logits are a tensor [n, classes], got "
                 f"{list(self.logits.shape) if isinstance(self.logits, Tensor) else self.logits!r}"
             )
-        if not 0 <= self.alpha <= 1:
-            raise RunError(f"a teacher's alpha is in [0, 1], got {self.alpha!r}")
-        if not 0 < self.temperature < float("inf"):
-            raise RunError(f"a teacher's temperature is above 0, got {self.temperature!r}")
 
     def loss(self, logits: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
         """The loss of a student.
@@ -68,6 +65,19 @@ class Teacher:
         return replace(self, logits=self.logits.detach().float().to(device))
 
 
+def check_distillation(alpha: object, temperature: object) -> None:
+    """Refuse what is no weight, and what is no temperature.
+
+    Raises:
+        RunError: quoting it.
+    """
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise RunError(f"a teacher's alpha is in [0, 1], got {alpha!r}", field="alpha")
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        what = f"a teacher's temperature is above 0, got {temperature!r}"
+        raise RunError(what, field="temperature")
+
+
 def check_teacher(given: object) -> None:
     """Refuse what is neither a `Teacher` nor a function that makes one.
 
@@ -82,7 +92,7 @@ def check_teacher(given: object) -> None:
         raise RunError(f"a teacher cannot be {_kind(given)}: {WHAT_WORKS}")
 
 
-def asked(given: Teacher | Callable[[], Teacher], examples: int, classes: int) -> Teacher:
+def make_answers(given: Teacher | Callable[[], Teacher], examples: int, classes: int) -> Teacher:
     """The teacher itself, made now if it has to be, with an answer to each training example.
 
     Raises:

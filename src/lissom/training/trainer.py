@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
-from lissom.gates import Gates
-from lissom.groups import Groups
-from lissom.learning_compression import LC, Compressed
-from lissom.penalties import Penalty
-from lissom.proximal import Proximal, penalty_loss
-from lissom.training.checks import check
+from lissom.methods import Method, make_options
+from lissom.running import holding, named_tensors
+from lissom.training.checks import check_method, check_optimizer
 from lissom.training.evaluation import Evaluation, evaluate
-from lissom.training.options import Options
-from lissom.training.stages import Compressing, Gated, Stage
+from lissom.training.options import TrainOptions
 from lissom.training.subnormals import flush_subnormals
-from lissom.training.teacher import Teacher, asked
+from lissom.training.teacher import Teacher, check_teacher, make_answers
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -39,23 +36,20 @@ class Trainer:
     killed and resumed ends in the same weights as one that was not. An event is written after every
     evaluation, then a checkpoint; a kill between the two only repeats the epochs since the last.
 
-    Gates are evaluated as the plain network that they would leave, and gone after `fit`.
+    The network is evaluated as the method would deliver it, and after `fit` the method is
+    finalized: plain weights, exact zeros.
 
     Attributes:
-        compressed: after `fit`, the forms of lc's tensors, unless healing has changed them since.
+        outcome: after `fit`, what the method made besides the weights, such as codebooks; or None.
 
     Args:
         model: gives logits [n, classes] for inputs [n, …]; trained in place.
         optimizer: of the model's parameters.
         data: training examples, and test examples that nothing is chosen by.
-        epochs: passes over the training examples; fewer if learning–compression has found a form
-            that further training would undo, such as a codebook.
-        proximal: the handle of `lissom.proximal` on this optimizer, kept in the checkpoints.
-        penalties: {groups: penalty} added to the loss (`penalty_loss`), the subgradient baseline.
-        gates: of `lissom.gate` on this model; their penalty is added to the loss. The optimizer has
-            their log α too: `gates.param_groups(lr)`.
-        lc: of `lissom.lc` on this model; its penalty is added to the loss in the L steps, whose
-            epochs are the option l_steps, and a C step ends each.
+        epochs: passes over the training examples; fewer, to the step, if the method has ended in a
+            form of the weights that further training would undo, such as a codebook.
+        method: on this optimizer, such as `lissom.proximal(optimizer, {groups: penalty})`; its
+            penalty is added to the loss, and its state is kept in the checkpoints.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
             called when training starts.
         out: directory for events.jsonl and checkpoint.pt, made if it is not there; None keeps
@@ -64,18 +58,14 @@ class Trainer:
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
         options: batch_size; lr_factor, a schedule by step that multiplies every learning rate;
             augment, `lissom.training.Augment`, how images are changed anew in every epoch;
-            harden_at, the epoch after which gates become plain weights, whose zeros stay and whose
-            survivors are trained without a price (the end if not given); patience, evaluations
-            without a better validation error after which to stop and take the best one's weights,
-            counted from epoch patience_from; average_from, the epoch after which the weights are
-            averaged (exponentially, average_decay) for evaluation and the final result;
-            l_steps, how many epochs are done when each L step begins, and when the last is over;
-            restart, whether the optimizer starts each of them anew; evaluate_every, in epochs;
-            bf16 autocast; channels_last, a faster layout for
-            convolutions; device; seed.
+            patience, evaluations without a better validation error after which to stop and take the
+            best one's weights, counted from epoch patience_from; average_from, the epoch after
+            which the weights are averaged (exponentially, average_decay) for evaluation and the
+            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout
+            for convolutions; device; seed.
 
     Raises:
-        RunError: impossible options, or a loss that is no longer finite.
+        RunError: impossible options or combinations, or a loss that is no longer finite.
     """
 
     def __init__(
@@ -85,57 +75,29 @@ class Trainer:
         data: Dataset,
         *,
         epochs: int,
-        proximal: Proximal | None = None,
-        penalties: Mapping[Groups, Penalty] | None = None,
-        gates: Gates | None = None,
-        lc: LC | None = None,
+        method: Method | None = None,
         teacher: Teacher | Callable[[], Teacher] | None = None,
         out: Path | str | None = None,
         report: Report | None = None,
         **options: Any,
     ) -> None:
-        self.options = Options(epochs=epochs, **options)
+        self.options = make_options(TrainOptions, {"epochs": epochs, **options}, RunError)
         self.model = model.to(self.options.device)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer, self.proximal, self.penalties = optimizer, proximal, penalties
-        self.gates, self.lc, self.teacher = gates, lc, teacher
+        self.optimizer, self.method, self.teacher = optimizer, method, teacher
         self.data = data.to(self.options.device)
         self.out = None if out is None else Path(out)
         self.report = report or (lambda event: None)
         self.steps_per_epoch = steps_per_epoch(data, self.options.batch_size)
         self.epoch = 0
         self.seconds = 0.0
+        self.outcome: Any = None
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
-        check(
-            self.model,
-            optimizer,
-            data,
-            self.options,
-            proximal=proximal,
-            penalties=penalties,
-            gates=gates,
-            lc=lc,
-            teacher=teacher,
-            steps_per_epoch=self.steps_per_epoch,
-        )
-        self.compressed: Compressed | None = None
-        self._stage = self._first_stage()
-        self._method = None if self._stage is None else self._stage.name
-        self._zeros: Proximal | None = None  # keeps what a stage has removed
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The model, or its weights' average once there is one."""
-        return self.model if self._average is None else self._average.module
-
-    @property
-    def plain(self) -> nn.Module:
-        """The network as it is evaluated and delivered: averaged, without gates, compressed."""
-        return self.averaged if self._stage is None else self._stage.plain(self.averaged)
+        self._check()
 
     def fit(self) -> Evaluation:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
@@ -157,22 +119,17 @@ class Trainer:
             self.seconds += time.perf_counter() - started
             if self.epoch % self.options.evaluate_every == 0 or not self._epochs_left():
                 self._after_epoch()
-        best = self._best
-        chosen = self.plain.state_dict() if best is None else best["model"]
-        if (stage := self._stage) is not None:
-            self._end_stage(stage)
-            self._average = None  # of gated weights
-            self.compressed = stage.lc.result if isinstance(stage, Compressing) else None
-        self.model.load_state_dict(chosen)
-        chosen_at = self._last if best is None else Evaluation.from_dict(best["event"])
-        assert chosen_at is not None  # the last epoch is always evaluated
-        return chosen_at
+        self._deliver()
+        chosen = self._last if self._best is None else Evaluation.from_dict(self._best["event"])
+        assert chosen is not None  # the last epoch is always evaluated
+        return chosen
 
     def resume(self) -> None:
         """Load the last checkpoint of the `out` directory; `fit` then goes on from it.
 
         Raises:
-            RunError: if there is none, it cannot be read, or it is of another model or optimizer.
+            RunError: if there is none, it cannot be read, or it is of another model, optimizer or
+                method.
         """
         if self.out is None:
             raise RunError("a trainer without an out directory has nothing to resume from")
@@ -181,27 +138,44 @@ class Trainer:
         try:
             self._load(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise RunError(f"{path} is of another model or optimizer: {error}") from error
+            raise RunError(f"{path} is of another model, optimizer or method: {error}") from error
+
+    @contextmanager
+    def deployed(self) -> Iterator[nn.Module]:
+        """The model for a while as it would be delivered now: averaged, and finalized."""
+        with ExitStack() as stack:
+            if self._average is not None:
+                average = dict(named_tensors(self._average.module))
+                # Each tensor once: a tied one has several names.
+                own = {id(tensor): (name, tensor) for name, tensor in named_tensors(self.model)}
+                pairs = [(tensor, average[name].data) for name, tensor in own.values()]
+                stack.enter_context(holding(*zip(*pairs, strict=True)))
+            if self.method is not None:
+                stack.enter_context(self.method.deployed())
+            yield self.model
+
+    def _check(self) -> None:
+        """Refuse what does not go together."""
+        options, data, method = self.options, self.data, self.method
+        options.check_data(validation=data.valid_y is not None, shape=data.train_x.shape[1:])
+        check_method(method, self.optimizer, self.model)
+        check_optimizer(self.optimizer, self.model)
+        if method is not None and not method.finalized:
+            penalties = method.penalties.values()
+            options.check_method(type(method), method.options, penalties, self.steps_per_epoch)
+        if self.teacher is not None:
+            check_teacher(self.teacher)
+            options.check_teacher()
 
     def _load(self, state: dict[str, Any]) -> None:
-        if state["method"] != self._method:
-            there, here = (
-                name or "neither gates nor lc" for name in (state["method"], self._method)
-            )
+        if (self.method is None) != (state["method"] is None):
+            there = "no method" if state["method"] is None else f"{state['method']['method']!r}"
+            here = "none" if self.method is None else f"{self.method.name!r}"
             raise RunError(f"it was trained with {there}, and this trainer has {here}")
-        if self._stage is not None:
-            if state["stage"] is not None:
-                self._stage.load_state_dict(state["stage"])
-            else:
-                self._end_stage(self._stage)
-        if self._zeros is not None:
-            self._zeros.load_state_dict(state["zeros"])
+        if self.method is not None:
+            self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if (self.proximal is None) != (state["proximal"] is None):
-            raise RunError("only one of the two has a proximal step")
-        if self.proximal is not None:
-            self.proximal.load_state_dict(state["proximal"])
         if state["average"] is not None:
             self._start_average()
             assert self._average is not None
@@ -215,11 +189,6 @@ class Trainer:
         generator = torch.Generator().manual_seed(_mix(options.seed, self.epoch))
         order = torch.randperm(len(y), generator=generator).to(y.device)
         torch.manual_seed(_mix(options.seed, self.epoch))  # for dropout and gates
-        if self._stage is not None:
-            if self._stage.over(self.epoch):
-                self._end_stage(self._stage)
-            else:
-                self._stage.begin_epoch(self.epoch)
         if self.epoch == options.average_from:
             self._start_average()
         augment = options.augment
@@ -230,10 +199,8 @@ class Trainer:
             with torch.autocast(y.device.type, torch.bfloat16, enabled=options.bf16):
                 logits = self.model(self._inputs(batch, moves))
                 loss = self._loss(logits, y[batch], batch)
-            if self._stage is not None and (penalty := self._stage.penalty()) is not None:
-                loss = loss + penalty
-            if self.penalties is not None:
-                loss = loss + penalty_loss(self.penalties, self.epoch * self.steps_per_epoch + i)
+            if self.method is not None:
+                loss = loss + self.method.penalty()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -242,9 +209,9 @@ class Trainer:
             total += loss.detach()
             if i % 50 == 0:
                 self._progress(i, loss)
+            if self._complete():
+                break
         self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
-        if self._stage is not None:
-            self._stage.end_epoch(self.epoch + 1)
 
     def _inputs(self, batch: Tensor, moves: Tensor | None) -> Tensor:
         """The examples of a batch, augmented and laid out as the options say."""
@@ -261,57 +228,69 @@ class Trainer:
         return F.cross_entropy(logits, labels)
 
     def _after_epoch(self) -> None:
-        plain = self.plain
-        found = self._last = self._evaluate(plain)
-        event = found.to_dict()
-        self._check_finite(found.train.loss, self.epoch)
-        if self.options.patience is not None and self.epoch > self.options.patience_from:
-            assert found.valid is not None  # checked before
-            key = [found.valid.error, found.valid.loss]
-            if self._best is None or key < self._best["key"]:
-                model = copy.deepcopy(plain.state_dict())
-                self._best = {"key": key, "event": event, "model": model, "waited": 0}
-            else:
-                self._best["waited"] += 1
+        with self.deployed() as model:
+            found = self._last = self._evaluate(model)
+            event = found.to_dict()
+            self._check_finite(found.train.loss, self.epoch)
+            if self.options.patience is not None and self.epoch > self.options.patience_from:
+                self._note_if_best(found, event)
         if self.out is not None:
             append_event(event, self.out / "events.jsonl")
             save_state(self._state(), self.out / "checkpoint.pt")
         self.report(event)
 
-    def _evaluate(self, plain: nn.Module) -> Evaluation:
+    def _note_if_best(self, found: Evaluation, event: dict[str, Any]) -> None:
+        assert found.valid is not None  # checked before
+        key = [found.valid.error, found.valid.loss]
+        if self._best is None or key < self._best["key"]:
+            model = copy.deepcopy(self.model.state_dict())
+            self._best = {"key": key, "event": event, "model": model, "waited": 0}
+        else:
+            self._best["waited"] += 1
+
+    def _evaluate(self, model: nn.Module) -> Evaluation:
         started = time.perf_counter()
-        found = evaluate(plain, self.data, self.epoch)
-        stage = self._stage
-        more = {} if stage is None else {stage.name: stage.event(self.averaged)}
+        found = evaluate(model, self.data, self.epoch)
+        more = {}
+        if self.method is not None and not self.method.finalized:
+            more = {"method": {"name": self.method.name, **self.method.event()}}
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
         return replace(found, more=more, seconds=seconds)
+
+    def _deliver(self) -> None:
+        """Give the model the chosen weights, plain."""
+        if self._best is None and self._average is not None:
+            own, average = dict(named_tensors(self.model)), named_tensors(self._average.module)
+            with torch.no_grad():
+                for name, tensor in average:
+                    own[name].copy_(tensor)
+        self._average = None
+        if self.method is not None:
+            self.method.finalize()
+            self.outcome = self.method.outcome(self.model)
+        if self._best is not None:
+            self.model.load_state_dict(self._best["model"])
 
     def _state(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "steps_per_epoch": self.steps_per_epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "proximal": None if self.proximal is None else self.proximal.state_dict(),
-            "method": self._method,
-            "stage": None if self._stage is None else self._stage.state_dict(),
-            "zeros": None if self._zeros is None else self._zeros.state_dict(),
+            "method": None if self.method is None else self.method.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
             "event": None if self._last is None else self._last.to_dict(),
         }
-
-    def _end_stage(self, stage: Stage) -> None:
-        """Make the model plain; its zeros stay from now on."""
-        self._stage = self.gates = self.lc = None
-        self._zeros = stage.end()
 
     def _call_teacher(self) -> None:
         """Have the teacher's answers, on this device."""
         if self.teacher is None:
             return
         labels = self.data.train_y
-        self.teacher = asked(self.teacher, len(labels), self.data.classes).to(labels.device)
+        answers = make_answers(self.teacher, len(labels), self.data.classes)
+        self.teacher = answers.to(labels.device)
 
     def _start_average(self) -> None:
         average = get_ema_multi_avg_fn(self.options.average_decay)
@@ -340,10 +319,14 @@ class Trainer:
         return self._epochs_left()
 
     def _epochs_left(self) -> bool:
-        stage = self._stage
-        if stage is not None and not stage.result_lasts and stage.over(self.epoch):
-            return False  # further steps would undo its form
-        return self.epoch < self.options.epochs
+        return self.epoch < self.options.epochs and not self._complete()
+
+    def _complete(self) -> bool:
+        """Whether the method has ended in a form that further steps would undo."""
+        method = self.method
+        if method is None or not method.finalized:
+            return False
+        return not method.lasts(method.penalties.values())
 
     def _check_finite(self, loss: float, epoch: int) -> None:
         """Stop before a checkpoint of weights that are not numbers replaces a good one."""
@@ -352,15 +335,6 @@ class Trainer:
                 f"the loss was {loss:g} in epoch {epoch}: training diverged. A smaller learning "
                 "rate or a later start of the penalty usually helps"
             )
-
-    def _first_stage(self) -> Stage | None:
-        options = self.options
-        if self.gates is not None:
-            return Gated(self.gates, self.optimizer, options.harden_at)
-        if self.lc is not None:
-            begins = options.l_steps or ()
-            return Compressing(self.lc, self.optimizer, begins, restart=options.restart)
-        return None
 
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:

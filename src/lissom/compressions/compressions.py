@@ -1,0 +1,255 @@
+"""C steps: θ = the nearest weights that have a compressed form.
+
+    Δ(Θ) = argmin ½‖w − Δ(Θ)‖²_D + (1/μ)·cost(Θ)
+
+A compression is one class with `project(w, mu)`. Penalties compress too, by rescaling groups, and
+compressions add up: `TopK(fraction=0.01) + Codebook(2)` keeps 1 % of the weights' corrections
+beside a codebook of two values.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lissom.compressions.forms import Dense, Form, Sum
+from lissom.errors import CompressionError
+from lissom.groups import Block, Groups, TensorBlock
+from lissom.penalties import Penalty
+from lissom.preconditioners import Preconditioner
+from lissom.rescaling import rescale
+from lissom.running import holding
+
+ROUNDS = 30  # of an additive combination; it ends before where nothing improves
+ENOUGH = 1e-4  # relative improvement of the distance, below which rounds end
+
+
+class Compression(ABC):
+    """A set of weights that take few bits, and the projection onto it.
+
+    Attributes:
+        per_layer: whether each tensor is compressed on its own, or all that come together.
+        has_metric: whether `project` knows a metric D ≠ 1.
+        has_cost: whether it has a cost, which is weighed against μ.
+    """
+
+    per_layer: bool = False
+    has_metric: bool = True
+    has_cost: bool = False
+
+    @abstractmethod
+    def project(
+        self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
+    ) -> Sequence[Form | Tensor]:
+        """argmin over Θ of ½ Σ d (w − Δ(Θ))² + (1/μ)·cost(Θ).
+
+        Args:
+            w: tensors that are compressed together, not to be changed. They are on one device.
+            mu: μ > 0; only a compression that has a cost depends on it.
+            metric: d ≥ 0, shaped like w; None means d = 1.
+
+        Returns:
+            For each tensor its form, or simply a new tensor.
+        """
+
+    def require_metric(self) -> None:
+        """Refuse a metric where the projection knows none.
+
+        Raises:
+            CompressionError: saying what would work.
+        """
+        if not self.has_metric:
+            raise CompressionError(f"{self!r} knows no metric: use metric='euclidean' with it")
+
+    def at(self, step: int) -> Self:
+        """This compression with every schedule replaced by its value at `step`."""
+        return self
+
+    def __add__(self, other: "Compression | Penalty") -> "Additive":
+        return Additive((*terms(self), *terms(other)))
+
+    def __radd__(self, other: "Compression | Penalty") -> "Additive":
+        return Additive((*terms(other), *terms(self)))
+
+
+@dataclass(frozen=True, repr=False)
+class Additive(Compression):
+    """Δ(Θ) = Σ_i Δ_i(Θ_i): weights that are sums of compressed ones. Made by `+`.
+
+    Found by block coordinate descent: each term in turn takes what the others leave,
+    Θ_i ← argmin ½‖(w − Σ_{j≠i} Δ_j(Θ_j)) − Δ_i(Θ_i)‖²_D, which never increases the distance (or,
+    where terms have a cost, the distance and that). The terms start from 0 in both orders, and the
+    nearer end is kept; it is a local minimum.
+
+    Source: Idelbayev & Carreira-Perpiñán 2021, *More general and effective model compression via
+    an additive combination of compressions*.
+    """
+
+    parts: tuple["Compression | Penalty", ...]
+
+    @property
+    def has_metric(self) -> bool:  # type: ignore[override]
+        """Whether all parts know a metric."""
+        return all(part.has_metric for part in self.parts)
+
+    @property
+    def has_cost(self) -> bool:  # type: ignore[override]
+        """Whether a part has a cost."""
+        return any(isinstance(part, Compression) and part.has_cost for part in self.parts)
+
+    def at(self, step: int) -> "Additive":
+        return Additive(tuple(part.at(step) for part in self.parts))
+
+    def project(
+        self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
+    ) -> list[Form]:
+        parts = [part for part in self.parts if isinstance(part, Compression)]
+        if len(parts) < len(self.parts):
+            raise CompressionError(f"{self} is given to lissom.lc with the groups it is for")
+        orders = [list(range(len(parts))), list(range(len(parts)))[::-1]]
+        ends = [self._descend(parts, order, w, mu, metric) for order in orders]
+        return min(ends, key=lambda end: end[0])[1]
+
+    def _descend(
+        self,
+        parts: Sequence[Compression],
+        order: Sequence[int],
+        w: Sequence[Tensor],
+        mu: float,
+        metric: Sequence[Tensor] | None,
+    ) -> tuple[float, list[Form]]:
+        forms: list[list[Form]] = [[Dense(torch.zeros_like(x)) for x in w] for _ in parts]
+        values = [[form.value() for form in found] for found in forms]
+        last = torch.inf
+        for _ in range(ROUNDS):
+            for i in order:
+                others = values[:i] + values[i + 1 :]
+                rest = [x - _sum(v[n] for v in others) for n, x in enumerate(w)]
+                forms[i] = compress(parts[i], rest, mu, metric)
+                values[i] = [form.value() for form in forms[i]]
+            now = distance(w, [_sum(v[n] for v in values) for n in range(len(w))], metric)
+            last, before = now, last
+            if not last < (1 - ENOUGH) * before:
+                break
+        return last, [Sum([found[n] for found in forms]) for n in range(len(w))]
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rescaled(Compression):
+    """A penalty on the norms of groups as a compression: its prox with t = 1/μ."""
+
+    penalty: Penalty
+    blocks: tuple[Block, ...]
+
+    @property
+    def has_metric(self) -> bool:  # type: ignore[override]
+        return self.penalty.has_metric
+
+    def at(self, step: int) -> "Rescaled":
+        return Rescaled(self.penalty.at(step), self.blocks)
+
+    def project(
+        self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
+    ) -> list[Form]:
+        copies = [x.clone() for x in w]
+        owners = tensors_of(self.blocks)
+        found = dict(zip(owners, metric or [], strict=False))
+
+        def metrics(block: Block) -> list[Preconditioner] | None:
+            if metric is None:
+                return None
+            return [Preconditioner(found[p].square(), 1.0, 0.0) for p in block.parameters]
+
+        with holding(owners, copies):
+            rescale(self.penalty, self.blocks, lambda block: 1 / mu, metrics)
+        return [Dense(copy) for copy in copies]
+
+    def __repr__(self) -> str:
+        return repr(self.penalty)
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    first, *others = tensors
+    return sum(others, first)
+
+
+def terms(compression: Compression | Penalty) -> tuple[Compression | Penalty, ...]:
+    """What a compression is a sum of: itself, if it is none."""
+    if isinstance(compression, Additive):
+        return compression.parts
+    if isinstance(compression, Compression | Penalty):
+        return (compression,)
+    raise CompressionError(
+        f"a compression is a penalty, such as TopK(fraction=0.02), or one of "
+        f"lissom.compressions, such as Codebook(2); got {compression!r}"
+    )
+
+
+def bound(compression: Compression | Penalty, groups: Groups) -> Compression:
+    """A compression that knows which weights it is for.
+
+    Raises:
+        CompressionError: if it compresses whole tensors, and the groups are not cut out of such.
+    """
+    parts = [
+        Rescaled(part, groups.blocks) if isinstance(part, Penalty) else part
+        for part in terms(compression)
+    ]
+    whole = all(isinstance(block, TensorBlock) for block in groups)
+    if not whole and not all(isinstance(part, Rescaled) for part in parts):
+        raise CompressionError(
+            f"{compression!r} compresses whole tensors, but {groups.kind} run through parts of "
+            "several: choose tensors by lissom.weights(model)"
+        )
+    return parts[0] if len(parts) == 1 else Additive(tuple(parts))
+
+
+def compress(
+    compression: Compression, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None
+) -> list[Form]:
+    """`project`, for each tensor on its own where the compression holds per layer.
+
+    Raises:
+        CompressionError: for a metric that the compression does not know, or a result that is not
+            one form of the right shape for each tensor.
+    """
+    if metric is not None:
+        compression.require_metric()
+    if compression.per_layer:
+        alone = [None if metric is None else [metric[i]] for i in range(len(w))]
+        made = [compression.project([x], mu, d) for x, d in zip(w, alone, strict=True)]
+        found = [form for each in made for form in each]
+    else:
+        found = list(compression.project(w, mu, metric))
+    forms = [Dense(form) if isinstance(form, Tensor) else form for form in found]
+    # Of other forms the value is only known once it is computed.
+    shapes = [list(f.tensor.shape) if isinstance(f, Dense) else None for f in forms]
+    fits = [s is None or s == list(x.shape) for s, x in zip(shapes, w, strict=False)]
+    if len(forms) != len(w) or not all(fits):
+        raise CompressionError(
+            f"{compression!r} was given tensors of shape {[list(x.shape) for x in w]} and gave "
+            f"{shapes}: project returns a form or a tensor for each, of the same shape"
+        )
+    return forms
+
+
+def distance(
+    w: Sequence[Tensor], theta: Sequence[Tensor], metric: Sequence[Tensor] | None = None
+) -> float:
+    """‖w − θ‖_D, over all tensors together."""
+    squares = [(x.detach() - y).square() for x, y in zip(w, theta, strict=True)]
+    if metric is not None:
+        squares = [s * d for s, d in zip(squares, metric, strict=True)]
+    return math.sqrt(sum(float(s.sum(dtype=torch.float64)) for s in squares))
+
+
+def tensors_of(blocks: Sequence[Block]) -> list[torch.nn.Parameter]:
+    """The parameters that hold the groups of these blocks, each once."""
+    return list(dict.fromkeys(p for block in blocks for p in block.parameters))

@@ -1,0 +1,161 @@
+"""Weights that take few values: learned codebooks, binary and ternary ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lissom.compressions.compressions import Compression
+from lissom.compressions.forms import Form, Quantized
+from lissom.compressions.kmeans import kmeans
+from lissom.compressions.sorting import (
+    Sorted,
+    gathered,
+    require_finite,
+    require_metric,
+)
+from lissom.errors import CompressionError
+from lissom.penalties import widen
+
+
+class Quantization(Compression):
+    """θ_i ∈ C for few values C, one codebook for all tensors that come together.
+
+    Weights of half precision are looked at in float32, and the codebook has the weights' dtype.
+    """
+
+    def project(
+        self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
+    ) -> list[Form]:
+        """The nearest quantized tensors.
+
+        Raises:
+            CompressionError: if a weight is NaN or infinite, or d is not ≥ 0 and finite.
+        """
+        require_finite(w, self)
+        if metric is not None:
+            require_metric(metric, w, self)
+        return self._quantize(w, metric)
+
+    def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
+        raise NotImplementedError
+
+    def _repr(self, *arguments: object) -> str:
+        given = [repr(argument) for argument in arguments]
+        layer = ["per_layer=True"] if self.per_layer else []
+        return f"{type(self).__name__}({', '.join(given + layer)})"
+
+    def __repr__(self) -> str:
+        return self._repr()
+
+
+@dataclass(frozen=True, repr=False)
+class Codebook(Quantization):
+    """A learned codebook of k values: θ_i = c_{κ(i)}, with c and κ that minimise Σ d (w − θ)².
+
+    Found as `kmeans` says: exactly for k = 2 and for few weights, else very nearly so. Of fewer
+    than k different weights the codebook holds these.
+
+    Args:
+        k: values, ≥ 1. Each weight takes ⌈log2 k⌉ bits.
+        per_layer: whether each tensor has a codebook of its own.
+
+    Raises:
+        CompressionError: if k is not a whole number ≥ 1.
+
+    Source: Carreira-Perpiñán & Idelbayev 2017, *Model compression as constrained optimization,
+    with application to neural nets. Part II: quantization* (adaptive codebook, there by k-means++).
+    """
+
+    k: int
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+            raise CompressionError(f"Codebook needs a whole number of values k ≥ 1, got {self.k!r}")
+
+    def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
+        if not any(x.numel() for x in w):
+            return [Quantized(x.flatten(), x.to(torch.uint8)) for x in w]
+        numbers = gathered(w)
+        d = None if metric is None else gathered(metric).to(numbers.dtype)
+        found = kmeans(numbers, self.k, d)
+        return [Quantized(found.centers.to(x.dtype), found.index(x)) for x in w]
+
+    def __repr__(self) -> str:
+        return self._repr(self.k)
+
+
+@dataclass(frozen=True, repr=False)
+class Binary(Quantization):
+    """θ_i ∈ {−1, +1}: the sign, whatever d; of 0 it is +1.
+
+    Source: Carreira-Perpiñán & Idelbayev 2017, Part II (binarization).
+    """
+
+    def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
+        return [Quantized(_scaled(x, 1.0, (-1, 1)), (x >= 0).to(torch.uint8)) for x in w]
+
+
+@dataclass(frozen=True, repr=False)
+class ScaledBinary(Quantization):
+    """θ_i ∈ {−c, +c} with the best c: the signs, and c = Σ d|w| / Σ d.
+
+    The sign of 0 is +1.
+
+    Args:
+        per_layer: whether each tensor has a scale of its own.
+
+    Source: Carreira-Perpiñán & Idelbayev 2017, Part II (binarization with scale).
+    """
+
+    per_layer: bool = False
+
+    def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
+        sizes = [widen(x).abs() for x in w]
+        if metric is None or not any(bool(d.any()) for d in metric):
+            weight: float = sum(x.numel() for x in w)
+        else:
+            weight = sum(float(d.sum(dtype=torch.float64)) for d in metric)
+            sizes = [x.mul_(d) for x, d in zip(sizes, metric, strict=True)]
+        total = sum(float(x.sum(dtype=torch.float64)) for x in sizes)
+        c = total / weight if weight else 0.0
+        return [Quantized(_scaled(x, c, (-1, 1)), (x >= 0).to(torch.uint8)) for x in w]
+
+
+@dataclass(frozen=True, repr=False)
+class ScaledTernary(Quantization):
+    """θ_i ∈ {−c, 0, +c} with the best c.
+
+    With |w| in descending order the m first weights are kept, where (Σ_{i≤m} d|w|)² / Σ_{i≤m} d
+    is largest, and c = Σ_{i≤m} d|w| / Σ_{i≤m} d. Every m is tried.
+
+    Args:
+        per_layer: whether each tensor has a scale of its own.
+
+    Source: Carreira-Perpiñán & Idelbayev 2017, Part II (ternarization with scale).
+    """
+
+    per_layer: bool = False
+
+    def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
+        if not any(x.numel() for x in w):
+            return [Quantized(_scaled(x, 0.0, (-1, 0, 1)), x.to(torch.uint8)) for x in w]
+        sizes = gathered(w).abs_().neg_()  # ascending, as Sorted has them
+        d = None if metric is None else gathered(metric).to(sizes.dtype)
+        data = Sorted(sizes, d, centred=False)
+        kept = data.best(lambda weights, sums: sums.square() / weights, len(data))
+        weight, total = (float(s) for s in data.sums(torch.tensor(kept, device=sizes.device)))
+        least = -float(data.x[kept - 1])
+        return [
+            Quantized(
+                _scaled(x, -total / weight, (-1, 0, 1)),
+                (x.sign() * (x.abs() >= least) + 1).to(torch.uint8),
+            )
+            for x in w
+        ]
+
+
+def _scaled(like: Tensor, c: float, values: Sequence[int]) -> Tensor:
+    return like.new_tensor(values) * c + 0.0  # −0 as 0

@@ -1,0 +1,499 @@
+"""The gates of a model: log α, draws, their penalty, and the way back to plain weights."""
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lissom.errors import GateError, OptimizerError
+from lissom.groups import Groups
+from lissom.hard_concrete import HardConcrete, logistic
+from lissom.methods.gates.budget import Constraint, allowed, constraints
+from lissom.methods.gates.drawing import Drawn, Noise, Singles, Values, draw, expected_sum
+from lissom.methods.gates.expected import Cost, Expected
+from lissom.methods.gates.options import GateOptions, check_seed
+from lissom.methods.gates.placing import (
+    LOG_ALPHA,
+    OnInputs,
+    OnWeights,
+    Placing,
+    Waiting,
+    check_ungated,
+    places,
+    placing_of,
+)
+from lissom.methods.gates.summary import summary
+from lissom.methods.method import Method
+from lissom.methods.optimizers import is_scheduled
+from lissom.methods.strength import Strength
+from lissom.penalties import Elastic, Penalty
+from lissom.running import ExampleInputs
+from lissom.schedules import value_at
+
+LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
+FASTER = 10.0  # log α learns so many times faster than the weights, if nothing else is said
+
+
+class Gates(Method):
+    """Hard-concrete gates on the groups of a model; made by `lissom.gate`.
+
+    Attributes:
+        model: that is gated.
+        constraints: the budgets, with their multipliers.
+        law: of the gates.
+        test: which deterministic gate stands in evaluation mode.
+    """
+
+    name = "gates"
+    takes = "L0, L2 and L0 + L2, since gates have a probability of being open, P(z ≠ 0)"
+    options_type = GateOptions
+    averages = True
+    fresh_moments = True
+    settles = 0.6
+    strengths = {  # noqa: RUF012
+        f"budget.{size}": Strength(f"fraction of the {words}", ramps=True, dense=1.0)
+        for size, words in (("weights", "weights"), ("macs", "MACs"), ("bytes", "bytes"))
+    }
+
+    options: GateOptions
+    penalties: dict[Groups, Penalty]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module,
+        penalties: Mapping[Groups, Penalty],
+        options: GateOptions | None = None,
+        *,
+        example_inputs: ExampleInputs | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise GateError(f"gate takes a torch.nn.Module, got {model!r}")
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise GateError(
+                "log α has to be on the model before DistributedDataParallel wraps it, or nothing "
+                "would reduce its gradient: gate the model first, then wrap it"
+            )
+        check_ungated(model)
+        self.model = model
+        super().__init__(optimizer, penalties, options)
+        assert self.optimizer is not None
+        try:
+            self._put_on(self.optimizer, example_inputs)
+        except Exception:
+            self._hook.remove()
+            raise
+
+    def _put_on(self, optimizer: Optimizer, example_inputs: ExampleInputs | None) -> None:
+        """Make log α, and hang the gates into the model and the optimizer."""
+        options, model = self.options, self.model
+        drops = _drop_rates(self.penalties, options.init)
+        self.law, self.test = options.law or HardConcrete(), options.test
+        self._noise = Noise(options.seed, pooled=options.noise == "pooled")
+        self._blocks = self.blocks()
+        self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
+        self.drawn = 0
+        self._weights = [
+            [block.weights_each() if options.per == "weight" else 1 for block in groups]
+            for groups in self.penalties
+        ]
+        self._sizes = [block.shape.numel() for block in self._blocks]
+        self._places = places(model, self._blocks)
+        self._expected = Expected(model, self._blocks, example_inputs)
+        weight = self._blocks[0].parameters[0]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        mean = [math.log1p(-p) - math.log(p) for p in drops]
+        start = torch.cat([
+            torch.full((n,), m, dtype=dtype) for n, m in zip(self._sizes, mean, strict=True)
+        ])  # fmt: skip
+        seed = options.seed
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        start += 0.01 * torch.randn(start.shape, dtype=dtype, generator=generator)
+        log_alpha = nn.Parameter(start.to(weight.device))
+        self._has_l2 = any(_sum(penalty).l2 != 0 for penalty in self.penalties.values())
+        self.constraints: list[Constraint] = []
+        if options.budget is not None:
+            self.constraints = constraints(
+                options.budget, lambda cost: self._bounds_for(cost, log_alpha)
+            )
+        placing = OnWeights if options.draws == "batch" else OnInputs
+        self._placing: Placing = placing(model, self._places, self._draw)
+        _join(optimizer, log_alpha, options.gate_lr)  # nothing is refused from here on
+        model.register_parameter(LOG_ALPHA, log_alpha)
+        self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
+
+    @classmethod
+    def accepts(cls, penalty: Any) -> bool:
+        return isinstance(penalty, Elastic) and penalty.l1 == 0
+
+    @classmethod
+    def check(cls, penalties: Iterable[Any], options: GateOptions) -> None:
+        listed = list(penalties)
+        super().check(listed, options)
+        init = options.init
+        if isinstance(init, Sequence) and len(init) != len(listed):
+            raise GateError(
+                f"init is one drop rate for all groups, or a list with one for each: it has "
+                f"{len(init)}, and there are {len(listed)} groups",
+                field="init",
+            )
+
+    @classmethod
+    def attach(
+        cls,
+        optimizer: Optimizer,
+        model: nn.Module,
+        penalties: Mapping[Groups, Any],
+        options: Any,
+        example_inputs: ExampleInputs,
+    ) -> "Gates":
+        return cls(optimizer, model, penalties, options, example_inputs=example_inputs)
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        if is_scheduled(optimizer):
+            raise OptimizerError(
+                "a learning-rate scheduler was made for this optimizer before its gates, and keeps "
+                "one rate for each param group it knew: make the scheduler after lissom.gate, "
+                "which adds a group"
+            )
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        if trained and not any(id(p) in held for p in trained):
+            raise OptimizerError(
+                f"the optimizer holds no parameter of this {type(self.model).__name__}: make it of "
+                "model.parameters()"
+            )
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """log α of all gates, one parameter of the model.
+
+        Raises:
+            GateError: once the gates were taken away.
+        """
+        if (found := self.model._parameters.get(LOG_ALPHA, self._set_aside)) is not None:
+            return found
+        raise GateError(
+            f"these gates of {type(self.model).__name__} are gone: put new ones on by lissom.gate"
+        )
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """log α by the name of each block, shaped as its norms are: for plots."""
+        parts = self._by_block(self.log_alpha.detach())
+        return {block.name: part for block, part in zip(self._blocks, parts, strict=True)}
+
+    def p_nonzero(self) -> list[Tensor]:
+        """P(z ≠ 0) of every gate, a tensor for each block, shaped as its norms are."""
+        return self._by_block(self.law.p_nonzero(self.log_alpha))
+
+    def loss_term(self) -> Tensor:
+        """Σ_g (λ₀·n_g + λ₂‖w_g‖²)·P(z_g ≠ 0), and what the budgets add.
+
+        n_g is the number of weights in group g that its norm counts, or 1 with per="group".
+
+        Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
+        """
+        total = expected_sum(self.law, self.log_alpha, self._sizes, self._strengths())
+        if not self.constraints and not self._has_l2:
+            return total
+        p = self.p_nonzero()
+        chances = iter(p)
+        for groups, penalty in self.penalties.items():
+            l2 = value_at(_sum(penalty).l2, self.now)
+            for block, chance in [(block, next(chances)) for block in groups]:
+                if l2:
+                    chance = chance.detach() if self.options.detach_l2 else chance
+                    total = total + (l2 * chance * block.norms().square()).sum().to(total)
+        for constraint in self.constraints:
+            expected = self._expected(p, constraint.cost)
+            total = total + constraint.term(expected, self.now)
+        return total
+
+    def after_step(self) -> None:
+        for constraint in self.constraints:
+            constraint.follow()
+
+    def expected_loss(self, loss: Callable[[], Tensor], samples: int = 1) -> Tensor:
+        """E_z[loss] by Monte Carlo: the mean over `samples` draws.
+
+        Args:
+            loss: runs the model and gives its loss; called once for each draw.
+            samples: L; 1 is Louizos' choice.
+
+        Source: Ahmed eq. 2.
+        """
+        if not isinstance(samples, int) or samples < 1:
+            raise GateError(f"expected_loss takes 1 sample or more, got {samples!r}")
+        losses = [loss() for _ in range(samples)]
+        if not all(isinstance(one, Tensor) for one in losses):
+            raise GateError(f"the loss of expected_loss gives a tensor, got {losses[0]!r}")
+        return torch.stack(losses).mean()
+
+    def expected(self, cost: Cost = "weights") -> Tensor:
+        """The expected cost of the network that `shrink` would leave, differentiable by log α.
+
+        Sums over layers, of products over neighbouring groups: a weight between two units is there
+        if both are.
+
+        Args:
+            cost: "weights" (trainable, biases included), "bytes", "macs" (for one example),
+                "groups", or {parameter: cost of each of its weights} for any other.
+        """
+        return self._expected(self.p_nonzero(), cost)
+
+    def total(self, cost: Cost = "weights") -> float:
+        """The same with every gate open."""
+        return self._bounds(cost)[1]
+
+    def test_gates(self) -> list[Tensor]:
+        """The deterministic gates of evaluation mode, a tensor for each block."""
+        return self._by_block(self.law.test_gate(self.log_alpha, self.test))
+
+    def write_(self) -> None:
+        """Write the deterministic gates into the weights, zeros exactly.
+
+        With a budget as many gates are open, in the order of log α, as it allows at this step.
+        Those that evaluation mode has open beyond are closed; those it has closed get E[z].
+        """
+        self._write(self._within_budgets() if self.constraints else self.test_gates())
+
+    def let_go(self) -> None:
+        log_alpha = self.log_alpha  # refuses a second time
+        self._placing.remove()
+        del self.model._parameters[LOG_ALPHA]
+        if self.optimizer is not None:
+            for group in self.optimizer.param_groups:
+                # The group stays, if empty: a scheduler keeps a rate for each.
+                group["params"] = [p for p in group["params"] if p is not log_alpha]
+            self.optimizer.state.pop(log_alpha, None)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        parameters = self.model._parameters
+        kept = dict(parameters)
+        with self._placing.aside(), _uncompiled():
+            self._set_aside = parameters.pop(LOG_ALPHA)
+            try:
+                yield
+            finally:
+                self._set_aside = None
+                parameters.clear()
+                parameters.update(kept)
+
+    def warm_start(self, optimizer_state: dict[str, Any] | None) -> None:
+        """Close the gates of what is dead; moments of other gates are of no use."""
+        close_dead_gates(self)
+
+    @torch.no_grad()
+    def event(self) -> dict[str, Any]:
+        expected = {"weights": float(self.expected("weights"))}
+        with suppress(GateError):  # made without example inputs
+            expected["macs"] = float(self.expected("macs"))
+        names = [block.name for block in self._blocks]
+        chances, at_test = self.p_nonzero(), self.test_gates()
+        opened = {name: int(z.count_nonzero()) for name, z in zip(names, at_test, strict=True)}
+        return {
+            "summary": f"gates open {sum(opened.values()):,}  "
+            f"expected weights {expected['weights']:,.0f}",
+            "curves": {
+                "open gates": opened,
+                "gates expected to be open": {
+                    name: float(p.sum()) for name, p in zip(names, chances, strict=True)
+                },
+                "expected size": expected,
+            },
+            "multipliers": {one.cost: float(one.multiplier) for one in self.constraints},
+        }
+
+    def sample(self, n: int = 1, seed: int | None = None) -> Iterator[nn.Module]:
+        """Plain networks drawn from the distribution, one after the other.
+
+        Args:
+            n: how many.
+            seed: of the draws; torch's global generator if None.
+
+        Source: Ahmed, chapter 5 (Monte-Carlo ensembles).
+        """
+        if not isinstance(n, int) or n < 1:
+            raise GateError(f"sample(n) draws n networks, n ≥ 1, got {n!r}")
+        check_seed(seed)
+        return self._sampled(n, seed)
+
+    @torch.no_grad()
+    def _sampled(self, n: int, seed: int | None) -> Iterator[nn.Module]:
+        device = self.log_alpha.device
+        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        for _ in range(n):
+            mine = self._copied()
+            noise = logistic(self.log_alpha, generator)
+            mine._write(self._by_block(self.law.sample(self.log_alpha, noise)))
+            mine.let_go()
+            yield mine.model
+
+    def own_state(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "multipliers": {c.cost: c.value() for c in self.constraints}}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        saved, here = list(state["multipliers"]), [one.cost for one in self.constraints]
+        if saved != here:
+            raise GateError(f"the saved state has budgets of {saved}, these gates of {here}")
+        self.drawn = int(state["drawn"])
+        for one in self.constraints:
+            one.set(state["multipliers"][one.cost])
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    @torch.no_grad()
+    def __str__(self) -> str:
+        if self.finalized:
+            return repr(self)
+        return summary(self._blocks, self.p_nonzero(), self.test_gates(), self.test)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} gates on {type(self.model).__name__}>"
+
+    def _draw(self, examples: int | None, waiting: Waiting) -> list[Drawn]:
+        """The gates of one call: random in training mode, deterministic in evaluation mode."""
+        if not self.model.training:
+            return [Values(z if examples is None else z[None]) for z in self.test_gates()]
+        self.log_alpha.data.clamp_(-LIMIT, LIMIT)
+        like: Tensor = self.log_alpha
+        if like.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            like = like.view_as(like)  # of this draw alone, so that its backward pass can be seen
+            like.register_hook(waiting.mark_over)
+        like = like if examples is None else like.expand(examples, -1)
+        noise = self._noise(like, self.drawn)
+        self.drawn += self._noise.seed is not None
+        if examples is not None or not any(block.single for block in self._blocks):
+            return [Values(z) for z in self._by_block(draw(self.law, like, noise))]
+        parts = zip(self._blocks, self._by_block(like), self._by_block(noise), strict=True)
+        return [
+            Singles(self.law, log_alpha, part)
+            if block.single
+            else Values(draw(self.law, log_alpha, part))
+            for block, log_alpha, part in parts
+        ]
+
+    def _by_block(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split(self._sizes, -1)
+        return [
+            part.view(*flat.shape[:-1], *block.shape)
+            for part, block in zip(parts, self._blocks, strict=True)
+        ]
+
+    def _within_budgets(self) -> list[Tensor]:
+        """The deterministic gates, of which the κ with the largest log α are open."""
+        order = self.log_alpha.argsort(descending=True, stable=True)
+        alive = torch.zeros(len(self), dtype=torch.float64, device=order.device)
+
+        def cost(count: int, of: str) -> float:
+            alive.zero_()[order[:count]] = 1
+            return float(self._expected(self._by_block(alive), of))
+
+        opened = order[: allowed(self.constraints, self.now, cost, len(self))]
+        gates = self.law.test_gate(self.log_alpha, self.test)
+        gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
+        return self._by_block(torch.zeros_like(gates).index_copy(0, opened, gates[opened]))
+
+    def _strengths(self) -> list[float]:
+        """λ₀·n_g at this step, which is the same for all groups of a block."""
+        return [
+            value_at(_sum(penalty).l0, self.now) * each
+            for penalty, weights in zip(self.penalties.values(), self._weights, strict=True)
+            for each in weights
+        ]
+
+    @torch.no_grad()
+    def _multiply(self, gates: Sequence[Tensor]) -> None:
+        for place in self._places:
+            place.parameter.copy_(place.gated([Values(z) for z in gates]))
+
+    @torch.no_grad()
+    def _write(self, gates: Sequence[Tensor]) -> None:
+        held = {id(parameter) for parameter in self.model.parameters()}
+        if any(id(p) not in held for block in self._blocks for p in block.parameters):
+            raise GateError(
+                f"parameters of {type(self.model).__name__} were replaced since its gates were put "
+                "on, as load_state_dict(assign=True) does: load into the same parameters"
+            )
+        self._multiply(gates)
+        for block, z in zip(self._blocks, gates, strict=True):
+            block.kill_(z == 0)
+
+    def _copied(self) -> "Gates":
+        """The gates of a copy of the model."""
+        self._placing.clear()
+        return gates_of(copy.deepcopy(self.model))
+
+    def _bounds(self, cost: Cost) -> tuple[float, float]:
+        return self._bounds_for(cost, self.log_alpha)
+
+    @torch.no_grad()
+    def _bounds_for(self, cost: Cost, log_alpha: Tensor) -> tuple[float, float]:
+        """The cost with every gate closed, and with every gate open."""
+        one = torch.ones(len(self), dtype=torch.float64, device=log_alpha.device)
+        least, most = (self._expected(self._by_block(p), cost) for p in (0 * one, one))
+        return float(least), float(most)
+
+
+def gates_of(model: nn.Module) -> Gates:
+    """The gates that are on a model: on a copy, or on one that was loaded.
+
+    Raises:
+        GateError: if it has none.
+    """
+    gates = placing_of(model).draw.__self__  # type: ignore[attr-defined]
+    assert isinstance(gates, Gates)
+    return gates
+
+
+@torch.no_grad()
+def close_dead_gates(gates: Gates) -> None:
+    """Close the gates of groups that are zero: log α_g = −10 where ‖w_g‖ = 0.
+
+    Gates start open, and those of dead groups would count as something that may still be removed.
+    On a network that was finalized before, they begin where they ended.
+    """
+    parts = gates.log_alpha.data.split([block.shape.numel() for block in gates.blocks()])
+    for block, log_alpha in zip(gates.blocks(), parts, strict=True):
+        log_alpha[(block.norms() == 0).flatten()] = -LIMIT
+
+
+def _drop_rates(penalties: Mapping[Groups, Penalty], init: float | Sequence[float]) -> list[float]:
+    """The initial drop rate of every block."""
+    rates = list(init) if isinstance(init, Sequence) else [init] * len(penalties)
+    return [float(rate) for groups, rate in zip(penalties, rates, strict=True) for _ in groups]
+
+
+def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) -> None:
+    """Give log α a param group of its own, without weight decay."""
+    group: dict[str, Any] = {"params": [log_alpha]}
+    group["lr"] = FASTER * optimizer.param_groups[0]["lr"] if gate_lr is None else gate_lr
+    if "weight_decay" in optimizer.defaults:
+        group["weight_decay"] = 0.0
+    optimizer.add_param_group(group)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """For as long as it is open, compiled models run as they were written.
+
+    torch.compile takes no notice when hooks go and come back: it would run what it compiled with
+    gates without them, and the other way round.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes long
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _sum(penalty: Penalty) -> Elastic:
+    """The penalty as the sum of L0 and L2 that `accepts` has seen that it is."""
+    assert isinstance(penalty, Elastic)
+    return penalty

@@ -1,0 +1,387 @@
+"""Gates in the forward pass: weights are multiplied by them for the time of a call.
+
+A module's parameters stay what and where they are, so that optimizers, `state_dict` and the model's
+class know nothing of gates. While the model runs, the product w·z stands in the instance's
+`__dict__`, where attribute lookup finds it before the parameter.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lissom.errors import GateError
+from lissom.groups import Block, Spread
+from lissom.methods.gates.drawing import Drawn, Values
+from lissom.methods.plain import InForward
+from lissom.running import leaves
+
+LOG_ALPHA = "lissom_log_alpha"
+
+
+class Waiting:
+    """Says whether a draw still waits for its backward pass."""
+
+    over = False
+
+    def mark_over(self, gradient: Tensor) -> None:
+        """Called with the gradient of the draw, when all of it is there."""
+        self.over = True
+
+
+Draw = Callable[[int | None, Waiting], Sequence[Drawn]]
+
+
+@dataclass
+class Place:
+    """A parameter that gates multiply.
+
+    Attributes:
+        name: in its model.
+        owners: the modules that hold it, each with its attribute's name; a tied one has several.
+        factors: by the number of their block, what lays its gates out over the parameter.
+    """
+
+    name: str
+    owners: list[tuple[nn.Module, str]]
+    factors: list[tuple[int, Spread]]
+
+    @property
+    def parameter(self) -> Tensor:
+        """What the owner holds now: `torch.func.functional_call` exchanges it."""
+        owner, attribute = self.owners[0]
+        parameter = owner._parameters[attribute]
+        assert parameter is not None
+        return parameter
+
+    def gated(self, gates: Sequence[Drawn]) -> Tensor:
+        """w·z."""
+        weight: Tensor = self.parameter
+        for block, spread in self.factors:
+            weight = gates[block].times(weight, spread)
+        return weight
+
+
+def places(model: nn.Module, blocks: Sequence[Block]) -> list[Place]:
+    """Where the blocks' gates act, each parameter once.
+
+    Raises:
+        GateError: if a block is not of this model.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((module, attribute))
+    found: dict[int, Place] = {}
+    for number, block in enumerate(blocks):
+        for parameter, spread in block.gated():
+            key = id(parameter)
+            if key not in names:
+                raise GateError(
+                    f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
+                    "groups from the model that is gated"
+                )
+            place = found.setdefault(key, Place(names[key], owners[key], []))
+            place.factors.append((number, spread))
+    return list(found.values())
+
+
+class Placing(InForward):
+    """Hooks that bring a draw of gates into each call of a model.
+
+    Where the backward pass runs a part of the model again (gradient checkpointing), it gets the
+    draw of the forward pass.
+
+    Args:
+        model: whose calls draw.
+        places: where the gates act.
+        draw: gives the gates of every block: one number each, or one for each example, [B, …].
+    """
+
+    def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
+        self.model, self.places, self.draw = model, places, draw
+        self._forget()
+        self._handles = self._hook()
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self.clear()
+        for handle in self._handles:
+            handle.remove()
+
+    def clear(self) -> None:
+        """Leave no trace of a call that was interrupted."""
+        self._forget()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the hooks off for a while: the same come back, in the same order."""
+        self.clear()
+        tables = [table for module in self.model.modules() for table in _hook_tables(module)]
+        kept = [(table, dict(table)) for table in tables if table]
+        for handle in self._handles:
+            handle.remove()
+        try:
+            yield
+        finally:
+            for table, hooks in kept:
+                hooks.update(table)  # those of others that came meanwhile
+                table.clear()
+                table.update(hooks)
+
+    @abstractmethod
+    def _hook(self) -> list[RemovableHandle]: ...
+
+    @abstractmethod
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+        """What the layers are given."""
+
+    def _forget(self) -> None:
+        self._last: list[Tensor] | None = None
+        self._recorded = False  # whether a gradient can go back to it
+        self._waiting: WeakSet[Waiting] = WeakSet()
+        self._calls: list[tuple[nn.Module, list[Tensor]]] = []  # that are running, innermost last
+
+    def _call(self, module: nn.Module, examples: int | None) -> list[Tensor]:
+        """What this call is given: of a new draw, or again of the last one."""
+        if getattr(module, "_is_replica", False):
+            raise GateError(
+                "nn.DataParallel copies a model at each call, and its copies have no gates of "
+                "their own: use nn.parallel.DistributedDataParallel"
+            )
+        if torch.compiler.is_compiling():
+            return self._made_of(self.draw(examples, Waiting()))
+        if self._last is not None and torch._C._current_graph_task_id() != -1:
+            return self._again(module)
+        self._last = None  # before the next one is made
+        waiting = Waiting()
+        self._last = self._made_of(self.draw(examples, waiting))
+        self._waiting.add(waiting)
+        self._recorded = torch.is_grad_enabled()
+        return self._last
+
+    def _again(self, module: nn.Module) -> list[Tensor]:
+        """The last draw, for a part that gradient checkpointing runs again.
+
+        Raises:
+            GateError: if it cannot be known, or its gradient would be lost.
+        """
+        assert self._last is not None
+        if sum(not one.over for one in self._waiting) > 1:
+            raise GateError(
+                "gradient checkpointing runs a part of the model again, and several forward passes "
+                "wait for their backward pass, each with gates of its own: call backward after "
+                "each forward pass"
+            )
+        if module is self.model or not self._recorded:
+            raise GateError(
+                "gates are drawn outside what gradient checkpointing runs again: put checkpoint("
+                f"…, use_reentrant=False) on parts inside of the gated {type(self.model).__name__}"
+            )
+        return self._last
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A graph can be neither copied nor sent.
+        transient = ("_last", "_waiting", "_calls", "_read")
+        return {name: kept for name, kept in self.__dict__.items() if name not in transient}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+class OnWeights(Placing):
+    """One draw for each call: gated weights are multiplied by it.
+
+    The outermost call of the model, or of a part of it, draws; so does a call of the model within
+    itself.
+    """
+
+    def clear(self) -> None:
+        """Leave no trace of a call that was interrupted: torch skips hooks after Ctrl-C."""
+        super().clear()
+        for place in self.places:
+            for owner, attribute in place.owners:
+                owner.__dict__.pop(attribute, None)
+
+    def _hook(self) -> list[RemovableHandle]:
+        handles: list[RemovableHandle] = []
+        for module in _holders(self.model, self.places):
+            handles += [
+                module.register_forward_pre_hook(self._before, prepend=True),
+                module.register_forward_hook(self._after, always_call=True),
+            ]
+        return handles
+
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+        return [place.gated(gates) for place in self.places]
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if self._calls and module is not self.model:
+            return
+        products = self._call(module, None)
+        self._install(products)
+        self._calls.append((module, products))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._calls or self._calls[-1][0] is not module:
+            return
+        self._calls.pop()
+        if self._calls:
+            self._install(self._calls[-1][1])
+            return
+        for place in self.places:
+            for owner, attribute in place.owners:
+                del owner.__dict__[attribute]
+
+    def _install(self, products: list[Tensor]) -> None:
+        for place, product in zip(self.places, products, strict=True):
+            for owner, attribute in place.owners:
+                owner.__dict__[attribute] = product
+
+
+class OnInputs(Placing):
+    """A draw for each example: what dense and convolution layers read is multiplied by it.
+
+    The same as gates on their columns, w_ok z_k x_k = w_ok (z_k x_k), for units that nothing but
+    columns of such layers reads.
+
+    Raises:
+        GateError: for gates that act on anything else.
+    """
+
+    def _hook(self) -> list[RemovableHandle]:
+        for place in self.places:
+            for owner, attribute in place.owners:
+                dim = _input_dim(owner)
+                along = [d for _, s in place.factors for d, n in enumerate(s.shape) if n != 1]
+                if dim is None or attribute != "weight" or any(d != dim for d in along):
+                    raise GateError(
+                        f"draws='example' multiplies what dense and convolution layers read, and "
+                        f"the gates of {place.name} are not on the inputs of one: gate neurons or "
+                        "channels, or use draws='batch'"
+                    )
+        handles = [
+            self.model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
+            self.model.register_forward_hook(self._after, always_call=True),
+        ]
+        for number, place in enumerate(self.places):
+            for owner, _ in place.owners:
+                handles.append(owner.register_forward_pre_hook(partial(self._reads, number)))
+        return handles
+
+    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+        return [drawn.z.flatten(1) for drawn in gates if isinstance(drawn, Values)]
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        examples = next(len(x) for x in leaves((args, kwargs)) if x.ndim)
+        self._calls.append((module, self._call(module, examples)))
+        self._read = [False] * len(self.places)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._calls:
+            self._calls.pop()
+        if output is not None and not all(self._read):
+            place = self.places[self._read.index(False)]
+            raise GateError(
+                f"draws='example' gates the inputs of layers, and the layer of {place.name} was "
+                "not called in this pass (its weight may have been used directly): leave it out, "
+                "or use draws='batch'"
+            )
+
+    def _reads(self, number: int, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        place = self.places[number]
+        x, *others = args
+        if self._calls:
+            gates = self._calls[-1][1]
+            self._read[number] = True
+        elif self._last is not None and torch._C._current_graph_task_id() != -1:
+            gates = self._again(module)
+        else:
+            raise GateError(
+                f"{place.name} was used outside a call of the gated model, which draws: call the "
+                "model itself, or gate that part of it, or use draws='batch'"
+            )
+        channel = -1 if isinstance(module, nn.Linear) else 1
+        for block, spread in place.factors:
+            z = gates[block]  # [B, n], [1, n] in evaluation mode
+            if len(z) not in (1, len(x)):
+                raise GateError(
+                    f"draws='example' drew for {len(z)} examples, but {place.name} reads an input "
+                    f"of shape {tuple(x.shape)}: the first dim of every layer's input must be the "
+                    "batch. Use draws='batch'"
+                )
+            if spread.index is not None:
+                z = torch.cat([z, z.new_ones(len(z), 1)], 1)[:, spread.index.to(z.device)]
+            shape = [1] * x.ndim
+            shape[0], shape[channel] = z.shape
+            x = x * z.view(shape).to(x.dtype)
+        return (x, *others)
+
+
+def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    return [
+        module._forward_pre_hooks,
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks,
+        module._forward_hooks_always_called,
+    ]
+
+
+def check_ungated(model: nn.Module) -> None:
+    """Refuse gates beside gates.
+
+    Raises:
+        GateError: if there are some on the model, or on a part or a parent of it.
+    """
+    if any(placing_on(module) is not None for module in model.modules()):
+        raise GateError(
+            f"there are gates on this {type(model).__name__}, or on a part or a parent of it: give "
+            "all groups in one lissom.gate(optimizer, model, {groups: penalty, …}), or take the "
+            "others off by .remove()"
+        )
+
+
+def placing_on(module: nn.Module) -> Placing | None:
+    """The hooks of gates on a module itself, if there are any."""
+    for hook in module._forward_pre_hooks.values():
+        placed = getattr(hook, "__self__", None)
+        if isinstance(placed, Placing):
+            return placed
+    return None
+
+
+def placing_of(model: nn.Module) -> Placing:
+    """The hooks of the gates on a model.
+
+    Raises:
+        GateError: if it has none.
+    """
+    if (found := placing_on(model)) is not None:
+        return found
+    raise GateError(f"this {type(model).__name__} has no gates: put them on with lissom.gate")
+
+
+def _input_dim(module: nn.Module) -> int | None:
+    """The dim of a layer's weight that runs over its inputs."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.groups != 1:
+            return None
+        return 0 if module.transposed else 1
+    # nn.MultiheadAttention never calls its `out_proj`, which is of a class of its own.
+    return 1 if type(module) is nn.Linear else None
+
+
+def _holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:
+    """The model, the modules that hold gated parameters, and all between them."""
+    holding = {id(owner) for place in places for owner, _ in place.owners}
+    return [m for m in model.modules() if m is model or any(id(s) in holding for s in m.modules())]

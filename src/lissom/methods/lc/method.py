@@ -1,0 +1,377 @@
+"""The LC algorithm: L steps are the user's own training, C steps happen on the optimizer's hook.
+
+    min L(w)  s.t.  w = Δ(Θ)
+
+    L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer)
+    C step:  Θ = argmin ‖(w − u) − Δ(Θ)‖²_D,   then   u ← u − (w − Δ(Θ))
+
+u holds the multipliers of the constraint, divided by μ; it is 0 in the quadratic-penalty method.
+As μ grows, w becomes Δ(Θ).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lissom.budgets import TopK
+from lissom.compressions.compressions import Compression, distance, terms
+from lissom.compressions.result import Compressed
+from lissom.errors import CompressionError, MethodError
+from lissom.groups import Groups
+from lissom.methods.lc.mu import Automatic, Given
+from lissom.methods.lc.task import Task
+from lissom.methods.method import Method
+from lissom.methods.metric import Metric, check_metric
+from lissom.methods.options import Options, Steps, whole
+from lissom.penalties import Elastic, Penalty
+
+C_STEPS = 40
+TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
+
+
+@dataclass(frozen=True, kw_only=True)
+class LCOptions(Options):
+    """How long L steps are and how μ grows; see `lc`."""
+
+    every: Steps | Sequence[Steps]
+    first: Steps | None = None
+    c_steps: int | None = None
+    mu: float | Sequence[float] | None = None
+    mu_factor: float = 1.0
+    algorithm: Literal["augmented", "quadratic"] = "augmented"
+    metric: Metric = "euclidean"
+    tolerance: float | None = None
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.c_steps is not None and not whole(self.c_steps, least=1):
+            what = f"c_steps is a whole number ≥ 1, got {self.c_steps!r}"
+            raise CompressionError(what, field="c_steps")
+        self._check_lengths()
+        check_metric(self.metric)
+        if self.algorithm not in ("augmented", "quadratic"):
+            what = f"algorithm is 'augmented' or 'quadratic', got {self.algorithm!r}"
+            raise CompressionError(what, field="algorithm")
+        tolerance = self.tolerance
+        if tolerance is not None and not (_number(tolerance) and 0 < tolerance < 1):
+            what = f"tolerance is of ‖w − θ‖/‖w‖, between 0 and 1, got {tolerance!r}"
+            raise CompressionError(what, field="tolerance")
+        self._check_mu()
+
+    def _check_lengths(self) -> None:
+        if isinstance(self.every, Sequence) and not isinstance(self.every, str):
+            ends = list(self.every)
+            rising = all(a < b for a, b in pairwise(ends)) if all(map(_number, ends)) else False
+            if not ends or not rising or not all(whole(end, least=1) for end in ends):
+                raise CompressionError(
+                    "every is the length of an L step, or a list of the steps after which each of "
+                    f"them ends, such as [500, 800, 1100]; got {self.every!r}",
+                    field="every",
+                )
+            for name in ("first", "c_steps"):
+                if getattr(self, name) is not None:
+                    what = f"every={self.every!r} says when each L step ends: leave out {name}"
+                    raise CompressionError(what, field=name)
+            return
+        for name in ("every", "first"):
+            length = getattr(self, name)
+            if not (whole(length, least=1) or (name == "first" and length is None)):
+                raise CompressionError(
+                    f"{name} counts the steps of an L step, 1 or more, got {length!r}", field=name
+                )
+
+    def _check_mu(self) -> None:
+        values: list[Any] = list(self.mu) if isinstance(self.mu, Sequence) else [self.mu]
+        given = self.mu is not None
+        if given and not (values and all(_number(v) and 0 < v < math.inf for v in values)):
+            raise CompressionError(
+                "mu is a positive number, with mu_factor for its growth, or a list with one for "
+                f"each C step, or None to find it on the way; got {self.mu!r}",
+                field="mu",
+            )
+        if isinstance(self.mu, Sequence) and len(values) != len(self.ends):
+            what = f"mu has {len(values)} numbers, and there are {len(self.ends)} C steps"
+            raise CompressionError(what, field="mu")
+        if not (_number(self.mu_factor) and 0 < self.mu_factor < math.inf):
+            what = f"mu_factor is a number above 0, got {self.mu_factor!r}"
+            raise CompressionError(what, field="mu_factor")
+        if self.mu_factor != 1 and not _number(self.mu):
+            what = f"mu_factor is the growth of a mu that is one number, got mu={self.mu!r}"
+            raise CompressionError(what, field="mu_factor")
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """After how many steps since `start` each L step ends in a C step."""
+        if isinstance(self.every, Sequence):
+            return tuple(self.every)
+        first = self.every if self.first is None else self.first
+        c_steps = C_STEPS if self.c_steps is None else self.c_steps
+        return tuple(first + n * self.every for n in range(c_steps))
+
+    @cached_property
+    def mus(self) -> tuple[float, ...] | None:
+        """μ of each L step; None where it is to be found."""
+        if self.mu is None or isinstance(self.mu, Sequence):
+            return None if self.mu is None else tuple(self.mu)
+        return tuple(self.mu * self.mu_factor**n for n in range(len(self.ends)))
+
+    @property
+    def end(self) -> int:
+        last = self.start + self.ends[-1]
+        return last if self.finalize_at is None else min(last, self.finalize_at)
+
+    @classmethod
+    def over(cls, epochs: int) -> Mapping[str, Any]:
+        return {"start": 0, "every": 1, "first": None, "c_steps": epochs, "finalize_at": None}
+
+
+class LC(Method):
+    """Learning–compression; made by `lissom.lc`.
+
+    Attributes:
+        number: C steps done, without direct compression.
+        gap: ‖w − θ‖/‖w‖ after the last C step.
+    """
+
+    name = "lc"
+    takes = "penalties, and compressions such as Codebook or LowRank"
+    kinds = (Penalty, Compression)
+    options_type = LCOptions
+    fresh_moments = True
+    settles = 0.6
+
+    optimizer: Optimizer
+    options: LCOptions
+    penalties: dict[Groups, Compression | Penalty]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        penalties: Mapping[Groups, Compression | Penalty],
+        options: LCOptions | None = None,
+    ) -> None:
+        super().__init__(optimizer, penalties, options)
+        options = self.options
+        mus, tolerance = options.mus, options.tolerance
+        self._mu: Given | Automatic = (
+            Given(mus, tolerance or 0.0)
+            if mus is not None
+            else Automatic(len(options.ends), tolerance or TOLERANCE, optimizer=self.optimizer)
+        )
+        self._tasks = [
+            Task(
+                groups,
+                compression,
+                augmented=options.algorithm == "augmented",
+                optimizer=self.optimizer if options.metric == "adaptive" else None,
+            )
+            for groups, compression in penalties.items()
+        ]
+        self.number = 0
+        self.gap = math.inf
+        self._since = 0  # steps since the last C step
+        if options.restart:
+            self._restarts = self.optimizer.register_step_pre_hook(self._before_step)
+
+    @classmethod
+    def check(cls, penalties: Iterable[Any], options: LCOptions) -> None:
+        listed = list(penalties)
+        super().check(listed, options)
+        check_metric(options.metric, listed)
+        for part in (part for penalty in listed for part in terms(penalty)):
+            if options.mu is None and _weighs_against_mu(part):
+                raise CompressionError(
+                    f"{part!r} is weighed against μ: without a given mu, say a size instead, such "
+                    "as TopK(fraction=0.02), or give mu",
+                    field="mu",
+                )
+
+    @classmethod
+    def lasts(cls, penalties: Iterable[Any]) -> bool:
+        """Zeros can stay; a codebook or a rank could not."""
+        return all(isinstance(penalty, Penalty) for penalty in penalties)
+
+    @property
+    def mu(self) -> float:
+        """μ of the present step; 0 while the automatic one is not found yet."""
+        return self._mu(min(self.number, self._mu.steps - 1))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a θ."""
+        return bool(self._tasks[0].forms)
+
+    @property
+    def done(self) -> bool:
+        """Whether there are no more C steps: all were made, or ‖w − θ‖ is small enough."""
+        close = self.number > 0 and self.gap <= self._mu.tolerance
+        return close or self.number >= len(self.options.ends)
+
+    def loss_term(self) -> Tensor:
+        """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed."""
+        self._begin()
+        first, *others = [task.pull(self.mu) for task in self._tasks]
+        return sum((other.to(first.device) for other in others), first)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self._begin()
+        self._since += 1
+        if isinstance(self._mu, Automatic) and not self.mu:
+            self._mu.measure(_squares([w for task in self._tasks for w in task.weights]))
+            if self._mu.ready:
+                self._mu.settle(self._distance())
+        if self.step - self.options.start >= self.options.ends[self.number]:
+            self._compress()
+            if self.done:
+                self.finalize()
+
+    def write_(self) -> None:
+        """θ into the weights, as a C step would find it now."""
+        if self.step < self.options.start:
+            return
+        settled = self.begun and not self._since
+        for task in self._tasks:
+            forms = task.forms if settled else task.project(self.now, self.mu or 1.0)
+            for weight, form in zip(task.weights, forms, strict=True):
+                weight.copy_(form.value())
+
+    def finalize(self) -> None:
+        """θ into the weights, after one more C step if there were steps since the last."""
+        active = self.step >= self.options.start
+        if active and not self.finalized and not self._deploying:
+            self._begin()
+            if self._since:
+                self._compress()
+        super().finalize()
+
+    def let_go(self) -> None:
+        if self.options.restart:
+            self._restarts.remove()
+
+    def event(self) -> dict[str, Any]:
+        if not self.begun:
+            return {}
+        return {
+            "summary": f"C step {self.number} of {len(self.options.ends)}  μ {self.mu:.3g}  "
+            f"‖w − θ‖/‖w‖ {self.gap:.3g}",
+            "curves": {"μ": {"μ": self.mu}, "‖w − θ‖/‖w‖": {"after the last C step": self.gap}},
+        }
+
+    def outcome(self, model: nn.Module) -> Compressed | None:
+        """The forms of all compressed tensors, as long as nothing has trained them since the end.
+
+        Args:
+            model: whose parameters they are.
+
+        Raises:
+            CompressionError: if they are another model's.
+        """
+        written = self._alive is not None  # by `finalize`, and not just removed
+        if not written or self.step != self.finalized_at or not self.begun:
+            return None
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        weights = [weight for task in self._tasks for weight in task.weights]
+        if not names.keys() >= set(weights):
+            raise CompressionError(
+                f"the compressed weights are no parameters of this {type(model).__name__}"
+            )
+        found = [form for task in self._tasks for form in task.forms]
+        forms = {names[weight]: form for weight, form in zip(weights, found, strict=True)}
+        others = sum(p.nbytes for p, name in names.items() if name not in forms)
+        return Compressed(forms, self.gap, others)
+
+    def own_state(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "gap": self.gap,
+            "since": self._since,
+            "mu": self._mu.state_dict(),
+            "tasks": [task.state_dict() for task in self._tasks],
+        }
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        for task, kept in zip(self._tasks, state["tasks"], strict=True):
+            task.load_state_dict(kept)
+        self.number, self.gap, self._since = state["number"], state["gap"], state["since"]
+        self._mu.load_state_dict(state["mu"])
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Direct compression, once: θ is the form nearest to the weights as they are."""
+        if self.begun:
+            return
+        for task in self._tasks:
+            task.begin(self.mu)
+            task.aim()
+        self._measure_gap()
+        self._mu.begin(self.gap)
+
+    def _compress(self) -> None:
+        """The C step, which ends an L step and begins the next."""
+        if self._steps_without >= self._since:
+            raise MethodError(
+                f"L step {self.number} ended, and the penalty of method {self.name!r} was in the "
+                "loss of none of its steps, so that the weights cannot come closer to their "
+                "compressed form: loss = … + method.penalty()"
+            )
+        if isinstance(self._mu, Automatic) and not self.mu:
+            self._mu.settle(self._distance())
+        before = self.mu
+        for task in self._tasks:
+            task.compress(self.now, before)
+        self._measure_gap()
+        self._mu.follow(self.number, self.gap)
+        self.number += 1
+        self._since = 0
+        for task in self._tasks:
+            task.aim(before / self.mu)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """An L step begins with an optimizer that knows nothing of the last one."""
+        if not self._since and not self.finalized and self.step >= self.options.start:
+            optimizer.state.clear()
+
+    def _distance(self) -> float:
+        """‖w − θ‖ over all tasks."""
+        return math.hypot(*(distance(task.weights, task.values()) for task in self._tasks))
+
+    def _measure_gap(self) -> None:
+        zeros = [[torch.zeros(()).to(w) for w in task.weights] for task in self._tasks]
+        norms = [distance(t.weights, zero) for t, zero in zip(self._tasks, zeros, strict=True)]
+        self.gap = self._distance() / max(math.hypot(*norms), 1e-30)
+        if not math.isfinite(self.gap):
+            raise CompressionError(
+                f"training diverged in L step {self.number}: ‖w − θ‖/‖w‖ is {self.gap} at μ = "
+                f"{self.mu:.3g}. Gradient descent with momentum m and rate lr follows μ up to "
+                "2(1 + m)/lr: a smaller μ or rate helps"
+            )
+
+
+def _squares(weights: Sequence[nn.Parameter]) -> Tensor | None:
+    """‖gradient‖² of the step that just ended; None if there was none."""
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    if not grads:
+        return None
+    squares = [grad.square().sum(dtype=torch.float64) for grad in grads]
+    return torch.stack([square.to(squares[0].device) for square in squares]).sum()
+
+
+def _weighs_against_mu(part: Compression | Penalty) -> bool:
+    """Whether what it projects to depends on μ."""
+    if isinstance(part, Compression):
+        return part.has_cost
+    plus = part.plus if isinstance(part, TopK) else part
+    return isinstance(plus, Elastic) and plus != Elastic()
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

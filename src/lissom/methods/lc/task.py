@@ -1,0 +1,118 @@
+"""What one compression does to the weights it was given, through all steps of the algorithm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lissom.compressions.compressions import Compression, bound, compress, tensors_of
+from lissom.compressions.forms import Form, form_of
+from lissom.groups import Groups
+from lissom.methods.lc.pull import pull
+from lissom.penalties import Penalty
+from lissom.preconditioners import preconditioner
+
+
+class Task:
+    """Weights w, their forms Θ, and what the L step draws w to.
+
+    Attributes:
+        weights: parameters of the model.
+        compression: with schedules.
+        forms: Θ, one for each of the weights.
+        metric: D of the last C step; None for 1.
+        targets: c = Δ(Θ) + u.
+        duals: u, the multipliers of w = Δ(Θ) over μ; None in the quadratic-penalty method.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        compression: Compression | Penalty,
+        *,
+        augmented: bool,
+        optimizer: Optimizer | None,
+    ) -> None:
+        self.weights = tensors_of(groups.blocks)
+        self.compression = bound(compression, groups)
+        self.forms: list[Form] = []
+        self.metric: list[Tensor] | None = None
+        self.targets: list[Tensor] = []
+        self.duals = [torch.zeros_like(w) for w in self.weights] if augmented else None
+        self._optimizer = optimizer  # in whose metric θ is nearest
+
+    @torch.no_grad()
+    def project(self, step: int, mu: float) -> list[Form]:
+        """argmin over Θ of ‖(w − u) − Δ(Θ)‖²_D, in the present metric."""
+        return self._project(step, mu, self._metric())
+
+    @torch.no_grad()
+    def begin(self, mu: float) -> None:
+        """Direct compression: the forms nearest to the weights as they are."""
+        self.metric = self._metric()
+        self.forms = self._project(0, mu or 1.0, self.metric)
+
+    @torch.no_grad()
+    def compress(self, step: int, mu: float) -> None:
+        """The C step: Θ anew, then u ← u − (w − Δ(Θ))."""
+        self.metric = self._metric()
+        self.forms = self._project(step, mu, self.metric)
+        if self.duals is not None:
+            w_u_theta = zip(self.weights, self.duals, self.values(), strict=True)
+            self.duals = [u - (w - theta) for w, u, theta in w_u_theta]
+
+    @torch.no_grad()
+    def aim(self, ratio: float = 1.0) -> None:
+        """Set the targets of an L step whose μ is the last one divided by `ratio`."""
+        self.targets = self.values()
+        if self.duals is not None:
+            self.duals = [u * ratio for u in self.duals]
+            self.targets = [c + u for c, u in zip(self.targets, self.duals, strict=True)]
+
+    def values(self) -> list[Tensor]:
+        """Δ(Θ), a tensor for each of the weights."""
+        return [form.value() for form in self.forms]
+
+    def pull(self, mu: float) -> Tensor:
+        """The L step's penalty, (μ/2)‖w − c‖²_D."""
+        return pull(self.weights, self.targets, mu, self.metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {
+            "forms": [form.state() for form in self.forms],
+            "metric": self.metric,
+            "duals": self.duals,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        device = self.weights[0].device
+        self.forms = [form_of(form, device) for form in state["forms"]]
+        self.metric, self.duals = (
+            None if state[name] is None else [x.to(device) for x in state[name]]
+            for name in ("metric", "duals")
+        )
+        if self.forms:
+            self.aim()
+
+    def _project(self, step: int, mu: float, metric: list[Tensor] | None) -> list[Form]:
+        w = [x.detach() for x in self.weights]
+        if self.duals is not None:
+            w = [x - u for x, u in zip(w, self.duals, strict=True)]
+        return compress(self.compression.at(step), w, mu, metric)
+
+    def _metric(self) -> list[Tensor] | None:
+        """The optimizer's, or None before its first step, where it has none yet."""
+        if self._optimizer is None:
+            return None
+        found = [_preconditioner(self._optimizer, w) for w in self.weights]
+        return None if any(d is None for d in found) else [d for d in found if d is not None]
+
+
+def _preconditioner(optimizer: Optimizer, weight: nn.Parameter) -> Tensor | None:
+    [group] = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
+    found = preconditioner(optimizer, group, weight)
+    return found() if found is not None and optimizer.state.get(weight) else None

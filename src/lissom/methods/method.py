@@ -1,0 +1,424 @@
+"""What all methods have in common: one handle, one loop, one clock, one ending.
+
+    method = …(optimizer, {groups: penalty})
+    loss = F.cross_entropy(net(x), y) + method.penalty()      # 0 where there is none
+    optimizer.zero_grad(); loss.backward(); optimizer.step()  # the method's clock
+    with method.deployed():                                   # as it would be delivered now
+        evaluate(net)
+    method.finalize()                                         # plain weights, exact zeros
+
+A method is told of every step by a hook on the user's own optimizer. What is particular to it is in
+a subclass, of which most things are short: a term of the loss (`loss_term`), what happens after a
+step (`after_step`), and what would be delivered (`write_`).
+"""
+
+import warnings
+from abc import ABC
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lissom.errors import MethodError, OptimizerError
+from lissom.groups import Block, Groups, disjoint
+from lissom.methods.optimizers import stepping_optimizer, took_a_step
+from lissom.methods.options import Options, make_options
+from lissom.methods.strength import Strength
+from lissom.penalties import Penalty
+from lissom.running import ExampleInputs, holding
+
+FORGOTTEN = 10  # steps without the penalty in the loss that are one too many
+STATE = {"method", "step", "finalized_at", "alive", "steps_without", "groups", "own"}
+
+
+class Method(ABC):
+    """Trains a network towards zeros in the user's own loop.
+
+    Class attributes declare what differs between methods, so that nothing has to ask which one it
+    is: a subclass in a user's own file works in `Trainer`, in `lissom.path` and in recipes.
+
+    Attributes:
+        name: in recipes, records and messages.
+        takes: in words, the penalties that `accepts` says yes to.
+        kinds: what such a penalty is an instance of.
+        options_type: the class of its options, whose fields are the keys of a recipe's [method].
+        averages: whether an average of weights from before `finalize` is a network of the same
+            kind. Where weights come and go it is not: it has no zeros.
+        exact: whether it ends in exact zeros.
+        fresh_moments: whether the optimizer forgets its moments at the end, since they belong to
+            another problem and would go on moving what is dead.
+        settles: the fraction of a training after which a budget that falls by a schedule should
+            stand still, so that what follows it (multipliers, say) can settle.
+        strengths: its own options that a curve may go along, by their dotted name.
+        optimizer: the user's, which really steps; None for a copy, which trains no more.
+        penalties: {groups: penalty}.
+        options: of the class `options_type`.
+        step: optimizer steps seen so far.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[str] = "penalties, such as L0, L1 or TopK"
+    kinds: ClassVar[tuple[type, ...]] = (Penalty,)
+    options_type: ClassVar[type[Options]] = Options
+    averages: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    fresh_moments: ClassVar[bool] = False
+    settles: ClassVar[float] = 1.0
+    strengths: ClassVar[Mapping[str, Strength]] = {}
+
+    optimizer: Optimizer | None
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        penalties: Mapping[Groups, Any],
+        options: Options | None = None,
+    ) -> None:
+        self.options: Any = make_options(self.options_type, {}) if options is None else options
+        if not isinstance(self.options, self.options_type):
+            raise MethodError(
+                f"options of {self.name!r} are a {self.options_type.__name__}, got {options!r}"
+            )
+        self.optimizer = stepping_optimizer(optimizer)
+        disjoint(penalties, tuple({kind for method in _methods() for kind in method.kinds}))
+        self.check(penalties.values(), self.options)
+        self.penalties = dict(penalties)
+        self.step = 0
+        self.finalized_at: int | None = None
+        self._alive: list[Tensor] | None = None
+        self._in_loss, self._steps_without = False, 0
+        self._deploying = False
+        self.check_optimizer(self.optimizer)
+        self.check_alone(self.optimizer)
+        self._hook = self.optimizer.register_step_post_hook(self._after_step)
+
+    # What a subclass says.
+
+    @classmethod
+    def accepts(cls, penalty: Any) -> bool:
+        """Whether the method can train with a penalty; `takes` says the same in words."""
+        return isinstance(penalty, cls.kinds)
+
+    @classmethod
+    def attach(
+        cls,
+        optimizer: Optimizer,
+        model: nn.Module,
+        penalties: Mapping[Groups, Any],
+        options: Any,
+        example_inputs: ExampleInputs,
+    ) -> "Method":
+        """Make it where all that any method could need is at hand, as recipes do."""
+        return cls(optimizer, penalties, options)
+
+    @classmethod
+    def check(cls, penalties: Iterable[Any], options: Any) -> None:
+        """Refuse penalties that the method, or a choice among its options, cannot train with.
+
+        Raises:
+            MethodError: saying what it takes, and which methods take what was given.
+        """
+        for penalty in penalties:
+            if not cls.accepts(penalty):
+                house = [other for other in _methods() if other.__module__.startswith("lissom.")]
+                others = sorted(repr(other.name) for other in house if other.accepts(penalty))
+                instead = f" Methods that take it: {', '.join(others)}" if others else ""
+                raise MethodError(
+                    f"method {cls.name!r} takes {cls.takes}; got {penalty}.{instead}",
+                    field="penalties",
+                )
+
+    @classmethod
+    def lasts(cls, penalties: Iterable[Any]) -> bool:
+        """Whether what it ends with stays while training goes on, as zeros do."""
+        return True
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that does not hold what the method is to change.
+
+        Raises:
+            OptimizerError: naming what it does not hold.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [b.name for b in self.blocks() if any(id(p) not in held for p in b.parameters)]
+        if missing:
+            raise OptimizerError(
+                f"the optimizer does not hold {', '.join(missing)}, so that no step would train "
+                "it: give it model.parameters(), or leave these out with .without(…)"
+            )
+
+    def check_alone(self, optimizer: Optimizer) -> None:
+        """Refuse weights that another method on the same optimizer is at work on.
+
+        Raises:
+            MethodError: naming them, and the method.
+        """
+        own = {parameter for block in self.blocks() for parameter in block.parameters}
+        for other in methods_on(optimizer):
+            shared = [b.name for b in other.blocks() if not own.isdisjoint(b.parameters)]
+            if shared and not other.finalized:
+                raise MethodError(
+                    f"method {other.name!r} is at work on {', '.join(shared)} already, as after a "
+                    "notebook's cell was run twice: .finalize() or .remove() it first, or leave "
+                    "these out with .without(…)"
+                )
+
+    def loss_term(self) -> Tensor | None:
+        """What is added to the loss now; None for nothing."""
+        return None
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called after each step beyond `start`, until the method is finalized."""
+
+    def write_(self) -> None:  # noqa: B027
+        """Make the weights those that would be delivered now, and change nothing else.
+
+        `deployed` undoes it afterwards, `finalize` leaves it.
+        """
+
+    def let_go(self) -> None:  # noqa: B027
+        """Give up, at the end, whatever the method holds on the model or in the optimizer."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """While the weights are those of `write_`: whatever `let_go` would give up is aside."""
+        return nullcontext()
+
+    def own_state(self) -> dict[str, Any]:
+        """What a checkpoint needs that the method alone knows: tensors and plain values."""
+        return {}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on where `own_state` was taken."""
+
+    def warm_start(self, optimizer_state: dict[str, Any] | None) -> None:
+        """Begin on a network that an earlier training made sparse.
+
+        Args:
+            optimizer_state: of the end of that training; None if there is none.
+        """
+        if optimizer_state is not None and self.optimizer is not None:
+            self.optimizer.load_state_dict(optimizer_state)
+
+    def event(self) -> dict[str, Any]:
+        """How it stands, for a record: plain values by name, of which "summary" is read out."""
+        return {}
+
+    def outcome(self, model: nn.Module) -> Any:
+        """What was made besides the weights, or None: it has `keep(model, folder)` and prints."""
+        return None
+
+    def sample(self, n: int = 1, seed: int | None = None) -> Iterator[nn.Module]:
+        """Plain networks drawn from a distribution, where the method learns one.
+
+        Raises:
+            MethodError: where it does not.
+        """
+        raise MethodError(f"method {self.name!r} learns one network, and has none to draw from")
+
+    # The handle.
+
+    @property
+    def finalized(self) -> bool:
+        """Whether the weights are plain, and zeros stay zero from now on."""
+        return self.finalized_at is not None
+
+    @property
+    def now(self) -> int:
+        """The step at which schedules are read: how many there were since `start`."""
+        return max(0, self.step - int(self.options.start))
+
+    def penalty(self) -> Tensor:
+        """What is to be added to the loss: 0 where there is nothing, and never a change.
+
+        It may be asked for as often as one likes, for printing too.
+        """
+        active = not self.finalized and not self._deploying and self.step >= self.options.start
+        term = self.loss_term() if active else None
+        if term is None:
+            return torch.zeros((), device=self.blocks()[0].parameters[0].device)
+        if torch.compiler.is_compiling():
+            self._in_loss = True
+        elif term.requires_grad:
+            term.register_hook(self._arrived)
+        return term
+
+    @contextmanager
+    def deployed(self) -> Iterator[None]:
+        """Make the network for a while what `finalize` would leave now.
+
+            with method.deployed():
+                evaluate(net.eval())       # or lissom.shrink(net, x), or torch.save(…)
+
+        Afterwards everything is as it was, bit for bit.
+        """
+        if self.finalized or self._deploying:
+            yield
+            return
+        tensors = self.tensors()
+        with holding(tensors, [tensor.detach().clone() for tensor in tensors]):
+            self._deploying = True
+            try:
+                with torch.no_grad():
+                    self.write_()
+                with self.aside():
+                    yield
+            finally:
+                self._deploying = False
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """End: plain weights with exact zeros. If they are trained on, the zeros stay.
+
+        A second call changes nothing.
+        """
+        if self.finalized:
+            return
+        if self._deploying:
+            raise MethodError(
+                "finalize within deployed() would be undone at its end: call it later"
+            )
+        self.write_()
+        self.let_go()
+        if self.fresh_moments and self.optimizer is not None:
+            self.optimizer.state.clear()
+        self.finalized_at = self.step
+        self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self._kept()]
+
+    def remove(self) -> None:
+        """Take the method off the optimizer and the model, and leave the weights as they are."""
+        self._hook.remove()
+        if not self.finalized:
+            self.let_go()
+            self.finalized_at = self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the model's and the optimizer's own state."""
+        alive = None if self._alive is None else [mask.bool() for mask in self._alive]
+        return {
+            "method": self.name,
+            "step": self.step,
+            "finalized_at": self.finalized_at,
+            "alive": alive,
+            "steps_without": self._steps_without,
+            "groups": [list(block.shape) for block in self.blocks()],
+            "own": self.own_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        Load it before the states of model and optimizer: of a method that had finalized by then,
+        both have given up what only the method needed.
+
+        Raises:
+            MethodError: if the state is of another method or of other groups.
+        """
+        if STATE - state.keys():
+            raise MethodError(f"this is no state of a method: it has {sorted(state)}")
+        if state["method"] != self.name:
+            raise MethodError(f"the state is of method {state['method']!r}, this is {self.name!r}")
+        groups = [list(block.shape) for block in self.blocks()]
+        if state["groups"] != groups:
+            raise MethodError(
+                f"the state is of groups shaped {state['groups']}, and those here are {groups}: "
+                "was it saved with others?"
+            )
+        if self.finalized and state["finalized_at"] is None:
+            raise MethodError(
+                "this method is finalized, and the state is of before: make a new one"
+            )
+        self.load_own_state(state["own"])
+        if state["finalized_at"] is not None and not self.finalized:
+            self.let_go()
+        self.step, self.finalized_at = int(state["step"]), state["finalized_at"]
+        self._steps_without = int(state["steps_without"])
+        self._alive = state["alive"] and [
+            mask.to(b.parameters[0].device, b.parameters[0].dtype)
+            for mask, b in zip(state["alive"], self._kept(), strict=True)
+        ]
+
+    def blocks(self) -> list[Block]:
+        """All groups, by block, in their order."""
+        return [block for groups in self.penalties for block in groups]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of a model takes the method's part in it along, and not the optimizer.
+        return {**self.__dict__, "optimizer": None, "_hook": RemovableHandle(OrderedDict())}
+
+    def __repr__(self) -> str:
+        state = "finalized" if self.finalized else f"step {self.step}"
+        return f"<method {self.name!r}, {state}, of {', '.join(map(repr, self.penalties))}>"
+
+    def _kept(self) -> list[Block]:
+        """The blocks whose zeros stay after the end."""
+        kept = [groups for groups, penalty in self.penalties.items() if self.lasts([penalty])]
+        return [block for groups in kept for block in groups]
+
+    def tensors(self) -> list[Tensor]:
+        """All parameters in which something belongs to the groups, each once."""
+        return list(dict.fromkeys(tensor for block in self.blocks() for tensor in block.tensors()))
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not took_a_step(optimizer):
+            return
+        if self._deploying:
+            raise MethodError(
+                "a step within deployed() would train what is put back at its end: step outside"
+            )
+        self.step += 1
+        if self.finalized:
+            self._keep_zeros()
+            return
+        if self.step > self.options.start:
+            self._notice_missing_penalty()
+            self.after_step()
+        end = self.options.finalize_at
+        if end is not None and self.step >= end:
+            self.finalize()
+
+    @torch.no_grad()
+    def _keep_zeros(self) -> None:
+        if self._alive is None:  # its state is of a method that was removed
+            return
+        if self.step - 1 == self.finalized_at and not self.lasts(self.penalties.values()):
+            warnings.warn(
+                f"method {self.name!r} has ended, and training goes on: its zeros stay, but other "
+                "forms of the weights, such as codebooks, are lost with this step",
+                stacklevel=2,
+            )
+        for block, alive in zip(self._kept(), self._alive, strict=True):
+            block.scale_(alive)
+
+    def _arrived(self, gradient: Tensor) -> None:
+        self._in_loss = True
+
+    def _notice_missing_penalty(self) -> None:
+        """Tell a loop in which the penalty is missing."""
+        if type(self).loss_term is Method.loss_term:
+            return
+        self._steps_without = 0 if self._in_loss else self._steps_without + 1
+        self._in_loss = False
+        if self._steps_without >= FORGOTTEN:
+            raise MethodError(
+                f"{FORGOTTEN} steps were taken without the penalty of method {self.name!r} in the "
+                "loss, so that nothing would vanish: loss = … + method.penalty()"
+            )
+
+
+def methods_on(optimizer: Optimizer) -> list[Method]:
+    """The methods that follow an optimizer."""
+    hooks = stepping_optimizer(optimizer)._optimizer_step_post_hooks.values()
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    return [owner for owner in owners if isinstance(owner, Method)]
+
+
+def _methods(base: type[Method] = Method) -> list[type[Method]]:
+    """All methods there are, a user's own among them."""
+    below = base.__subclasses__()
+    named = [cls for cls in below if "name" in vars(cls)]
+    return named + [cls for other in below for cls in _methods(other)]

@@ -1,0 +1,174 @@
+"""Proximal optimizers: the user's own optimizer, then the prox of a penalty, in one hook.
+
+One step of   min_w L(w) + Σ P_i(norms of groups_i)   is
+
+    w' = the optimizer's step on L alone           (penalties never enter its statistics)
+    w  = argmin_w ½‖w − w'‖²_D + lr·Σ P_i          (each group rescaled, many to exact zero)
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lissom.errors import MethodError, OptimizerError
+from lissom.groups import Block, Groups
+from lissom.methods.method import Method
+from lissom.methods.metric import Metric, check_metric, metric_of
+from lissom.methods.options import Options, Steps, whole
+from lissom.penalties import Penalty
+from lissom.preconditioners import Preconditioner
+from lissom.rescaling import rescale
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProximalOptions(Options):
+    """When the prox acts, and in which metric; see `proximal`."""
+
+    every: Steps = 1
+    metric: Metric = "euclidean"
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not whole(self.every, least=1):
+            raise MethodError(f"every counts steps, 1 or more, got {self.every!r}", field="every")
+        check_metric(self.metric)
+
+
+class Proximal(Method):
+    """The proximal step that follows an optimizer's own; made by `proximal`."""
+
+    name = "proximal"
+    takes = "penalties, such as L0, L1, TopK or L1Ball"
+    options_type = ProximalOptions
+
+    optimizer: Optimizer
+    options: ProximalOptions
+    penalties: dict[Groups, Penalty]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        penalties: Mapping[Groups, Penalty],
+        options: ProximalOptions | None = None,
+    ) -> None:
+        self._steps_since = 0  # the last prox
+        super().__init__(optimizer, penalties, options)
+        self._group_of = _param_groups(self.optimizer, self.blocks())
+        if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
+            for block in self.blocks():
+                self._metrics(block)
+
+    @classmethod
+    def check(cls, penalties: Iterable[Any], options: ProximalOptions) -> None:
+        listed = list(penalties)
+        super().check(listed, options)
+        check_metric(options.metric, listed)
+
+    def after_step(self) -> None:
+        self._steps_since += 1
+        if (self.step - self.options.start) % self.options.every == 0:
+            self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Apply the prox now, with the penalties of the present step.
+
+        Raises:
+            MethodError: within `deployed`, which has applied what is due.
+        """
+        if self._deploying:
+            raise MethodError("apply within deployed() would be undone at its end: call it later")
+        self._rescale()
+        self._steps_since = 0
+
+    def write_(self) -> None:
+        """Apply the prox that is due, where there were steps since the last."""
+        if self._steps_since:
+            self._rescale()
+
+    def _rescale(self) -> None:
+        for groups, penalty in self.penalties.items():
+            now = penalty.at(self.now)
+            rescale(now, groups.blocks, self._lr, self._metrics, fused=self.options.fused)
+
+    def own_state(self) -> dict[str, Any]:
+        return {"steps_since": self._steps_since}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        self._steps_since = int(state["steps_since"])
+
+    def _lr(self, block: Block) -> float:
+        rates = {float(self.optimizer.param_groups[i]["lr"]) for i in self._group_of[block]}
+        if len(rates) > 1:
+            raise OptimizerError(
+                f"the members of {block.name} ({', '.join(block.names)}) are one group, so its "
+                f"prox has one step; the optimizer gives them the learning rates {sorted(rates)}"
+            )
+        return rates.pop()
+
+    def _metrics(self, block: Block) -> list[Preconditioner] | None:
+        """D for each parameter of a block; None where the metric is 1 throughout."""
+        if self.options.metric == "euclidean":
+            return None
+        return metric_of(self.optimizer, self._group_of[block], block.parameters)
+
+
+def proximal(
+    optimizer: Optimizer,
+    penalties: Mapping[Groups, Penalty],
+    *,
+    every: int = 1,
+    metric: Metric = "euclidean",
+    start: int = 0,
+    finalize_at: int | None = None,
+    fused: bool = True,
+) -> Proximal:
+    """Let an optimizer minimise L(w) + Σ P(norms), with exact zeros: after its step, the prox.
+
+    The optimizer stays the user's own object. Its momentum and second moments are left alone
+    (the prox acts on the iterate), so schedulers, GradScaler, gradient accumulation, compiled
+    models and `state_dict` work as before. A zero may come back until the method is finalized.
+
+    Heavy-ball momentum μ (SGD, RMSprop) lengthens steps to lr/(1 − μ) in the long run. The adaptive
+    metric knows it; in the Euclidean one t stays lr, so that λ acts as (1 − μ)λ.
+
+    Args:
+        optimizer: any torch optimizer that holds the penalised parameters.
+        penalties: {groups: penalty}; disjoint groups, each with a penalty of its own.
+        every: apply the prox after every `every`-th step, as in Formanek's Proximal RMSProp where
+            it is an epoch. The step t stays lr, so λ then acts `every` times less often.
+        metric: "euclidean" (t = lr for all weights) or "adaptive": the optimizer's own D, so that
+            a weight's step is lr/D_i. λ means different things in the two. D = √v̂ + ε in Adam,
+            AdamW and RMSprop, √(Σg²) in Adagrad, 1 in SGD, times 1 − μ under heavy-ball
+            momentum. For a group of several weights
+            d_g = Σ D_i w_i² / Σ w_i², exact among all rescalings of the group.
+        start: steps to train without a penalty first. Schedules count from here.
+        finalize_at: the step after which zeros stay, and what lives is fine-tuned alone.
+        fused: False runs the plain reference loop (same result, slower).
+
+    Returns:
+        The method's handle (see `lissom.methods.Method`); `apply` takes the proximal step now.
+
+    Raises:
+        OptimizerError: a parameter the optimizer does not hold.
+        MethodError: an unknown metric, or counts that cannot be.
+        PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one.
+        GroupError: overlapping groups.
+
+    Source: Formanek & Hadházi eq. 16–18; with Adagrad (initial_accumulator_value=lr²) and the
+    adaptive metric it is TensorFlow's ProximalAdagrad, which Henrikson uses.
+    """
+    options = ProximalOptions(
+        every=every, metric=metric, start=start, finalize_at=finalize_at, fused=fused
+    )
+    return Proximal(optimizer, penalties, options)
+
+
+def _param_groups(optimizer: Optimizer, blocks: Iterable[Block]) -> dict[Block, list[int]]:
+    """Which param group of the optimizer holds each parameter of each block."""
+    index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    return {block: [index[id(p)] for p in block.parameters] for block in blocks}

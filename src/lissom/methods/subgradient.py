@@ -1,0 +1,56 @@
+"""The penalty in the loss, and nothing else: the baseline that gives small weights and no zeros."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lissom.groups import Groups
+from lissom.methods.method import Method
+from lissom.methods.options import Options
+from lissom.penalties import Penalty
+
+
+class Subgradient(Method):
+    """Σ P(norms) in the loss; made by `subgradient`."""
+
+    name = "subgradient"
+    takes = "penalties with a gradient: L1, L2 and their sums"
+    averages = True
+    exact = False
+
+    @classmethod
+    def accepts(cls, penalty: Any) -> bool:
+        return isinstance(penalty, Penalty) and penalty.differentiable
+
+    def loss_term(self) -> Tensor:
+        values: list[Tensor] = []
+        for groups, penalty in self.penalties.items():
+            now = penalty.at(self.now)
+            values += [now.value(norms) for norms in groups.norms()]
+        return torch.stack([value.to(values[0]) for value in values]).sum()
+
+
+def subgradient(
+    optimizer: Optimizer,
+    penalties: Mapping[Groups, Penalty],
+    *,
+    start: int = 0,
+    finalize_at: int | None = None,
+) -> Subgradient:
+    """Add Σ P(norms) to the loss: subgradient descent, the baseline that gives no exact zeros.
+
+    Args:
+        optimizer: any torch optimizer that holds the penalised parameters.
+        penalties: {groups: penalty} with penalties that have a gradient: L1, L2 and their sums.
+        start: steps to train without a penalty first. Schedules count from here.
+        finalize_at: the step after which the penalty is left out of the loss.
+
+    Raises:
+        MethodError: for a penalty that counts groups; its gradient is zero almost everywhere.
+
+    Source: Henrikson 2021, "Try 1".
+    """
+    return Subgradient(optimizer, penalties, Options(start=start, finalize_at=finalize_at))

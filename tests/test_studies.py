@@ -1,0 +1,81 @@
+"""The studies of benchmarks/, and what was recorded of them, are commands that still work."""
+
+import json
+import shlex
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lissom.errors import RecipeError
+from lissom.recipes import read_recipe
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
+
+
+def _studies() -> dict[str, tuple[str, list[str]]]:
+    """Recipe and changes of all entries, by a name of their own."""
+    found = {}
+    for study, plan in tomllib.loads((BENCHMARKS / "studies.toml").read_text("utf-8")).items():
+        for i, entry in enumerate(plan["runs"]):
+            for value in entry.get("values", [None]):
+                varied = [] if value is None else [f"{entry['vary']}={value}"]
+                changes = [*entry.get("set", []), *varied]
+                found[f"{study}-{i}-{value}"] = entry["recipe"], changes
+    for study, plan in tomllib.loads((BENCHMARKS / "curves.toml").read_text("utf-8")).items():
+        for i, entry in enumerate(plan["curves"]):
+            changes = [*plan.get("set", []), *entry.get("set", [])]
+            found[f"curves-{study}-{i}"] = entry["recipe"], changes
+    return found
+
+
+STUDIES = _studies()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_names_recipes_and_keys_that_are_there(name: str) -> None:
+    recipe, changes = STUDIES[name]
+    assert read_recipe(recipe, changes)
+
+
+def _commands(record: dict[str, Any]) -> list[str]:
+    entries = [*record.get("runs", []), *record.get("curves", [])]
+    return [entry["command"] for entry in entries if "command" in entry]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_recorded_commands_can_be_given_again(path: Path) -> None:
+    for command in _commands(json.loads(path.read_text("utf-8"))):
+        lissom, verb, recipe, *options = shlex.split(command)
+        assert (lissom, verb in ("train", "path")) == ("lissom", True)
+        pairs = pairwise(options)
+        changes = [value for option, value in pairs if option == "--set"]
+        assert read_recipe(recipe, changes)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_recorded_settings_are_those_of_the_recorded_command(path: Path) -> None:
+    for run in json.loads(path.read_text("utf-8")).get("runs", []):
+        if "set" in run:
+            _, _, recipe, *options = shlex.split(run["command"])
+            pairs = pairwise(options)
+            changes = [value for option, value in pairs if option == "--set"]
+            assert (run["recipe"], run["set"]) == (recipe, changes)
+
+
+def test_none_takes_a_key_away() -> None:
+    recipe = read_recipe("formanek-channels-l1", ["method=none", "penalties=none"])
+    assert (recipe.method, recipe.penalties) == (None, [])
+    two = read_recipe("henrikson-per-layer", ["penalties.0=none"])
+    assert two.penalties == read_recipe("henrikson-per-layer").penalties[1:]
+    assert read_recipe("henrikson-per-layer", ["train.patience=none"]).train.patience is None
+
+
+def test_a_required_key_cannot_be_taken_away() -> None:
+    with pytest.raises(RecipeError, match=r"train\.epochs: this key is required"):
+        read_recipe("henrikson-dense", ["train.epochs=none"])
+    with pytest.raises(RecipeError, match=r"\[method\] needs \[\[penalties\]\]"):
+        read_recipe("formanek-channels-l1", ["penalties=none"])
