@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lissom.report.style import legend, tidy
 from lissom.training import Evaluation
 
+WIDE = 20  # between the largest and the smallest number: beyond, they are drawn on a log scale
 PARTS = {"train": "#8a8f98", "valid": "#e39b2f", "test": "#0d7d76"}
 
 
@@ -57,10 +58,15 @@ def _method_curves(axes: Axes, panel: str, events: Sequence[Evaluation]) -> None
     """Numbers in which a method says how it stands, over the epochs."""
     epochs = [event.epoch for event in events]
     lines = [event.more["method"]["curves"].get(panel, {}) for event in events]
-    for name in lines[-1]:
-        values = [line.get(name, math.nan) for line in lines]
-        axes.plot(epochs, values, label=name)
-    axes.set(xlabel="epoch", ylabel=panel, yscale="symlog", ylim=(0, None))
+    shown = {name: [line.get(name, math.nan) for line in lines] for name in lines[-1]}
+    for name, values in shown.items():
+        axes.plot(epochs, values, label={"macs": "MACs"}.get(name, name))
+    known = [value for values in shown.values() for value in values if not math.isnan(value)]
+    axes.set(xlabel="epoch", ylabel=panel)
+    if min(known) > 0 and max(known) > WIDE * min(known):
+        axes.set(yscale="log")
+    else:
+        axes.set(ylim=(min(0, *known), None))
 
 
 def svg(figure: Figure) -> str:
