@@ -381,11 +381,10 @@ def test_penalties_are_a_mapping(penalties: object) -> None:
     assert str(e.value).endswith(repr(penalties))
 
 
-def test_entries_are_groups_and_penalties() -> None:
+def test_keys_are_groups() -> None:
     groups = weights(nn.Linear(3, 2))
     for penalties, given_ in (
         ({"fc1": L0(1)}, r"'fc1': L0\(1\)"),
-        ({groups: 1e-4}, r"<6 weights in 1 blocks>: 0\.0001"),
         ({L0(1): groups}, r"L0\(1\): <6 weights in 1 blocks>"),
     ):
         message = rf"penalties are a mapping .*, as \{{weights\(net\): .*; got {given_}$"

@@ -952,7 +952,7 @@ BAD: list[tuple[Callable[[nn.Module], Any], type[Exception], str]] = [
     (lambda m: _lc(m, tolerance=2), CompressionError, "between 0 and 1, got 2"),
     (lambda m: _lc(m, start=-1), MethodError, "0 or more, got -1"),
     (lambda m: _lc(m, start=5, finalize_at=5), MethodError, "after start=5.*got 5"),
-    (lambda m: _lc(m, penalty=3), GroupError, "3"),
+    (lambda m: _lc(m, penalty=3), MethodError, "takes penalties, and comp.*got 3"),
     (_twice, GroupError, "twice"),
     (lambda m: _lc(m, mu=None, penalty=L0(1e-3)), CompressionError, "L0.*weighed against μ.*TopK"),
     (lambda m: _lc(m, mu=None, penalty=TopK(3) + L2(1e-3)), CompressionError, "against μ"),

@@ -982,3 +982,40 @@ def test_trains_and_resumes_on_a_gpu(tmp_path: Path) -> None:
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
         assert torch.equal(a == 0, b == 0)
+
+
+def test_zeros_of_the_chosen_epoch_stay_and_not_those_of_the_last() -> None:
+    """A proximal method that never ends, and patience: the best epoch's weights come back."""
+    net = dense()
+    optimizer = Adam(net.parameters(), 0.05)
+    falling = TopK(fraction=linear(0.6, 0.05, steps=10 * STEPS))
+    method = lissom.proximal(optimizer, {weights(net): falling})
+    made = trainer(net, blobs(valid=30), optimizer=optimizer, method=method, epochs=10, patience=9)
+    found = made.fit()
+    assert found.epoch < 10
+    dead = [p == 0 for p in net.parameters()]
+    F.cross_entropy(net(torch.rand(8, 4)), torch.arange(8) % CLASSES).backward()
+    optimizer.step()
+    for zeros, p in zip(dead, net.parameters(), strict=True):
+        if p.ndim > 1:
+            assert torch.equal(p == 0, zeros)
+
+
+def test_a_method_that_has_trained_before_is_looked_at_from_there() -> None:
+    net = dense()
+    optimizer = Adam(net.parameters(), 0.01)
+    method = lissom.proximal(optimizer, {weights(net): TopK(30)}, finalize_at=4 * STEPS)
+    trainer(net, optimizer=optimizer, method=method, epochs=4).fit()
+    method = lissom.proximal(optimizer, {weights(net): TopK(20)}, finalize_at=4 * STEPS)
+    x, y = blobs().train_x, blobs().train_y
+    for _ in range(3 * STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    with pytest.raises(RunError, match=r"follows this optimizer too"):
+        trainer(net, optimizer=optimizer, method=method, epochs=2)
+    for other in methods_on(optimizer):
+        if other is not method:
+            other.remove()
+    trainer(net, optimizer=optimizer, method=method, epochs=2).fit()
+    assert method.finalized_at == 4 * STEPS

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import GroupError, nearest
-from lissom.penalties import Penalty, widen
+from lissom.penalties import widen
 from lissom.tables import table, text
 
 
@@ -333,21 +333,20 @@ def columns(model: nn.Module) -> Groups:
     return Groups("columns", _blocks(model, lambda p: (1,), least=2, owners=(nn.Linear,)))
 
 
-def disjoint(penalties: Mapping[Groups, object], kinds: tuple[type, ...] = (Penalty,)) -> None:
+def disjoint(penalties: Mapping[Groups, object]) -> None:
     """Refuse a mapping in which one tensor is penalised twice: its prox would be wrong.
 
     Args:
-        penalties: {groups: penalty}.
-        kinds: what a penalty may be an instance of.
+        penalties: {groups: penalty}; what a penalty may be is for a method to say.
 
     Raises:
-        GroupError: naming the tensors, or what else than {groups: penalty} was given.
+        GroupError: naming the tensors, or what else than groups was given.
     """
     if not isinstance(penalties, Mapping) or not penalties:
         raise GroupError(f"penalties are a mapping {{groups: penalty}}, got {penalties!r}")
     seen: set[int] = set()
     for groups, penalty in penalties.items():
-        if not isinstance(groups, Groups) or not isinstance(penalty, kinds):
+        if not isinstance(groups, Groups):
             raise GroupError(
                 f"penalties are a mapping {{groups: penalty}}, as {{weights(net): L0(1e-4)}}; got "
                 f"{groups!r}: {penalty!r}"

@@ -13,7 +13,7 @@ step (`after_step`), and what would be delivered (`write_`).
 """
 
 import warnings
-from abc import ABC
+from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,11 +32,20 @@ from lissom.methods.strength import Strength
 from lissom.penalties import Penalty
 from lissom.running import ExampleInputs, holding
 
-FORGOTTEN = 10  # steps without the penalty in the loss that are one too many
+FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
 STATE = {"method", "step", "finalized_at", "alive", "steps_without", "groups", "own"}
 
 
-class Method(ABC):
+class _MadeFirst(ABCMeta):
+    """An object that could not be made follows no optimizer."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        method = super().__call__(*args, **kwargs)
+        method.follow(method.optimizer)
+        return method
+
+
+class Method(metaclass=_MadeFirst):
     """Trains a network towards zeros in the user's own loop.
 
     Class attributes declare what differs between methods, so that nothing has to ask which one it
@@ -45,7 +54,6 @@ class Method(ABC):
     Attributes:
         name: in recipes, records and messages.
         takes: in words, the penalties that `accepts` says yes to.
-        kinds: what such a penalty is an instance of.
         options_type: the class of its options, whose fields are the keys of a recipe's [method].
         averages: whether an average of weights from before `finalize` is a network of the same
             kind. Where weights come and go it is not: it has no zeros.
@@ -63,7 +71,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     takes: ClassVar[str] = "penalties, such as L0, L1 or TopK"
-    kinds: ClassVar[tuple[type, ...]] = (Penalty,)
     options_type: ClassVar[type[Options]] = Options
     averages: ClassVar[bool] = False
     exact: ClassVar[bool] = True
@@ -85,7 +92,7 @@ class Method(ABC):
                 f"options of {self.name!r} are a {self.options_type.__name__}, got {options!r}"
             )
         self.optimizer = stepping_optimizer(optimizer)
-        disjoint(penalties, tuple({kind for method in _methods() for kind in method.kinds}))
+        disjoint(penalties)
         self.check(penalties.values(), self.options)
         self.penalties = dict(penalties)
         self.step = 0
@@ -95,14 +102,14 @@ class Method(ABC):
         self._deploying = False
         self.check_optimizer(self.optimizer)
         self.check_alone(self.optimizer)
-        self._hook = self.optimizer.register_step_post_hook(self._after_step)
+        self._hook = RemovableHandle(OrderedDict())  # on nothing, until all of it is made
 
     # What a subclass says.
 
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
         """Whether the method can train with a penalty; `takes` says the same in words."""
-        return isinstance(penalty, cls.kinds)
+        return isinstance(penalty, Penalty)
 
     @classmethod
     def attach(
@@ -168,20 +175,27 @@ class Method(ABC):
                     "these out with .without(…)"
                 )
 
+    def follow(self, optimizer: Optimizer) -> None:
+        """Hang the method on the optimizer; called once, when all of it is made."""
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+
     def loss_term(self) -> Tensor | None:
         """What is added to the loss now; None for nothing."""
         return None
 
-    def after_step(self) -> None:  # noqa: B027
+    def penalty_was_in_the_loss(self) -> None:
+        """Called in the backward pass: the last `loss_term` was in the loss, not only printed."""
+
+    def after_step(self) -> None:
         """Called after each step beyond `start`, until the method is finalized."""
 
-    def write_(self) -> None:  # noqa: B027
+    def write_(self) -> None:
         """Make the weights those that would be delivered now, and change nothing else.
 
         `deployed` undoes it afterwards, `finalize` leaves it.
         """
 
-    def let_go(self) -> None:  # noqa: B027
+    def let_go(self) -> None:
         """Give up, at the end, whatever the method holds on the model or in the optimizer."""
 
     def aside(self) -> AbstractContextManager[None]:
@@ -192,7 +206,11 @@ class Method(ABC):
         """What a checkpoint needs that the method alone knows: tensors and plain values."""
         return {}
 
-    def load_own_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+    def keep_zeros_(self, block: Block, alive: Tensor) -> None:
+        """Zero again what had vanished by the end; `alive` is 1 or 0, as the block's norms are."""
+        block.scale_(alive)
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `own_state` was taken."""
 
     def warm_start(self, optimizer_state: dict[str, Any] | None) -> None:
@@ -241,10 +259,10 @@ class Method(ABC):
         term = self.loss_term() if active else None
         if term is None:
             return torch.zeros((), device=self.blocks()[0].parameters[0].device)
-        if torch.compiler.is_compiling():
-            self._in_loss = True
-        elif term.requires_grad:
+        if not torch.compiler.is_compiling() and term.requires_grad:
             term.register_hook(self._arrived)
+        elif torch.is_grad_enabled():  # compiled, or of what is not trained for now
+            self._arrived()
         return term
 
     @contextmanager
@@ -284,10 +302,24 @@ class Method(ABC):
             )
         self.write_()
         self.let_go()
-        if self.fresh_moments and self.optimizer is not None:
-            self.optimizer.state.clear()
+        if self.fresh_moments:
+            self.forget_moments()
         self.finalized_at = self.step
+        self.note_zeros()
+
+    def note_zeros(self) -> None:
+        """Take the zeros that are there now for those that stay, as where weights were loaded."""
         self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self._kept()]
+
+    def forget_moments(self) -> None:
+        """Clear the optimizer's state, but for what another method is at work on: its metric."""
+        if self.optimizer is None:
+            return
+        others = [m for m in methods_on(self.optimizer) if m is not self and not m.finalized]
+        kept = {id(p) for method in others for block in method.blocks() for p in block.parameters}
+        for parameter in list(self.optimizer.state):
+            if id(parameter) not in kept:
+                del self.optimizer.state[parameter]
 
     def remove(self) -> None:
         """Take the method off the optimizer and the model, and leave the weights as they are."""
@@ -332,7 +364,11 @@ class Method(ABC):
             raise MethodError(
                 "this method is finalized, and the state is of before: make a new one"
             )
-        self.load_own_state(state["own"])
+        try:
+            self.load_own_state(state["own"])
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"the state is of a {self.name!r} with other options: {error!r}"
+            raise MethodError(what) from error
         if state["finalized_at"] is not None and not self.finalized:
             self.let_go()
         self.step, self.finalized_at = int(state["step"]), state["finalized_at"]
@@ -392,10 +428,12 @@ class Method(ABC):
                 stacklevel=2,
             )
         for block, alive in zip(self._kept(), self._alive, strict=True):
-            block.scale_(alive)
+            self.keep_zeros_(block, alive.to(block.parameters[0]))
 
-    def _arrived(self, gradient: Tensor) -> None:
+    def _arrived(self, gradient: Tensor | None = None) -> None:
+        """The penalty was in the loss: its gradient is here."""
         self._in_loss = True
+        self.penalty_was_in_the_loss()
 
     def _notice_missing_penalty(self) -> None:
         """Tell a loop in which the penalty is missing."""

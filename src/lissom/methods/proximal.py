@@ -55,8 +55,8 @@ class Proximal(Method):
         penalties: Mapping[Groups, Penalty],
         options: ProximalOptions | None = None,
     ) -> None:
-        self._steps_since = 0  # the last prox
         super().__init__(optimizer, penalties, options)
+        self._due: set[Block] = set()  # blocks that were stepped since the last prox
         self._group_of = _param_groups(self.optimizer, self.blocks())
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
@@ -69,37 +69,48 @@ class Proximal(Method):
         check_metric(options.metric, listed)
 
     def after_step(self) -> None:
-        self._steps_since += 1
-        if (self.step - self.options.start) % self.options.every == 0:
-            self.apply()
+        # What the optimizer did not step has no gradient, and is left alone.
+        self._due.update(b for b in self.blocks() if any(p.grad is not None for p in b.parameters))
+        if self.now % self.options.every == 0:
+            self._rescale(self._due)
+            self._due = set()
 
-    @torch.no_grad()
     def apply(self) -> None:
-        """Apply the prox now, with the penalties of the present step.
+        """Apply the prox now, with the penalties of the present step, to all groups.
+
+        In the adaptive metric those are left alone that the optimizer has not stepped yet, since it
+        has no metric for them.
 
         Raises:
             MethodError: within `deployed`, which has applied what is due.
         """
         if self._deploying:
             raise MethodError("apply within deployed() would be undone at its end: call it later")
-        self._rescale()
-        self._steps_since = 0
+        self._rescale({block for block in self.blocks() if self._measured(block)})
+        self._due = set()
 
     def write_(self) -> None:
         """Apply the prox that is due, where there were steps since the last."""
-        if self._steps_since:
-            self._rescale()
+        self._rescale(self._due)
 
-    def _rescale(self) -> None:
+    @torch.no_grad()
+    def _rescale(self, chosen: set[Block]) -> None:
         for groups, penalty in self.penalties.items():
-            now = penalty.at(self.now)
-            rescale(now, groups.blocks, self._lr, self._metrics, fused=self.options.fused)
+            if blocks := [block for block in groups if block in chosen]:
+                now = penalty.at(self.now)
+                rescale(now, blocks, self._lr, self._metrics, fused=self.options.fused)
+
+    def _measured(self, block: Block) -> bool:
+        """Whether the optimizer has a metric for a block."""
+        stepped = all(p in self.optimizer.state for p in block.parameters)
+        return stepped or self._metrics(block) is None
 
     def own_state(self) -> dict[str, Any]:
-        return {"steps_since": self._steps_since}
+        return {"due": [block in self._due for block in self.blocks()]}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
-        self._steps_since = int(state["steps_since"])
+        due = zip(self.blocks(), state["due"], strict=True)
+        self._due = {block for block, is_due in due if is_due}
 
     def _lr(self, block: Block) -> float:
         rates = {float(self.optimizer.param_groups[i]["lr"]) for i in self._group_of[block]}

@@ -55,6 +55,11 @@ class MethodSpec(BaseModel):
         made: Options = _options(kind, given, epoch)
         return made
 
+    def counts_steps(self) -> bool:
+        """Whether it begins or ends at a number of steps, whatever an epoch is."""
+        few, many = self.options(FINE), self.options(2 * FINE)
+        return (2 * few.start, 2 * (few.end or 0)) != (many.start, many.end or 0)
+
     @model_validator(mode="before")
     @classmethod
     def _with_defaults(cls, given: Any) -> Any:

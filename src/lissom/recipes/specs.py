@@ -259,8 +259,8 @@ class Recipe(Spec):
                 raise complaint(str(error), "method", *keys(error.field)) from error
             refused = [i for i, one in enumerate(penalties) if _refuses(kind, options, one)]
             raise complaint(str(error), "penalties", *refused[:1]) from error
-        if options.end is not None and options.end % FINE:
-            return  # it ends by a number of steps: a `Trainer` knows in which epoch that is
+        if method.counts_steps():
+            return  # it begins or ends by a number of steps: a `Trainer` knows in which epoch
         try:
             self.train.options().check_method(kind, options, penalties, FINE)
         except MethodError as error:

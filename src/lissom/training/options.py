@@ -74,6 +74,7 @@ class TrainOptions:
         options: Options,
         penalties: Iterable[Any],
         steps_per_epoch: int = 1,
+        done: int = 0,
     ) -> None:
         """Refuse a method that does not fit into this training.
 
@@ -83,13 +84,14 @@ class TrainOptions:
             penalties: of the method.
             steps_per_epoch: the steps that its options count, in an epoch; 1 where they count
                 epochs.
+            done: steps that the method has seen before.
 
         Raises:
             MethodError: for a method that begins or ends after the training.
             RunError: for an average or a choice of epochs before the zeros stay.
         """
-        start, end = options.start / steps_per_epoch, options.end
-        ends = None if end is None else end / steps_per_epoch
+        start, end = (options.start - done) / steps_per_epoch, options.end
+        ends = None if end is None else (end - done) / steps_per_epoch
         if start >= self.epochs:
             raise MethodError(
                 f"method {method.name!r} starts after epoch {start:g}, and training ends after "

@@ -162,7 +162,9 @@ class Trainer:
         check_optimizer(self.optimizer, self.model)
         if method is not None and not method.finalized:
             penalties = method.penalties.values()
-            options.check_method(type(method), method.options, penalties, self.steps_per_epoch)
+            options.check_method(
+                type(method), method.options, penalties, self.steps_per_epoch, method.step
+            )
         if self.teacher is not None:
             check_teacher(self.teacher)
             options.check_teacher()
@@ -270,6 +272,8 @@ class Trainer:
             self.outcome = self.method.outcome(self.model)
         if self._best is not None:
             self.model.load_state_dict(self._best["model"])
+            if self.method is not None:
+                self.method.note_zeros()
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -102,18 +102,23 @@ class Constraint:
     rate: float
     damping: float
     multiplier: Tensor = field(default_factory=lambda: torch.zeros(()))
-    _error: Tensor | None = None
+    _candidate: Tensor | None = None  # e of the last term, which may have been printed only
+    _error: Tensor | None = None  # e of the last term that was in the loss
 
     def term(self, expected: Tensor, step: int) -> Tensor:
         """What is added to the loss at a step."""
         violation = torch.log(expected / self.limit(step))
-        self._error = (self.damping * violation.detach()).clamp(-2, 1)
+        self._candidate = (self.damping * violation.detach()).clamp(-2, 1)
         self.multiplier = self.multiplier.to(violation)
-        force = self.multiplier * (1 + self._error)
+        force = self.multiplier * (1 + self._candidate)
         return force * violation
 
+    def in_the_loss(self) -> None:
+        """The last term was in the loss, and will move λ."""
+        self._error = self._candidate
+
     def follow(self) -> None:
-        """λ ← max(0, λ + ηe), with the violation that the last term was made of."""
+        """λ ← max(0, λ + ηe), with the violation of the last term that was in the loss."""
         if self._error is not None:
             self.multiplier = (self.multiplier + self.rate * self._error).clamp(min=0)
             self._error = None

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lissom.errors import GateError, OptimizerError
-from lissom.groups import Groups
+from lissom.groups import Block, Groups
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints
 from lissom.methods.gates.drawing import Drawn, Noise, Singles, Values, draw, expected_sum
@@ -84,11 +84,7 @@ class Gates(Method):
         self.model = model
         super().__init__(optimizer, penalties, options)
         assert self.optimizer is not None
-        try:
-            self._put_on(self.optimizer, example_inputs)
-        except Exception:
-            self._hook.remove()
-            raise
+        self._put_on(self.optimizer, example_inputs)
 
     def _put_on(self, optimizer: Optimizer, example_inputs: ExampleInputs | None) -> None:
         """Make log α, and hang the gates into the model and the optimizer."""
@@ -124,7 +120,11 @@ class Gates(Method):
             )
         placing = OnWeights if options.draws == "batch" else OnInputs
         self._placing: Placing = placing(model, self._places, self._draw)
-        _join(optimizer, log_alpha, options.gate_lr)  # nothing is refused from here on
+        try:
+            _join(optimizer, log_alpha, options.gate_lr)
+        except Exception:
+            self._placing.remove()
+            raise
         model.register_parameter(LOG_ALPHA, log_alpha)
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
 
@@ -215,9 +215,16 @@ class Gates(Method):
             total = total + constraint.term(expected, self.now)
         return total
 
+    def penalty_was_in_the_loss(self) -> None:
+        for constraint in self.constraints:
+            constraint.in_the_loss()
+
     def after_step(self) -> None:
         for constraint in self.constraints:
             constraint.follow()
+
+    def keep_zeros_(self, block: Block, alive: Tensor) -> None:
+        block.kill_(alive == 0)
 
     def expected_loss(self, loss: Callable[[], Tensor], samples: int = 1) -> Tensor:
         """E_z[loss] by Monte Carlo: the mean over `samples` draws.
@@ -473,12 +480,23 @@ def _drop_rates(penalties: Mapping[Groups, Penalty], init: float | Sequence[floa
 
 
 def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) -> None:
-    """Give log α a param group of its own, without weight decay."""
+    """Give log α a param group of its own, without weight decay.
+
+    Raises:
+        OptimizerError: for an optimizer that takes no further group.
+    """
     group: dict[str, Any] = {"params": [log_alpha]}
     group["lr"] = FASTER * optimizer.param_groups[0]["lr"] if gate_lr is None else gate_lr
     if "weight_decay" in optimizer.defaults:
         group["weight_decay"] = 0.0
-    optimizer.add_param_group(group)
+    if isinstance(optimizer, LBFGS):
+        raise OptimizerError("LBFGS has one param group, and log α needs another: use Adam or SGD")
+    try:
+        optimizer.add_param_group(group)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptimizerError(
+            f"{type(optimizer).__name__} takes no param group for log α, a vector: {error}"
+        ) from error
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

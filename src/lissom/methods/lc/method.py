@@ -143,7 +143,6 @@ class LC(Method):
 
     name = "lc"
     takes = "penalties, and compressions such as Codebook or LowRank"
-    kinds = (Penalty, Compression)
     options_type = LCOptions
     fresh_moments = True
     settles = 0.6
@@ -178,8 +177,16 @@ class LC(Method):
         self.number = 0
         self.gap = math.inf
         self._since = 0  # steps since the last C step
-        if options.restart:
-            self._restarts = self.optimizer.register_step_pre_hook(self._before_step)
+        self._provisional = False  # whether θ was only looked at, by a penalty in no loss yet
+
+    def follow(self, optimizer: Optimizer) -> None:
+        super().follow(optimizer)
+        if self.options.restart:
+            self._restarts = optimizer.register_step_pre_hook(self._before_step)
+
+    @classmethod
+    def accepts(cls, penalty: Any) -> bool:
+        return isinstance(penalty, Penalty | Compression)
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: LCOptions) -> None:
@@ -217,7 +224,9 @@ class LC(Method):
 
     def loss_term(self) -> Tensor:
         """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed."""
-        self._begin()
+        if not self.begun or self._provisional:
+            self._compress_directly()
+            self._provisional = True
         first, *others = [task.pull(self.mu) for task in self._tasks]
         return sum((other.to(first.device) for other in others), first)
 
@@ -238,7 +247,7 @@ class LC(Method):
         """θ into the weights, as a C step would find it now."""
         if self.step < self.options.start:
             return
-        settled = self.begun and not self._since
+        settled = self.begun and not self._provisional and not self._since
         for task in self._tasks:
             forms = task.forms if settled else task.project(self.now, self.mu or 1.0)
             for weight, form in zip(task.weights, forms, strict=True):
@@ -294,6 +303,7 @@ class LC(Method):
             "number": self.number,
             "gap": self.gap,
             "since": self._since,
+            "provisional": self._provisional,
             "mu": self._mu.state_dict(),
             "tasks": [task.state_dict() for task in self._tasks],
         }
@@ -302,13 +312,21 @@ class LC(Method):
         for task, kept in zip(self._tasks, state["tasks"], strict=True):
             task.load_state_dict(kept)
         self.number, self.gap, self._since = state["number"], state["gap"], state["since"]
+        self._provisional = state["provisional"]
         self._mu.load_state_dict(state["mu"])
 
-    @torch.no_grad()
+    def penalty_was_in_the_loss(self) -> None:
+        self._provisional = False
+
     def _begin(self) -> None:
-        """Direct compression, once: θ is the form nearest to the weights as they are."""
-        if self.begun:
-            return
+        """See that there is a θ, once and for all."""
+        if not self.begun:
+            self._compress_directly()
+        self._provisional = False
+
+    @torch.no_grad()
+    def _compress_directly(self) -> None:
+        """θ is the form nearest to the weights as they are."""
         for task in self._tasks:
             task.begin(self.mu)
             task.aim()
@@ -338,7 +356,7 @@ class LC(Method):
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """An L step begins with an optimizer that knows nothing of the last one."""
         if not self._since and not self.finalized and self.step >= self.options.start:
-            optimizer.state.clear()
+            self.forget_moments()
 
     def _distance(self) -> float:
         """‖w − θ‖ over all tasks."""
