@@ -568,7 +568,7 @@ def test_figures_show_gates_while_there_are_any() -> None:
     assert [list(line.get_ydata()) for line in opened.lines] == [[9, 8]]
     assert [list(line.get_ydata()) for line in expected.lines] == [[9.5, 4.75]]
     lines = {line.get_label(): list(line.get_ydata()) for line in cost.lines}
-    assert lines == {"weights": [90, 45], "macs": [80, 40]}
+    assert lines == {"weights": [90, 45], "MACs": [80, 40]}
     assert not unused.get_visible()
 
 

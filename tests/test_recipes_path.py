@@ -290,6 +290,7 @@ def test_strengths_from_scratch_that_are_none(tmp_path: Path, given: str, told: 
     out = str(tmp_path / "run")
     done = CliRunner().invoke(app, ["path", "digits-path", f"--from-scratch={given}", "--out", out])
     assert done.exit_code == 2 and told in done.output.replace("\n", " ")
+    assert not Path(out).exists()
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,7 @@ def path(
         read = read_recipe(recipe, changes or [])
         run = out or Path("runs") / Path(recipe).stem
         curve = RecipePath(read, run, data_dir, device)
+        curve.check(() if chosen == "all" else chosen)
         shape = list(curve.data.train_x.shape[1:])
         record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
         if (run / "recipe.json").exists():

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.errors import MethodError, OptimizerError
+from lissom.errors import LissomError, MethodError, OptimizerError
 from lissom.groups import Block, Groups, disjoint
-from lissom.methods.optimizers import stepping_optimizer, took_a_step
+from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
 from lissom.methods.options import Options, make_options
 from lissom.methods.strength import Strength
 from lissom.penalties import Penalty
@@ -151,8 +151,8 @@ class Method(metaclass=_MadeFirst):
         Raises:
             OptimizerError: naming what it does not hold.
         """
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [b.name for b in self.blocks() if any(id(p) not in held for p in b.parameters)]
+        held = parameters_of(optimizer)
+        missing = [b.name for b in self.blocks() if not held.issuperset(b.parameters)]
         if missing:
             raise OptimizerError(
                 f"the optimizer does not hold {', '.join(missing)}, so that no step would train "
@@ -242,7 +242,7 @@ class Method(metaclass=_MadeFirst):
 
     @property
     def finalized(self) -> bool:
-        """Whether the weights are plain, and zeros stay zero from now on."""
+        """Whether it is over: by `finalize`, after which zeros stay, or by `remove`."""
         return self.finalized_at is not None
 
     @property
@@ -366,6 +366,8 @@ class Method(metaclass=_MadeFirst):
             )
         try:
             self.load_own_state(state["own"])
+        except LissomError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             what = f"the state is of a {self.name!r} with other options: {error!r}"
             raise MethodError(what) from error
@@ -387,7 +389,8 @@ class Method(metaclass=_MadeFirst):
         return {**self.__dict__, "optimizer": None, "_hook": RemovableHandle(OrderedDict())}
 
     def __repr__(self) -> str:
-        state = "finalized" if self.finalized else f"step {self.step}"
+        over = "removed" if self._alive is None else "finalized"
+        state = over if self.finalized else f"step {self.step}"
         return f"<method {self.name!r}, {state}, of {', '.join(map(repr, self.penalties))}>"
 
     def _kept(self) -> list[Block]:

@@ -1,10 +1,12 @@
 """The optimizer that really steps, behind the wrappers that training frameworks put around it."""
 
+from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
 
 INNER = ("optimizer", "_optimizer", "base_optimizer")  # accelerate's, Lightning's, SAM's
+OUTSIDE = ("schedulefree", "lookahead")  # in names of those that move weights outside of `step`
 
 
 def stepping_optimizer(given: object) -> Optimizer:
@@ -14,31 +16,27 @@ def stepping_optimizer(given: object) -> Optimizer:
         OptimizerError: for something else, or for one that moves weights outside of `step` too, so
             that zeros would not stay.
     """
-    optimizer = given
-    while True:
+    optimizer, inner = given, given
+    while inner is not None:
+        optimizer = inner
         name = type(optimizer).__name__
-        if "schedulefree" in name.lower() or "lookahead" in name.lower():
+        if any(word in name.lower() for word in OUTSIDE):
             raise OptimizerError(
                 f"{name} moves weights outside of its step, so that zeros would be lost there: use "
                 "the optimizer that it is made of"
             )
-        inner = next(
-            (
-                vars(optimizer).get(key)
-                for key in INNER
-                if hasattr(optimizer, "__dict__")
-                and isinstance(vars(optimizer).get(key), Optimizer)
-            ),
-            None,
-        )
-        if inner is None:
-            break
-        optimizer = inner
+        held = getattr(optimizer, "__dict__", {})
+        inner = next((held[key] for key in INNER if isinstance(held.get(key), Optimizer)), None)
     if not isinstance(optimizer, Optimizer):
         raise OptimizerError(
             f"a method follows the steps of a torch.optim.Optimizer, got {type(given).__name__}"
         )
     return optimizer
+
+
+def parameters_of(optimizer: Optimizer) -> set[nn.Parameter]:
+    """What an optimizer steps."""
+    return {p for group in optimizer.param_groups for p in group["params"]}
 
 
 def is_scheduled(optimizer: Optimizer) -> bool:

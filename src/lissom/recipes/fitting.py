@@ -48,6 +48,18 @@ class RecipePath:
         """With the same examples held out for all seeds."""
         return make_data(self.recipe, self.data_dir, seed=DATA_SEED)
 
+    def check(self, from_scratch: Sequence[float] = ()) -> None:
+        """Refuse what cannot be trained, before there are files of it, or points that fail.
+
+        Raises:
+            RecipeError: for a strength that the recipe cannot have.
+            RunError: for a device that cannot be used.
+        """
+        for strength in from_scratch:
+            if reason := why_no_point(self.recipe, strength):
+                raise RecipeError(f"a point from scratch: {reason}")
+        usable_device(self.device)
+
     def run(self, jobs: int = 1, from_scratch: Sequence[float] = ()) -> Curve:
         """Make the curve, or go on with it.
 
@@ -60,10 +72,7 @@ class RecipePath:
             RecipeError: for a strength that the recipe cannot have.
         """
         spec = path_of(self.recipe)
-        for strength in from_scratch:
-            if reason := why_no_point(self.recipe, strength):
-                raise RecipeError(f"a point from scratch: {reason}")
-        usable_device(self.device)  # refuses another before there are points that fail
+        self.check(from_scratch)
         return path(
             self.fit,
             spec.strengths,

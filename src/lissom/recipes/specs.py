@@ -251,7 +251,7 @@ class Recipe(Spec):
     def _check_method(self, method: MethodSpec) -> None:
         """What a `Trainer` would refuse, in the same words."""
         kind, options = method.type, method.options(FINE)
-        penalties = [spec.penalty(FINE) for spec in self.penalties]
+        penalties = [spec.penalty(1) for spec in self.penalties]
         try:
             kind.check(penalties, options)
         except LissomError as error:

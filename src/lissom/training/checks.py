@@ -5,7 +5,7 @@ from torch.optim import Optimizer
 
 from lissom.errors import RunError
 from lissom.methods import Method, methods_on, require_plain
-from lissom.methods.optimizers import stepping_optimizer
+from lissom.methods.optimizers import parameters_of, stepping_optimizer
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
@@ -14,8 +14,7 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     Raises:
         RunError: if it holds none of the model's parameters.
     """
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in stepped for p in model.parameters()):
+    if parameters_of(optimizer).isdisjoint(model.parameters()):
         raise RunError(
             f"the optimizer holds no parameter of this {type(model).__name__}, which would not be "
             "trained: make it of model.parameters()"

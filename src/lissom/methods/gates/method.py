@@ -30,7 +30,7 @@ from lissom.methods.gates.placing import (
 )
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
-from lissom.methods.optimizers import is_scheduled
+from lissom.methods.optimizers import is_scheduled, parameters_of
 from lissom.methods.strength import Strength
 from lissom.penalties import Elastic, Penalty
 from lissom.running import ExampleInputs
@@ -162,9 +162,8 @@ class Gates(Method):
                 "one rate for each param group it knew: make the scheduler after lissom.gate, "
                 "which adds a group"
             )
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        if trained and not any(id(p) in held for p in trained):
+        trained = {p for p in self.model.parameters() if p.requires_grad}
+        if trained and trained.isdisjoint(parameters_of(optimizer)):
             raise OptimizerError(
                 f"the optimizer holds no parameter of this {type(self.model).__name__}: make it of "
                 "model.parameters()"

@@ -38,17 +38,17 @@ class Given:
         return self.values[step]
 
     def begin(self, gap: float) -> None:
-        """Direct compression changes nothing."""
+        """Called after direct compression; the numbers are given, whatever came of it."""
 
     def follow(self, step: int, gap: float) -> None:
-        """Nor does what comes of a step."""
+        """Called after each C step; the next number is given, too."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing but what was given."""
+        """Empty: there is nothing to keep."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to go on with."""
+        """There was nothing to keep."""
 
 
 @dataclass
