@@ -186,7 +186,7 @@ def test_lc_begins_with_the_first_penalty_in_a_loss_and_not_with_one_that_is_pri
         opt = SGD(net.parameters(), 0.05)
         method = lissom.lc(opt, {lissom.weights(net): TopK(40)}, every=4, c_steps=3, mu=0.3)
         if prints:
-            float(method.penalty())
+            method.penalty().detach().item()
         net.load_state_dict(pretrained)
         train(net, opt, method, steps=12)
         assert method.finalized
@@ -200,7 +200,7 @@ def test_multipliers_move_by_penalties_in_a_loss_only() -> None:
     budget = Budget(weights=0.5)
     gates = lissom.gate(opt, net, {lissom.weights(net): L0(0)}, budget=budget)
     for _ in range(3):
-        float(gates.penalty())
+        gates.penalty().detach().item()
         x = torch.rand(4, 8)
         opt.zero_grad()
         net(x).square().sum().backward()

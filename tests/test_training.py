@@ -880,6 +880,8 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
 
 def test_a_new_run_does_not_add_to_the_events_of_an_old_one(tmp_path: Path) -> None:
     trainer(out=tmp_path, epochs=3).fit()
+    with (tmp_path / "events.jsonl").open("a") as file:  # as version 0.1.0 wrote them
+        file.write('{"event": "measure_test", "epochAfter": 1}\n')
     trainer(out=tmp_path, epochs=2).fit()
     assert [event["epoch"] for event in events_in(tmp_path)] == [1, 2]
 

@@ -108,7 +108,10 @@ class Trainer:
         """
         if self.out is not None:  # events after the last checkpoint come again
             self.out.mkdir(parents=True, exist_ok=True)
-            keep_events(lambda event: event["epoch"] <= self.epoch, self.out / "events.jsonl")
+            # What has no epoch is of another version.
+            keep_events(
+                lambda event: event.get("epoch", math.inf) <= self.epoch, self.out / "events.jsonl"
+            )
         if self._goes_on():
             self._call_teacher()
         while self._goes_on():
