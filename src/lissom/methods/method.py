@@ -7,9 +7,9 @@
         evaluate(net)
     method.finalize()                                         # plain weights, exact zeros
 
-A method is told of every step by a hook on the user's own optimizer. What is particular to it is in
-a subclass, of which most things are short: a term of the loss (`loss_term`), what happens after a
-step (`after_step`), and what would be delivered (`write_`).
+A hook on the user's own optimizer calls the method after every step. What is particular to a method
+is said in a subclass, mostly in three short functions: a term of the loss (`loss_term`), what
+happens after a step (`after_step`), and what would be delivered (`write_`).
 """
 
 import warnings
