@@ -116,7 +116,7 @@ class Gates(Method):
         self.constraints: list[Constraint] = []
         if options.budget is not None:
             self.constraints = constraints(
-                options.budget, lambda cost: self._bounds_for(cost, log_alpha)
+                options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
         placing = OnWeights if options.draws == "batch" else OnInputs
         self._placing: Placing = placing(model, self._places, self._draw)
@@ -255,7 +255,7 @@ class Gates(Method):
 
     def total(self, cost: Cost = "weights") -> float:
         """The same with every gate open."""
-        return self._bounds(cost)[1]
+        return self._bounds(cost, self.log_alpha)[1]
 
     def test_gates(self) -> list[Tensor]:
         """The deterministic gates of evaluation mode, a tensor for each block."""
@@ -438,11 +438,8 @@ class Gates(Method):
         self._placing.clear()
         return gates_of(copy.deepcopy(self.model))
 
-    def _bounds(self, cost: Cost) -> tuple[float, float]:
-        return self._bounds_for(cost, self.log_alpha)
-
     @torch.no_grad()
-    def _bounds_for(self, cost: Cost, log_alpha: Tensor) -> tuple[float, float]:
+    def _bounds(self, cost: Cost, log_alpha: Tensor) -> tuple[float, float]:
         """The cost with every gate closed, and with every gate open."""
         one = torch.ones(len(self), dtype=torch.float64, device=log_alpha.device)
         least, most = (self._expected(self._by_block(p), cost) for p in (0 * one, one))
@@ -467,9 +464,9 @@ def close_dead_gates(gates: Gates) -> None:
     Gates start open, and those of dead groups would count as something that may still be removed.
     On a network that was finalized before, they begin where they ended.
     """
-    parts = gates.log_alpha.data.split([block.shape.numel() for block in gates.blocks()])
+    parts = gates._by_block(gates.log_alpha.data)
     for block, log_alpha in zip(gates.blocks(), parts, strict=True):
-        log_alpha[(block.norms() == 0).flatten()] = -LIMIT
+        log_alpha[block.norms() == 0] = -LIMIT
 
 
 def _drop_rates(penalties: Mapping[Groups, Penalty], init: float | Sequence[float]) -> list[float]:

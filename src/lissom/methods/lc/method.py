@@ -29,7 +29,7 @@ from lissom.methods.lc.mu import Automatic, Given
 from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
-from lissom.methods.options import Options, Steps, whole
+from lissom.methods.options import Options, Steps, positive, whole
 from lissom.penalties import Elastic, Penalty
 
 C_STEPS = 40
@@ -61,7 +61,7 @@ class LCOptions(Options):
             what = f"algorithm is 'augmented' or 'quadratic', got {self.algorithm!r}"
             raise CompressionError(what, field="algorithm")
         tolerance = self.tolerance
-        if tolerance is not None and not (_number(tolerance) and 0 < tolerance < 1):
+        if tolerance is not None and not (positive(tolerance) and tolerance < 1):
             what = f"tolerance is of ‖w − θ‖/‖w‖, between 0 and 1, got {tolerance!r}"
             raise CompressionError(what, field="tolerance")
         self._check_mu()
@@ -69,8 +69,8 @@ class LCOptions(Options):
     def _check_lengths(self) -> None:
         if isinstance(self.every, Sequence) and not isinstance(self.every, str):
             ends = list(self.every)
-            rising = all(a < b for a, b in pairwise(ends)) if all(map(_number, ends)) else False
-            if not ends or not rising or not all(whole(end, least=1) for end in ends):
+            counted = bool(ends) and all(whole(end, least=1) for end in ends)
+            if not counted or any(a >= b for a, b in pairwise(ends)):
                 raise CompressionError(
                     "every is the length of an L step, or a list of the steps after which each of "
                     f"them ends, such as [500, 800, 1100]; got {self.every!r}",
@@ -90,8 +90,7 @@ class LCOptions(Options):
 
     def _check_mu(self) -> None:
         values: list[Any] = list(self.mu) if isinstance(self.mu, Sequence) else [self.mu]
-        given = self.mu is not None
-        if given and not (values and all(_number(v) and 0 < v < math.inf for v in values)):
+        if self.mu is not None and not (values and all(map(positive, values))):
             raise CompressionError(
                 "mu is a positive number, with mu_factor for its growth, or a list with one for "
                 f"each C step, or None to find it on the way; got {self.mu!r}",
@@ -100,10 +99,10 @@ class LCOptions(Options):
         if isinstance(self.mu, Sequence) and len(values) != len(self.ends):
             what = f"mu has {len(values)} numbers, and there are {len(self.ends)} C steps"
             raise CompressionError(what, field="mu")
-        if not (_number(self.mu_factor) and 0 < self.mu_factor < math.inf):
+        if not positive(self.mu_factor):
             what = f"mu_factor is a number above 0, got {self.mu_factor!r}"
             raise CompressionError(what, field="mu_factor")
-        if self.mu_factor != 1 and not _number(self.mu):
+        if self.mu_factor != 1 and not positive(self.mu):
             what = f"mu_factor is the growth of a mu that is one number, got mu={self.mu!r}"
             raise CompressionError(what, field="mu_factor")
 
@@ -389,7 +388,3 @@ def _weighs_against_mu(part: Compression | Penalty) -> bool:
         return part.has_cost
     plus = part.plus if isinstance(part, TopK) else part
     return isinstance(plus, Elastic) and plus != Elastic()
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
