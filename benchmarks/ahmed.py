@@ -20,9 +20,9 @@ import typer
 from torch import nn
 from torch.nn import functional as F
 
+from lissom.curves import Curve, Point, Setting
 from lissom.data import Dataset, ModRec
 from lissom.distill import distill_to_trees
-from lissom.path import Curve, Point, Setting
 from lissom.recipes import make_data, make_model, read_record
 from lissom.report import accuracy_by, adversarial_curve, confusions
 from lissom.report.networks import Readers, readers, spaced

@@ -9,9 +9,9 @@ from typing import Any
 
 from gate_tables import spread
 
+from lissom.curves import Curve, Point, Setting
+from lissom.curves.placing import Plan
 from lissom.errors import PathError
-from lissom.path import Curve, Point, Setting
-from lissom.path.placing import Plan
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import lissom
-from lissom.measure import latency
+from lissom.measuring import latency
 from lissom.models import vgg
 
 RESULT = Path(__file__).parent / "results" / "latency.json"

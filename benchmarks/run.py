@@ -26,7 +26,7 @@ from torch import nn
 
 from lissom import measure, shrink
 from lissom.data import Dataset
-from lissom.measure import latency
+from lissom.measuring import latency
 from lissom.recipes import make_data, make_example, make_model, read_record
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lissom
-from lissom.path import Curve, Point, Start
+from lissom.curves import Curve, Point, Start
 
 EXAMPLE = torch.linspace(-1, 1, 24).reshape(4, 6)
 TOTAL = 6 * 12 + 12 + 12 * 3 + 3

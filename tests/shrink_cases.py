@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import lissom
 from lissom.groups import Groups
 from lissom.running import evaluating, leaves
-from lissom.shrink import Shrinkage
+from lissom.shrinking import Shrinkage
 
 Inputs = tuple[Tensor, ...]
 EXACT = 1e-10  # of the largest output, in float64
@@ -62,7 +62,7 @@ def refusals() -> Iterator[list[None]]:
     Units that are not zero themselves and were refused stand in no report.
     """
     found: list[None] = []
-    case = import_module("lissom.shrink")._Case
+    case = import_module("lissom.shrinking")._Case
     original = case.what_modules_cannot
 
     def counted(self: object) -> object:

@@ -13,8 +13,8 @@ from path_cases import EXAMPLE, made_up, make, path
 from torch import Tensor, nn
 
 from lissom.attacks import Attack, Norm, adversarial_accuracy, fgsm, pgd
+from lissom.curves import Curve
 from lissom.errors import AttackError, PathError
-from lissom.path import Curve
 from lissom.report import AdversarialCurve, adversarial_curve, per_radius
 
 X = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from lissom import LissomError, measure
-from lissom.measure import units
+from lissom.measuring import units
 from lissom.models import lenet5, lenet300
 from lissom.storage import storage
 

@@ -17,7 +17,7 @@ from lissom import LissomError, export
 from lissom.models import lenet5, lenet300
 
 FORMATS = ["onnx", "pt2"]
-module = sys.modules["lissom.export"]
+module = sys.modules["lissom.exporting"]
 
 
 def computes(path: Path, *inputs: Tensor) -> list[Any]:

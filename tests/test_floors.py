@@ -27,8 +27,8 @@ FLOORS = (
     },
     {"penalties", "budgets", "groups", "coupling"},
     {"methods", "compressions", "preconditioners", "rescaling"},
-    {"shrink", "saving", "measure", "export"},
-    {"path", "attacks"},
+    {"shrinking", "saving", "measuring", "exporting"},
+    {"curves", "attacks"},
     {"training", "data", "models", "recipes", "distill", "ensemble"},
     {"report", "progress", "cli", "__init__", "__main__"},
 )

@@ -13,7 +13,7 @@ from devices import DEVICES
 from torch import Tensor, nn
 
 from lissom import LissomError
-from lissom.measure import Latency, latency, timing
+from lissom.measuring import Latency, latency, timing
 
 
 class Clock:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom import LissomError, measure
-from lissom.measure import Measurement, Variable
+from lissom.measuring import Measurement, Variable
 
 
 class One(nn.Module):

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import TopK, shrink
+from lissom.curves import Curve, Start, running
 from lissom.errors import PathError, RunError
-from lissom.path import Curve, Start, running
 
 
 @pytest.fixture(scope="module")

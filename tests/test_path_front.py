@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from path_cases import made_up
 
+from lissom.curves import Curve
+from lissom.curves.front import halvings, knee, pareto, slope
 from lissom.errors import PathError
-from lissom.path import Curve
-from lissom.path.front import halvings, knee, pareto, slope
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(0, 20).map(lambda e: e / 20)), min_size=1, max_size=12

@@ -11,7 +11,7 @@ import pytest
 from killing import kill_when
 from path_cases import make, path, same_weights, timeless
 
-from lissom.path import Curve
+from lissom.curves import Curve
 
 # Slow enough to be killed, with a line in a log for each training that began.
 SCRIPT = """

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from lissom.path.placing import Plan, Seen, bend
+from lissom.curves.placing import Plan, Seen, bend
 
 GRID = math.log(10)
 

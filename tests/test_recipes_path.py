@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from lissom.checkpoints import load_tensors, read_events
 from lissom.cli import app
+from lissom.curves import Curve
+from lissom.curves.storing import state_in
 from lissom.errors import RecipeError
-from lissom.path import Curve
-from lissom.path.storing import state_in
 from lissom.recipes import RecipePath, read_recipe, read_record
 from lissom.recipes.paths import point_recipe, strength_of
 

@@ -15,9 +15,9 @@ from torch import nn
 
 import lissom
 from lissom import L0
+from lissom.curves import Curve
 from lissom.errors import LissomError, PathError
 from lissom.hard_concrete import TEST_GATES, HardConcrete
-from lissom.path import Curve
 from lissom.report import (
     ClassAccuracy,
     class_accuracy,

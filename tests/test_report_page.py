@@ -17,8 +17,8 @@ from safetensors.torch import load as read_tensors
 from torch import nn
 
 from lissom.checkpoints import load_json, save_json
+from lissom.curves import Curve, Start
 from lissom.errors import PathError, RunError
-from lissom.path import Curve, Start
 from lissom.report import class_accuracy, curve_data, write_curve_report
 
 HOSTILE = "</script><script>alert(1)</script><b onmouseover='x'>&\"$^$"

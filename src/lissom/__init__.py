@@ -3,19 +3,19 @@
 from lissom import schedules
 from lissom.budgets import L1Ball, TopK
 from lissom.coupling import channels, heads, neurons
+from lissom.curves import path
 from lissom.errors import LissomError
-from lissom.export import export
+from lissom.exporting import export
 from lissom.groups import kernels, weights
-from lissom.measure import measure
+from lissom.measuring import measure
 from lissom.methods import Budget
 from lissom.methods.gates import gate
 from lissom.methods.lc import lc
 from lissom.methods.proximal import proximal
 from lissom.methods.subgradient import subgradient
-from lissom.path import path
 from lissom.penalties import L0, L1, L2, Threshold
 from lissom.saving import load, save
-from lissom.shrink import shrink
+from lissom.shrinking import shrink
 from lissom.training import Trainer
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import EnsembleError
-from lissom.measure import measure
+from lissom.measuring import measure
 from lissom.running import evaluating
 from lissom.training.evaluation import logits_of, loss_and_error
 

@@ -73,7 +73,7 @@ class Progress:
 @contextmanager
 def points_shown(console: Console) -> Iterator[None]:
     """Show what comes of each point of a path, a line for each."""
-    log, handler = logging.getLogger("lissom.path"), _Lines(console)
+    log, handler = logging.getLogger("lissom.curves"), _Lines(console)
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

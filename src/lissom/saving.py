@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 
 from lissom.checkpoints import save_tensors
 from lissom.errors import RunError
-from lissom.export import export
+from lissom.exporting import export
 from lissom.running import named_tensors
-from lissom.shrink import Shrinkage, Surgery, operate
-from lissom.shrink.selection import Selected
-from lissom.shrink.surgery import READS
+from lissom.shrinking import Shrinkage, Surgery, operate
+from lissom.shrinking.selection import Selected
+from lissom.shrinking.surgery import READS
 
 FORMAT = "lissom 1"
 

@@ -10,9 +10,9 @@ import typer
 from lissom.checkpoints import save_tensors
 from lissom.cli.folders import check_run, check_same, resumable, start
 from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
+from lissom.curves import Curve
 from lissom.errors import PathError, RunError
-from lissom.measure import measure
-from lissom.path import Curve
+from lissom.measuring import measure
 from lissom.progress import Progress, points_shown
 from lissom.recipes import (
     HenriksonLog,

@@ -10,13 +10,13 @@ from torch import nn
 from lissom.checkpoints import load_tensors, save_json
 from lissom.cli.shared import app, console, mistakes_in_red, say, stderr
 from lissom.errors import RunError
-from lissom.export import export as export_model
-from lissom.measure import measure as measure_model
+from lissom.exporting import export as export_model
+from lissom.measuring import measure as measure_model
 from lissom.recipes import fill_model, load_checkpoint, make_example, make_model, read_record
 from lissom.report import write_curve_report, write_report
 from lissom.saving import save as save_model
-from lissom.shrink import Shrinkage
-from lissom.shrink import shrink as shrink_model
+from lissom.shrinking import Shrinkage
+from lissom.shrinking import shrink as shrink_model
 
 RoundTo = Annotated[
     int | None,

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lissom.checkpoints import read_events, save_tensors
-from lissom.path import Curve, Point, Setting
-from lissom.path.storing import fill
+from lissom.curves import Curve, Point, Setting
+from lissom.curves.storing import fill
 from lissom.recipes.fitting import DATA_SEED
 from lissom.recipes.making import make_model
 from lissom.recipes.paths import point_recipe

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from lissom.curves import Curve, Start, path
 from lissom.data import Dataset
 from lissom.errors import RecipeError
-from lissom.path import Curve, Start, path
 from lissom.recipes.making import make_data, make_example, make_model
 from lissom.recipes.paths import path_of, point_recipe, strength_of, why_no_point
 from lissom.recipes.specs import Recipe

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lissom.attacks import Attack, adversarial_accuracy
-from lissom.path import Curve
-from lissom.path.running import MakeModel
+from lissom.curves import Curve
+from lissom.curves.running import MakeModel
 from lissom.report.by_point import ByPoint, key
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from statistics import fmean
 
-from lissom.path import Point, Setting
+from lissom.curves import Point, Setting
 
 
 class ByPoint:

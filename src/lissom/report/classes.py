@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lissom.checkpoints import load_json, save_json
+from lissom.curves import Curve
+from lissom.curves.running import MakeModel
 from lissom.errors import PathError
-from lissom.path import Curve
-from lissom.path.running import MakeModel
 from lissom.report.by_point import ByPoint, key
 from lissom.report.confusion import check_labelled, confusions
 

@@ -9,8 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lissom.curves.results import spread
 from lissom.errors import LissomError
-from lissom.path.results import spread
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
 from lissom.training.evaluation import logits_of
 

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from torch import Tensor
 
+from lissom.curves import Curve, Point, Setting
+from lissom.curves.point import AXES, strength_text
+from lissom.curves.results import none_for_nan, spread
+from lissom.curves.storing import small_in
 from lissom.errors import LissomError, PathError
-from lissom.path import Curve, Point, Setting
-from lissom.path.point import AXES, strength_text
-from lissom.path.results import none_for_nan, spread
-from lissom.path.storing import small_in
 from lissom.report.classes import ClassAccuracy
 from lissom.report.networks import first_layer, readers
 from lissom.report.series import Scale, dense_size, halvings, knee_of

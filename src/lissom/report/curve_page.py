@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lissom.checkpoints import load_json
+from lissom.curves import Curve
 from lissom.errors import PathError
-from lissom.path import Curve
 from lissom.report.curve_data import WITHIN, names_of, page_data
 from lissom.report.curves import trade_off
 from lissom.report.figures import svg

@@ -9,9 +9,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lissom.curves import Curve
+from lissom.curves.results import spread
 from lissom.errors import PathError
-from lissom.path import Curve
-from lissom.path.results import spread
 from lissom.report.adversarial import AdversarialCurve
 from lissom.report.by_point import ByPoint
 from lissom.report.classes import ClassAccuracy

@@ -11,10 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lissom.curves import Curve, Point
+from lissom.curves.point import strength_text
 from lissom.errors import PathError, nearest
 from lissom.hard_concrete import HardConcrete
-from lissom.path import Curve, Point
-from lissom.path.point import strength_text
 from lissom.report.series import halvings, removed
 
 READERS = LinearSegmentedColormap.from_list("readers", ["#b9dcd8", "#0d7d76", "#06302d"])

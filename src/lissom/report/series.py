@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from lissom.curves import Curve, Knee, Setting
+from lissom.curves.results import spread
 from lissom.errors import PathError
-from lissom.path import Curve, Knee, Setting
-from lissom.path.results import spread
 
 Curves = Curve | Mapping[str, Curve]
 

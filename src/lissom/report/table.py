@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lissom.curves import Curve, Setting
+from lissom.curves.point import number_or_dense
+from lissom.curves.results import spread
 from lissom.errors import PathError
-from lissom.path import Curve, Setting
-from lissom.path.point import number_or_dense
-from lissom.path.results import spread
 from lissom.report.curve_data import WITHIN
 from lissom.report.series import Scale, axis_words, halvings, knee_of, removed
 

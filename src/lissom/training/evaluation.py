@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lissom.data import Dataset
 from lissom.errors import RunError
-from lissom.measure import measure
+from lissom.measuring import measure
 from lissom.running import evaluating
 
 EVALUATION = "evaluation"  # what its "event" says

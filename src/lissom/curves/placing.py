@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, variance
 
-from lissom.path.front import above_zero, log2_errors
+from lissom.curves.front import above_zero, log2_errors
 
 FACTOR = 8.0  # between the strengths of a scan
 DENSE = 0.99  # of the dense size: so much is left where the first group dies

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import varying
 from lissom.coupling.sites import Contraction
-from lissom.shrink.attention import FewerHeads
-from lissom.shrink.constants import Constants
-from lissom.shrink.decision import Decision
-from lissom.shrink.sizes import Sizes, new_sizes
+from lissom.shrinking.attention import FewerHeads
+from lissom.shrinking.constants import Constants
+from lissom.shrinking.decision import Decision
+from lissom.shrinking.sizes import Sizes, new_sizes
 
 Keep = dict[str, dict[int, Tensor]]
 IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")

@@ -26,8 +26,8 @@ from lissom.checkpoints import (
     save_state,
     save_tensors,
 )
+from lissom.curves.point import Point
 from lissom.errors import PathError
-from lissom.path.point import Point
 from lissom.running import named_tensors
 from lissom.saving import save
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.sites import Contraction, MustVanish, Site
-from lissom.shrink.constants import Constants, compact
+from lissom.shrinking.constants import Constants, compact
 
 Mask = NDArray[np.bool_]
 Share = tuple[Contraction, int, int, float]

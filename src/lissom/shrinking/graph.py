@@ -17,10 +17,10 @@ from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axis
 from lissom.coupling.ops import Call, call, concrete
 from lissom.errors import GroupError, LissomError
-from lissom.shrink.constants import Constants
-from lissom.shrink.decision import Decision, Mask
-from lissom.shrink.sizes import groups_left, left, norm_groups_left
-from lissom.shrink.surgery import Surgery, folded
+from lissom.shrinking.constants import Constants
+from lissom.shrinking.decision import Decision, Mask
+from lissom.shrinking.sizes import groups_left, left, norm_groups_left
+from lissom.shrinking.surgery import Surgery, folded
 
 
 def cut_graph(

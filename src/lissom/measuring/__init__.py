@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import LissomError
-from lissom.measure.macs import forward_pass, owners
-from lissom.measure.measurement import Layer, Measurement, Variable
-from lissom.measure.timing import Latency, latency
-from lissom.measure.units import neurons, shrunk_weights
+from lissom.measuring.macs import forward_pass, owners
+from lissom.measuring.measurement import Layer, Measurement, Variable
+from lissom.measuring.timing import Latency, latency
+from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
 from lissom.storage import Storage, storage

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lissom.coupling import ops
 from lissom.coupling.ops import Call, concrete
-from lissom.shrink.constants import NAN, Constants, Known, rule, spread, uniform
+from lissom.shrinking.constants import NAN, Constants, Known, rule, spread, uniform
 
 
 @rule("mean", "amax", "amin", "sum", "linalg_vector_norm")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lissom.running import evaluating, run
-from lissom.shrink import shrink
+from lissom.shrinking import shrink
 
 
 def neurons(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from lissom.coupling import ops
 from lissom.coupling.ops import Call, concrete
-from lissom.shrink.constants import NAN, Constants, Known, rule, uniform, without_nan
+from lissom.shrinking.constants import NAN, Constants, Known, rule, uniform, without_nan
 
 Product = Callable[[Tensor, Tensor], Tensor]
 

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import torch
 
+from lissom.curves.point import Point
+from lissom.curves.running import Job, log_point, run_seed
 from lissom.errors import PathError
-from lissom.path.point import Point
-from lissom.path.running import Job, log_point, run_seed
 
 
 class Rounds(Protocol):

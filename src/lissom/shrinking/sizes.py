@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from lissom.coupling import ops
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.ops import Call, call, concrete
-from lissom.shrink.decision import Decision
+from lissom.shrinking.decision import Decision
 
 Sizes = dict[str, int]
 Shape = Callable[[fx.Node], list[int]]  # after surgery

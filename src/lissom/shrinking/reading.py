@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lissom.shrink.surgery import LAYERS, READS, Surgery
+from lissom.shrinking.surgery import LAYERS, READS, Surgery
 
 
 def reading_less(small: nn.Module, surgery: Surgery) -> Surgery:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
-from lissom.shrink.surgery import Keep, Surgery, sliced
+from lissom.shrinking.surgery import Keep, Surgery, sliced
 from lissom.tables import table, text
 
 

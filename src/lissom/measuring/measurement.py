@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lissom.measure.timing import Latency
+from lissom.measuring.timing import Latency
 from lissom.storage import Storage
 from lissom.tables import table, text
 

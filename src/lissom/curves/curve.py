@@ -9,15 +9,15 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
+from lissom.curves import front as fronts
+from lissom.curves.placing import Plan
+from lissom.curves.point import Point, label_of, number_or_dense
+from lissom.curves.results import Knee, Setting
+from lissom.curves.running import MakeModel, build
+from lissom.curves.scores import Scores, scores_of
+from lissom.curves.storing import fill, load_path, load_points, small_in, tensors_in
 from lissom.errors import PathError, nearest
 from lissom.groups import Groups
-from lissom.path import front as fronts
-from lissom.path.placing import Plan
-from lissom.path.point import Point, label_of, number_or_dense
-from lissom.path.results import Knee, Setting
-from lissom.path.running import MakeModel, build
-from lissom.path.scores import Scores, scores_of
-from lissom.path.storing import fill, load_path, load_points, small_in, tensors_in
 from lissom.saving import load
 from lissom.tables import table, text
 

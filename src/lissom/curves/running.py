@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom.curves.placing import Plan
+from lissom.curves.point import Point, Start
+from lissom.curves.seeding import seeded
+from lissom.curves.storing import fill, folder_of, load_point, save_network, save_point, state_in
 from lissom.errors import PathError
-from lissom.measure import latency, measure
-from lissom.measure.macs import forward_pass
+from lissom.measuring import latency, measure
+from lissom.measuring.macs import forward_pass
 from lissom.methods import require_plain
-from lissom.path.placing import Plan
-from lissom.path.point import Point, Start
-from lissom.path.seeding import seeded
-from lissom.path.storing import fill, folder_of, load_point, save_network, save_point, state_in
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
-from lissom.shrink import shrink
-from lissom.shrink.verify import fresh_inputs
+from lissom.shrinking import shrink
+from lissom.shrinking.verify import fresh_inputs
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from lissom.path.point import Point, strength_text
+from lissom.curves.point import Point, strength_text
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
-from lissom.shrink import products as _products  # fills the table
-from lissom.shrink import statistics as _statistics  # as well
-from lissom.shrink.constants import Constants
-from lissom.shrink.decision import Decider, Decision, Mask
-from lissom.shrink.graph import cut_graph
-from lissom.shrink.reading import reading_less
-from lissom.shrink.report import Kept, Shrinkage
-from lissom.shrink.selection import Selected
-from lissom.shrink.sizes import Sizes
-from lissom.shrink.surgery import Surgery, operate, plan
-from lissom.shrink.verify import (
+from lissom.shrinking import products as _products  # fills the table
+from lissom.shrinking import statistics as _statistics  # as well
+from lissom.shrinking.constants import Constants
+from lissom.shrinking.decision import Decider, Decision, Mask
+from lissom.shrinking.graph import cut_graph
+from lissom.shrinking.reading import reading_less
+from lissom.shrinking.report import Kept, Shrinkage
+from lissom.shrinking.selection import Selected
+from lissom.shrinking.sizes import Sizes
+from lissom.shrinking.surgery import Surgery, operate, plan
+from lissom.shrinking.verify import (
     Inputs,
     copied,
     difference,

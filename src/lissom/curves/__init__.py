@@ -11,22 +11,22 @@ from weakref import finalize
 
 from torch import nn
 
-from lissom.path.checks import (
+from lissom.curves.checks import (
     check_counts,
     check_from_scratch,
     check_functions,
     check_strength_name,
     check_strengths,
 )
-from lissom.path.curve import Curve
-from lissom.path.front import halvings
-from lissom.path.placing import Plan, Seen
-from lissom.path.point import Point, Start
-from lissom.path.results import Knee, Setting
-from lissom.path.running import Fit, Job, MakeModel, Score, build
-from lissom.path.scores import Scores
-from lissom.path.storing import begin
-from lissom.path.workers import rounds
+from lissom.curves.curve import Curve
+from lissom.curves.front import halvings
+from lissom.curves.placing import Plan, Seen
+from lissom.curves.point import Point, Start
+from lissom.curves.results import Knee, Setting
+from lissom.curves.running import Fit, Job, MakeModel, Score, build
+from lissom.curves.scores import Scores
+from lissom.curves.storing import begin
+from lissom.curves.workers import rounds
 from lissom.running import ExampleInputs, as_inputs
 
 __all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
