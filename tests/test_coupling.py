@@ -1,4 +1,4 @@
-"""Labels: what is tied, what is pinned, who pays; rule by rule on small modules."""
+"""Labels: what is tied, what is pinned, whose norm counts; rule by rule on small modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -254,31 +254,31 @@ def test_an_operation_of_constants_alone_is_not_named() -> None:
 
 def roles(model: nn.Module, x: Tensor, **options: bool) -> dict[tuple[str, int], str]:
     found = families(couple(trace(model.eval(), x), **options), model)
-    return {(m.name, m.dim): str(m.role) for family in found for m in family.members}
+    return {(m.name, m.dims[0]): str(m.role) for family in found for m in family.members}
 
 
-def test_producers_pay() -> None:
+def test_producers_count_in_the_norm() -> None:
     model = maps(lambda m, x: m.norm(x).relu(), norm=nn.BatchNorm2d(6))
     assert roles(model, IMAGES) == {
-        ("first.weight", 0): "pay", ("first.bias", 0): "zeroed",
+        ("first.weight", 0): "norm", ("first.bias", 0): "zeroed",
         ("norm.weight", 0): "zeroed", ("norm.bias", 0): "zeroed",
         ("norm.running_mean", 0): "cut", ("norm.running_var", 0): "cut",
         ("last.weight", 1): "cut",
     }  # fmt: skip
 
 
-def test_readers_pay_where_inputs_are_free() -> None:
+def test_readers_count_in_the_norm_where_inputs_are_free() -> None:
     model = dense(lambda m, x: x.relu())
     assert roles(model, X, inputs=True) == {
-        ("first.weight", 1): "pay", ("first.weight", 0): "cut", ("first.bias", 0): "zeroed",
-        ("last.weight", 1): "pay",
+        ("first.weight", 1): "norm", ("first.weight", 0): "cut", ("first.bias", 0): "zeroed",
+        ("last.weight", 1): "norm",
     }  # fmt: skip
 
 
-def test_a_square_weight_pays_along_one_dim() -> None:
+def test_a_square_weight_counts_along_one_dim() -> None:
     model = dense(lambda m, x: x + m.same(x).relu(), same=nn.Linear(6, 6))
     found = roles(model, X)
-    assert found[("same.weight", 0)] == "pay" and found[("same.weight", 1)] == "cut"
+    assert found[("same.weight", 0)] == "norm" and found[("same.weight", 1)] == "cut"
 
 
 def test_embeddings_and_recurrent_layers() -> None:
@@ -292,8 +292,8 @@ def test_embeddings_and_recurrent_layers() -> None:
             return self.head(self.rnn(self.embedding(x))[0])
 
     assert roles(Words(), torch.zeros(2, 4, dtype=torch.long)) == {
-        ("embedding.weight", 1): "pay", ("rnn.weight_ih_l0", 1): "cut",
-        ("rnn.weight_ih_l0", 0): "pay", ("rnn.weight_hh_l0", 0): "pay",
+        ("embedding.weight", 1): "norm", ("rnn.weight_ih_l0", 1): "cut",
+        ("rnn.weight_ih_l0", 0): "norm", ("rnn.weight_hh_l0", 0): "norm",
         ("rnn.weight_hh_l0", 1): "cut", ("rnn.bias_ih_l0", 0): "zeroed",
         ("rnn.bias_hh_l0", 0): "zeroed", ("head.weight", 1): "cut",
     }  # fmt: skip
@@ -344,7 +344,7 @@ def test_macs_and_weights() -> None:
 
 def test_the_table() -> None:
     text = str(units(Mixed(), MIXED))
-    for part in ("paid by", "zeroed", "cut", "conv", "embed", "head.1", "total", "15"):
+    for part in ("norm of", "zeroed", "cut", "conv", "embed", "head.1", "total", "15"):
         assert part in text
     assert repr(units(Mixed(), MIXED)) == "<15 units in 3 blocks>"
 
@@ -366,7 +366,7 @@ def test_only_and_without() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.c((self.a(x) + self.b(x)).relu())
 
-    assert len(units(Sum(), X).only("b").blocks) == 1  # by any member that pays
+    assert len(units(Sum(), X).only("b").blocks) == 1  # by any member of the norm
 
 
 # The model is left as it was; mistakes

@@ -23,7 +23,7 @@ import lissom
 from lissom import L0, L1, L2, TopK, kernels
 from lissom.coupling import channels, heads, neurons
 from lissom.errors import GateError, GroupError, MethodError, OptimizerError
-from lissom.groups import Groups, TensorBlock, columns, weights
+from lissom.groups import Groups, columns, weights
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates import Budget, Gates, close_dead_gates, gate, gates_of
 from lissom.schedules import linear
@@ -359,13 +359,7 @@ def in_group(groups: Groups) -> Iterator[tuple[int, float]]:
     for block in groups:
         norms = block.norms().detach().flatten()
         for i in range(len(norms)):
-            if isinstance(block, TensorBlock):
-                shape = [s if d in block.kept else 1 for d, s in enumerate(block.parameter.shape)]
-                n = block.parameter.numel() // torch.Size(shape).numel()
-            else:
-                n = sum(
-                    m.tensor.numel() // len(m.unit) * int((m.unit == i).sum()) for m in block.paying
-                )
+            n = sum(int((m.spread.numbers().expand_as(m.tensor) == i).sum()) for m in block.normed)
             yield n, float(norms[i] ** 2)
 
 
@@ -469,7 +463,7 @@ def test_expected_against_draws(make: Make) -> None:
     gates = gated(net, {groups: L0(1.0)}, example_inputs=x, init=0.4)
     p = torch.cat([q.detach().flatten() for q in gates.p_nonzero()])
     expected = {cost: gates.expected(cost).item() for cost in ("weights", "macs")}
-    single = isinstance(groups.blocks[0], TensorBlock)
+    single = groups.blocks[0].macs is None
     generator = torch.Generator().manual_seed(1)
     found: dict[str, list[float]] = {"weights": [], "macs": []}
     shrunk = 0
@@ -545,7 +539,7 @@ def test_finalize(make: Make, draws: Any, test: str) -> None:
         torch.testing.assert_close(copied(x), net(x), rtol=0, atol=0)
         torch.testing.assert_close(other.model(x), net(x), rtol=0, atol=0)
     assert closed == 0 if test == "mean" else 0 < closed < len(gates)
-    if isinstance(gates.blocks()[0], TensorBlock):
+    if gates.blocks()[0].macs is None:
         zeros = sum(int((norms == 0).sum()) for norms in groups.norms())
         assert zeros == closed
     before = [p.clone() for p in net.parameters()]
@@ -563,7 +557,7 @@ def test_finalize(make: Make, draws: Any, test: str) -> None:
             gates_of(left)
     small = lissom.shrink(net, x, verify=False)
     torch.testing.assert_close(small(x), net(x), rtol=1e-10, atol=1e-10)
-    if closed and not isinstance(gates.blocks()[0], TensorBlock):
+    if closed and gates.blocks()[0].macs is not None:
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
 
 

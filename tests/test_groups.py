@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lissom import L0, L1, L2, TopK, kernels, weights
 from lissom.errors import GroupError
-from lissom.groups import Groups, TensorBlock, disjoint
+from lissom.groups import Groups, Partition, disjoint
 from lissom.penalties import Penalty
 
 CONVOLUTIONS = {
@@ -100,10 +100,10 @@ def test_every_weight_is_a_group() -> None:
     assert groups.kind == "weights"
     assert names(groups) == ["features.0.weight", "features.3.weight", "head.weight"]
     assert [block.module for block in groups] == [net.features[0], net.features[3], net.head]
-    assert all(block.parameter is net.get_parameter(block.name) for block in groups)
+    assert all(block.parameters[0] is net.get_parameter(block.name) for block in groups)
     assert all(block.single for block in groups)
     assert len(groups) == 72 + 108 + 15
-    assert [norms.shape for norms in groups.norms()] == [b.parameter.shape for b in groups]
+    assert [norms.shape for norms in groups.norms()] == [b.parameters[0].shape for b in groups]
     assert set(flat(groups.cost())) == {1}
 
 
@@ -149,7 +149,7 @@ def test_a_compiled_model_has_the_names_and_parameters_of_the_users() -> None:
     for kind in (weights, kernels):
         mine, theirs = kind(net), kind(compiled)
         assert names(theirs) == names(mine)
-        assert [b.parameter for b in theirs] == [b.parameter for b in mine]
+        assert [b.parameters[0] for b in theirs] == [b.parameters[0] for b in mine]
     part = nn.Sequential(nn.Linear(2, 2), torch.compile(nn.Sequential(nn.Linear(2, 2))))
     assert names(weights(part)) == ["0.weight", "1.0.weight"]
 
@@ -178,12 +178,12 @@ def test_norms_of_every_layout_and_precision(
     kind: Callable[[nn.Module], Groups], layout: Callable[[nn.Module], nn.Module]
 ) -> None:
     for block in kind(layout(Small())):
-        wide = block.parameter.detach().double()
-        inner = tuple(d for d in range(wide.ndim) if d not in block.kept)
+        wide = block.parameters[0].detach().double()
+        inner = tuple(d for d in range(wide.ndim) if d not in block.members[0].dims)
         expected = wide.square().sum(inner).sqrt() if inner else wide.abs()
         norms = block.norms()
-        half = block.parameter.itemsize == 2
-        assert norms.dtype == (torch.float32 if half else block.parameter.dtype)
+        half = block.parameters[0].itemsize == 2
+        assert norms.dtype == (torch.float32 if half else block.parameters[0].dtype)
         torch.testing.assert_close(norms.double(), expected, rtol=1e-6, atol=0)
 
 
@@ -218,12 +218,12 @@ def test_scales_multiply_every_weight_of_a_group(
     scales[0][1] = 1
     groups.scale_(scales)
     for block, scale in zip(groups, scales, strict=True):
-        old, new = before.pop(block.name), block.parameter.detach()
+        old, new = before.pop(block.name), block.parameters[0].detach()
         assert new.dtype == old.dtype and new.stride() == old.stride()
         for index in np.ndindex(*block.shape):
             expected = (old[index] * scale[index]).to(old.dtype)
             torch.testing.assert_close(new[index], expected)
-    first = groups.blocks[0].parameter
+    first = groups.blocks[0].parameters[0]
     assert first[0].count_nonzero() == 0
     assert torch.equal(first[1], net.state_dict()["features.0.weight"][1])
     for name, old in before.items():
@@ -261,7 +261,7 @@ def test_the_metric_of_every_layout_and_precision(
 ) -> None:
     for block in kernels(layout(Small())):
         wide = block.norms().dtype
-        same = torch.full(block.parameter.shape, 0.25, dtype=wide)
+        same = torch.full(block.parameters[0].shape, 0.25, dtype=wide)
         torch.testing.assert_close(block.weighted(same), same[..., 0, 0])
         assert not block.weighted(same).requires_grad
 
@@ -276,7 +276,7 @@ def test_iterates_over_its_blocks() -> None:
     groups = weights(Small())
     assert list(groups) == list(groups.blocks)
     assert len(list(groups)) == 3
-    assert all(isinstance(block, TensorBlock) for block in groups)
+    assert all(isinstance(block, Partition) for block in groups)
 
 
 def test_prints_as_a_table() -> None:
@@ -312,7 +312,7 @@ F0, F3, HEAD = "features.0.weight", "features.3.weight", "head.weight"
         ([nn.Conv2d], [F0, F3]),
         ([nn.Linear, "features.0"], [F0, HEAD]),
         ([nn.Module], [F0, F3, HEAD]),
-        ([lambda block: block.parameter.numel() > 100], [F3]),
+        ([lambda block: block.parameters[0].numel() > 100], [F3]),
     ],
 )
 def test_layers_are_chosen_by_pattern_class_or_function(

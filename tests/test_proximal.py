@@ -141,7 +141,7 @@ def test_the_dead_train_on(optimizer, metric, penalty, groups, fused) -> None:
 def test_a_zero_may_come_back(optimizer, groups) -> None:
     net = network()
     for block in groups(net):
-        nn.init.zeros_(block.parameter)
+        nn.init.zeros_(block.parameters[0])
     opt = optimizer(net.parameters())
     lissom.proximal(opt, {groups(net): L0(1e-9)})
     step(opt, 0)
@@ -442,10 +442,10 @@ def test_the_gradient_of_subgradient(penalty, groups) -> None:
     loss.backward()
     value = 0.0
     for block in groups(net):
-        w, norms = block.parameter.detach(), block.norms().detach()
+        w, norms = block.parameters[0].detach(), block.norms().detach()
         sizes = norms.view(*norms.shape, *[1] * (w.ndim - norms.ndim))
         direction = torch.where(sizes > 0, w / sizes, 0)
-        torch.testing.assert_close(block.parameter.grad, l1 * direction + 2 * l2 * w)
+        torch.testing.assert_close(block.parameters[0].grad, l1 * direction + 2 * l2 * w)
         value += float(l1 * norms.sum() + l2 * norms.square().sum())
     assert loss.item() == pytest.approx(value)
 

@@ -103,15 +103,15 @@ def test_what_is_zero_throughout_goes(seed: int) -> None:
         zero = torch.ones(units, dtype=torch.bool)
         there = torch.zeros(units, dtype=torch.bool)
         for member in family.members:
-            mine = member.unit >= 0
+            mine = member.index >= 0
             if isinstance(member.tensor, nn.Parameter):
-                rest = [d for d in range(member.tensor.ndim) if d != member.dim]
+                rest = [d for d in range(member.tensor.ndim) if d != member.dims[0]]
                 some = (member.tensor != 0).any(rest) if rest else member.tensor != 0
-                zero[member.unit[mine & some]] = False
-            kept = keep.get(member.name, {}).get(member.dim, torch.arange(len(member.unit)))
+                zero[member.index[mine & some]] = False
+            kept = keep.get(member.name, {}).get(member.dims[0], torch.arange(len(member.index)))
             stays = torch.zeros_like(mine)
             stays[kept] = True
-            there[member.unit[mine & stays]] = True
+            there[member.index[mine & stays]] = True
         wrong = int((zero & there).sum())
         last = sum(
             k.units

@@ -1,6 +1,7 @@
 """Coupled units as groups: disjoint norms, exact prox, and zeros that can be removed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -54,13 +55,13 @@ def residual(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Groups]:
 
 
 def by_hand(family: Family, unit: int, values: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The paying weights of one unit (or what stands at their places), collected one by one."""
+    """What counts in one unit's norm (or what stands at its places), collected one by one."""
     found = []
     for member in family.members:
-        if member.role is Role.PAY:
+        if member.role is Role.NORM:
             tensor = member.tensor if values is None else values[member.name]
-            rows = [i for i, u in enumerate(member.unit.tolist()) if u == unit]
-            found.append(tensor.detach().movedim(member.dim, 0)[rows].flatten())
+            rows = [i for i, u in enumerate(member.index.tolist()) if u == unit]
+            found.append(tensor.detach().movedim(member.dims[0], 0)[rows].flatten())
     return torch.cat(found)
 
 
@@ -71,23 +72,23 @@ def families(groups: Groups) -> list[Family]:
 
 @pytest.mark.parametrize("inputs", [False, True])
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
-def test_every_weight_pays_once_at_most(entry: Entry, inputs: bool) -> None:
-    """Also where inputs are free, and readers pay."""
+def test_every_weight_counts_once_at_most(entry: Entry, inputs: bool) -> None:
+    """Also where inputs are free, and readers count."""
     model, example_inputs = build(entry)
     try:
         groups = units(model, example_inputs, inputs=inputs)
     except GroupError:
         pytest.skip("nothing is free")
-    paid: dict[str, Tensor] = {}
+    counted: dict[str, Tensor] = {}
     for family in families(groups):
         for member in family.members:
-            assert torch.equal(member.unit.unique()[-1:], torch.tensor([len(family.labels) - 1]))
-            if member.role is Role.PAY:
-                count = paid.setdefault(member.name, torch.zeros(member.tensor.shape))
+            assert torch.equal(member.index.unique()[-1:], torch.tensor([len(family.labels) - 1]))
+            if member.role is Role.NORM:
+                count = counted.setdefault(member.name, torch.zeros(member.tensor.shape))
                 index = [slice(None)] * member.tensor.ndim
-                index[member.dim] = member.unit >= 0
+                index[member.dims[0]] = member.index >= 0
                 count[tuple(index)] += 1
-    assert paid and all(count.max() <= 1 for count in paid.values())
+    assert counted and all(count.max() <= 1 for count in counted.values())
 
 
 def test_norms_weights_and_costs_one_by_one() -> None:
@@ -98,7 +99,7 @@ def test_norms_weights_and_costs_one_by_one() -> None:
         for name, p in net.named_parameters()
     }
     for family in families(groups):
-        weighted = family.weighted(*(metric[m.name] for m in family.paying))
+        weighted = family.weighted(*(metric[m.name] for m in family.normed))
         for unit in range(len(family.labels)):
             w, d = by_hand(family, unit), by_hand(family, unit, metric)
             torch.testing.assert_close(family.norms()[unit], w.norm())
@@ -106,22 +107,22 @@ def test_norms_weights_and_costs_one_by_one() -> None:
             total = 0
             for member in family.members:
                 if isinstance(member.tensor, nn.Parameter):
-                    each = member.tensor.numel() // len(member.unit)
-                    total += each * int((member.unit == unit).sum())
+                    each = member.tensor.numel() // len(member.index)
+                    total += each * int((member.index == unit).sum())
             assert family.cost()[unit] == total
 
 
 def test_members_and_roles() -> None:
     _, groups = residual()
     stem, inner = families(groups)
-    assert {(m.name, m.dim, str(m.role)) for m in stem.members} == {
-        ("stem.weight", 0, "pay"), ("stem.bias", 0, "zeroed"),
+    assert {(m.name, m.dims[0], str(m.role)) for m in stem.members} == {
+        ("stem.weight", 0, "norm"), ("stem.bias", 0, "zeroed"),
         ("norm.weight", 0, "zeroed"), ("norm.bias", 0, "zeroed"),
         ("norm.running_mean", 0, "cut"), ("norm.running_var", 0, "cut"),
-        ("inner.weight", 1, "cut"), ("block.weight", 0, "pay"), ("head.weight", 1, "cut"),
+        ("inner.weight", 1, "cut"), ("block.weight", 0, "norm"), ("head.weight", 1, "cut"),
     }  # fmt: skip
-    assert {(m.name, m.dim, str(m.role)) for m in inner.members} == {
-        ("inner.weight", 0, "pay"), ("inner.bias", 0, "zeroed"), ("block.weight", 1, "cut"),
+    assert {(m.name, m.dims[0], str(m.role)) for m in inner.members} == {
+        ("inner.weight", 0, "norm"), ("inner.bias", 0, "zeroed"), ("block.weight", 1, "cut"),
     }  # fmt: skip
     assert stem.names == ("stem.weight", "block.weight")
 
@@ -140,7 +141,7 @@ def test_a_dead_group_has_the_mean_metric_and_no_gradient() -> None:
 
 
 def test_scaling() -> None:
-    """What pays is scaled, what is zeroed is zeroed at 0 only, what is cut stays."""
+    """What counts in the norm is scaled, what is zeroed is zeroed at 0 only, what is cut stays."""
     net, groups = residual()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     groups.scale_([torch.tensor([0.0, 0.5, 1.0, 1.0]), torch.ones(3)])
@@ -227,8 +228,8 @@ def test_every_optimizer_metric_and_penalty(make: Any, metric: Any, penalty: Any
         assert not norms[was].any()
         for member in family.members:
             if member.role is not Role.CUT:
-                rows = torch.isin(member.unit, torch.nonzero(norms == 0).flatten())
-                assert not member.tensor.movedim(member.dim, 0)[rows].any(), member.name
+                rows = torch.isin(member.index, torch.nonzero(norms == 0).flatten())
+                assert not member.tensor.movedim(member.dims[0], 0)[rows].any(), member.name
     zeros = sum(int((norms == 0).sum()) for norms in groups.norms())
     small = lissom.shrink(net, EXAMPLE.float())
     last = sum(kept.units for kept in report(small).kept)
@@ -261,10 +262,9 @@ def test_deployed_units_are_undone_with_all_their_members(make: Any) -> None:
 def test_lower_precision(penalty: Any, dtype: torch.dtype) -> None:
     wide, groups = residual()
     narrow = drawn(Residual()).to(dtype)
+    tensors = dict([*narrow.named_parameters(), *narrow.named_buffers()])
     narrow_groups = Groups("units", [
-        Family(f.name, f.module, tuple(
-            type(m)(m.name, dict([*narrow.named_parameters(), *narrow.named_buffers()])[m.name],
-                    m.dim, m.role, m.unit) for m in f.members), f.kind, f.macs, f.labels)
+        replace(f, members=tuple(replace(m, tensor=tensors[m.name]) for m in f.members))
         for f in families(groups)
     ])  # fmt: skip
     for p, q in zip(wide.parameters(), narrow.parameters(), strict=True):

@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lissom.groups import Block
+from lissom.groups import Partition
 from lissom.penalties import Part, Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.scratch import SMALL
 
-Step = Callable[[Block], float]
-Metrics = Callable[[Block], Sequence[Preconditioner] | None]
+Step = Callable[[Partition], float]
+Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
 
 
 @torch.no_grad()
 def rescale(
     penalty: Penalty,
-    blocks: Sequence[Block],
+    blocks: Sequence[Partition],
     step: Step,
     metrics: Metrics,
     *,
@@ -43,7 +43,7 @@ def rescale(
         apply(penalty, together, step, metrics)
 
 
-def _reference(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: Metrics) -> None:
+def _reference(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics) -> None:
     """The definition: all norms at once, one prox, one scale for each group."""
     norms = [block.norms() for block in blocks]
     steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
@@ -54,10 +54,10 @@ def _reference(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: M
         block.scale_(_ratio(x.view_as(old), old))
 
 
-def _fused(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: Metrics) -> None:
+def _fused(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics) -> None:
     """The same in place on single weights, and on the norms of larger groups."""
     parts: list[Part] = []
-    lifted: list[tuple[Block, Tensor, Tensor]] = []
+    lifted: list[tuple[Partition, Tensor, Tensor]] = []
     for block in blocks:
         t = step(block)
         if block.single:
@@ -74,7 +74,7 @@ def _fused(penalty: Penalty, blocks: Sequence[Block], step: Step, metrics: Metri
         block.scale_(_ratio(new, norms))
 
 
-def _weighted(block: Block, metrics: Metrics) -> Tensor | None:
+def _weighted(block: Partition, metrics: Metrics) -> Tensor | None:
     found = metrics(block)
     return None if found is None else block.weighted(*(d() for d in found))
 

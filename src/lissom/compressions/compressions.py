@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lissom.compressions.forms import Dense, Form, Sum
 from lissom.errors import CompressionError
-from lissom.groups import Block, Groups, TensorBlock
+from lissom.groups import Groups, Partition
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
@@ -146,7 +146,7 @@ class Rescaled(Compression):
     """A penalty on the norms of groups as a compression: its prox with t = 1/μ."""
 
     penalty: Penalty
-    blocks: tuple[Block, ...]
+    blocks: tuple[Partition, ...]
 
     @property
     def has_metric(self) -> bool:  # type: ignore[override]
@@ -162,7 +162,7 @@ class Rescaled(Compression):
         owners = tensors_of(self.blocks)
         found = dict(zip(owners, metric or [], strict=False))
 
-        def metrics(block: Block) -> list[Preconditioner] | None:
+        def metrics(block: Partition) -> list[Preconditioner] | None:
             if metric is None:
                 return None
             return [Preconditioner(found[p].square(), 1.0, 0.0) for p in block.parameters]
@@ -202,7 +202,7 @@ def bound(compression: Compression | Penalty, groups: Groups) -> Compression:
         Rescaled(part, groups.blocks) if isinstance(part, Penalty) else part
         for part in terms(compression)
     ]
-    whole = all(isinstance(block, TensorBlock) for block in groups)
+    whole = all(block.whole for block in groups)
     if not whole and not all(isinstance(part, Rescaled) for part in parts):
         raise CompressionError(
             f"{compression!r} compresses whole tensors, but {groups.kind} run through parts of "
@@ -250,6 +250,6 @@ def distance(
     return math.sqrt(sum(float(s.sum(dtype=torch.float64)) for s in squares))
 
 
-def tensors_of(blocks: Sequence[Block]) -> list[torch.nn.Parameter]:
+def tensors_of(blocks: Sequence[Partition]) -> list[torch.nn.Parameter]:
     """The parameters that hold the groups of these blocks, each once."""
     return list(dict.fromkeys(p for block in blocks for p in block.parameters))

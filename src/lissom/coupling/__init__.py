@@ -3,11 +3,11 @@
 from torch import nn
 
 from lissom.coupling import contractions as _contractions  # fills the table
-from lissom.coupling.coupler import Coupler, Role
+from lissom.coupling.coupler import Coupler
 from lissom.coupling.rules import RULES
 from lissom.coupling.trace import Trace, trace
-from lissom.coupling.units import Family, Member, families, groups_of
-from lissom.groups import Groups
+from lissom.coupling.units import Family, families, groups_of
+from lissom.groups import Groups, Member, Role
 from lissom.running import ExampleInputs
 
 __all__ = [
@@ -40,8 +40,8 @@ def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
         model: any module that `torch.export` can read; neither it nor its mode is changed.
         example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
         inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every
-            unit then pays with the weights that read it, not with those that make it: so the norms
-            of all of them are disjoint.
+            unit's norm is then that of the weights that read it, not of those that make it: so
+            the norms of all of them are disjoint.
 
     Raises:
         GroupError: if the model cannot be traced on example_inputs, or has no unit to remove.

@@ -8,11 +8,12 @@ import numpy as np
 from torch import fx
 
 from lissom.coupling import ops
-from lissom.coupling.coupler import Coupler, Role, grown
+from lissom.coupling.coupler import Coupler, grown
 from lissom.coupling.labels import PINNED, Axes, Axis, placed, varying
 from lissom.coupling.ops import Call, concrete, is_tensor
 from lissom.coupling.rules import rule
 from lissom.coupling.sites import Contraction, MustVanish, Product
+from lissom.groups import Role
 
 # Layers of torch whose forward adds self.bias wherever there is one.
 HAVE_BIAS = frozenset(
@@ -99,7 +100,7 @@ def matmul(c: Coupler, call: Call) -> Axes:
         rows = c.vector(other, dims[1])
         if c.trace.of_weights(other):
             c.mark(other, dims[0], Role.CUT)
-            c.mark(other, dims[1], Role.PAY)
+            c.mark(other, dims[1], Role.NORM)
         site = Contraction(call.node, source, -1 if source is a else -2, depth, other, dims, rows)
         c.sites.append(site)
     ndim = len(call.shape)
@@ -158,7 +159,7 @@ def einsum(c: Coupler, call: Call) -> Axes:
         if letter in right:
             for part, dim in found:
                 if part in weights:
-                    c.mark(part, dim, Role.PAY if len(found) == 1 else Role.ZEROED)
+                    c.mark(part, dim, Role.NORM if len(found) == 1 else Role.ZEROED)
             if tied is not None:
                 result.append(placed(tied, right.index(letter), len(right)))
         elif tied is not None:
@@ -199,7 +200,7 @@ def recurrent(c: Coupler, call: Call) -> list[Axes]:
                 unit = c.tie(unit, rows)
                 continue
             c.labels.union(rows.reshape(stacked, width), unit[None])
-            c.mark(p, 0, Role.PAY if p in (first, others[0]) else Role.ZEROED)
+            c.mark(p, 0, Role.NORM if p in (first, others[0]) else Role.ZEROED)
         unit = c.tie(unit, c.vector(others[0], 1))
         c.mark(others[0], 1, Role.CUT)
         c.mark(first, 1, Role.CUT)
@@ -243,7 +244,7 @@ def _contract(c: Coupler, site: Contraction, out_dim: int) -> Axes:
     x, weight, (inner, outer) = site.source, site.other, site.other_dims
     assert outer is not None
     c.mark(weight, inner, Role.CUT)
-    c.mark(weight, outer, Role.PAY)
+    c.mark(weight, outer, Role.NORM)
     read = c.tie(c.vector(x, site.dim), c.vector(weight, inner))
     rows = c.vector(weight, outer)
     if site.bias is not None:
@@ -264,7 +265,7 @@ def _grouped(c: Coupler, site: Contraction) -> Axes:
     x, weight, groups = site.source, site.other, site.groups
     columns = c.trace.shape(weight)[1]
     read, rows = c.vector(x, site.dim), c.vector(weight, 0)
-    c.mark(weight, 0, Role.PAY)
+    c.mark(weight, 0, Role.NORM)
     c.mark(weight, 1, Role.CUT)
     through = tuple(axis for axis in c.axes(x) if axis.shape[site.dim] == 1)
     if groups >= columns:

@@ -1,7 +1,6 @@
 """One pass over a trace that gives every tensor its axes of labels."""
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 
 import numpy as np
 from torch import fx
@@ -10,18 +9,7 @@ from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
 from lissom.coupling.ops import ELEMENTWISE, MOVEMENT, Call, call
 from lissom.coupling.sites import Product, Site
 from lissom.coupling.trace import Trace
-
-
-class Role(StrEnum):
-    """What happens to a member of a unit.
-
-    PAY: its norm is the unit's. ZEROED: set to zero with the unit. CUT: only removed with it.
-    """
-
-    PAY = "pay"
-    ZEROED = "zeroed"
-    CUT = "cut"
-
+from lissom.groups import Role
 
 Rule = Callable[["Coupler", Call], Axes | list[Axes]]
 
@@ -135,7 +123,7 @@ class Coupler:
     def mark(self, node: fx.Node, dim: int, role: Role) -> None:
         """Say what a dim of a weight is, or of the parameters that a computed weight is made of.
 
-        PAY is said of the rows, which make units, and CUT of the columns, which read them.
+        NORM is said of the rows, which make units, and CUT of the columns, which read them.
         """
         dim %= max(1, len(self.trace.shape(node)))
         if node in self.trace.names:

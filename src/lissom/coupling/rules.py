@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, fx
 
 from lissom.coupling import ops
-from lissom.coupling.coupler import Coupler, Role, Rule, grown
+from lissom.coupling.coupler import Coupler, Rule, grown
 from lissom.coupling.labels import PINNED, Axes, Axis, placed, varying
 from lissom.coupling.ops import Call, concrete, is_tensor
 from lissom.coupling.sites import MustVanish
+from lissom.groups import Role
 
 RULES: dict[str, Rule] = {}
 AnyRule = TypeVar("AnyRule", bound=Rule)
@@ -237,7 +238,7 @@ def embedding(c: Coupler, call: Call) -> Axes:
     """One row for each word; the columns are units."""
     table = call["weight"]
     c.rigid(table, 0)
-    c.mark(table, 1, Role.PAY)
+    c.mark(table, 1, Role.NORM)
     columns = c.vector(table, 1)
     return () if columns is None else (placed(columns, -1, len(call.shape)),)
 

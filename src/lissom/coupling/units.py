@@ -1,239 +1,36 @@
 """Units as groups: slices of many tensors that must be removed together, in families."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lissom.coupling import ops
-from lissom.coupling.coupler import Coupler, Role
+from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.ops import call
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
-from lissom.groups import Block, Groups, Spread
-from lissom.penalties import widen
-from lissom.tables import table, text
-
-NAME_WIDTH = 20  # of a printed table; the end of a name says more than its beginning
+from lissom.groups import Groups, Member, Partition, Role
 
 
-@dataclass(frozen=True, eq=False)
-class Member:
-    """The slices of one tensor along one dim that belong to the units of a family.
-
-    Attributes:
-        name: of the tensor in its model.
-        tensor: a parameter or a buffer.
-        dim: along which it is sliced.
-        role: what happens to the slices.
-        unit: for each index of the dim the number of its unit, or −1.
-        reads: whether the slices are the columns that a unit is read by.
-    """
-
-    name: str
-    tensor: Tensor
-    dim: int
-    role: Role
-    unit: Tensor
-    reads: bool = False
-    _moved: dict[torch.device, Tensor] = field(default_factory=dict)
-
-    def units(self) -> Tensor:
-        """`unit`, where the tensor is.
-
-        Raises:
-            GroupError: if the tensor has been cut since these units were found.
-        """
-        if self.tensor.shape[self.dim] != len(self.unit):
-            raise GroupError(
-                f"{self.name} had {len(self.unit)} entries along dim {self.dim} when these units "
-                f"were found and has {self.tensor.shape[self.dim]} now: the model was cut. Take "
-                "the proximal step off with .remove() and find its units again"
-            )
-        device = self.tensor.device
-        if device not in self._moved:
-            with torch.inference_mode(False):  # the next call may want a gradient
-                self._moved[device] = self.unit.to(device)
-        return self._moved[device]
-
-    def sums(self, values: Tensor, units: int) -> Tensor:
-        """Σ of values, which are shaped like the tensor, over each unit's slices."""
-        rest = [d for d in range(values.ndim) if d != self.dim]
-        return self.gathered(values.sum(rest) if rest else values, units)
-
-    def squares(self, units: int) -> Tensor:
-        """Σ w² over each unit's slices."""
-        rest = [d for d in range(self.tensor.ndim) if d != self.dim]
-        wide = torch.float32 if self.tensor.itemsize < 4 else None
-        if rest:
-            norms = torch.linalg.vector_norm(self.tensor, dim=rest, dtype=wide)
-        else:
-            norms = widen(self.tensor)
-        return self.gathered(norms.square(), units)
-
-    def gathered(self, rows: Tensor, units: int) -> Tensor:
-        """Σ of rows, one number for each index, over each unit's indices."""
-        out = rows.new_zeros(units + 1)  # the last takes what belongs to no unit
-        return out.index_add(0, self.units() % (units + 1), rows)[:units]
-
-    @torch.no_grad()
-    def scale_(self, scales: Tensor) -> None:
-        """Multiply each unit's slices by its scale."""
-        self.units()  # refuses a tensor that was cut
-        self.tensor.mul_(self.spread(scales.to(self.tensor)))
-
-    @cached_property
-    def spread(self) -> Spread:
-        """What lays the units' scales out over the tensor: 1 where there is no unit."""
-        shape = tuple(-1 if d == self.dim else 1 for d in range(self.tensor.ndim))
-        in_order = torch.equal(self.unit, torch.arange(len(self.unit)))
-        return Spread(shape, None if in_order else self.unit)
-
-
-@dataclass(frozen=True, eq=False)
-class Family(Block):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family(Partition):
     """Units with the same members: all channels of a layer, or of layers that are added up.
 
     A unit is the smallest set of slices that must be removed together so that every tensor stays
-    rectangular. Its norm is that of the slices that pay; what is zeroed goes to zero with them, and
-    what is cut is only removed.
+    rectangular. Its norm is that of the slices that make it, or of those that read it where inputs
+    are free; what is zeroed goes to zero with them, and what is cut is only removed.
 
     Attributes:
-        members: their slices.
         kind: "channels", "neurons" or "heads".
-        macs: multiply–accumulate operations for each unit and example: that make it and read it.
         labels: of the units in the coupler that found them.
-        read_by_weights: whether nothing but the columns of weights reads them.
     """
 
-    name: str
-    module: nn.Module
-    members: tuple[Member, ...]
     kind: str
-    macs: int
     labels: Axis
-    read_by_weights: bool = True
-    columns: ClassVar[tuple[str, ...]] = (
-        "paid by", "zeroed", "cut", "weights each", "MACs each"
-    )  # fmt: skip
-
-    @property
-    def parameters(self) -> tuple[nn.Parameter, ...]:
-        return tuple(m.tensor for m in self.paying if isinstance(m.tensor, nn.Parameter))
-
-    def tensors(self) -> list[nn.Parameter]:
-        return [m.tensor for m in self.members if isinstance(m.tensor, nn.Parameter)]
-
-    @property
-    def paying(self) -> list[Member]:
-        """The members whose weights count in the unit's norm."""
-        return [member for member in self.members if member.role is Role.PAY]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(member.name for member in self.paying)
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size([len(self.labels)])
-
-    def norms(self) -> Tensor:
-        squares = self._squares()
-        alive = squares > 0  # the root's gradient at 0 is taken to be 0
-        return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)
-
-    def weighted(self, *metrics: Tensor) -> Tensor:
-        units = len(self.labels)
-        total = self._squares().detach()
-        sums, count = torch.zeros_like(total), torch.zeros_like(total)
-        for member, metric in zip(self.paying, metrics, strict=True):
-            values = widen(member.tensor.detach()).square()
-            sums = sums + member.sums(values * metric, units).to(total)
-            ones = torch.ones((), device=metric.device, dtype=metric.dtype).expand(metric.shape)
-            mean = member.sums(metric, units) / member.sums(ones, units).clamp(min=1)
-            count = count + mean.to(total) / len(metrics)
-        return torch.where(total > 0, sums / total, count)
-
-    @torch.no_grad()
-    def scale_(self, scales: Tensor) -> None:
-        for member in self.members:
-            if member.role is Role.PAY:
-                member.scale_(scales)
-            elif member.role is Role.ZEROED:
-                member.scale_((scales != 0).to(scales))
-
-    @torch.no_grad()
-    def kill_(self, dead: Tensor) -> None:
-        """Rows, biases and norms, whoever pays, and the columns that read them.
-
-        Where something else reads the units too, the columns stay: what comes out of a dead unit
-        may be f(0) ≠ 0, and goes on to all readers alike.
-        """
-        for member in self.members:
-            goes = self.read_by_weights or not member.reads
-            if isinstance(member.tensor, nn.Parameter) and goes:
-                member.scale_((~dead).to(member.tensor.dtype))
-
-    def gated(self) -> list[tuple[nn.Parameter, Spread]]:
-        """The columns that read the units: behind any normalisation and activation.
-
-        Where something else reads them too (the product of queries and keys does), the rows and
-        biases that make them.
-        """
-        chosen = [member for member in self.members if member.reads]
-        if not chosen or not self.read_by_weights:
-            chosen = [member for member in self.members if not member.reads]
-        return [(m.tensor, m.spread) for m in chosen if isinstance(m.tensor, nn.Parameter)]
-
-    def cost(self) -> Tensor:
-        device = self.parameters[0].device
-        return torch.tensor(self._parameters_each(), device=device).expand(self.shape)
-
-    def weights_each(self) -> int:
-        paid = sum(m.tensor.numel() // len(m.unit) * int((m.unit >= 0).sum()) for m in self.paying)
-        return paid // len(self.labels)
-
-    def row(self) -> list[object]:
-        def named(role: Role) -> str:
-            parameters = [m for m in self.members if isinstance(m.tensor, nn.Parameter)]
-            owners = [m.name.rpartition(".")[0] or m.name for m in parameters if m.role is role]
-            first, *others = dict.fromkeys(owners) or [""]
-            first = first if len(first) <= NAME_WIDTH else "…" + first[1 - NAME_WIDTH :]
-            return f"{first} + {len(others)}" if others else first
-
-        return [
-            *(named(role) for role in (Role.PAY, Role.ZEROED, Role.CUT)),
-            self._parameters_each(),
-            self.macs,
-        ]
-
-    def __str__(self) -> str:
-        rows = [
-            [m.name, m.role, "×".join(map(str, m.tensor.shape)), m.dim, int((m.unit >= 0).sum())]
-            for m in self.members
-        ]
-        title = f"{len(self.labels):,} {self.kind}, {self._parameters_each():,} weights each"
-        columns = ["member", "role", "shape", "dim", "slices"]
-        return text(table(columns, rows, title=title))
-
-    def _squares(self) -> Tensor:
-        units = len(self.labels)
-        first, *others = (member.squares(units) for member in self.paying)
-        return sum((other.to(first) for other in others), start=first)
-
-    def _parameters_each(self) -> int:
-        """Parameters that go with one unit, while all others stay."""
-        total = 0
-        for member in self.members:
-            if isinstance(member.tensor, nn.Parameter):
-                size = member.tensor.numel() // len(member.unit)
-                total += size * int((member.unit >= 0).sum()) // len(self.labels)
-        return total
 
 
 def families(coupler: Coupler, model: nn.Module) -> list[Family]:
@@ -247,15 +44,25 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
         number = np.full(len(coupler.labels), -1)
         number[units] = np.arange(len(units))
         members = tuple(
-            Member(name, tensors[name], dim, role, torch.from_numpy(number[vector]), reads)
+            Member(
+                name, tensors[name], (dim,), torch.from_numpy(number[vector]), len(units), role,
+                reads,
+            )
             for name, dim, role, reads, vector in (slices[i] for i in places)
-        )
-        paying = next((m for m in members if m.role is Role.PAY), None)
-        if paying is not None and isinstance(paying.tensor, nn.Parameter):
-            module = modules[paying.name.rpartition(".")[0]]
-            each = int(macs[units].mean())
-            kind, plain = kinds(units[0]), not mixed[units].any()
-            found.append(Family(paying.name, module, members, kind, each, units, plain))
+        )  # fmt: skip
+        first = next((m for m in members if m.role is Role.NORM), None)
+        if first is not None and isinstance(first.tensor, nn.Parameter):
+            found.append(
+                Family(
+                    first.name,
+                    modules[first.name.rpartition(".")[0]],
+                    members,
+                    read_by_weights=not mixed[units].any(),
+                    macs=int(macs[units].mean()),
+                    kind=kinds(units[0]),
+                    labels=units,
+                )
+            )
     order_of = {name: i for i, name in enumerate(tensors)}
     return sorted(found, key=lambda family: order_of[family.name])
 
@@ -290,11 +97,11 @@ def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, bool, Axis]]:
     roles: dict[tuple[str, int], set[Role]] = {}
     for (node, dim), said in coupler.roles.items():
         roles.setdefault((coupler.trace.names[node], dim), set()).update(said)
-    payer = Role.CUT if coupler.frees_inputs else Role.PAY
-    pays: dict[str, int] = {}  # a tensor pays along one dim, or its weights would pay twice
+    counted = Role.CUT if coupler.frees_inputs else Role.NORM
+    along: dict[str, int] = {}  # one dim of each tensor, or its weights would count twice
     for (name, dim), said in sorted(roles.items()):
-        if payer in said:
-            pays.setdefault(name, dim)
+        if counted in said:
+            along.setdefault(name, dim)
     seen: set[str] = set()
     for node, name in coupler.trace.names.items():
         if name in seen:
@@ -305,8 +112,8 @@ def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, bool, Axis]]:
             said = roles.get((name, dim), {Role.ZEROED})
             if not isinstance(coupler.trace.tensors[node], nn.Parameter):
                 role = Role.CUT
-            elif pays.get(name) == dim:
-                role = Role.PAY
+            elif along.get(name) == dim:
+                role = Role.NORM
             else:
                 role = Role.ZEROED if said == {Role.ZEROED} else Role.CUT
             yield name, dim, role, Role.CUT in said, axis.ravel()

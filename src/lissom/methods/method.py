@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import LissomError, MethodError, OptimizerError
-from lissom.groups import Block, Groups, disjoint
+from lissom.groups import Groups, Partition, disjoint
 from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
 from lissom.methods.options import Options, make_options
 from lissom.methods.strength import Strength
@@ -206,7 +206,7 @@ class Method(metaclass=_MadeFirst):
         """What a checkpoint needs that the method alone knows: tensors and plain values."""
         return {}
 
-    def keep_zeros_(self, block: Block, alive: Tensor) -> None:
+    def keep_zeros_(self, block: Partition, alive: Tensor) -> None:
         """Zero again what had vanished by the end; `alive` is 1 or 0, as the block's norms are."""
         block.scale_(alive)
 
@@ -380,7 +380,7 @@ class Method(metaclass=_MadeFirst):
             for mask, b in zip(state["alive"], self._kept(), strict=True)
         ]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[Partition]:
         """All groups, by block, in their order."""
         return [block for groups in self.penalties for block in groups]
 
@@ -393,7 +393,7 @@ class Method(metaclass=_MadeFirst):
         state = over if self.finalized else f"step {self.step}"
         return f"<method {self.name!r}, {state}, of {', '.join(map(repr, self.penalties))}>"
 
-    def _kept(self) -> list[Block]:
+    def _kept(self) -> list[Partition]:
         """The blocks whose zeros stay after the end."""
         kept = [groups for groups, penalty in self.penalties.items() if self.lasts([penalty])]
         return [block for groups in kept for block in groups]

@@ -14,7 +14,7 @@ import torch
 from torch.optim import Optimizer
 
 from lissom.errors import MethodError, OptimizerError
-from lissom.groups import Block, Groups
+from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, metric_of
 from lissom.methods.options import Options, Steps, whole
@@ -56,7 +56,7 @@ class Proximal(Method):
         options: ProximalOptions | None = None,
     ) -> None:
         super().__init__(optimizer, penalties, options)
-        self._due: set[Block] = set()  # blocks that were stepped since the last prox
+        self._due: set[Partition] = set()  # blocks that were stepped since the last prox
         self._group_of = _param_groups(self.optimizer, self.blocks())
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
@@ -94,13 +94,13 @@ class Proximal(Method):
         self._rescale(self._due)
 
     @torch.no_grad()
-    def _rescale(self, chosen: set[Block]) -> None:
+    def _rescale(self, chosen: set[Partition]) -> None:
         for groups, penalty in self.penalties.items():
             if blocks := [block for block in groups if block in chosen]:
                 now = penalty.at(self.now)
                 rescale(now, blocks, self._lr, self._metrics, fused=self.options.fused)
 
-    def _measured(self, block: Block) -> bool:
+    def _measured(self, block: Partition) -> bool:
         """Whether the optimizer has a metric for a block."""
         stepped = all(p in self.optimizer.state for p in block.parameters)
         return stepped or self._metrics(block) is None
@@ -112,7 +112,7 @@ class Proximal(Method):
         due = zip(self.blocks(), state["due"], strict=True)
         self._due = {block for block, is_due in due if is_due}
 
-    def _lr(self, block: Block) -> float:
+    def _lr(self, block: Partition) -> float:
         rates = {float(self.optimizer.param_groups[i]["lr"]) for i in self._group_of[block]}
         if len(rates) > 1:
             raise OptimizerError(
@@ -121,7 +121,7 @@ class Proximal(Method):
             )
         return rates.pop()
 
-    def _metrics(self, block: Block) -> list[Preconditioner] | None:
+    def _metrics(self, block: Partition) -> list[Preconditioner] | None:
         """D for each parameter of a block; None where the metric is 1 throughout."""
         if self.options.metric == "euclidean":
             return None
@@ -179,7 +179,7 @@ def proximal(
     return Proximal(optimizer, penalties, options)
 
 
-def _param_groups(optimizer: Optimizer, blocks: Iterable[Block]) -> dict[Block, list[int]]:
+def _param_groups(optimizer: Optimizer, blocks: Iterable[Partition]) -> dict[Partition, list[int]]:
     """Which param group of the optimizer holds each parameter of each block."""
     index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     return {block: [index[id(p)] for p in block.parameters] for block in blocks}

@@ -125,6 +125,7 @@ class Singles:
 
 
 Drawn = Values | Singles
+Weight = float | Tensor  # one for all gates of a block, or one for each
 
 
 def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
@@ -136,18 +137,22 @@ def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
 
 
 def expected_sum(
-    law: HardConcrete, log_alpha: Tensor, sizes: Sequence[int], weights: Sequence[float]
+    law: HardConcrete, log_alpha: Tensor, sizes: Sequence[int], weights: Sequence[Weight]
 ) -> Tensor:
-    """Σ_b weights_b Σ_g P(z_g ≠ 0) over blocks b of gates, which stand in `log_alpha` in turn."""
+    """Σ_b Σ_g weights_bg P(z_g ≠ 0) over blocks b of gates, which stand in `log_alpha` in turn."""
     if torch.compiler.is_compiling():
         return _weighted(law.p_nonzero(log_alpha), sizes, weights)
     total: Tensor = _Expected.apply(log_alpha, law, sizes, weights)  # type: ignore[no-untyped-call]
     return total
 
 
-def _weighted(p: Tensor, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
+def _weighted(p: Tensor, sizes: Sequence[int], weights: Sequence[Weight]) -> Tensor:
     blocks = zip(p.split(list(sizes)), weights, strict=True)
-    return torch.stack([weight * part.sum() for part, weight in blocks]).sum()
+    return torch.stack([_sum(part, weight) for part, weight in blocks]).sum()
+
+
+def _sum(p: Tensor, weight: Weight) -> Tensor:
+    return (weight * p).sum() if isinstance(weight, Tensor) else weight * p.sum()
 
 
 class _Draw(torch.autograd.Function):
@@ -212,7 +217,7 @@ class _Expected(torch.autograd.Function):
         log_alpha: Tensor,
         law: HardConcrete,
         sizes: Sequence[int],
-        weights: Sequence[float],
+        weights: Sequence[Weight],
     ) -> Tensor:
         ctx.save_for_backward(log_alpha)
         ctx.law, ctx.sizes, ctx.weights = law, sizes, weights

@@ -1,8 +1,7 @@
 """What the shrunk network will cost, in expectation over its gates, and differentiable by them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -12,7 +11,7 @@ from lissom.coupling import Family, couple, families, trace
 from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
 from lissom.errors import GateError, nearest
-from lissom.groups import Block, Spread, TensorBlock
+from lissom.groups import Partition, Spread, met_first
 from lissom.running import ExampleInputs
 
 Cost = str | Mapping[str, float]
@@ -20,115 +19,107 @@ Cost = str | Mapping[str, float]
 COSTS = ("weights", "bytes", "macs", "groups")
 
 
-@dataclass
+class Box:
+    """A box of entries, n₀ × n₁ × …, that are left where all groups they lie in are alive.
+
+        E[entries left] = Σ_e Π_{g ∋ e} P(z_g ≠ 0)
+
+    Groups are independent, and one that an entry meets twice (in a square weight of a residual
+    stream, by its row and by its column) counts once. The sum factorises over dims that no
+    partition links.
+
+    Args:
+        shape: of the box.
+        placed: partitions in it, by number, and where their groups lie; one may be there twice.
+        counts: groups of every partition.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], placed: Sequence[tuple[int, Spread]], counts: Sequence[int]
+    ) -> None:
+        parts: list[list[tuple[int, Spread]]] = []
+        for number, spread in placed:
+            linked = [p for p in parts if any(n == number or s.dims & spread.dims for n, s in p)]
+            parts = [p for p in parts if p not in linked]
+            parts.append([*(factor for part in linked for factor in part), (number, spread)])
+        self._parts = [_Part(part, counts) for part in parts]
+        covered = set().union(*(spread.dims for _, spread in placed))
+        self._rest = float(prod(size for dim, size in enumerate(shape) if dim not in covered))
+
+    def expected(self, p: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
+        """The expected number of entries that are left.
+
+        Args:
+            p: P(z ≠ 0) of each partition.
+            sums: of each p.
+        """
+        total = sums[0].new_tensor(self._rest)
+        for part in self._parts:
+            total = total * part.expected(p, sums)
+        return total
+
+
+class _Part:
+    """Some dims of a box, linked by partitions that lie along several of them."""
+
+    def __init__(self, placed: Sequence[tuple[int, Spread]], counts: Sequence[int]) -> None:
+        self._placed = list(placed)
+        spreads: dict[int, list[Spread]] = {}
+        for number, spread in placed:
+            spreads.setdefault(number, []).append(spread)
+        first = {number: iter(met_first(found)) for number, found in spreads.items()}
+        # Of a partition that is there once, each entry meets its group for the first time.
+        self._first = [
+            next(first[number]) if len(spreads[number]) > 1 else None for number, _ in placed
+        ]
+        self._each = 0  # entries of each group, where one partition fills all evenly
+        if len(placed) == 1:
+            [(number, spread)] = placed
+            found = torch.bincount(spread.numbers().flatten(), minlength=counts[number])
+            if spread.index is None or bool((found == found[0]).all()):
+                self._each = 1 if spread.index is None else int(found[0])
+
+    def expected(self, p: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
+        if self._each:
+            [(number, _)] = self._placed
+            return sums[number] * self._each
+        alive = p[0].new_ones(())
+        for (number, spread), first in zip(self._placed, self._first, strict=True):
+            chance = spread(p[number])
+            if first is not None:
+                chance = torch.where(first.to(chance.device), chance, 1)
+            alive = alive * chance
+        return alive.sum()
+
+
+@dataclass(frozen=True)
 class Sized:
     """A parameter whose size depends on gates.
 
     Attributes:
         name: in its model.
-        shape: of the whole parameter.
         itemsize: bytes of a weight.
         trained: whether it has a gradient; frozen weights cost operations, but are not counted.
-        along: dim → the families that run through it, by number, and each index' unit (or −1).
-        cells: blocks within it (single weights, kernels, columns), by number, and each one's shape
-            when it is laid out over the parameter.
+        box: of its weights.
     """
 
     name: str
-    shape: tuple[int, ...]
     itemsize: int
     trained: bool
-    along: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
-    cells: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-
-    def expected(self, p: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
-        """The expected number of its weights that are left.
-
-        Args:
-            p: P(z ≠ 0) of each block.
-            sums: of each p.
-        """
-        if self.cells:
-            sides = {dim: _product(found, p) for dim, found in self.along.items()}
-            return self._expected_cells(sides, p)
-        rest = prod(size for dim, size in enumerate(self.shape) if dim not in self.along)
-        total = sums[0].new_tensor(float(rest))
-        for dim, found in self.along.items():
-            total = total * self._left(dim, found, p, sums)
-        return total + rest * self._shared(p) if self._repeats else total
-
-    def _left(
-        self,
-        dim: int,
-        found: list[tuple[int, Tensor]],
-        p: Sequence[Tensor],
-        sums: Sequence[Tensor],
-    ) -> Tensor:
-        """The expected size of a dim."""
-        if dim not in self._even:
-            return _product(found, p).sum()
-        [(number, _)] = found
-        return sums[number] * (self.shape[dim] // p[number].numel())
-
-    @cached_property
-    def _even(self) -> set[int]:
-        """Dims that one family fills, with as many indices for each of its units."""
-        return {
-            dim
-            for dim, found in self.along.items()
-            if len(found) == 1
-            and len(found[0][1].unique(return_counts=True)[1].unique()) == 1
-            and bool((found[0][1] >= 0).all())
-        }
-
-    @cached_property
-    def _repeats(self) -> bool:
-        """Whether units run along two dims."""
-        numbers = [{number for number, _ in found} for found in self.along.values()]
-        return len(numbers) == 2 and bool(numbers[0] & numbers[1])
-
-    def _expected_cells(self, sides: Mapping[int, Tensor], p: Sequence[Tensor]) -> Tensor:
-        ndim = len(self.shape)
-        alive = p[0].new_ones((1,) * ndim)
-        for number, shape in self.cells:
-            alive = alive * p[number].view(shape)
-        for dim, side in sides.items():
-            alive = alive * side.view([-1 if d == dim else 1 for d in range(ndim)])
-        return alive.sum() * (prod(self.shape) / alive.numel())
-
-    def _shared(self, p: Sequence[Tensor]) -> Tensor:
-        """The covariance of two dims of the same units: Σ_u n_u m_u p_u (1 − p_u)."""
-        total = p[0].new_zeros(())
-        first, second = (dict(found) for found in self.along.values())
-        for number in first.keys() & second.keys():
-            q = p[number].flatten()
-            n, m = (_counts(unit[number], q) for unit in (first, second))
-            total = total + (n * m * q * (1 - q)).sum()
-        return total
+    box: Box
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
     """Multiply–accumulates that no single parameter stands for, such as those of Q Kᵀ.
 
     Attributes:
-        macs: for one example.
-        sides: for each dim that may shrink its size and, for those entries that are gated, the
-            block's number and the unit.
+        each: entry of the box, for one example.
+        box: of the dims that may shrink.
     """
 
-    macs: float
-    sides: list[tuple[int, list[tuple[int, Tensor]]]]
-
-    def expected(self, p: Sequence[Tensor]) -> Tensor:
-        """The expected number that is left."""
-        total = p[0].new_tensor(self.macs)
-        for size, found in self.sides:
-            alive = p[0].new_tensor(float(size - sum(len(units) for _, units in found)))
-            for number, units in found:
-                alive = alive + p[number].flatten()[units.to(alive.device)].sum()
-            total = total * alive / size
-        return total
+    each: float
+    box: Box
 
 
 class Expected:
@@ -141,7 +132,7 @@ class Expected:
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[Block], example: ExampleInputs | None
+        self, model: nn.Module, blocks: Sequence[Partition], example: ExampleInputs | None
     ) -> None:
         self.sized = _sized(model, blocks)
         self._macs: dict[str, float] | None = None
@@ -163,10 +154,10 @@ class Expected:
             return torch.stack([q.sum() for q in p]).sum()
         costs = self._costs(cost)
         sums = [q.sum() for q in p]
-        costed = [(costs.get(one.name, 0.0), one) for one in self.sized]
-        terms = [each * one.expected(p, sums) for each, one in costed if each]
+        costed = [(costs.get(one.name, 0.0), one.box) for one in self.sized]
         if cost == "macs":
-            terms += [work.expected(p) for work in self._work]
+            costed += [(work.each, work.box) for work in self._work]
+        terms = [each * box.expected(p, sums) for each, box in costed if each]
         if not terms:
             return p[0].new_zeros(())
         return torch.stack(terms).sum()
@@ -195,43 +186,40 @@ class Expected:
         return self._macs
 
 
-def _sized(model: nn.Module, blocks: Sequence[Block]) -> list[Sized]:
-    found = {
-        id(p): Sized(name, tuple(p.shape), p.itemsize, p.requires_grad)
-        for name, p in model.named_parameters()
-    }
+def _sized(model: nn.Module, blocks: Sequence[Partition]) -> list[Sized]:
+    placed: dict[int, list[tuple[int, Spread]]] = {}
     for number, block in enumerate(blocks):
-        if isinstance(block, TensorBlock):
-            found[id(block.parameter)].cells.append((number, block.spread.shape))
-        elif isinstance(block, Family):
-            for member in block.members:
-                if id(member.tensor) in found:
-                    along = found[id(member.tensor)].along.setdefault(member.dim, [])
-                    along.append((number, member.unit))
-    return list(found.values())
+        for member in block.members:
+            placed.setdefault(id(member.tensor), []).append((number, member.spread))
+    counts = [block.shape.numel() for block in blocks]
+    return [
+        Sized(name, p.itemsize, p.requires_grad, Box(p.shape, placed.get(id(p), []), counts))
+        for name, p in model.named_parameters()
+    ]
 
 
 def _work(
-    model: nn.Module, blocks: Sequence[Block], example: ExampleInputs
+    model: nn.Module, blocks: Sequence[Partition], example: ExampleInputs
 ) -> tuple[dict[str, float], list[Work]]:
     """MACs per weight by parameter, and the work of activations on one another."""
     traced = trace(model, example)
     coupler = couple(traced)
     unit_of = _units_by_label(families(coupler, model), blocks)
+    counts = [block.shape.numel() for block in blocks]
     each: dict[str, float] = {}
     rest = []
 
     def work(macs: float, *axes: Axis | None) -> Work:
-        sides = []
-        for axis in axes:
-            if axis is not None and len(axis):
-                gated: dict[int, list[int]] = {}
-                for label in coupler.labels.find(axis).tolist():
-                    if label in unit_of:
-                        number, unit = unit_of[label]
-                        gated.setdefault(number, []).append(unit)
-                sides.append((len(axis), [(n, torch.tensor(u)) for n, u in gated.items()]))
-        return Work(macs / traced.examples, sides)
+        sides = [coupler.labels.find(axis) for axis in axes if axis is not None and len(axis)]
+        placed = []
+        for dim, labels in enumerate(sides):
+            found = [unit_of.get(label, (-1, -1)) for label in labels.tolist()]
+            shape = tuple(len(labels) if d == dim else 1 for d in range(len(sides)))
+            for number in {number for number, _ in found} - {-1}:
+                index = [unit if n == number else counts[number] for n, unit in found]
+                placed.append((number, Spread(shape, torch.tensor(index))))
+        sizes = [len(labels) for labels in sides]
+        return Work(macs / traced.examples / prod(sizes), Box(sizes, placed, counts))
 
     for site in coupler.sites:
         if not isinstance(site, Contraction) or not site.macs:
@@ -249,36 +237,32 @@ def _work(
     return each, rest
 
 
-def _units_by_label(found: Sequence[Family], blocks: Sequence[Block]) -> dict[int, tuple[int, int]]:
-    """Label of a unit in this coupling → (number of the gated block, unit in it)."""
-    gated = {
-        (id(member.tensor), member.dim): (number, member.unit)
-        for number, block in enumerate(blocks)
-        if isinstance(block, Family)
-        for member in block.members
-    }
+def _units_by_label(
+    found: Sequence[Family], blocks: Sequence[Partition]
+) -> dict[int, tuple[int, int]]:
+    """Label of a unit in this coupling → (number of the gated partition, group in it).
+
+    A unit is gone where all of its slices are of one group, whoever found that group.
+    """
     units: dict[int, tuple[int, int]] = {}
     for family in found:
-        for member in family.members:
-            number, theirs = gated.get((id(member.tensor), member.dim), (-1, None))
-            if theirs is not None:
-                for mine, other in zip(member.unit.tolist(), theirs.tolist(), strict=True):
-                    if mine >= 0 and other >= 0:
-                        units[int(family.labels[mine])] = (number, other)
-                break
+        mine = _slices(family)
+        for number, block in enumerate(blocks):
+            theirs = _slices(block)
+            if not mine.keys() <= theirs.keys():
+                continue
+            unit = torch.cat([mine[key] for key in mine])
+            group = torch.cat([theirs[key] for key in mine])
+            none = torch.full((len(family.labels) + 1,), -1)
+            least = none.scatter_reduce(0, unit, group, "amin", include_self=False)
+            most = none.scatter_reduce(0, unit, group, "amax", include_self=False)
+            one = (least == most) & (most < block.shape.numel())
+            for own in torch.nonzero(one[:-1]).flatten().tolist():
+                units[int(family.labels[own])] = (number, int(most[own]))
     return units
 
 
-def _product(found: Sequence[tuple[int, Tensor]], p: Sequence[Tensor]) -> Tensor:
-    """P(alive) of each index along a dim."""
-    [side, *others] = [Spread((-1,), unit)(p[number].flatten()) for number, unit in found]
-    for other in others:
-        side = side * other
-    return side
-
-
-def _counts(unit: Tensor, like: Tensor) -> Tensor:
-    """How many indices each unit has."""
-    counts = like.new_zeros(len(like) + 1)
-    unit = unit.to(like.device) % len(counts)
-    return counts.index_add(0, unit, like.new_ones(len(unit)))[:-1]
+def _slices(partition: Partition) -> dict[tuple[int, tuple[int, ...]], Tensor]:
+    """The group of every slice of the parameters that a partition runs through."""
+    members = (m for m in partition.members if isinstance(m.tensor, nn.Parameter))
+    return {(id(m.tensor), m.dims): m.spread.numbers().flatten() for m in members}

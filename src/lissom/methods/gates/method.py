@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from lissom.errors import GateError, OptimizerError
-from lissom.groups import Block, Groups
+from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints
-from lissom.methods.gates.drawing import Drawn, Noise, Singles, Values, draw, expected_sum
+from lissom.methods.gates.drawing import Drawn, Noise, Singles, Values, Weight, draw, expected_sum
 from lissom.methods.gates.expected import Cost, Expected
 from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
@@ -95,18 +95,13 @@ class Gates(Method):
         self._blocks = self.blocks()
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
-        self._weights = [
-            [block.weights_each() if options.per == "weight" else 1 for block in groups]
-            for groups in self.penalties
-        ]
-        self._sizes = [block.shape.numel() for block in self._blocks]
         self._places = places(model, self._blocks)
         self._expected = Expected(model, self._blocks, example_inputs)
         weight = self._blocks[0].parameters[0]
         dtype = torch.promote_types(weight.dtype, torch.float32)
         mean = [math.log1p(-p) - math.log(p) for p in drops]
         start = torch.cat([
-            torch.full((n,), m, dtype=dtype) for n, m in zip(self._sizes, mean, strict=True)
+            torch.full((n,), m, dtype=dtype) for n, m in zip(self._sizes(), mean, strict=True)
         ])  # fmt: skip
         seed = options.seed
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -198,7 +193,7 @@ class Gates(Method):
 
         Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
         """
-        total = expected_sum(self.law, self.log_alpha, self._sizes, self._strengths())
+        total = expected_sum(self.law, self.log_alpha, self._sizes(), self._strengths())
         if not self.constraints and not self._has_l2:
             return total
         p = self.p_nonzero()
@@ -222,7 +217,7 @@ class Gates(Method):
         for constraint in self.constraints:
             constraint.follow()
 
-    def keep_zeros_(self, block: Block, alive: Tensor) -> None:
+    def keep_zeros_(self, block: Partition, alive: Tensor) -> None:
         block.kill_(alive == 0)
 
     def expected_loss(self, loss: Callable[[], Tensor], samples: int = 1) -> Tensor:
@@ -354,7 +349,7 @@ class Gates(Method):
             one.set(state["multipliers"][one.cost])
 
     def __len__(self) -> int:
-        return sum(self._sizes)
+        return sum(self._sizes())
 
     @torch.no_grad()
     def __str__(self) -> str:
@@ -388,7 +383,7 @@ class Gates(Method):
         ]
 
     def _by_block(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split(self._sizes, -1)
+        parts = flat.split(self._sizes(), -1)
         return [
             part.view(*flat.shape[:-1], *block.shape)
             for part, block in zip(parts, self._blocks, strict=True)
@@ -408,13 +403,20 @@ class Gates(Method):
         gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
         return self._by_block(torch.zeros_like(gates).index_copy(0, opened, gates[opened]))
 
-    def _strengths(self) -> list[float]:
-        """λ₀·n_g at this step, which is the same for all groups of a block."""
-        return [
-            value_at(_sum(penalty).l0, self.now) * each
-            for penalty, weights in zip(self.penalties.values(), self._weights, strict=True)
-            for each in weights
-        ]
+    def _sizes(self) -> list[int]:
+        """How many gates each block has."""
+        return [block.shape.numel() for block in self._blocks]
+
+    def _strengths(self) -> list[Weight]:
+        """λ₀·n_g at this step: one for all groups of a block where they are of one size."""
+        found: list[Weight] = []
+        for groups, penalty in self.penalties.items():
+            strength = value_at(_sum(penalty).l0, self.now)
+            for block in groups:
+                each = block.weights_each() if self.options.per == "weight" else 1
+                each = each.to(self.log_alpha.device) if isinstance(each, Tensor) else each
+                found.append(strength * each)
+        return found
 
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:

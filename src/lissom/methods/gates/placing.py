@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import GateError
-from lissom.groups import Block, Spread
+from lissom.groups import Partition, Spread
 from lissom.methods.gates.drawing import Drawn, Values
 from lissom.methods.plain import InForward
 from lissom.running import leaves
@@ -69,7 +69,7 @@ class Place:
         return weight
 
 
-def places(model: nn.Module, blocks: Sequence[Block]) -> list[Place]:
+def places(model: nn.Module, blocks: Sequence[Partition]) -> list[Place]:
     """Where the blocks' gates act, each parameter once.
 
     Raises:
@@ -263,8 +263,8 @@ class OnInputs(Placing):
         for place in self.places:
             for owner, attribute in place.owners:
                 dim = _input_dim(owner)
-                along = [d for _, s in place.factors for d, n in enumerate(s.shape) if n != 1]
-                if dim is None or attribute != "weight" or any(d != dim for d in along):
+                along = {d for _, spread in place.factors for d in spread.dims}
+                if dim is None or attribute != "weight" or not along <= {dim}:
                     raise GateError(
                         f"draws='example' multiplies what dense and convolution layers read, and "
                         f"the gates of {place.name} are not on the inputs of one: gate neurons or "

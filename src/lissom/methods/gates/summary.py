@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lissom.groups import Block
+from lissom.groups import Partition
 from lissom.tables import table, text
 
 
-def summary(blocks: Sequence[Block], p: Sequence[Tensor], z: Sequence[Tensor], test: str) -> str:
+def summary(
+    blocks: Sequence[Partition], p: Sequence[Tensor], z: Sequence[Tensor], test: str
+) -> str:
     """For each block how many gates there are, are expected to be open, and are open at test.
 
     Args:

@@ -1,0 +1,138 @@
+"""What may vanish: a choice of groups, and how layers are chosen from it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import GroupError, nearest
+from lissom.groups.partitions import Partition
+from lissom.groups.printing import groups_table
+
+Choice = str | type[nn.Module] | Callable[[Partition], bool]
+
+
+class Groups:
+    """A choice of groups of weights, each of which lives or dies as one.
+
+    Made by `weights(model)`, `kernels(model)`, `channels(model, example_inputs)` and so on,
+    narrowed by `only` and `without`, printed as a table, and used as the key of a
+    `{groups: penalty}` mapping.
+
+    Attributes:
+        kind: what a group is: "weights", "kernels", "columns", "channels", "neurons" or "heads".
+        blocks: the tensors that hold them, or families of units.
+    """
+
+    def __init__(self, kind: str, blocks: Iterable[Partition]) -> None:
+        self.kind = kind
+        self.blocks = tuple(blocks)
+        if not self.blocks:
+            raise GroupError(f"no {kind} to choose from: the model has no parameter of that kind")
+
+    def only(self, *choices: Choice) -> "Groups":
+        """The groups of the layers that match any of the choices.
+
+        Args:
+            choices: a name pattern ("features.*", "fc1": the module or parameter of that name and
+                all below it), a module class, or a function of a block.
+
+        Raises:
+            GroupError: if a choice matches nothing.
+        """
+        chosen = self._matched(choices)
+        return Groups(self.kind, (block for block in self.blocks if block in chosen))
+
+    def without(self, *choices: Choice) -> "Groups":
+        """The groups of the layers that match none of the choices (see `only`)."""
+        left = [block for block in self.blocks if block not in self._matched(choices)]
+        if not left:
+            raise GroupError(f"without({_quoted(choices)}) leaves no {self.kind} at all")
+        return Groups(self.kind, left)
+
+    def norms(self) -> list[Tensor]:
+        """The norm of every group, a tensor for each block."""
+        return [block.norms() for block in self.blocks]
+
+    def scale_(self, scales: Iterable[Tensor]) -> None:
+        """Multiply every group by its scale, given as `norms` gives the norms."""
+        for block, scale in zip(self.blocks, scales, strict=True):
+            block.scale_(scale)
+
+    def cost(self) -> list[Tensor]:
+        """The number of weights in every group, given as `norms` gives the norms."""
+        return [block.cost() for block in self.blocks]
+
+    def __len__(self) -> int:
+        return sum(block.shape.numel() for block in self.blocks)
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(self.blocks)
+
+    def __str__(self) -> str:
+        alive = [int(torch.count_nonzero(norms)) for norms in self.norms()]
+        return groups_table(self.kind, self.blocks, alive)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self.kind} in {len(self.blocks)} blocks>"
+
+    def _matched(self, choices: tuple[Choice, ...]) -> list[Partition]:
+        if not choices:
+            raise GroupError("name at least one layer: a pattern, a module class or a function")
+        matched: list[Partition] = []
+        for choice in choices:
+            found = [block for block in self.blocks if _matches(block, choice)]
+            if not found:
+                names = [p for b in self.blocks for name in b.names for p in _prefixes(name)]
+                help_ = nearest(choice, names) if isinstance(choice, str) else f" Among:\n{self}"
+                raise GroupError(f"{_quoted([choice])} matches none of the {self.kind}.{help_}")
+            matched += found
+        return matched
+
+
+def disjoint(penalties: Mapping[Groups, object]) -> None:
+    """Refuse a mapping in which one tensor is penalised twice: its prox would be wrong.
+
+    Args:
+        penalties: {groups: penalty}; what a penalty may be is for a method to say.
+
+    Raises:
+        GroupError: naming the tensors, or what else than groups was given.
+    """
+    if not isinstance(penalties, Mapping) or not penalties:
+        raise GroupError(f"penalties are a mapping {{groups: penalty}}, got {penalties!r}")
+    seen: set[int] = set()
+    for groups, penalty in penalties.items():
+        if not isinstance(groups, Groups):
+            raise GroupError(
+                f"penalties are a mapping {{groups: penalty}}, as {{weights(net): L0(1e-4)}}; got "
+                f"{groups!r}: {penalty!r}"
+            )
+        twice = [b.name for b in groups if any(id(p) in seen for p in b.parameters)]
+        if twice:
+            raise GroupError(
+                f"{', '.join(twice)} is penalised twice; add the penalties with + where they are "
+                "of the same groups, or choose disjoint layers with .only() and .without()"
+            )
+        seen |= {id(parameter) for block in groups for parameter in block.parameters}
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _matches(block: Partition, choice: Choice) -> bool:
+    if isinstance(choice, str):
+        return any(fnmatchcase(p, choice) for name in block.names for p in _prefixes(name))
+    if isinstance(choice, type):
+        return isinstance(block.module, choice)
+    return choice(block)
+
+
+def _quoted(choices: Iterable[Choice]) -> str:
+    return ", ".join(
+        repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", repr(choice))
+        for choice in choices
+    )
