@@ -216,9 +216,7 @@ def _fitting(name: str, parameter: nn.Parameter, numbers: object) -> Tensor:
     """The numbers, with as many dims as the parameter."""
     if not isinstance(numbers, Tensor) or numbers.dtype not in WHOLE_NUMBERS:
         what = numbers.dtype if isinstance(numbers, Tensor) else repr(numbers)
-        raise GroupError(
-            f"numbers of groups are a tensor of whole numbers; {name} was given {what}"
-        )
+        raise GroupError(f"groups are numbered by a tensor of whole numbers; {name} got {what}")
     shape = (1,) * (parameter.ndim - numbers.ndim) + tuple(numbers.shape)
     if len(shape) > parameter.ndim or any(
         n not in (1, size) for n, size in zip(shape, parameter.shape, strict=True)

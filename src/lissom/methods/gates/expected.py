@@ -64,20 +64,17 @@ class _Part:
 
     def __init__(self, placed: Sequence[tuple[int, Spread]], counts: Sequence[int]) -> None:
         self._placed = list(placed)
-        spreads: dict[int, list[Spread]] = {}
-        for number, spread in placed:
-            spreads.setdefault(number, []).append(spread)
-        first = {number: iter(met_first(found)) for number, found in spreads.items()}
-        # Of a partition that is there once, each entry meets its group for the first time.
-        self._first = [
-            next(first[number]) if len(spreads[number]) > 1 else None for number, _ in placed
-        ]
+        # Where an entry meets a group for the first time; None where there is no second.
+        self._first: list[Tensor | None] = [None] * len(placed)
+        for number in {number for number, _ in placed}:
+            mine = [i for i, (n, _) in enumerate(placed) if n == number]
+            if len(mine) > 1:
+                for i, first in zip(mine, met_first([placed[i][1] for i in mine]), strict=True):
+                    self._first[i] = first
         self._each = 0  # entries of each group, where one partition fills all evenly
         if len(placed) == 1:
             [(number, spread)] = placed
-            found = torch.bincount(spread.numbers().flatten(), minlength=counts[number])
-            if spread.index is None or bool((found == found[0]).all()):
-                self._each = 1 if spread.index is None else int(found[0])
+            self._each = 1 if spread.index is None else _evenly(spread.index, counts[number])
 
     def expected(self, p: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
         if self._each:
@@ -90,6 +87,13 @@ class _Part:
                 chance = torch.where(first.to(chance.device), chance, 1)
             alive = alive * chance
         return alive.sum()
+
+
+def _evenly(index: Tensor, groups: int) -> int:
+    """How many entries each group has, if all have as many and no entry is of none; else 0."""
+    counts = torch.bincount(index, minlength=groups + 1)
+    even = (counts[:-1] == counts[0]).all() and counts[-1] == 0
+    return int(counts[0]) if even else 0
 
 
 @dataclass(frozen=True)
