@@ -341,12 +341,12 @@ def roots(family: Family) -> list[tuple[str, int, bool, Tensor]]:
     everything else by the layers that write it.
     """
     writers = {
-        m.name.rpartition(".")[0]: (m.name, m.dim, False, m.unit)
+        m.name.rpartition(".")[0]: (m.name, m.dims[0], False, m.index)
         for m in reversed(family.members)
-        if m.role is Role.PAY
+        if m.role is Role.NORM
     }
     readers = [
-        (m.name, m.dim, True, m.unit)
+        (m.name, m.dims[0], True, m.index)
         for m in family.members
         if m.role is Role.CUT and isinstance(m.tensor, nn.Parameter) and m.tensor.ndim > 1
     ]
@@ -408,7 +408,7 @@ def tell_sizes(small: nn.Module, family: Family, dead: Tensor) -> None:
     if family.kind != "heads":
         return
     before, left = len(dead), int((~dead).sum())
-    owners = [m.name.rpartition(".")[0] for m in family.members if m.role is Role.PAY]
+    owners = [m.name.rpartition(".")[0] for m in family.members if m.role is Role.NORM]
     paths = {owner.rpartition(".")[0] for owner in owners}
     for path in paths:
         module = small.get_submodule(path)
@@ -461,7 +461,7 @@ def unwrapped(small: nn.Module, case: Case) -> list[tuple[nn.Parameter, int]]:
             owner = small.get_submodule(member.name.rpartition(".")[0])
             known = type(owner) in kinds or graph.get_pruner_of_module(owner) is not None
             if isinstance(member.tensor, nn.Parameter) and not known:
-                dims.setdefault(member.name, member.dim)
+                dims.setdefault(member.name, member.dims[0])
     parameters = dict(small.named_parameters())
     return [(parameters[name], dim) for name, dim in dims.items()]
 

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from lissom.coupling import Family, Member, Role, units
+from lissom.coupling import units
+from lissom.groups import Member, Partition, Role
 
 COLOURS = ("#00897b", "#ef6c00")
 CELL = 0.1
@@ -36,7 +37,7 @@ class Block(nn.Module):
         return out
 
 
-def draw(model: nn.Module, families: list[Family]) -> plt.Figure:
+def draw(model: nn.Module, families: list[Partition]) -> plt.Figure:
     """Each tensor as a grid, rows × columns, with unit 2 of each family on it."""
     tensors = [
         (name, tensor)
@@ -81,13 +82,13 @@ def _grid(axes: Axes, left: float, rows: int, columns: int) -> None:
 
 
 def _slices(axes: Axes, left: float, rows: int, columns: int, member: Member, colour: str) -> None:
-    for index in torch.nonzero(member.unit == 2).flatten().tolist():
-        if member.dim == 0:
+    for index in torch.nonzero(member.index == 2).flatten().tolist():
+        if member.dims == (0,):
             corner, width, height = (left, 0.92 - (index + 1) * CELL), columns * CELL, CELL
         else:
             corner, width, height = (left + index * CELL, 0.92 - rows * CELL), CELL, rows * CELL
         style = {
-            Role.PAY: {"fc": colour, "alpha": 0.9},
+            Role.NORM: {"fc": colour, "alpha": 0.9},
             Role.ZEROED: {"fc": colour, "alpha": 0.4},
             Role.CUT: {"fc": "none", "ec": colour, "lw": 1.8},
         }[member.role]
@@ -101,7 +102,7 @@ def _short(name: str) -> str:
 
 if __name__ == "__main__":
     net = Block()
-    found = [b for b in units(net, torch.randn(2, 3, 8, 8)) if isinstance(b, Family)]
+    found = list(units(net, torch.randn(2, 3, 8, 8)))
     out = Path(__file__).parent / "figures" / "coupling.svg"
     draw(net, found).savefig(out, bbox_inches="tight", transparent=False)
     print(out.name)

@@ -6,7 +6,7 @@ from lissom.coupling import channels, heads, neurons
 from lissom.curves import path
 from lissom.errors import LissomError
 from lissom.exporting import export
-from lissom.groups import kernels, weights
+from lissom.groups import blocks, kernels, partition, tiles, weights
 from lissom.measuring import measure
 from lissom.methods import Budget
 from lissom.methods.gates import gate
@@ -28,6 +28,7 @@ __all__ = [
     "Threshold",
     "TopK",
     "Trainer",
+    "blocks",
     "channels",
     "export",
     "gate",
@@ -37,11 +38,13 @@ __all__ = [
     "load",
     "measure",
     "neurons",
+    "partition",
     "path",
     "proximal",
     "save",
     "schedules",
     "shrink",
     "subgradient",
+    "tiles",
     "weights",
 ]

@@ -32,7 +32,7 @@ class Role(StrEnum):
     CUT = "cut"
 
 
-@dataclass
+@dataclass(eq=False)
 class Spread:
     """A number for each group, laid out so that a tensor can be multiplied by them.
 

@@ -270,7 +270,7 @@ class _Case:
         )
 
     def _kept(self, found: _Found) -> Iterator[Kept]:
-        """Families with units that pay nothing and stay, by reason."""
+        """Families with units whose norm is zero and that stay, by reason."""
         decision = found.decision
         for family in self.traced.families:
             with torch.no_grad():
