@@ -447,10 +447,10 @@ def in_schedule(schedule: Schedule) -> list[tuple[Penalty, Penalty]]:
         (L0(schedule) + L0(0), L0(now)),
         (Threshold(schedule), Threshold(now)),
         (TopK(fraction=schedule), TopK(fraction=now)),
-        (TopK(fraction=schedule, per_layer=True), TopK(fraction=now, per_layer=True)),
+        (TopK(fraction=schedule, per="layer"), TopK(fraction=now, per="layer")),
         (TopK(3) + L2(schedule), TopK(3) + L2(now)),
         (TopK(fraction=schedule) + L1(schedule), TopK(fraction=now) + L1(now)),
-        (L1Ball(schedule, per_layer=True), L1Ball(now, per_layer=True)),
+        (L1Ball(schedule, per="layer"), L1Ball(now, per="layer")),
     ]
 
 
@@ -497,12 +497,13 @@ def test_a_schedule_that_leaves_the_range_is_refused_at_that_step() -> None:
         TopK(fraction=linear(0, 2, 10)).at(10)
 
 
-def test_what_is_joint_and_what_is_per_layer() -> None:
-    assert not any(penalty.per_layer for penalty in PENALTIES)
-    assert TopK(3, per_layer=True).per_layer
-    assert (TopK(3, per_layer=True) + L2(0.1)).per_layer
-    assert (L2(0.1) + TopK(3, per_layer=True)).at(4).per_layer
-    assert L1Ball(3, per_layer=True).per_layer
+def test_what_is_joint_and_what_holds_per_layer() -> None:
+    assert all(penalty.per == "all" for penalty in PENALTIES)
+    budgets = [TopK(3, per="layer"), L2(0.1) + TopK(3, per="layer"), L1Ball(3, per="layer")]
+    assert all(budget.per == budget.at(4).per == "layer" for budget in budgets)
+    assert [p for p in PENALTIES if p.joint] == [*COUNTED, L1Ball(1.5)]
+    with pytest.raises(PenaltyError, match="per is 'all' or 'layer', got 'block'"):
+        TopK(3, per="block")  # type: ignore[arg-type]
 
 
 def test_sums_do_not_depend_on_their_order() -> None:
@@ -519,17 +520,17 @@ def test_sums_do_not_depend_on_their_order() -> None:
         (L0(0), "L0(0)"),
         (L1(0), "L1(0)"),
         (L2(0.0), "L2(0.0)"),
-        (L0(0) + L1(0), "L0(0.0) + L1(0.0)"),
+        (L0(0) + L1(0), "L0(0) + L1(0)"),
         (L1(linear(0, 2e-4, 1000)), "L1(0→0.0002 over 1000 steps)"),
         (L1(linear(0, 2e-4, 1000)).at(0) + L2(0.1), "L1(0.0) + L2(0.1)"),
         (L2(0.1) + L0(linear(0, 1, 10)), "L0(0→1 over 10 steps) + L2(0.1)"),
         (TopK(5) + L1(0.0), "TopK(5) + L1(0.0)"),
         (TopK(5), "TopK(5)"),
-        (TopK(fraction=0.02, per_layer=True), "TopK(fraction=0.02, per_layer=True)"),
+        (TopK(fraction=0.02, per="layer"), "TopK(fraction=0.02, per='layer')"),
         (L2(1e-4) + TopK(fraction=0.02), "TopK(fraction=0.02) + L2(0.0001)"),
         (Threshold(0.5), "Threshold(0.5)"),
         (L1Ball(2), "L1Ball(2)"),
-        (L1Ball(2, per_layer=True), "L1Ball(2, per_layer=True)"),
+        (L1Ball(2, per="layer"), "L1Ball(2, per='layer')"),
     ],
 )
 def test_repr_is_what_the_user_wrote(penalty: Penalty, text: str) -> None:
@@ -583,7 +584,6 @@ def test_impossible_counts_are_quoted(arguments: dict[str, float], message: str)
         (Threshold(1), L2(1)),
         (L2(1), Threshold(1)),
         (Threshold(1), Threshold(2)),
-        (L1Ball(1), L1(1)),
         (L0(1) + L1(1), L1Ball(1)),
         (L1Ball(1), L1Ball(2)),
     ],
@@ -592,8 +592,8 @@ def test_sums_without_a_closed_form_are_refused(one: Penalty, other: Penalty) ->
     with pytest.raises(PenaltyError) as caught:
         one + other
     assert str(caught.value) == (
-        f"{one} + {other} has no prox in closed form; L0, L1 and L2 add up to one another, and "
-        "any of them may be added to TopK"
+        f"{one} + {other} has no prox in closed form; L1, L2 and NonNegative may be added to one "
+        "another and to any other penalty (L1 and L2 not to Threshold), and L0 to TopK"
     )
 
 

@@ -156,7 +156,7 @@ def test_gates_are_made_as_the_recipe_says() -> None:
     first, second = gates.penalties.items()
     assert [len(groups) for groups, _ in (first, second)] == [64 + 64, 64]
     assert first[1] == L0(1e-3) + L2(1e-4)
-    schedule = second[1].l0  # type: ignore[attr-defined]
+    schedule = second[1].strength  # type: ignore[attr-defined]
     assert isinstance(schedule, Schedule) and schedule.steps == 2 * made.steps_per_epoch
     chances = [float(p.detach().mean()) for p in gates._by_block(torch.sigmoid(gates.log_alpha))]
     assert chances == pytest.approx([0.7, 0.7, 0.9], abs=0.01)
@@ -452,7 +452,7 @@ restart = true
 c_steps = 4
 
 [[penalties]]
-Codebook = { k = 3, per_layer = true }
+Codebook = { k = 3, per = "layer" }
 """,
     "subgradient": """
 name = "subgradient"

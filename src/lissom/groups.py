@@ -7,7 +7,7 @@ Whatever a block is, penalties and algorithms see only `norms()`, `scale_()`, `w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -331,33 +331,6 @@ def columns(model: nn.Module) -> Groups:
     Source: Louizos, Welling & Kingma 2018, section 4.1 (the inputs of dense layers).
     """
     return Groups("columns", _blocks(model, lambda p: (1,), least=2, owners=(nn.Linear,)))
-
-
-def disjoint(penalties: Mapping[Groups, object]) -> None:
-    """Refuse a mapping in which one tensor is penalised twice: its prox would be wrong.
-
-    Args:
-        penalties: {groups: penalty}; what a penalty may be is for a method to say.
-
-    Raises:
-        GroupError: naming the tensors, or what else than groups was given.
-    """
-    if not isinstance(penalties, Mapping) or not penalties:
-        raise GroupError(f"penalties are a mapping {{groups: penalty}}, got {penalties!r}")
-    seen: set[int] = set()
-    for groups, penalty in penalties.items():
-        if not isinstance(groups, Groups):
-            raise GroupError(
-                f"penalties are a mapping {{groups: penalty}}, as {{weights(net): L0(1e-4)}}; got "
-                f"{groups!r}: {penalty!r}"
-            )
-        twice = [b.name for b in groups if any(id(p) in seen for p in b.parameters)]
-        if twice:
-            raise GroupError(
-                f"{', '.join(twice)} is penalised twice; add the penalties with + where they are "
-                "of the same groups, or choose disjoint layers with .only() and .without()"
-            )
-        seen |= {id(parameter) for block in groups for parameter in block.parameters}
 
 
 def _blocks(

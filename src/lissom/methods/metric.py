@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import MethodError
+from lissom.penalties import METRIC, refusal
 from lissom.preconditioners import Preconditioner, preconditioner
 
 Metric = Literal["euclidean", "adaptive"]
@@ -17,14 +18,14 @@ def check_metric(metric: object, penalties: Iterable[Any] = ()) -> None:
     """Refuse what is no metric, and penalties that know none other than the Euclidean.
 
     Raises:
-        MethodError: for an unknown metric.
-        LissomError: for a penalty or a compression that knows no metric.
+        MethodError: for an unknown metric, or a penalty or compression that knows none.
     """
     if metric not in get_args(Metric):
         raise MethodError(f"metric is 'euclidean' or 'adaptive', got {metric!r}", field="metric")
     if metric == "adaptive":
         for penalty in penalties:
-            penalty.require_metric()
+            if what := refusal("metric='adaptive'", penalty, METRIC):
+                raise MethodError(what, field="penalties")
 
 
 def metric_of(

@@ -31,10 +31,9 @@ from lissom.methods.gates.placing import (
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
-from lissom.methods.strength import Strength
-from lissom.penalties import Elastic, Penalty
+from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs
-from lissom.schedules import value_at
+from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
 FASTER = 10.0  # log α learns so many times faster than the weights, if nothing else is said
@@ -51,7 +50,7 @@ class Gates(Method):
     """
 
     name = "gates"
-    takes = "L0, L2 and L0 + L2, since gates have a probability of being open, P(z ≠ 0)"
+    needs = (EXPECTATION,)
     options_type = GateOptions
     averages = True
     fresh_moments = True
@@ -96,8 +95,7 @@ class Gates(Method):
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
         self._weights = [
-            [block.weights_each() if options.per == "weight" else 1 for block in groups]
-            for groups in self.penalties
+            block.weights_each() if options.per == "weight" else 1 for block in self._blocks
         ]
         self._sizes = [block.shape.numel() for block in self._blocks]
         self._places = places(model, self._blocks)
@@ -112,7 +110,6 @@ class Gates(Method):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         start += 0.01 * torch.randn(start.shape, dtype=dtype, generator=generator)
         log_alpha = nn.Parameter(start.to(weight.device))
-        self._has_l2 = any(_sum(penalty).l2 != 0 for penalty in self.penalties.values())
         self.constraints: list[Constraint] = []
         if options.budget is not None:
             self.constraints = constraints(
@@ -127,10 +124,6 @@ class Gates(Method):
             raise
         model.register_parameter(LOG_ALPHA, log_alpha)
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
-
-    @classmethod
-    def accepts(cls, penalty: Any) -> bool:
-        return isinstance(penalty, Elastic) and penalty.l1 == 0
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: GateOptions) -> None:
@@ -198,17 +191,19 @@ class Gates(Method):
 
         Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
         """
-        total = expected_sum(self.law, self.log_alpha, self._sizes, self._strengths())
-        if not self.constraints and not self._has_l2:
+        costs, squares = self._open_costs()
+        same = [0.0 if isinstance(cost, Tensor) else cost for cost in costs]  # for all of a block
+        total = expected_sum(self.law, self.log_alpha, self._sizes, same)
+        plain = not any(isinstance(cost, Tensor) for cost in costs) and all(map(none, squares))
+        if plain and not self.constraints:
             return total
         p = self.p_nonzero()
-        chances = iter(p)
-        for groups, penalty in self.penalties.items():
-            l2 = value_at(_sum(penalty).l2, self.now)
-            for block, chance in [(block, next(chances)) for block in groups]:
-                if l2:
-                    chance = chance.detach() if self.options.detach_l2 else chance
-                    total = total + (l2 * chance * block.norms().square()).sum().to(total)
+        for block, chance, cost, square in zip(self._blocks, p, costs, squares, strict=True):
+            if isinstance(cost, Tensor):
+                total = total + (cost * chance).sum().to(total)
+            if not none(square):
+                chance = chance.detach() if self.options.detach_l2 else chance
+                total = total + (square * chance * block.norms().square()).sum().to(total)
         for constraint in self.constraints:
             expected = self._expected(p, constraint.cost)
             total = total + constraint.term(expected, self.now)
@@ -408,13 +403,18 @@ class Gates(Method):
         gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
         return self._by_block(torch.zeros_like(gates).index_copy(0, opened, gates[opened]))
 
-    def _strengths(self) -> list[float]:
-        """λ₀·n_g at this step, which is the same for all groups of a block."""
-        return [
-            value_at(_sum(penalty).l0, self.now) * each
-            for penalty, weights in zip(self.penalties.values(), self._weights, strict=True)
-            for each in weights
-        ]
+    def _open_costs(self) -> tuple[list[float | Tensor], list[float | Tensor]]:
+        """λ₀·n_g and λ₂ of each block at this step."""
+        costs, squares = [], []
+        weights = iter(self._weights)
+        for groups, penalty in self.penalties.items():
+            now = penalty.at(self.now)
+            for i in range(len(groups.blocks)):
+                of = now.of(i)
+                assert of.open_cost is not None  # as `needs` says
+                costs.append(number_of(of, of.open_cost, self.log_alpha) * next(weights))
+                squares.append(number_of(of, of.open_square, self.log_alpha))
+        return costs, squares
 
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
@@ -505,9 +505,3 @@ def _uncompiled() -> AbstractContextManager[Any]:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def _sum(penalty: Penalty) -> Elastic:
-    """The penalty as the sum of L0 and L2 that `accepts` has seen that it is."""
-    assert isinstance(penalty, Elastic)
-    return penalty
