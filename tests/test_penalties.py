@@ -609,7 +609,9 @@ def test_a_schedule_is_not_added_to_another_strength(base: Penalty) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_threshold_knows_no_metric(fused: bool) -> None:
     norms = torch.ones(3)
-    message = r"Threshold\(0\.5\) compares the norms .* use L0, whose threshold √\(2tλ/d\)"
+    message = (
+        r"as L0 does, .* √\(2tλ/d\); got Threshold\(0\.5\), which knows no metric: use metric="
+    )
     with pytest.raises(PenaltyError, match=message):
         if fused:
             Threshold(0.5).prox_([Part(norms, 1.0, norms.clone)])

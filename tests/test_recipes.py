@@ -147,12 +147,12 @@ def test_every_bundled_recipe_trains_to_its_end(
     assert counts["total"].nonzeros == measure(trainer.model).nonzeros
     example = make_example(trainer.model, shape)
     for spec in recipe.penalties:
-        if spec.top_k is not None:
+        if (top := spec.model_extra.get("TopK")) is not None:
             groups = make_groups(spec, trainer.model, example)
             kept = [(block.norms() > 0).flatten() for block in groups]
-            fraction = spec.top_k.fraction
-            part = fraction[-1].end if isinstance(fraction, list) else fraction
-            for layer in kept if spec.TopK["per"] == "layer" else [torch.cat(kept)]:
+            fraction = top["fraction"]
+            part = fraction[-1]["end"] if isinstance(fraction, list) else fraction
+            for layer in kept if top["per"] == "layer" else [torch.cat(kept)]:
                 assert int(layer.sum()) == round(part * len(layer))
 
 
@@ -456,12 +456,12 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("L1 = 1e-4", "l1 = 1e-4",
          r"line 22: penalties\.0\.l1: unknown key 'l1'\. Did you mean 'L1'"),
         ("L1 = 1e-4", "L1 = -1e-4",
-         r"line 22: penalties\.0\.L1: .*greater than or equal to 0, got -0\.0001"),
-        ("L1 = 1e-4", 'L1 = "a"', r"line 22: penalties\.0\.L1: .*valid number, got 'a'"),
+         r"line 22: penalties\.0\.L1: L1 needs a finite strength λ ≥ 0, got -0\.0001"),
+        ("L1 = 1e-4", 'L1 = "a"', r"line 22: penalties\.0\.L1: L1 needs a finite .*, got 'a'"),
         ("L1 = 1e-4", "L1 = nan", r"line 22: penalties\.0\.L1: .*got nan"),
-        ("L1 = 1e-4", "L1 = []", r"line 22: penalties\.0\.L1: this list needs an entry"),
+        ("L1 = 1e-4", "L1 = []", r"line 22: penalties\.0\.L1: a schedule has one piece at least"),
         ("L1 = 1e-4", "L1 = { end = 1, epochs = 3 }",
-         r"line 22: penalties\.0\.L1: this must be a list"),
+         r"line 22: penalties\.0\.L1\.end: L1 has no option 'end'\. Known: strength"),
         ("L1 = 1e-4", "L1 = [{ end = 1, epochs = 3 }]",
          r"line 22: penalties\.0\.L1: the first piece of a schedule needs a start"),
         ("L1 = 1e-4", "L1 = [{ start = 1, epochs = 3 }]",
@@ -493,11 +493,11 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("start = 1.0", "strat = 1.0",
          r"line 29: penalties\.1\.TopK\.fraction\.0\.strat: unknown key 'strat'\. .*'start'"),
         ("end = 0.25", "end = 2.5",
-         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: a fraction lies between 0 and 1, got 2"),
+         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: TopK needs a fraction from 0 to 1, got 2"),
         ("end = 0.25", 'end = "x"',
          r"line 30: penalties\.1\.TopK\.fraction\.1\.end: .*valid number, got 'x'"),
         ("per = 'layer'", "per_layr = true",
-         r"line 31: penalties\.1\.TopK\.per_layr: unknown key .*'per_layer'"),
+         r"line 31: penalties\.1\.TopK\.per_layr: TopK has no option .*'per'"),
         ("per = 'layer'", "count = 5",
          r"line 28: penalties\.1\.TopK: TopK needs a count or a .*; got count=5, frac.*=1→"),
         ('"proximal"\nevery = 1', '"subgradient"',
@@ -506,10 +506,10 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("L1 = 1e-4", "Codebook = { k = 2 }",
          r"line 20: penalties\.0: method 'proximal' takes penalties, .*; got Codebook\(2\)\. "
          r"Methods that take it: 'lc'"),
-        ("L1 = 1e-4", "Codebook = { k = 0 }", r"line 22: penalties\.0\.Codebook\.k: .*got 0"),
+        ("L1 = 1e-4", "Codebook = { k = 0 }", r"line 22: penalties\.0\.Codebook: .*got 0"),
         ('every = 1\n\n[[penalties]]\nonly = ["fc1"]\nL1 = 1e-4',
          'metric = "adaptive"\n\n[[penalties]]\nThreshold = 0.1\n',
-         r"line 20: penalties\.0: Threshold\(0\.1\) compares the norms .* and knows no metric"),
+         r"line 20: penalties\.0: metric='adaptive' takes .*; got Threshold\(0\.1\), which knows no metric"),
         ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3, evry = 2 }",
          r"line 16: train\.milestones\.evry: unknown key 'evry'\. Did you mean 'every'"),
         ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3 }",
@@ -585,7 +585,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         (["train.epochs="], r"--set: train\.epochs: .*valid integer, got ''"),
         (["train.cosine_from=99"], r"--set: train\.cosine_from: 99 is not before the end"),
         (["penalties=[{Threshold=1}]", "method.metric=adaptive"],
-         r"--set: penalties\.0: Threshold\(1\.0\) compares .* and knows no metric; use L0"),
+         r"--set: penalties\.0: metric='adaptive' takes .* as L0 .*; got Threshold\(1\.0\), which"),
     ],
 )  # fmt: skip
 def test_bad_changes_are_named(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -629,11 +629,13 @@ def test_changes_of_nested_and_array_keys(tmp_path: Path) -> None:
     assert dense.method is None and dense.penalties == []
     assert read_recipe(path, ["penalties=[{L0=1}]"]).penalties[0].L0 == 1
     assert read_recipe(path, ['penalties.1.only.0="fc3"']).penalties[1].only == ["fc3"]
-    assert read_recipe(path, ["penalties.1.TopK={count=3}"]).penalties[1].top_k.count == 3
-    ramps = read_recipe(path, ["penalties.1.TopK.fraction.1.end=0.125"]).penalties[1].top_k.fraction
-    assert [ramp.end for ramp in ramps] == [0.5, 0.125]
+    assert read_recipe(path, ["penalties.1.TopK={count=3}"]).penalties[1].TopK["count"] == 3
+    ramps = (
+        read_recipe(path, ["penalties.1.TopK.fraction.1.end=0.125"]).penalties[1].TopK["fraction"]
+    )
+    assert [ramp["end"] for ramp in ramps] == [0.5, 0.125]
     ramps = read_recipe(path, ["penalties.0.L1=[{start=0, end=1, epochs=2}]"]).penalties[0].L1
-    assert [ramp.end for ramp in ramps] == [1]
+    assert [ramp["end"] for ramp in ramps] == [1]
 
 
 def test_one_of_equal_entries_is_changed_and_not_the_other(tmp_path: Path) -> None:

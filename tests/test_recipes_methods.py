@@ -289,10 +289,10 @@ def test_budgets_are_schedules_in_epochs_and_are_met() -> None:
          r"line 22: method\.budget\.weight: unknown option .*'weights'"),
         ("L2 = 1e-4", "L1 = 1",
          r"line 23: penalties\.0: method 'gates' takes L0, L2 and L0 \+ L2, .*; got L0\(0\.001\) "
-         r"\+ L1\(1\.0\)\. Methods that take it: 'lc', 'proximal'"),
+         r"\+ L1\(1\.0\), which .*\. Methods that take it: 'lc', 'proximal'"),
         ("L2 = 1e-4", "TopK = { count = 3 }", r"line 23: penalties\.0: "),
         ("L0 = [{ start = 0, end = 1e-3, epochs = 2 }]", "L1 = 1",
-         r"line 30: penalties\.1: method 'gates' takes L0, .*; got L1\(1\.0\)\. Methods that "),
+         r"line 30: penalties\.1: method 'gates' takes L0, .*; got L1\(1\.0\), which .* Methods "),
         ("L0 = [{ start = 0, end = 1e-3, epochs = 2 }]", "L0 = 1\ninit = 0.5",
          r"line 34: penalties\.1\.init: unknown key 'init'"),
         ('only = ["fc3"]', "inputs = true",

@@ -147,7 +147,7 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         (["path.strengths=[0.0, 1.0]"], "path.strengths.0"),
         (
             ["path.strengths=[2.0, 0.1]"],
-            "path.strengths.0: penalties.0.TopK.fraction = 2: a fraction lies",
+            "path.strengths.0: penalties.0.TopK.fraction = 2: TopK needs a fraction",
         ),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
         (
@@ -280,7 +280,7 @@ def test_points_from_scratch_are_added_to_a_curve(
         ("every", "--from-scratch takes 'all' or strengths"),
         (
             "2",
-            "a point from scratch: penalties.0.TopK.fraction = 2: a fraction lies between 0 and 1",
+            "a point from scratch: penalties.0.TopK.fraction = 2: TopK needs a fraction",
         ),
         ("-0.1", "a point from scratch: penalties.0.TopK.fraction = -0.1"),
         ("nan", "a point from scratch: penalties.0.TopK.fraction = nan"),

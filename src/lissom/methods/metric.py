@@ -18,14 +18,15 @@ def check_metric(metric: object, penalties: Iterable[Any] = ()) -> None:
     """Refuse what is no metric, and penalties that know none other than the Euclidean.
 
     Raises:
-        MethodError: for an unknown metric, or a penalty or compression that knows none.
+        MethodError: for an unknown metric.
+        LissomError: for a penalty or a compression that knows none.
     """
     if metric not in get_args(Metric):
         raise MethodError(f"metric is 'euclidean' or 'adaptive', got {metric!r}", field="metric")
     if metric == "adaptive":
         for penalty in penalties:
             if what := refusal("metric='adaptive'", penalty, METRIC):
-                raise MethodError(what, field="penalties")
+                raise penalty.error(what, field="penalties")
 
 
 def metric_of(

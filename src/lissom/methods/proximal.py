@@ -178,8 +178,8 @@ def proximal(
     Raises:
         OptimizerError: a parameter the optimizer does not hold.
         MethodError: an unknown metric, or counts that cannot be.
-        MethodError: a penalty that knows no metric (`Threshold`) in an adaptive one.
-        PenaltyError: numbers for each group that do not fit the groups.
+        PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one, or numbers
+            for each group that do not fit the groups.
         GroupError: overlapping groups.
 
     Source: Formanek & Hadházi eq. 16–18; with Adagrad (initial_accumulator_value=lr²) and the

@@ -97,40 +97,34 @@ class Ability:
 
     Attributes:
         has: whether a penalty or compression has it.
-        takes: what has it, in general.
-        lacks: why something else has not.
-        instead: what of lissom's would do.
+        takes: what has it, in general, and of lissom's.
+        lacks: what is said of something else.
     """
 
     has: Callable[[Abilities], bool]
     takes: str
     lacks: str
-    instead: str
 
 
 METRIC = Ability(
     lambda given: given.has_metric,
-    "what knows a metric",
-    "knows none",
-    "L0, whose threshold √(2tλ/d) follows it, and most others do, or use metric='euclidean'",
+    "what follows a metric, as L0 does, whose threshold is √(2tλ/d)",
+    "knows no metric: use metric='euclidean' with it",
 )
 GRADIENT = Ability(
     lambda given: given.differentiable,
-    "penalties with a gradient",
+    "penalties with a gradient: L1, L2, MCP and their sums",
     "has none that says anything",
-    "L1, L2, MCP and their sums do",
 )
 EXPECTATION = Ability(
     lambda given: given.open_cost is not None,
-    "penalties with an expectation over gates, which are open with probability P(z ≠ 0)",
-    "has none",
-    "L0, L2 and L0 + L2 do",
+    "L0, L2 and L0 + L2, since gates have a probability of being open, P(z ≠ 0)",
+    "has no expectation under it",
 )
 SIZE = Ability(
     lambda given: not given.weighed,
-    "sizes",
-    "is weighed against μ",
-    "TopK(fraction=0.02), L1Ball and compressions are sizes; or give mu",
+    "sizes, such as TopK(fraction=0.02), where mu is to be found",
+    "is weighed against μ: give mu",
 )
 
 
@@ -154,5 +148,5 @@ def refusal(who: str, given: Any, *needs: Ability) -> str | None:
     """
     for need in needs:
         if not need.has(given):
-            return f"{who} takes {need.takes}; got {given}, which {need.lacks}: {need.instead}"
+            return f"{who} takes {need.takes}; got {given}, which {need.lacks}"
     return None

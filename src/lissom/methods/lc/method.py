@@ -192,7 +192,7 @@ class LC(Method):
         super().check(listed, options)
         check_metric(options.metric, listed)
         for penalty in listed if options.mu is None else ():
-            if what := refusal("method 'lc' without mu", penalty, SIZE):
+            if what := refusal("method 'lc'", penalty, SIZE):
                 raise CompressionError(what, field="mu")
 
     @classmethod
