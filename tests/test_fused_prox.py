@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK, selection
+from lissom import L0, L1, L2, MCP, L1Ball, Lq, Threshold, TopK, selection
 from lissom.penalties import Part, Penalty, budgets
 
 SEPARABLE = [
@@ -18,6 +18,8 @@ SEPARABLE = [
     L0(0.3) + L2(0.5),
     L1(0.4) + L2(0.5),
     L0(0.3) + L1(0.2) + L2(0.5),
+    MCP(0.4) + L1(0.1) + L2(0.5),
+    Lq(0.2),
     Threshold(0.7),
 ]
 BUDGETS = [
@@ -28,6 +30,7 @@ BUDGETS = [
     TopK(fraction=0.4) + L2(0.5),
     TopK(fraction=0.4) + (L0(0.3) + L1(0.2) + L2(0.5)),
     L1Ball(20.0),
+    L1Ball(20.0) + L1(0.1),
 ]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK
+from lissom import L0, L1, L2, MCP, L1Ball, Lq, NonNegative, Threshold, TopK
 from lissom.errors import PenaltyError
 from lissom.penalties import Part, Penalty
 from lissom.schedules import Schedule, cosine, cubic, linear
@@ -43,7 +43,8 @@ TOPK: list[tuple[Penalty, Strengths, Kappa]] = [
 ]
 SEPARABLE = [penalty for penalty, _ in ELASTIC]
 COUNTED = [penalty for penalty, _, _ in TOPK]
-WITH_METRIC = [*SEPARABLE, *COUNTED, L1Ball(1.5)]
+NONCONVEX = [MCP(0.4), MCP(0.3, gamma=0.5), Lq(0.4), Lq(0.4, q=2 / 3), MCP(0.4) + L1(0.1) + L2(0.5)]
+WITH_METRIC = [*SEPARABLE, *COUNTED, L1Ball(1.5), L1Ball(1.5) + L1(0.1) + L2(0.5), *NONCONVEX]
 PENALTIES = [*WITH_METRIC, Threshold(0.7)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -230,8 +231,9 @@ def test_a_budget_is_met_whatever_the_rounding(penalty: Penalty, dtype: torch.dt
 
 
 def test_the_gradient_says_something_where_nothing_is_counted() -> None:
-    useful = [L1(0.1), L2(0.1), L1(0.1) + L2(0.1), L1(linear(0, 1, 10))]
+    useful = [L1(0.1), L2(0.1), L1(0.1) + L2(0.1), L1(linear(0, 1, 10)), MCP(0.1) + L2(1)]
     useless = [L0(0.1), L0(linear(0, 1, 10)), L0(0.1) + L1(0.1), TopK(3), Threshold(1), L1Ball(1)]
+    useless += [Lq(0.1), NonNegative(), L1(0.1) + NonNegative()]
     assert all(penalty.differentiable for penalty in useful)
     assert not any(penalty.differentiable for penalty in useless)
 
@@ -501,7 +503,7 @@ def test_what_is_joint_and_what_holds_per_layer() -> None:
     assert all(penalty.per == "all" for penalty in PENALTIES)
     budgets = [TopK(3, per="layer"), L2(0.1) + TopK(3, per="layer"), L1Ball(3, per="layer")]
     assert all(budget.per == budget.at(4).per == "layer" for budget in budgets)
-    assert [p for p in PENALTIES if p.joint] == [*COUNTED, L1Ball(1.5)]
+    assert [p for p in PENALTIES if not p.joint] == [*SEPARABLE, *NONCONVEX, Threshold(0.7)]
     with pytest.raises(PenaltyError, match="per is 'all' or 'layer', got 'block'"):
         TopK(3, per="block")  # type: ignore[arg-type]
 
@@ -543,6 +545,9 @@ def test_repr_is_what_the_user_wrote(penalty: Penalty, text: str) -> None:
     [
         (L0, "L0 needs a finite strength λ ≥ 0"),
         (L1, "L1 needs a finite strength λ ≥ 0"),
+        (MCP, "MCP needs a finite strength λ ≥ 0"),
+        (lambda bad: MCP(1.0, gamma=bad), "MCP needs a finite γ > 0"),
+        (Lq, "Lq needs a finite strength λ ≥ 0"),
         (L2, "L2 needs a finite strength λ ≥ 0"),
         (Threshold, "Threshold needs a finite norm θ ≥ 0"),
         (L1Ball, "L1Ball needs a finite radius ν ≥ 0"),

@@ -9,14 +9,21 @@ Kind = TypeVar("Kind")
 
 
 def imported(
-    path: str, base: type[Kind], *, what: str, error: type[LissomError], field: str | None = None
+    path: str,
+    base: type[Kind],
+    *,
+    what: str,
+    called: str,
+    error: type[LissomError],
+    field: str | None = None,
 ) -> type[Kind]:
     """The class with this import path.
 
     Args:
         path: "module:Class".
         base: of which it must be a subclass.
-        what: it is called in messages: "method".
+        what: it is, in messages: "method".
+        called: what users call `base`: "lissom.methods.Method".
         error: the class of what is raised.
         field: the option that has the path.
 
@@ -36,8 +43,7 @@ def imported(
         raise error(f"module {module!r} has no {name!r}.{nearest(name, known)}", field=field)
     found = getattr(there, name)
     if not _is_a(found, base):
-        said = f"{path!r} is no subclass of {base.__module__}.{base.__name__}"
-        raise error(said, field=field)
+        raise error(f"{path!r} is no subclass of {called}", field=field)
     made: type[Kind] = found
     return made
 

@@ -44,7 +44,14 @@ def method_named(name: str) -> type[Method]:
             "its import path, such as 'my.methods:Pruning'",
             field="name",
         )
-    found = imported(name, Method, what="method", error=MethodError, field="name")
+    found = imported(
+        name,
+        Method,
+        what="method",
+        called="lissom.methods.Method",
+        error=MethodError,
+        field="name",
+    )
     if not isinstance(getattr(found, "name", None), str):
         what = f"{name!r} has no name: give the class one, such as name = 'pruning'"
         raise MethodError(what, field="name")

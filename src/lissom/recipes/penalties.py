@@ -56,7 +56,8 @@ def class_named(name: str) -> type[Abilities]:
     """
     if name in NAMED:
         return NAMED[name]
-    found = imported(name, Abilities, what="penalty", error=RecipeError)
+    known = "lissom.penalties.Penalty or lissom.compressions.Compression"
+    found = imported(name, Abilities, what="penalty", called=known, error=RecipeError)
     if not is_dataclass(found):
         raise RecipeError(f"{name!r} is no dataclass, whose fields could be set in a recipe")
     return found
@@ -135,13 +136,11 @@ class PenaltySpec(Spec):
 
 def strength_named(dotted: str) -> Strength:
     """What a curve goes along, by its key in an entry: "L0", "TopK.fraction", "my:MCP.strength"."""
-    name = next((n for n in _beginnings(dotted) if n in NAMED or ":" in n), None)
-    other = Strength(dotted.rpartition(".")[2])
-    if name is None:
-        return other
-    kind = class_named(name)
-    field = dotted.removeprefix(name).lstrip(".") or fields(kind)[0].name  # type: ignore[arg-type]
-    return kind.strengths.get(field, other)
+    module, colon, rest = dotted.rpartition(":")  # an import path has dots before its colon
+    name, _, field = rest.partition(".")
+    kind = class_named(f"{module}{colon}{name}")
+    field = field or fields(kind)[0].name  # type: ignore[arg-type]
+    return kind.strengths.get(field, Strength(dotted.rpartition(".")[2]))
 
 
 def _made(name: str, value: Any, epoch: float) -> Any:
@@ -182,9 +181,3 @@ def _check_ends(made: Any, table: Mapping[str, Any]) -> None:
                     replace(made, **{name: linear(end, end, 0)}).at(0)
                 except LissomError as error:
                     raise type(error)(str(error), field=f"{name}.{i}.{key}") from error
-
-
-def _beginnings(dotted: str) -> list[str]:
-    """All that a dotted key may begin with, the longest first."""
-    parts = dotted.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
