@@ -86,11 +86,11 @@ def added(name: str, one: Numbers, two: Numbers) -> Numbers:
             f"{name}({written(one)}) + {name}({written(two)}) would add a number to a schedule; "
             "write the sum as one schedule"
         )
-    tensors = [per_block(number) for number in (one, two)]
-    if tensors[0] is None and tensors[1] is None:
+    lists = [number for number in (one, two) if isinstance(number, Sequence)]
+    if not lists:
         return one + two  # type: ignore[operator]
-    n = len(tensors[0] or tensors[1] or [])
-    pair = [[number] * n if t is None else t for number, t in zip((one, two), tensors, strict=True)]
+    n = len(lists[0])
+    pair = [number if isinstance(number, Sequence) else [number] * n for number in (one, two)]
     return [a + b for a, b in zip(*pair, strict=True)]
 
 
