@@ -55,6 +55,7 @@ class L0(Penalty):
 
     @property
     def open_cost(self) -> Numbers:  # type: ignore[override]
+        """λ₀ of an open gate: λ."""
         return self.strength
 
     def value(self, norms: Tensor) -> Tensor:
@@ -170,6 +171,7 @@ class L2(Penalty):
 
     @property
     def open_square(self) -> Numbers:  # type: ignore[override]
+        """λ₂ of an open gate: λ."""
         return self.strength
 
     def value(self, norms: Tensor) -> Tensor:
