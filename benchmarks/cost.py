@@ -35,10 +35,10 @@ VARIANTS: dict[str, tuple[lissom.penalties.Penalty | None, dict[str, object]]] =
     "L0, adaptive metric": (L0(1e-9), {"metric": "adaptive"}),
     "L1, adaptive metric": (L1(1e-8), {"metric": "adaptive"}),
     "TopK over all layers": (TopK(fraction=0.05), {}),
-    "TopK per layer": (TopK(fraction=0.05, per_layer=True), {}),
+    "TopK per layer": (TopK(fraction=0.05, per="layer"), {}),
     "TopK over all layers, adaptive metric": (TopK(fraction=0.05), {"metric": "adaptive"}),
     "TopK over all layers, every=100": (TopK(fraction=0.05), {"every": 100}),
-    "TopK per layer, every=100": (TopK(fraction=0.05, per_layer=True), {"every": 100}),
+    "TopK per layer, every=100": (TopK(fraction=0.05, per="layer"), {"every": 100}),
     "finalized": (TopK(fraction=0.05), {"finalize_at": 1}),
 }
 

@@ -36,10 +36,10 @@ PENALTIES = {
     "l0+l1+l2": L0(1.0) + L1(1.0) + L2(1.0),
     "l0 ramp": L0(linear(0.0, 2.0, steps=4)),
     "top 30 %": TopK(fraction=0.3),
-    "top 6 per layer": TopK(6, per_layer=True),
+    "top 6 per layer": TopK(6, per="layer"),
     "top+l1+l2": TopK(fraction=0.6) + L1(1.0) + L2(1.0),
     "ball": L1Ball(0.3),
-    "ball per layer": L1Ball(0.1, per_layer=True),
+    "ball per layer": L1Ball(0.1, per="layer"),
     "threshold": Threshold(0.2),
 }
 

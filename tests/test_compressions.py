@@ -164,7 +164,7 @@ def test_a_codebook_is_joint_or_of_each_layer():
     joint = compress(Codebook(2), w, 1.0, None)
     assert torch.equal(joint[0].codebook, joint[1].codebook)
     assert float(joint[0].codebook[0]) == pytest.approx(float(w[0].mean()))
-    alone = compress(Codebook(2, per_layer=True), w, 1.0, None)
+    alone = compress(Codebook(2, per="layer"), w, 1.0, None)
     for x, form in zip(w, alone, strict=True):
         assert distance([x], [form.value()]) ** 2 == pytest.approx(error(Codebook(2), x))
 
@@ -257,7 +257,7 @@ def test_a_metric_that_is_none_is_refused(bad):
 
 
 def test_compressions_print_and_compare():
-    assert repr(Codebook(2, per_layer=True)) == "Codebook(2, per_layer=True)"
+    assert repr(Codebook(2, per="layer")) == "Codebook(2, per='layer')"
     assert repr(ScaledTernary()) == "ScaledTernary()"
     assert repr(Binary()) == "Binary()"
     assert repr(LowRank(4)) == "LowRank(4)"

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lissom import L0, L1, L2, TopK, kernels, weights
 from lissom.errors import GroupError
-from lissom.groups import Groups, Partition, disjoint
+from lissom.groups import Groups, Partition
+from lissom.methods.overlaps import in_order
 from lissom.penalties import Penalty
 
 CONVOLUTIONS = {
@@ -356,10 +357,10 @@ def test_a_choice_of_nothing_is_refused(method: str) -> None:
 
 def test_disjoint_groups_may_be_penalised() -> None:
     net = Small()
-    disjoint({weights(net): L0(1)})
-    disjoint({kernels(net): L0(1), weights(net).only("head"): L1(1)})
-    disjoint({weights(net).only(F0): L0(1), weights(net).without(F0): TopK(3)})
-    disjoint({weights(net): L0(1), weights(copy.deepcopy(net)): L0(1)})
+    in_order({weights(net): L0(1)}, nests=False)
+    in_order({kernels(net): L0(1), weights(net).only("head"): L1(1)}, nests=False)
+    in_order({weights(net).only(F0): L0(1), weights(net).without(F0): TopK(3)}, nests=False)
+    in_order({weights(net): L0(1), weights(copy.deepcopy(net)): L0(1)}, nests=False)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -368,16 +369,16 @@ def test_what_is_penalised_twice_is_named(compiled: bool) -> None:
     again = torch.compile(net) if compiled else net
     message = (
         rf"{F0}, {F3} is penalised twice; add the penalties with \+ .*"
-        r"or choose disjoint layers with \.only\(\) and \.without\(\)"
+        r"or choose disjoint layers with \.only\(\) and \.without\(\)\. L1 of single weights"
     )
     with pytest.raises(GroupError, match=message):
-        disjoint({weights(net): L0(1), kernels(again): L1(1)})
+        in_order({weights(net): L0(1), kernels(again): L1(1)}, nests=False)
 
 
 @pytest.mark.parametrize("penalties", [{}, None, L0(1), [(1, 2)]])
 def test_penalties_are_a_mapping(penalties: object) -> None:
     with pytest.raises(GroupError, match=r"penalties are a mapping \{groups: penalty\}, got ") as e:
-        disjoint(penalties)  # type: ignore[arg-type]
+        in_order(penalties, nests=False)  # type: ignore[arg-type]
     assert str(e.value).endswith(repr(penalties))
 
 
@@ -389,7 +390,7 @@ def test_keys_are_groups() -> None:
     ):
         message = rf"penalties are a mapping .*, as \{{weights\(net\): .*; got {given_}$"
         with pytest.raises(GroupError, match=message):
-            disjoint(penalties)  # type: ignore[arg-type]
+            in_order(penalties, nests=False)  # type: ignore[arg-type]
 
 
 def minimum_over_kernels(w: np.ndarray, t: float, penalty: Penalty) -> np.ndarray:

@@ -954,7 +954,7 @@ BAD: list[tuple[Callable[[nn.Module], Any], type[Exception], str]] = [
     (lambda m: _lc(m, start=5, finalize_at=5), MethodError, "after start=5.*got 5"),
     (lambda m: _lc(m, penalty=3), MethodError, "takes penalties, and comp.*got 3"),
     (_twice, GroupError, "twice"),
-    (lambda m: _lc(m, mu=None, penalty=L0(1e-3)), CompressionError, "L0.*weighed against μ.*TopK"),
+    (lambda m: _lc(m, mu=None, penalty=L0(1e-3)), CompressionError, "TopK.*L0.*weighed against μ"),
     (lambda m: _lc(m, mu=None, penalty=TopK(3) + L2(1e-3)), CompressionError, "against μ"),
     (lambda m: _lc(m, mu=None, penalty=RankSelection(0.1)), CompressionError, "against μ"),
     (lambda m: _lc(m, mu=None, penalty=TopK(3) + RankSelection(1)), CompressionError, "against μ"),

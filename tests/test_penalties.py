@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK
+from lissom import L0, L1, L2, MCP, L1Ball, Lq, NonNegative, Threshold, TopK
 from lissom.errors import PenaltyError
 from lissom.penalties import Part, Penalty
 from lissom.schedules import Schedule, cosine, cubic, linear
@@ -43,7 +43,8 @@ TOPK: list[tuple[Penalty, Strengths, Kappa]] = [
 ]
 SEPARABLE = [penalty for penalty, _ in ELASTIC]
 COUNTED = [penalty for penalty, _, _ in TOPK]
-WITH_METRIC = [*SEPARABLE, *COUNTED, L1Ball(1.5)]
+NONCONVEX = [MCP(0.4), MCP(0.3, gamma=0.5), Lq(0.4), Lq(0.4, q=2 / 3), MCP(0.4) + L1(0.1) + L2(0.5)]
+WITH_METRIC = [*SEPARABLE, *COUNTED, L1Ball(1.5), L1Ball(1.5) + L1(0.1) + L2(0.5), *NONCONVEX]
 PENALTIES = [*WITH_METRIC, Threshold(0.7)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -230,8 +231,9 @@ def test_a_budget_is_met_whatever_the_rounding(penalty: Penalty, dtype: torch.dt
 
 
 def test_the_gradient_says_something_where_nothing_is_counted() -> None:
-    useful = [L1(0.1), L2(0.1), L1(0.1) + L2(0.1), L1(linear(0, 1, 10))]
+    useful = [L1(0.1), L2(0.1), L1(0.1) + L2(0.1), L1(linear(0, 1, 10)), MCP(0.1) + L2(1)]
     useless = [L0(0.1), L0(linear(0, 1, 10)), L0(0.1) + L1(0.1), TopK(3), Threshold(1), L1Ball(1)]
+    useless += [Lq(0.1), NonNegative(), L1(0.1) + NonNegative()]
     assert all(penalty.differentiable for penalty in useful)
     assert not any(penalty.differentiable for penalty in useless)
 
@@ -447,10 +449,10 @@ def in_schedule(schedule: Schedule) -> list[tuple[Penalty, Penalty]]:
         (L0(schedule) + L0(0), L0(now)),
         (Threshold(schedule), Threshold(now)),
         (TopK(fraction=schedule), TopK(fraction=now)),
-        (TopK(fraction=schedule, per_layer=True), TopK(fraction=now, per_layer=True)),
+        (TopK(fraction=schedule, per="layer"), TopK(fraction=now, per="layer")),
         (TopK(3) + L2(schedule), TopK(3) + L2(now)),
         (TopK(fraction=schedule) + L1(schedule), TopK(fraction=now) + L1(now)),
-        (L1Ball(schedule, per_layer=True), L1Ball(now, per_layer=True)),
+        (L1Ball(schedule, per="layer"), L1Ball(now, per="layer")),
     ]
 
 
@@ -497,12 +499,13 @@ def test_a_schedule_that_leaves_the_range_is_refused_at_that_step() -> None:
         TopK(fraction=linear(0, 2, 10)).at(10)
 
 
-def test_what_is_joint_and_what_is_per_layer() -> None:
-    assert not any(penalty.per_layer for penalty in PENALTIES)
-    assert TopK(3, per_layer=True).per_layer
-    assert (TopK(3, per_layer=True) + L2(0.1)).per_layer
-    assert (L2(0.1) + TopK(3, per_layer=True)).at(4).per_layer
-    assert L1Ball(3, per_layer=True).per_layer
+def test_what_is_joint_and_what_holds_per_layer() -> None:
+    assert all(penalty.per == "all" for penalty in PENALTIES)
+    budgets = [TopK(3, per="layer"), L2(0.1) + TopK(3, per="layer"), L1Ball(3, per="layer")]
+    assert all(budget.per == budget.at(4).per == "layer" for budget in budgets)
+    assert [p for p in PENALTIES if not p.joint] == [*SEPARABLE, *NONCONVEX, Threshold(0.7)]
+    with pytest.raises(PenaltyError, match="per is 'all' or 'layer', got 'block'"):
+        TopK(3, per="block")  # type: ignore[arg-type]
 
 
 def test_sums_do_not_depend_on_their_order() -> None:
@@ -519,17 +522,17 @@ def test_sums_do_not_depend_on_their_order() -> None:
         (L0(0), "L0(0)"),
         (L1(0), "L1(0)"),
         (L2(0.0), "L2(0.0)"),
-        (L0(0) + L1(0), "L0(0.0) + L1(0.0)"),
+        (L0(0) + L1(0), "L0(0) + L1(0)"),
         (L1(linear(0, 2e-4, 1000)), "L1(0→0.0002 over 1000 steps)"),
         (L1(linear(0, 2e-4, 1000)).at(0) + L2(0.1), "L1(0.0) + L2(0.1)"),
         (L2(0.1) + L0(linear(0, 1, 10)), "L0(0→1 over 10 steps) + L2(0.1)"),
         (TopK(5) + L1(0.0), "TopK(5) + L1(0.0)"),
         (TopK(5), "TopK(5)"),
-        (TopK(fraction=0.02, per_layer=True), "TopK(fraction=0.02, per_layer=True)"),
+        (TopK(fraction=0.02, per="layer"), "TopK(fraction=0.02, per='layer')"),
         (L2(1e-4) + TopK(fraction=0.02), "TopK(fraction=0.02) + L2(0.0001)"),
         (Threshold(0.5), "Threshold(0.5)"),
         (L1Ball(2), "L1Ball(2)"),
-        (L1Ball(2, per_layer=True), "L1Ball(2, per_layer=True)"),
+        (L1Ball(2, per="layer"), "L1Ball(2, per='layer')"),
     ],
 )
 def test_repr_is_what_the_user_wrote(penalty: Penalty, text: str) -> None:
@@ -542,6 +545,9 @@ def test_repr_is_what_the_user_wrote(penalty: Penalty, text: str) -> None:
     [
         (L0, "L0 needs a finite strength λ ≥ 0"),
         (L1, "L1 needs a finite strength λ ≥ 0"),
+        (MCP, "MCP needs a finite strength λ ≥ 0"),
+        (lambda bad: MCP(1.0, gamma=bad), "MCP needs a finite γ > 0"),
+        (Lq, "Lq needs a finite strength λ ≥ 0"),
         (L2, "L2 needs a finite strength λ ≥ 0"),
         (Threshold, "Threshold needs a finite norm θ ≥ 0"),
         (L1Ball, "L1Ball needs a finite radius ν ≥ 0"),
@@ -583,7 +589,6 @@ def test_impossible_counts_are_quoted(arguments: dict[str, float], message: str)
         (Threshold(1), L2(1)),
         (L2(1), Threshold(1)),
         (Threshold(1), Threshold(2)),
-        (L1Ball(1), L1(1)),
         (L0(1) + L1(1), L1Ball(1)),
         (L1Ball(1), L1Ball(2)),
     ],
@@ -592,8 +597,8 @@ def test_sums_without_a_closed_form_are_refused(one: Penalty, other: Penalty) ->
     with pytest.raises(PenaltyError) as caught:
         one + other
     assert str(caught.value) == (
-        f"{one} + {other} has no prox in closed form; L0, L1 and L2 add up to one another, and "
-        "any of them may be added to TopK"
+        f"{one} + {other} has no prox in closed form; L1, L2 and NonNegative may be added to one "
+        "another and to any other penalty (L1 and L2 not to Threshold), and L0 to TopK"
     )
 
 
@@ -609,7 +614,9 @@ def test_a_schedule_is_not_added_to_another_strength(base: Penalty) -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_threshold_knows_no_metric(fused: bool) -> None:
     norms = torch.ones(3)
-    message = r"Threshold\(0\.5\) compares the norms .* use L0, whose threshold √\(2tλ/d\)"
+    message = (
+        r"as L0 does, .* √\(2tλ/d\); got Threshold\(0\.5\), which knows no metric: use metric="
+    )
     with pytest.raises(PenaltyError, match=message):
         if fused:
             Threshold(0.5).prox_([Part(norms, 1.0, norms.clone)])

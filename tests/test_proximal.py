@@ -45,7 +45,7 @@ FREE = {
     "sum": L0(0.0) + L1(0.0) + L2(0.0),
     "ramp": L1(linear(0, 0, steps=3)),
     "top all": TopK(fraction=1.0),
-    "top many": TopK(10_000, per_layer=True),
+    "top many": TopK(10_000, per="layer"),
     "large ball": L1Ball(1e6),
     "threshold": Threshold(0.0),
 }
@@ -85,8 +85,8 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups) -> None:
     """Tensors above a size are worked on in parts; here the size is 7 weights."""
-    for module, name in (("rescaling", "SMALL"), ("budgets", "SMALL"), ("selection", "SMALL")):
-        monkeypatch.setattr(importlib.import_module(f"lissom.{module}"), name, 7)
+    for module in ("rescaling", "penalties.budgets", "selection"):
+        monkeypatch.setattr(importlib.import_module(f"lissom.{module}"), "SMALL", 7)
     test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, torch.float32)
 
 
@@ -339,14 +339,14 @@ def test_every_group_has_its_penalty_and_every_param_group_its_rate() -> None:
 
 
 def test_a_budget_is_met_over_all_layers_or_in_each() -> None:
-    for per_layer in (False, True):
+    for per in ("all", "layer"):
         net = network()
         groups, opt = lissom.weights(net), Adam(net.parameters(), LR)
-        lissom.proximal(opt, {groups: TopK(fraction=0.25, per_layer=per_layer)})
+        lissom.proximal(opt, {groups: TopK(fraction=0.25, per=per)})
         step(opt, 0)
         alive = [int(norms.count_nonzero()) for norms in groups.norms()]
         assert nonzeros(groups) == len(groups) // 4
-        assert (alive == [72 // 4, 48 // 4, 60 // 4]) == per_layer
+        assert (alive == [72 // 4, 48 // 4, 60 // 4]) == (per == "layer")
 
 
 W, K = lissom.weights, kernels

@@ -104,7 +104,7 @@ def strength(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], float]
 
 def compress_rate(theta: float, lr: float) -> tuple[Penalty, Callable[[Array], float]]:
     """Section II.C: in each layer, the n-th percentile of the norms is the threshold."""
-    kept = TopK(fraction=1 / 3, per_layer=True)
+    kept = TopK(fraction=1 / 3, per="layer")
     return kept, lambda norms: float(np.percentile(norms, 200 / 3, method="higher"))
 
 

@@ -14,13 +14,12 @@ from torch import nn
 
 import lissom.data
 from lissom import L1, TopK, measure
-from lissom.budgets import L1Ball
 from lissom.data import Dataset
 from lissom.errors import LissomError, RecipeError, RunError
 from lissom.methods import NAMED
 from lissom.methods.gates import Gates
 from lissom.methods.proximal import Proximal
-from lissom.penalties import L0, L2, Threshold
+from lissom.penalties import L0, L2, L1Ball, Threshold
 from lissom.recipes import (
     Recipe,
     Record,
@@ -103,7 +102,7 @@ only = [
 TopK = { fraction = [
     { shape = "cubic", start = 1.0, end = 0.5, epochs = 2 },
     { end = 0.25, epochs = 2 },
-], per_layer = true }
+], per = 'layer' }
 """
 
 
@@ -148,12 +147,12 @@ def test_every_bundled_recipe_trains_to_its_end(
     assert counts["total"].nonzeros == measure(trainer.model).nonzeros
     example = make_example(trainer.model, shape)
     for spec in recipe.penalties:
-        if spec.top_k is not None:
+        if (top := spec.model_extra.get("TopK")) is not None:
             groups = make_groups(spec, trainer.model, example)
             kept = [(block.norms() > 0).flatten() for block in groups]
-            fraction = spec.top_k.fraction
-            part = fraction[-1].end if isinstance(fraction, list) else fraction
-            for layer in kept if spec.top_k.per_layer else [torch.cat(kept)]:
+            fraction = top["fraction"]
+            part = fraction[-1]["end"] if isinstance(fraction, list) else fraction
+            for layer in kept if top["per"] == "layer" else [torch.cat(kept)]:
                 assert int(layer.sum()) == round(part * len(layer))
 
 
@@ -457,12 +456,12 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("L1 = 1e-4", "l1 = 1e-4",
          r"line 22: penalties\.0\.l1: unknown key 'l1'\. Did you mean 'L1'"),
         ("L1 = 1e-4", "L1 = -1e-4",
-         r"line 22: penalties\.0\.L1: .*greater than or equal to 0, got -0\.0001"),
-        ("L1 = 1e-4", 'L1 = "a"', r"line 22: penalties\.0\.L1: .*valid number, got 'a'"),
+         r"line 22: penalties\.0\.L1: L1 needs a finite strength λ ≥ 0, got -0\.0001"),
+        ("L1 = 1e-4", 'L1 = "a"', r"line 22: penalties\.0\.L1: L1 needs a finite .*, got 'a'"),
         ("L1 = 1e-4", "L1 = nan", r"line 22: penalties\.0\.L1: .*got nan"),
-        ("L1 = 1e-4", "L1 = []", r"line 22: penalties\.0\.L1: this list needs an entry"),
+        ("L1 = 1e-4", "L1 = []", r"line 22: penalties\.0\.L1: a schedule has one piece at least"),
         ("L1 = 1e-4", "L1 = { end = 1, epochs = 3 }",
-         r"line 22: penalties\.0\.L1: this must be a list"),
+         r"line 22: penalties\.0\.L1\.end: L1 has no option 'end'\. Known: strength"),
         ("L1 = 1e-4", "L1 = [{ end = 1, epochs = 3 }]",
          r"line 22: penalties\.0\.L1: the first piece of a schedule needs a start"),
         ("L1 = 1e-4", "L1 = [{ start = 1, epochs = 3 }]",
@@ -494,12 +493,12 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("start = 1.0", "strat = 1.0",
          r"line 29: penalties\.1\.TopK\.fraction\.0\.strat: unknown key 'strat'\. .*'start'"),
         ("end = 0.25", "end = 2.5",
-         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: a fraction lies between 0 and 1, got 2"),
+         r"line 30: penalties\.1\.TopK\.fraction\.1\.end: TopK needs a fraction .*, got 2"),
         ("end = 0.25", 'end = "x"',
          r"line 30: penalties\.1\.TopK\.fraction\.1\.end: .*valid number, got 'x'"),
-        ("per_layer = true", "per_layr = true",
-         r"line 31: penalties\.1\.TopK\.per_layr: unknown key .*'per_layer'"),
-        ("per_layer = true", "count = 5",
+        ("per = 'layer'", "per_layr = true",
+         r"line 31: penalties\.1\.TopK\.per_layr: TopK has no option .*'per'"),
+        ("per = 'layer'", "count = 5",
          r"line 28: penalties\.1\.TopK: TopK needs a count or a .*; got count=5, frac.*=1→"),
         ('"proximal"\nevery = 1', '"subgradient"',
          r"line 23: penalties\.1: method 'subgradient' takes penalties with a gradient: .*; got "
@@ -507,10 +506,10 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("L1 = 1e-4", "Codebook = { k = 2 }",
          r"line 20: penalties\.0: method 'proximal' takes penalties, .*; got Codebook\(2\)\. "
          r"Methods that take it: 'lc'"),
-        ("L1 = 1e-4", "Codebook = { k = 0 }", r"line 22: penalties\.0\.Codebook\.k: .*got 0"),
+        ("L1 = 1e-4", "Codebook = { k = 0 }", r"line 22: penalties\.0\.Codebook: .*got 0"),
         ('every = 1\n\n[[penalties]]\nonly = ["fc1"]\nL1 = 1e-4',
          'metric = "adaptive"\n\n[[penalties]]\nThreshold = 0.1\n',
-         r"line 20: penalties\.0: Threshold\(0\.1\) compares the norms .* and knows no metric"),
+         r"line 20: penalties\.0: metric='adaptive' takes .*; got Threshold\(0\.1\), which knows"),
         ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3, evry = 2 }",
          r"line 16: train\.milestones\.evry: unknown key 'evry'\. Did you mean 'every'"),
         ("epochs = 10", "epochs = 10\ngamma = 0.2\nmilestones = { first = 3 }",
@@ -586,7 +585,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         (["train.epochs="], r"--set: train\.epochs: .*valid integer, got ''"),
         (["train.cosine_from=99"], r"--set: train\.cosine_from: 99 is not before the end"),
         (["penalties=[{Threshold=1}]", "method.metric=adaptive"],
-         r"--set: penalties\.0: Threshold\(1\.0\) compares .* and knows no metric; use L0"),
+         r"--set: penalties\.0: metric='adaptive' takes .* as L0 .*; got Threshold\(1\.0\), which"),
     ],
 )  # fmt: skip
 def test_bad_changes_are_named(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -624,23 +623,25 @@ def test_changes_of_nested_and_array_keys(tmp_path: Path) -> None:
     target = method.options(10).budget.macs
     assert (target(0), target(20), target.steps) == (1.0, 0.25, 20)
     assert read_recipe(path, ["data.validation=5"]).data.validation == 5
-    assert read_recipe(path, ["penalties.0.L1=2e-3"]).penalties[0].l1 == 2e-3
-    assert read_recipe(path, ['penalties."0".L1=2e-3']).penalties[0].l1 == 2e-3
+    assert read_recipe(path, ["penalties.0.L1=2e-3"]).penalties[0].L1 == 2e-3
+    assert read_recipe(path, ['penalties."0".L1=2e-3']).penalties[0].L1 == 2e-3
     dense = read_recipe(path, ["method=none", "penalties=none"])
     assert dense.method is None and dense.penalties == []
-    assert read_recipe(path, ["penalties=[{L0=1}]"]).penalties[0].l0 == 1
+    assert read_recipe(path, ["penalties=[{L0=1}]"]).penalties[0].L0 == 1
     assert read_recipe(path, ['penalties.1.only.0="fc3"']).penalties[1].only == ["fc3"]
-    assert read_recipe(path, ["penalties.1.TopK={count=3}"]).penalties[1].top_k.count == 3
-    ramps = read_recipe(path, ["penalties.1.TopK.fraction.1.end=0.125"]).penalties[1].top_k.fraction
-    assert [ramp.end for ramp in ramps] == [0.5, 0.125]
-    ramps = read_recipe(path, ["penalties.0.L1=[{start=0, end=1, epochs=2}]"]).penalties[0].l1
-    assert [ramp.end for ramp in ramps] == [1]
+    assert read_recipe(path, ["penalties.1.TopK={count=3}"]).penalties[1].TopK["count"] == 3
+    ramps = (
+        read_recipe(path, ["penalties.1.TopK.fraction.1.end=0.125"]).penalties[1].TopK["fraction"]
+    )
+    assert [ramp["end"] for ramp in ramps] == [0.5, 0.125]
+    ramps = read_recipe(path, ["penalties.0.L1=[{start=0, end=1, epochs=2}]"]).penalties[0].L1
+    assert [ramp["end"] for ramp in ramps] == [1]
 
 
 def test_one_of_equal_entries_is_changed_and_not_the_other(tmp_path: Path) -> None:
     path = written(tmp_path, PLAIN)
     changed = read_recipe(path, ["penalties=[{L1=1}, {L1=1}]", "penalties.1={L0=2}"])
-    assert [(spec.l1, spec.l0) for spec in changed.penalties] == [(1, None), (None, 2)]
+    assert [spec.model_extra for spec in changed.penalties] == [{"L1": 1}, {"L0": 2}]
 
 
 def test_recipes_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -741,7 +742,7 @@ def test_penalties_choose_their_layers_and_count_in_steps(tmp_path: Path) -> Non
     assert [block.name for block in first] == ["fc1.weight"]
     assert [block.name for block in second] == ["fc2.weight"]
     assert l1 == L1(1e-4)
-    assert isinstance(top, TopK) and top.per_layer
+    assert isinstance(top, TopK) and top.per == "layer"
     fractions = [top.at(step).fraction for step in (0, 7, 14, 21, 28, 1000)]
     assert fractions == pytest.approx([1, 0.5 + 0.5 / 8, 0.5, 0.375, 0.25, 0.25])
 
@@ -754,9 +755,9 @@ def test_penalties_choose_their_layers_and_count_in_steps(tmp_path: Path) -> Non
         ("L2 = 2", L2(2)),
         ("L0 = 1\nL1 = 2\nL2 = 3", L0(1) + L1(2) + L2(3)),
         ("Threshold = 0.5", Threshold(0.5)),
-        ("L1Ball = { radius = 3, per_layer = true }", L1Ball(3, per_layer=True)),
+        ("L1Ball = { radius = 3, per = 'layer' }", L1Ball(3, per="layer")),
         ("TopK = { count = 30 }", TopK(30)),
-        ("TopK = { fraction = 0.5, per_layer = true }", TopK(fraction=0.5, per_layer=True)),
+        ("TopK = { fraction = 0.5, per = 'layer' }", TopK(fraction=0.5, per="layer")),
         ("L2 = 0.1\nTopK = { count = 30 }", TopK(30) + L2(0.1)),
         ("L0 = 0", L0(0)),
     ],
@@ -772,7 +773,7 @@ def test_schedules_run_from_epoch_to_epoch(tmp_path: Path, shape: str) -> None:
     ramps = f'L1 = [{{ shape = "{shape}", start = 1, end = 0.5, epochs = 1.5 }}]'
     recipe = read_recipe(written(tmp_path, PLAIN.replace("L1 = 1e-4", ramps)))
     ((_, made), _) = only(recipe, make_model(recipe, (64,), 10), epoch=6)
-    schedule = made.l1
+    schedule = made.strength
     assert isinstance(schedule, Schedule) and schedule.steps == 9
     assert (schedule(0), schedule(9), schedule(10)) == pytest.approx((1, 0.5, 0.5))
     assert 0.5 < schedule(8) < schedule(1) < 1
@@ -916,7 +917,7 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
     recipe = read_recipe("louizos-wrn28-10")
     n = 50_000
     assert recipe.data.name == "jpeg-cifar10" and not recipe.data.validation
-    assert [spec.l0 for spec in recipe.penalties] == [pytest.approx(0.001 / n)]
+    assert [spec.L0 for spec in recipe.penalties] == [pytest.approx(0.001 / n)]
     trainer = make_trainer(recipe, fake((3, 32, 32), n=256))
     gates, factor = trainer.method, trainer.options.lr_factor
     assert isinstance(gates, Gates) and factor is not None

@@ -156,7 +156,7 @@ def test_gates_are_made_as_the_recipe_says() -> None:
     first, second = gates.penalties.items()
     assert [len(groups) for groups, _ in (first, second)] == [64 + 64, 64]
     assert first[1] == L0(1e-3) + L2(1e-4)
-    schedule = second[1].l0  # type: ignore[attr-defined]
+    schedule = second[1].strength  # type: ignore[attr-defined]
     assert isinstance(schedule, Schedule) and schedule.steps == 2 * made.steps_per_epoch
     chances = [float(p.detach().mean()) for p in gates._by_block(torch.sigmoid(gates.log_alpha))]
     assert chances == pytest.approx([0.7, 0.7, 0.9], abs=0.01)
@@ -289,10 +289,10 @@ def test_budgets_are_schedules_in_epochs_and_are_met() -> None:
          r"line 22: method\.budget\.weight: unknown option .*'weights'"),
         ("L2 = 1e-4", "L1 = 1",
          r"line 23: penalties\.0: method 'gates' takes L0, L2 and L0 \+ L2, .*; got L0\(0\.001\) "
-         r"\+ L1\(1\.0\)\. Methods that take it: 'lc', 'proximal'"),
+         r"\+ L1\(1\.0\), which .*\. Methods that take it: 'lc', 'proximal'"),
         ("L2 = 1e-4", "TopK = { count = 3 }", r"line 23: penalties\.0: "),
         ("L0 = [{ start = 0, end = 1e-3, epochs = 2 }]", "L1 = 1",
-         r"line 30: penalties\.1: method 'gates' takes L0, .*; got L1\(1\.0\)\. Methods that "),
+         r"line 30: penalties\.1: method 'gates' takes L0, .*; got L1\(1\.0\), which .* Methods "),
         ("L0 = [{ start = 0, end = 1e-3, epochs = 2 }]", "L0 = 1\ninit = 0.5",
          r"line 34: penalties\.1\.init: unknown key 'init'"),
         ('only = ["fc3"]', "inputs = true",
@@ -452,7 +452,7 @@ restart = true
 c_steps = 4
 
 [[penalties]]
-Codebook = { k = 3, per_layer = true }
+Codebook = { k = 3, per = "layer" }
 """,
     "subgradient": """
 name = "subgradient"

@@ -80,7 +80,7 @@ def test_a_lambda_acts_at_once() -> None:
         "digits-path",
         ["penalties=[{L0=1e-4}]", 'path.strength="penalties.0.L0"', "path.strengths=[1e-4, 1]"],
     )
-    assert point_recipe(recipe, 0.01, 1e-4).penalties[0].l0 == 0.01
+    assert point_recipe(recipe, 0.01, 1e-4).penalties[0].L0 == 0.01
 
 
 def test_a_point_from_scratch_has_the_epochs_of_the_dense_one() -> None:
@@ -127,7 +127,7 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         ),
         (['path.strength="penalties.1.L0"'], "there is no number 'penalties.1.L0'"),
         (['path.strength="penalties.0.TopK"'], "no number 'penalties.0.TopK' in this recipe"),
-        (['path.strength="penalties.0.TopK.per_layer"'], "there is no number 'penalties.0.TopK.p"),
+        (['path.strength="penalties.0.TopK.per"'], "there is no number 'penalties.0.TopK.p"),
         (['path.strength="penalties.0.only"'], "there is no number 'penalties.0.only'"),
         (['path.strength="penalties.x.L0"'], "there is no number 'penalties.x.L0'"),
         (['path.strength="method.budget.macs"'], "there is no number 'method.budget.macs'"),
@@ -147,7 +147,7 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         (["path.strengths=[0.0, 1.0]"], "path.strengths.0"),
         (
             ["path.strengths=[2.0, 0.1]"],
-            "path.strengths.0: penalties.0.TopK.fraction = 2: a fraction lies",
+            "path.strengths.0: penalties.0.TopK.fraction = 2: TopK needs a fraction",
         ),
         (["path.pionts=3"], "unknown key 'pionts'. Did you mean 'points'"),
         (
@@ -280,7 +280,7 @@ def test_points_from_scratch_are_added_to_a_curve(
         ("every", "--from-scratch takes 'all' or strengths"),
         (
             "2",
-            "a point from scratch: penalties.0.TopK.fraction = 2: a fraction lies between 0 and 1",
+            "a point from scratch: penalties.0.TopK.fraction = 2: TopK needs a fraction",
         ),
         ("-0.1", "a point from scratch: penalties.0.TopK.fraction = -0.1"),
         ("nan", "a point from scratch: penalties.0.TopK.fraction = nan"),

@@ -25,7 +25,7 @@ PENALTIES = {
     "l2": L2(1.0),
     "l0+l2": L0(1.0) + L2(1.0),
     "top half": TopK(fraction=0.5),
-    "top 2 per layer": TopK(2, per_layer=True),
+    "top 2 per layer": TopK(2, per="layer"),
     "ball": L1Ball(0.5),
     "threshold": Threshold(0.5),
 }
@@ -301,7 +301,7 @@ def test_overlapping_penalties() -> None:
         subgradient(opt, {groups: L1(1.0), lissom.weights(net): L1(1.0)})
 
 
-@each("penalty", {"l0": L0(1e9), "l1": L1(1e9), "top 1": TopK(1, per_layer=True)})
+@each("penalty", {"l0": L0(1e9), "l1": L1(1e9), "top 1": TopK(1, per="layer")})
 def test_everything_dead(penalty: Any) -> None:
     """Nothing is NaN, and the network can still be shrunk."""
     net, groups = residual()

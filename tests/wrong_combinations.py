@@ -265,8 +265,8 @@ OF_METHODS = [
         penalty=Threshold(0.1),
         penalty_toml="Threshold = 0.1",
         at="penalties.0",
-        words=f"{Threshold(0.1)} compares the norms themselves and knows no metric; use L0, whose "
-        "threshold √(2tλ/d) follows it, or metric='euclidean'",
+        words="metric='adaptive' takes what follows a metric, as L0 does, whose threshold is "
+        f"√(2tλ/d); got {Threshold(0.1)}, which knows no metric: use metric='euclidean' with it",
     ),
     Wrong(
         name="gates with L1",
@@ -275,7 +275,7 @@ OF_METHODS = [
         penalty_toml="L1 = 1e-3",
         at="penalties.0",
         words="method 'gates' takes L0, L2 and L0 + L2, since gates have a probability of being "
-        f"open, P(z ≠ 0); got {L1(1e-3)}.",
+        f"open, P(z ≠ 0); got {L1(1e-3)}, which has no expectation under it.",
         others=True,
     ),
     Wrong(
@@ -285,7 +285,7 @@ OF_METHODS = [
         penalty_toml="TopK = { fraction = 0.5 }",
         at="penalties.0",
         words="method 'gates' takes L0, L2 and L0 + L2, since gates have a probability of being "
-        f"open, P(z ≠ 0); got {TopK(fraction=0.5)}.",
+        f"open, P(z ≠ 0); got {TopK(fraction=0.5)}, which has no expectation under it.",
         others=True,
     ),
     Wrong(
@@ -294,8 +294,8 @@ OF_METHODS = [
         penalty=L0(1e-3) + L2(1e-3),
         penalty_toml="L0 = 1e-3\nL2 = 1e-3",
         at="penalties.0",
-        words="method 'subgradient' takes penalties with a gradient: L1, L2 and their sums; got "
-        f"{L0(1e-3) + L2(1e-3)}.",
+        words="method 'subgradient' takes penalties with a gradient: L1, L2, MCP and their "
+        f"sums; got {L0(1e-3) + L2(1e-3)}, which has none that says anything.",
         others=True,
     ),
     Wrong(
@@ -305,8 +305,8 @@ OF_METHODS = [
         penalty=L0(1e-3),
         penalty_toml="L0 = 1e-3",
         at="method",
-        words=f"{L0(1e-3)!r} is weighed against μ: without a given mu, say a size instead, such as "
-        "TopK(fraction=0.02), or give mu",
+        words="method 'lc' takes sizes, such as TopK(fraction=0.02), where mu is to be found; got "
+        f"{L0(1e-3)}, which is weighed against μ: give mu",
     ),
 ]
 

@@ -1,7 +1,6 @@
 """lissom trains PyTorch networks to exact zeros, removes them, and shows what simplicity costs."""
 
 from lissom import schedules
-from lissom.budgets import L1Ball, TopK
 from lissom.coupling import channels, heads, neurons
 from lissom.curves import path
 from lissom.errors import LissomError
@@ -13,7 +12,7 @@ from lissom.methods.gates import gate
 from lissom.methods.lc import lc
 from lissom.methods.proximal import proximal
 from lissom.methods.subgradient import subgradient
-from lissom.penalties import L0, L1, L2, Threshold
+from lissom.penalties import L0, L1, L2, MCP, L1Ball, Lq, NonNegative, Threshold, TopK
 from lissom.saving import load, save
 from lissom.shrinking import shrink
 from lissom.training import Trainer
@@ -22,9 +21,12 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "MCP",
     "Budget",
     "L1Ball",
     "LissomError",
+    "Lq",
+    "NonNegative",
     "Threshold",
     "TopK",
     "Trainer",

@@ -6,13 +6,13 @@ This is the step that a proximal optimizer takes after its own, and the compress
 learning–compression under a penalty. The two differ in the step t and in whose D it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lissom.groups import Partition
-from lissom.penalties import Part, Penalty
+from lissom.penalties import Part, Penalty, widen
 from lissom.preconditioners import Preconditioner
 from lissom.scratch import SMALL
 
@@ -27,30 +27,36 @@ def rescale(
     step: Step,
     metrics: Metrics,
     *,
+    only: Container[Partition] | None = None,
     fused: bool = True,
 ) -> None:
     """Apply a penalty's prox to the norms of blocks, and rescale their groups accordingly.
 
     Args:
         penalty: without schedules. If it holds per layer, so does its prox.
-        blocks: whose norms come together.
+        blocks: all that it is asked of; their norms come together.
         step: t of a block, ≥ 0.
         metrics: D of a block, one for each of its parameters; None for 1 throughout.
+        only: those that are rescaled now; None for all.
         fused: False runs the definition (same result, slower).
     """
     apply = _fused if fused else _reference
-    for together in [(block,) for block in blocks] if penalty.per_layer else [blocks]:
-        apply(penalty, together, step, metrics)
+    chosen = [i for i, block in enumerate(blocks) if only is None or block in only]
+    if penalty.per == "layer" or penalty.tensors:
+        for i in chosen:
+            apply(penalty.of(i), [blocks[i]], step, metrics)
+    elif chosen:
+        apply(penalty, [blocks[i] for i in chosen], step, metrics)
 
 
 def _reference(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics) -> None:
     """The definition: all norms at once, one prox, one scale for each group."""
-    norms = [block.norms() for block in blocks]
+    norms = [_signed(block) if penalty.signed else block.norms() for block in blocks]
     steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
     weighted = [d for b in blocks if (d := _weighted(b, metrics)) is not None]
-    new = penalty.prox(_flat(norms), _flat(steps), _flat(weighted) if weighted else None)
+    new = penalty.prox(_joined(norms), _joined(steps), _joined(weighted) if weighted else None)
     sizes = [n.numel() for n in norms]
-    for block, old, x in zip(blocks, norms, new.split(sizes), strict=True):
+    for block, old, x in zip(blocks, norms, new.flatten().split(sizes), strict=True):
         block.scale_(_ratio(x.view_as(old), old))
 
 
@@ -62,7 +68,8 @@ def _fused(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: M
         t = step(block)
         if block.single:
             found = metrics(block)
-            parts += _in_place(block.parameters[0], t, found[0] if found else None)
+            whole = bool(penalty.tensors)
+            parts += _in_place(block.parameters[0], t, found[0] if found else None, whole=whole)
         else:
             norms = block.norms()
             new = norms.clone()
@@ -79,10 +86,15 @@ def _weighted(block: Partition, metrics: Metrics) -> Tensor | None:
     return None if found is None else block.weighted(*(d() for d in found))
 
 
-def _in_place(parameter: nn.Parameter, t: float, metric: Preconditioner | None) -> list[Part]:
-    """The parameter itself as parts of at most SMALL weights, so that no copy of it is made."""
+def _in_place(
+    parameter: nn.Parameter, t: float, metric: Preconditioner | None, *, whole: bool
+) -> list[Part]:
+    """The parameter itself as parts of at most SMALL weights, so that no copy of it is made.
+
+    `whole` says that it has to stay one, as where a penalty has a number for each of its weights.
+    """
     values = parameter.detach()
-    if values.numel() <= SMALL:
+    if whole or values.numel() <= SMALL:
         return [Part(values, t, metric and metric.scratch)]
     rows = max(1, SMALL // values[0].numel())
     metrics = metric.parts(rows) if metric else None
@@ -91,8 +103,14 @@ def _in_place(parameter: nn.Parameter, t: float, metric: Preconditioner | None) 
     ]
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+def _signed(block: Partition) -> Tensor:
+    """The weights themselves, of a block of single ones."""
+    return widen(block.parameters[0].detach())
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One as it is, since a penalty may have numbers of the same shape; several in a vector."""
+    return tensors[0] if len(tensors) == 1 else torch.cat([x.flatten() for x in tensors])
 
 
 def _ratio(new: Tensor, old: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lissom.compressions.forms import Dense, Form, Sum
-from lissom.errors import CompressionError
+from lissom.errors import CompressionError, LissomError
 from lissom.groups import Groups, Partition
-from lissom.penalties import Penalty
+from lissom.penalties import METRIC, Abilities, Asked, Penalty, refusal
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
 from lissom.running import holding
@@ -28,18 +28,15 @@ ROUNDS = 30  # of an additive combination; it ends before where nothing improves
 ENOUGH = 1e-4  # relative improvement of the distance, below which rounds end
 
 
-class Compression(ABC):
+class Compression(Abilities, ABC):
     """A set of weights that take few bits, and the projection onto it.
 
-    Attributes:
-        per_layer: whether each tensor is compressed on its own, or all that come together.
-        has_metric: whether `project` knows a metric D ≠ 1.
-        has_cost: whether it has a cost, which is weighed against μ.
+    What it declares is among `lissom.penalties.Abilities`: `per` says whether "all" tensors are
+    compressed together or each "layer" alone, `has_metric` whether `project` knows D ≠ 1, and
+    `weighed` whether it has a cost, which is weighed against μ.
     """
 
-    per_layer: bool = False
-    has_metric: bool = True
-    has_cost: bool = False
+    error: ClassVar[type[LissomError]] = CompressionError
 
     @abstractmethod
     def project(
@@ -56,24 +53,11 @@ class Compression(ABC):
             For each tensor its form, or simply a new tensor.
         """
 
-    def require_metric(self) -> None:
-        """Refuse a metric where the projection knows none.
-
-        Raises:
-            CompressionError: saying what would work.
-        """
-        if not self.has_metric:
-            raise CompressionError(f"{self!r} knows no metric: use metric='euclidean' with it")
-
-    def at(self, step: int) -> Self:
-        """This compression with every schedule replaced by its value at `step`."""
-        return self
-
     def __add__(self, other: "Compression | Penalty") -> "Additive":
-        return Additive((*terms(self), *terms(other)))
+        return Additive((*_parts(self), *_parts(other)))
 
     def __radd__(self, other: "Compression | Penalty") -> "Additive":
-        return Additive((*terms(other), *terms(self)))
+        return Additive((*_parts(other), *_parts(self)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,9 +81,13 @@ class Additive(Compression):
         return all(part.has_metric for part in self.parts)
 
     @property
-    def has_cost(self) -> bool:  # type: ignore[override]
+    def weighed(self) -> bool:  # type: ignore[override]
         """Whether a part has a cost."""
-        return any(isinstance(part, Compression) and part.has_cost for part in self.parts)
+        return any(part.weighed for part in self.parts)
+
+    def require_groups(self, blocks: Sequence[Asked]) -> None:
+        for part in self.parts:
+            part.require_groups(blocks)
 
     def at(self, step: int) -> "Additive":
         return Additive(tuple(part.at(step) for part in self.parts))
@@ -180,11 +168,11 @@ def _sum(tensors: Iterable[Tensor]) -> Tensor:
     return sum(others, first)
 
 
-def terms(compression: Compression | Penalty) -> tuple[Compression | Penalty, ...]:
+def _parts(compression: Compression | Penalty) -> tuple[Compression | Penalty, ...]:
     """What a compression is a sum of: itself, if it is none."""
     if isinstance(compression, Additive):
         return compression.parts
-    if isinstance(compression, Compression | Penalty):
+    if isinstance(compression, Abilities):
         return (compression,)
     raise CompressionError(
         f"a compression is a penalty, such as TopK(fraction=0.02), or one of "
@@ -200,7 +188,7 @@ def bound(compression: Compression | Penalty, groups: Groups) -> Compression:
     """
     parts = [
         Rescaled(part, groups.blocks) if isinstance(part, Penalty) else part
-        for part in terms(compression)
+        for part in _parts(compression)
     ]
     whole = all(block.whole for block in groups)
     if not whole and not all(isinstance(part, Rescaled) for part in parts):
@@ -220,9 +208,9 @@ def compress(
         CompressionError: for a metric that the compression does not know, or a result that is not
             one form of the right shape for each tensor.
     """
-    if metric is not None:
-        compression.require_metric()
-    if compression.per_layer:
+    if metric is not None and (what := refusal("a metric", compression, METRIC)):
+        raise CompressionError(what)
+    if compression.per == "layer":
         alone = [None if metric is None else [metric[i]] for i in range(len(w))]
         made = [compression.project([x], mu, d) for x, d in zip(w, alone, strict=True)]
         found = [form for each in made for form in each]

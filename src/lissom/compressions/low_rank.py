@@ -24,7 +24,7 @@ class Factorization(Compression):
     both.
     """
 
-    per_layer = True
+    per = "layer"
     has_metric = False
 
     def project(
@@ -67,7 +67,7 @@ class Factorization(Compression):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LowRank(Factorization):
     """rank θ ≤ r: the truncated singular value decomposition.
 
@@ -90,11 +90,8 @@ class LowRank(Factorization):
     def _rank(self, sizes: Tensor, m: int, n: int, mu: float) -> int:
         return self.rank
 
-    def __repr__(self) -> str:
-        return f"LowRank({self.rank})"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankSelection(Factorization):
     """The rank that pays: argmin over r of α·cost·r(m + n) + (μ/2)·Σ_{i>r} σ_i².
 
@@ -115,7 +112,7 @@ class RankSelection(Factorization):
 
     alpha: float
     cost: float = 1.0
-    has_cost = True
+    weighed = True
 
     def __post_init__(self) -> None:
         for name, number in (("alpha", self.alpha), ("cost", self.cost)):
@@ -124,7 +121,3 @@ class RankSelection(Factorization):
 
     def _rank(self, sizes: Tensor, m: int, n: int, mu: float) -> int:
         return int((sizes.square() * (mu / 2) > self.alpha * self.cost * (m + n)).sum())
-
-    def __repr__(self) -> str:
-        cost = f", cost={self.cost}" if self.cost != 1 else ""
-        return f"RankSelection({self.alpha}{cost})"

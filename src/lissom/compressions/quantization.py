@@ -1,7 +1,7 @@
 """Weights that take few values: learned codebooks, binary and ternary ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from lissom.compressions.sorting import (
     require_metric,
 )
 from lissom.errors import CompressionError
-from lissom.penalties import widen
+from lissom.penalties import Per, check_per, widen
 
 
 class Quantization(Compression):
@@ -41,13 +41,8 @@ class Quantization(Compression):
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         raise NotImplementedError
 
-    def _repr(self, *arguments: object) -> str:
-        given = [repr(argument) for argument in arguments]
-        layer = ["per_layer=True"] if self.per_layer else []
-        return f"{type(self).__name__}({', '.join(given + layer)})"
-
-    def __repr__(self) -> str:
-        return self._repr()
+    def __post_init__(self) -> None:
+        check_per(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +54,7 @@ class Codebook(Quantization):
 
     Args:
         k: values, ≥ 1. Each weight takes ⌈log2 k⌉ bits.
-        per_layer: whether each tensor has a codebook of its own.
+        per: "all" tensors have one codebook, or each "layer" has its own.
 
     Raises:
         CompressionError: if k is not a whole number ≥ 1.
@@ -69,9 +64,10 @@ class Codebook(Quantization):
     """
 
     k: int
-    per_layer: bool = False
+    per: Per = field(default="all", kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise CompressionError(f"Codebook needs a whole number of values k ≥ 1, got {self.k!r}")
 
@@ -82,9 +78,6 @@ class Codebook(Quantization):
         d = None if metric is None else gathered(metric).to(numbers.dtype)
         found = kmeans(numbers, self.k, d)
         return [Quantized(found.centers.to(x.dtype), found.index(x)) for x in w]
-
-    def __repr__(self) -> str:
-        return self._repr(self.k)
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,12 +98,12 @@ class ScaledBinary(Quantization):
     The sign of 0 is +1.
 
     Args:
-        per_layer: whether each tensor has a scale of its own.
+        per: "all" tensors have one scale, or each "layer" has its own.
 
     Source: Carreira-Perpiñán & Idelbayev 2017, Part II (binarization with scale).
     """
 
-    per_layer: bool = False
+    per: Per = field(default="all", kw_only=True)
 
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         sizes = [widen(x).abs() for x in w]
@@ -132,12 +125,12 @@ class ScaledTernary(Quantization):
     is largest, and c = Σ_{i≤m} d|w| / Σ_{i≤m} d. Every m is tried.
 
     Args:
-        per_layer: whether each tensor has a scale of its own.
+        per: "all" tensors have one scale, or each "layer" has its own.
 
     Source: Carreira-Perpiñán & Idelbayev 2017, Part II (ternarization with scale).
     """
 
-    per_layer: bool = False
+    per: Per = field(default="all", kw_only=True)
 
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         if not any(x.numel() for x in w):

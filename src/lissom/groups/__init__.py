@@ -5,7 +5,7 @@ with a group number for each entry. Whatever the groups are, penalties and algor
 `norms()`, `scale_()`, `weighted()` and `cost()`.
 """
 
-from lissom.groups.choosing import Choice, Groups, disjoint
+from lissom.groups.choosing import Choice, Groups
 from lissom.groups.making import blocks, columns, kernels, partition, tiles, weights
 from lissom.groups.partitions import Member, Partition, Role, Spread, met_first
 
@@ -18,7 +18,6 @@ __all__ = [
     "Spread",
     "blocks",
     "columns",
-    "disjoint",
     "kernels",
     "met_first",
     "partition",

@@ -1,6 +1,6 @@
 """What may vanish: a choice of groups, and how layers are chosen from it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 
 import torch
@@ -89,33 +89,6 @@ class Groups:
                 raise GroupError(f"{_quoted([choice])} matches none of the {self.kind}.{help_}")
             matched += found
         return matched
-
-
-def disjoint(penalties: Mapping[Groups, object]) -> None:
-    """Refuse a mapping in which one tensor is penalised twice: its prox would be wrong.
-
-    Args:
-        penalties: {groups: penalty}; what a penalty may be is for a method to say.
-
-    Raises:
-        GroupError: naming the tensors, or what else than groups was given.
-    """
-    if not isinstance(penalties, Mapping) or not penalties:
-        raise GroupError(f"penalties are a mapping {{groups: penalty}}, got {penalties!r}")
-    seen: set[int] = set()
-    for groups, penalty in penalties.items():
-        if not isinstance(groups, Groups):
-            raise GroupError(
-                f"penalties are a mapping {{groups: penalty}}, as {{weights(net): L0(1e-4)}}; got "
-                f"{groups!r}: {penalty!r}"
-            )
-        twice = [b.name for b in groups if any(id(p) in seen for p in b.parameters)]
-        if twice:
-            raise GroupError(
-                f"{', '.join(twice)} is penalised twice; add the penalties with + where they are "
-                "of the same groups, or choose disjoint layers with .only() and .without()"
-            )
-        seen |= {id(parameter) for block in groups for parameter in block.parameters}
 
 
 def _prefixes(name: str) -> list[str]:

@@ -4,17 +4,16 @@
 of its own. Nothing outside of it asks which one it is.
 """
 
-from importlib import import_module
-
 from lissom.errors import MethodError, nearest
+from lissom.importing import imported
 from lissom.methods.gates import Budget, Gates
 from lissom.methods.lc import LC
 from lissom.methods.method import Method, methods_on
 from lissom.methods.options import Options, Steps, make_options
 from lissom.methods.plain import require_plain
 from lissom.methods.proximal import Proximal
-from lissom.methods.strength import Strength
 from lissom.methods.subgradient import Subgradient
+from lissom.strength import Strength
 
 __all__ = [
     "Budget",
@@ -39,34 +38,21 @@ def method_named(name: str) -> type[Method]:
     """
     if name in NAMED:
         return NAMED[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise MethodError(
             f"there is no method {name!r}.{nearest(name, NAMED)} A class of your own is named by "
             "its import path, such as 'my.methods:Pruning'",
             field="name",
         )
-    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-        what = f"{name!r} is no import path, such as 'my.methods:Pruning'"
-        raise MethodError(what, field="name")
-    try:
-        there = import_module(module)
-    except ImportError as error:
-        what = f"method {name!r} cannot be imported: {error}"
-        raise MethodError(what, field="name") from error
-    if not hasattr(there, attribute):
-        known = [key for key, value in vars(there).items() if _is_method(value)]
-        what = f"module {module!r} has no {attribute!r}.{nearest(attribute, known)}"
-        raise MethodError(what, field="name")
-    found = getattr(there, attribute)
-    if not _is_method(found):
-        raise MethodError(f"{name!r} is no subclass of lissom.methods.Method", field="name")
+    found = imported(
+        name,
+        Method,
+        what="method",
+        called="lissom.methods.Method",
+        error=MethodError,
+        field="name",
+    )
     if not isinstance(getattr(found, "name", None), str):
         what = f"{name!r} has no name: give the class one, such as name = 'pruning'"
         raise MethodError(what, field="name")
-    made: type[Method] = found
-    return made
-
-
-def _is_method(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Method)
+    return found

@@ -25,12 +25,13 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import LissomError, MethodError, OptimizerError
-from lissom.groups import Groups, Partition, disjoint
+from lissom.groups import Groups, Partition
 from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
 from lissom.methods.options import Options, make_options
-from lissom.methods.strength import Strength
-from lissom.penalties import Penalty
+from lissom.methods.overlaps import in_order
+from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
+from lissom.strength import Strength
 
 FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
 STATE = {"method", "step", "finalized_at", "alive", "steps_without", "groups", "own"}
@@ -53,7 +54,8 @@ class Method(metaclass=_MadeFirst):
 
     Attributes:
         name: in recipes, records and messages.
-        takes: in words, the penalties that `accepts` says yes to.
+        takes: in words, the penalties that `accepts` says yes to; what it needs says itself.
+        needs: what a penalty must be able to do.
         options_type: the class of its options, whose fields are the keys of a recipe's [method].
         averages: whether an average of weights from before `finalize` is a network of the same
             kind. Where weights come and go it is not: it has no zeros.
@@ -71,6 +73,7 @@ class Method(metaclass=_MadeFirst):
 
     name: ClassVar[str]
     takes: ClassVar[str] = "penalties, such as L0, L1 or TopK"
+    needs: ClassVar[tuple[Ability, ...]] = ()
     options_type: ClassVar[type[Options]] = Options
     averages: ClassVar[bool] = False
     exact: ClassVar[bool] = True
@@ -92,9 +95,11 @@ class Method(metaclass=_MadeFirst):
                 f"options of {self.name!r} are a {self.options_type.__name__}, got {options!r}"
             )
         self.optimizer = stepping_optimizer(optimizer)
-        disjoint(penalties)
+        self.penalties = in_order(penalties, nests=self.nests(self.options))
         self.check(penalties.values(), self.options)
-        self.penalties = dict(penalties)
+        for groups, penalty in self.penalties.items():
+            if isinstance(penalty, Abilities):
+                penalty.require_groups(groups.blocks)
         self.step = 0
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None
@@ -109,7 +114,12 @@ class Method(metaclass=_MadeFirst):
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
         """Whether the method can train with a penalty; `takes` says the same in words."""
-        return isinstance(penalty, Penalty)
+        return isinstance(penalty, Penalty) and all(need.has(penalty) for need in cls.needs)
+
+    @classmethod
+    def nests(cls, options: Any) -> bool:
+        """Whether single weights may have a penalty beside that of the groups they lie in."""
+        return False
 
     @classmethod
     def attach(
@@ -135,10 +145,11 @@ class Method(metaclass=_MadeFirst):
                 house = [other for other in _methods() if other.__module__.startswith("lissom.")]
                 others = sorted(repr(other.name) for other in house if other.accepts(penalty))
                 instead = f" Methods that take it: {', '.join(others)}" if others else ""
-                raise MethodError(
-                    f"method {cls.name!r} takes {cls.takes}; got {penalty}.{instead}",
-                    field="penalties",
-                )
+                who = f"method {cls.name!r}"
+                known = isinstance(penalty, Penalty)
+                what = refusal(who, penalty, *cls.needs) if known else None
+                what = what or f"{who} takes {cls.takes}; got {penalty}"
+                raise MethodError(f"{what}.{instead}", field="penalties")
 
     @classmethod
     def lasts(cls, penalties: Iterable[Any]) -> bool:

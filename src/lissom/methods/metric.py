@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import MethodError
+from lissom.penalties import METRIC, refusal
 from lissom.preconditioners import Preconditioner, preconditioner
 
 Metric = Literal["euclidean", "adaptive"]
@@ -18,13 +19,14 @@ def check_metric(metric: object, penalties: Iterable[Any] = ()) -> None:
 
     Raises:
         MethodError: for an unknown metric.
-        LissomError: for a penalty or a compression that knows no metric.
+        LissomError: for a penalty or a compression that knows none.
     """
     if metric not in get_args(Metric):
         raise MethodError(f"metric is 'euclidean' or 'adaptive', got {metric!r}", field="metric")
     if metric == "adaptive":
         for penalty in penalties:
-            penalty.require_metric()
+            if what := refusal("metric='adaptive'", penalty, METRIC):
+                raise penalty.error(what, field="penalties")
 
 
 def metric_of(

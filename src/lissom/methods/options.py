@@ -60,7 +60,10 @@ class Options:
 
 
 def make_options(
-    cls: type[Made], given: Mapping[str, Any], error: type[LissomError] = MethodError
+    cls: type[Made],
+    given: Mapping[str, Any],
+    error: type[LissomError] = MethodError,
+    who: str = "",
 ) -> Made:
     """The options of a dataclass; a name that it does not have is answered by the nearest.
 
@@ -68,6 +71,7 @@ def make_options(
         cls: whose fields are the options.
         given: by name.
         error: what is raised for an unknown name.
+        who: whose options they are: "method 'gates'".
 
     Raises:
         LissomError: for an unknown name, or a value that cannot be.
@@ -75,7 +79,8 @@ def make_options(
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     for name in given:
         if name not in known:
-            raise error(f"unknown option {name!r}.{nearest(name, known)}", field=name)
+            what = f"{who} has no option" if who else "unknown option"
+            raise error(f"{what} {name!r}.{nearest(name, known)}", field=name)
     for name, field in known.items():
         if name not in given and field.default is field.default_factory is MISSING:
             raise error(f"option {name!r} has to be given", field=name)

@@ -68,6 +68,10 @@ class Proximal(Method):
         super().check(listed, options)
         check_metric(options.metric, listed)
 
+    @classmethod
+    def nests(cls, options: ProximalOptions) -> bool:
+        return options.metric == "euclidean"  # where D differs, the two proxes are not one
+
     def after_step(self) -> None:
         # What the optimizer did not step has no gradient, and is left alone.
         self._due.update(b for b in self.blocks() if any(p.grad is not None for p in b.parameters))
@@ -96,9 +100,14 @@ class Proximal(Method):
     @torch.no_grad()
     def _rescale(self, chosen: set[Partition]) -> None:
         for groups, penalty in self.penalties.items():
-            if blocks := [block for block in groups if block in chosen]:
-                now = penalty.at(self.now)
-                rescale(now, blocks, self._lr, self._metrics, fused=self.options.fused)
+            rescale(
+                penalty.at(self.now),
+                groups.blocks,
+                self._lr,
+                self._metrics,
+                only=chosen,
+                fused=self.options.fused,
+            )
 
     def _measured(self, block: Partition) -> bool:
         """Whether the optimizer has a metric for a block."""
@@ -149,7 +158,9 @@ def proximal(
 
     Args:
         optimizer: any torch optimizer that holds the penalised parameters.
-        penalties: {groups: penalty}; disjoint groups, each with a penalty of its own.
+        penalties: {groups: penalty}; disjoint groups, each with a penalty of its own. In the
+            Euclidean metric L1 of single weights may go with a penalty of the groups that they lie
+            in: {weights: L1(λ₁), columns: L1(λ₂)} is the sparse-group lasso.
         every: apply the prox after every `every`-th step, as in Formanek's Proximal RMSProp where
             it is an epoch. The step t stays lr, so λ then acts `every` times less often.
         metric: "euclidean" (t = lr for all weights) or "adaptive": the optimizer's own D, so that
@@ -167,7 +178,8 @@ def proximal(
     Raises:
         OptimizerError: a parameter the optimizer does not hold.
         MethodError: an unknown metric, or counts that cannot be.
-        PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one.
+        PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one, or numbers
+            for each group that do not fit the groups.
         GroupError: overlapping groups.
 
     Source: Formanek & Hadházi eq. 16–18; with Adagrad (initial_accumulator_value=lr²) and the

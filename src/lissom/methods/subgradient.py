@@ -1,7 +1,6 @@
 """The penalty in the loss, and nothing else: the baseline that gives small weights and no zeros."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,26 +9,26 @@ from torch.optim import Optimizer
 from lissom.groups import Groups
 from lissom.methods.method import Method
 from lissom.methods.options import Options
-from lissom.penalties import Penalty
+from lissom.penalties import GRADIENT, Penalty
 
 
 class Subgradient(Method):
     """Σ P(norms) in the loss; made by `subgradient`."""
 
     name = "subgradient"
-    takes = "penalties with a gradient: L1, L2 and their sums"
+    needs = (GRADIENT,)
     averages = True
     exact = False
 
     @classmethod
-    def accepts(cls, penalty: Any) -> bool:
-        return isinstance(penalty, Penalty) and penalty.differentiable
+    def nests(cls, options: Options) -> bool:
+        return True
 
     def loss_term(self) -> Tensor:
         values: list[Tensor] = []
         for groups, penalty in self.penalties.items():
             now = penalty.at(self.now)
-            values += [now.value(norms) for norms in groups.norms()]
+            values += [now.of(i).value(norms) for i, norms in enumerate(groups.norms())]
         return torch.stack([value.to(values[0]) for value in values]).sum()
 
 
@@ -44,7 +43,8 @@ def subgradient(
 
     Args:
         optimizer: any torch optimizer that holds the penalised parameters.
-        penalties: {groups: penalty} with penalties that have a gradient: L1, L2 and their sums.
+        penalties: {groups: penalty} with penalties that have a gradient: L1, L2, MCP and their
+            sums. L1 of single weights may go with a penalty of the groups that they lie in.
         start: steps to train without a penalty first. Schedules count from here.
         finalize_at: the step after which the penalty is left out of the loss.
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from lissom.errors import RecipeError, nearest
-from lissom.methods import Strength
-from lissom.recipes.penalties import STRENGTHS
-from lissom.recipes.strict import Positive, Spec, Whole, complaint, keys
+from lissom.recipes.penalties import strength_named
+from lissom.recipes.strict import Positive, Spec, Whole, complaint
+from lissom.strength import Strength
 
 if TYPE_CHECKING:
     from lissom.recipes.specs import Recipe
@@ -78,11 +78,10 @@ def check_path(recipe: "Recipe") -> None:
 def strength_of(recipe: "Recipe") -> Strength:
     """What changes from point to point: a number of the penalties, or of the method's options."""
     key = path_of(recipe).strength
-    other = Strength(key.rpartition(".")[2])
     if key.startswith("penalties."):
-        _, _, name = key.removeprefix("penalties.").partition(".")
-        return STRENGTHS.get(name, other)
+        return strength_named(key.removeprefix("penalties.").partition(".")[2])
     assert recipe.method is not None  # checked before
+    other = Strength(key.rpartition(".")[2])
     return recipe.method.type.strengths.get(key.removeprefix("method."), other)
 
 
@@ -155,11 +154,17 @@ def _number(kind: Strength, strength: float, before: float | None, epochs: float
 
 
 def _held(table: Any, dotted: str) -> tuple[Any, str | int]:
-    """The table or list that a dotted key stands in, and its last part."""
-    *path, last = keys(dotted)
-    for key in path:
-        table = table[key]
-    return table, last
+    """The table or list that a dotted key stands in, and its last part.
+
+    A part may have dots of its own, as an import path has.
+    """
+    if isinstance(table, list):
+        number, _, rest = dotted.partition(".")
+        return _held(table[int(number)], rest) if rest else (table, int(number))
+    if dotted in table:
+        return table, dotted
+    part = next(key for key in table if dotted.startswith(f"{key}."))
+    return _held(table[part], dotted.removeprefix(f"{part}."))
 
 
 def _numbers(value: Any, dotted: str) -> Iterator[str]:

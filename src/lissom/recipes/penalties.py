@@ -1,103 +1,72 @@
-"""[[penalties]] in a recipe: which groups, and what is asked of them."""
+"""[[penalties]] in a recipe: which groups, and what is asked of them.
+
+There is no table of keys here: a penalty or a compression is named by its class, one's own by its
+import path, and its numbers are the fields of that class.
+
+    L0 = 1e-4                                            # the first field
+    TopK = { fraction = 0.02, per = "layer" }
+    "my.penalties:MCP" = { strength = 1e-3, gamma = 3.0 }
+"""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from dataclasses import fields, is_dataclass, replace
+from functools import reduce
+from operator import add
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from lissom.budgets import L1Ball, TopK
-from lissom.compressions import (
-    Additive,
-    Binary,
-    Codebook,
-    Compression,
-    LowRank,
-    RankSelection,
-    ScaledBinary,
-    ScaledTernary,
-)
-from lissom.errors import RecipeError
-from lissom.methods import Strength
-from lissom.penalties import L0, L1, L2, Penalty, Threshold
-from lissom.recipes.numbers import NumberSpec, number
-from lissom.recipes.strict import Positive, Spec, Whole, complaint, refusals
+from lissom import compressions, penalties
+from lissom.compressions import Additive, Compression
+from lissom.errors import LissomError, RecipeError, nearest
+from lissom.importing import imported
+from lissom.penalties import Abilities, Penalty
+from lissom.recipes.options import defaults_of, options_of
+from lissom.recipes.strict import Spec, complaint, keys
+from lissom.schedules import Schedule, linear
+from lissom.strength import Strength
 
-# The numbers that a curve may go along, by their key in an entry of [[penalties]].
-STRENGTHS: Mapping[str, Strength] = {
-    "L0": Strength("λ"),
-    "L1": Strength("λ"),
-    "L2": Strength("λ"),
-    "Threshold": Strength("θ"),
-    "TopK.fraction": Strength("fraction kept", ramps=True, dense=1.0),
-    "TopK.count": Strength("groups kept", ramps=True),
-    "L1Ball.radius": Strength("ν", ramps=True),
+NAMED: Mapping[str, type[Abilities]] = {
+    cls.__name__: cls
+    for cls in (
+        penalties.L0,
+        penalties.L1,
+        penalties.L2,
+        penalties.TopK,
+        penalties.L1Ball,
+        penalties.Threshold,
+        penalties.MCP,
+        penalties.Lq,
+        penalties.NonNegative,
+        compressions.Codebook,
+        compressions.Binary,
+        compressions.ScaledBinary,
+        compressions.ScaledTernary,
+        compressions.LowRank,
+        compressions.RankSelection,
+    )
 }
 
 
-class TopKSpec(Spec):
-    """TopK = { fraction = … } or { count = … }."""
+def class_named(name: str) -> type[Abilities]:
+    """A penalty or compression by its name, or a user's own by its import path.
 
-    count: NumberSpec | None = None
-    fraction: NumberSpec | None = None
-    per_layer: bool = False
-
-    def penalty(self, epoch: float) -> Penalty:
-        """The budget, with schedules by steps."""
-        count = None if self.count is None else number(self.count, epoch)
-        fraction = None if self.fraction is None else number(self.fraction, epoch)
-        whole = int(count) if isinstance(count, float) and count.is_integer() else count
-        return TopK(whole, fraction=fraction, per_layer=self.per_layer)  # type: ignore[arg-type]
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        for i, ramp in enumerate(self.fraction if isinstance(self.fraction, list) else []):
-            for key, end in (("start", ramp.start), ("end", ramp.end)):
-                if end is not None and end > 1:
-                    what = f"a fraction lies between 0 and 1, got {end:g}"
-                    raise complaint(what, "fraction", i, key)
-        with refusals():
-            self.penalty(1)
-        return self
-
-
-class L1BallSpec(Spec):
-    """L1Ball = { radius = … }."""
-
-    radius: NumberSpec
-    per_layer: bool = False
-
-    def penalty(self, epoch: float) -> Penalty:
-        """The budget, with schedules by steps."""
-        return L1Ball(number(self.radius, epoch), per_layer=self.per_layer)
-
-
-class CodebookSpec(Spec):
-    """Codebook = { k = 2 }."""
-
-    k: Whole
-    per_layer: bool = False
-
-
-class LowRankSpec(Spec):
-    """LowRank = { rank = 10 }."""
-
-    rank: Annotated[int, Field(ge=0)]
-
-
-class RankSelectionSpec(Spec):
-    """RankSelection = { alpha = 1e-6 }."""
-
-    alpha: Positive
-
-
-class QuantizerSpec(Spec):
-    """Binary, ScaledBinary and ScaledTernary = { per_layer = true }."""
-
-    per_layer: bool = False
+    Raises:
+        RecipeError: if there is none.
+    """
+    if name in NAMED:
+        return NAMED[name]
+    known = "lissom.penalties.Penalty or lissom.compressions.Compression"
+    found = imported(name, Abilities, what="penalty", called=known, error=RecipeError)
+    if not is_dataclass(found):
+        raise RecipeError(f"{name!r} is no dataclass, whose fields could be set in a recipe")
+    return found
 
 
 class PenaltySpec(Spec):
     """[[penalties]]: groups, and the penalties and compressions on them, which are added."""
+
+    model_config = ConfigDict(extra="allow")
 
     groups: Literal["weights", "kernels", "columns", "channels", "neurons", "heads", "units"] = (
         "weights"
@@ -106,30 +75,6 @@ class PenaltySpec(Spec):
     inputs: bool = False
     only: list[str] = Field(default_factory=list)
     without: list[str] = Field(default_factory=list)
-    l0: NumberSpec | None = Field(None, alias="L0")
-    l1: NumberSpec | None = Field(None, alias="L1")
-    l2: NumberSpec | None = Field(None, alias="L2")
-    top_k: TopKSpec | None = Field(None, alias="TopK")
-    l1_ball: L1BallSpec | None = Field(None, alias="L1Ball")
-    threshold: NumberSpec | None = Field(None, alias="Threshold")
-    codebook: CodebookSpec | None = Field(None, alias="Codebook")
-    binary: QuantizerSpec | None = Field(None, alias="Binary")
-    scaled_binary: QuantizerSpec | None = Field(None, alias="ScaledBinary")
-    scaled_ternary: QuantizerSpec | None = Field(None, alias="ScaledTernary")
-    low_rank: LowRankSpec | None = Field(None, alias="LowRank")
-    rank_selection: RankSelectionSpec | None = Field(None, alias="RankSelection")
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if self.biases and self.groups != "weights":
-            what = f"biases = true goes with groups = 'weights', not {self.groups!r}"
-            raise complaint(what, "biases")
-        if self.inputs and self.groups in ("weights", "kernels", "columns"):
-            what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
-            raise complaint(what, "inputs")
-        with refusals():
-            self.penalty(1)
-        return self
 
     def penalty(self, epoch: float) -> Compression | Penalty:
         """The sum of what is named.
@@ -140,36 +85,99 @@ class PenaltySpec(Spec):
         Raises:
             LissomError: for impossible numbers or sums, or if there is none.
         """
-        compressions, penalties = self._compressions(), self._penalties(epoch)
-        if not penalties and not compressions:
+        made = [_made(name, value, epoch) for name, value in (self.model_extra or {}).items()]
+        if not made:
             raise RecipeError(
                 "say what is asked of the groups: L0, L1, L2, TopK, L1Ball or Threshold, or a "
                 "compression, such as Codebook"
             )
-        terms: list[Compression | Penalty] = [*compressions]
-        if penalties:
-            total = penalties[0]
-            for penalty in penalties[1:]:
-                total = total + penalty  # a sum without a closed form is refused
-            terms.insert(0, total)
-        return terms[0] if len(terms) == 1 else Additive(tuple(terms))
+        one = [term for term in made if isinstance(term, Penalty)]
+        if one:  # a sum without a closed form is refused
+            one = [reduce(add, one)]
+        terms = (*one, *(term for term in made if not isinstance(term, Penalty)))
+        return terms[0] if len(terms) == 1 else Additive(terms)
 
-    def _penalties(self, epoch: float) -> list[Penalty]:
-        singles = ((L0, self.l0), (L1, self.l1), (L2, self.l2), (Threshold, self.threshold))
-        terms: list[Penalty] = [
-            make(number(given, epoch)) for make, given in singles if given is not None
-        ]
-        budgets = (self.top_k, self.l1_ball)
-        return terms + [budget.penalty(epoch) for budget in budgets if budget is not None]
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        """All fields written out, so that a record does not depend on later defaults."""
+        if not isinstance(given, Mapping):
+            return given
+        known = [*cls.model_fields, *NAMED]
+        table = dict(given)
+        for key, value in given.items():
+            if key in cls.model_fields:
+                continue
+            if key not in NAMED and ":" not in str(key):
+                raise complaint(f"unknown key '{key}'.{nearest(str(key), known)}", key)
+            try:
+                kind = class_named(key)
+                _made(key, value, 1)
+            except LissomError as error:
+                raise complaint(str(error), key, *keys(error.field)) from error
+            if isinstance(value, Mapping):
+                table[key] = {**defaults_of(kind), **value}
+        return table
 
-    def _compressions(self) -> list[Compression]:
-        kinds = {
-            "codebook": Codebook,
-            "binary": Binary,
-            "scaled_binary": ScaledBinary,
-            "scaled_ternary": ScaledTernary,
-            "low_rank": LowRank,
-            "rank_selection": RankSelection,
-        }
-        given = {name: getattr(self, name) for name in kinds}
-        return [kinds[n](**spec.model_dump()) for n, spec in given.items() if spec is not None]
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.biases and self.groups != "weights":
+            what = f"biases = true goes with groups = 'weights', not {self.groups!r}"
+            raise complaint(what, "biases")
+        if self.inputs and self.groups in ("weights", "kernels", "columns"):
+            what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
+            raise complaint(what, "inputs")
+        try:
+            self.penalty(1)
+        except LissomError as error:
+            raise complaint(str(error)) from error
+        return self
+
+
+def strength_named(dotted: str) -> Strength:
+    """What a curve goes along, by its key in an entry: "L0", "TopK.fraction", "my:MCP.strength"."""
+    module, colon, rest = dotted.rpartition(":")  # an import path has dots before its colon
+    name, _, field = rest.partition(".")
+    kind = class_named(f"{module}{colon}{name}")
+    field = field or fields(kind)[0].name  # type: ignore[arg-type]
+    return kind.strengths.get(field, Strength(dotted.rpartition(".")[2]))
+
+
+def _made(name: str, value: Any, epoch: float) -> Any:
+    """The penalty or compression of one key; a value that is no table is that of its first field.
+
+    Raises:
+        LissomError: with the path below the key as its field.
+    """
+    kind = class_named(name)
+    first = [field.name for field in fields(kind) if not field.kw_only][:1]  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        table = value
+    elif first:
+        table = {first[0]: value}
+    else:
+        raise RecipeError(f"{name} has no number: write {name} = {{}}; got {value!r}")
+    try:
+        made = options_of(kind, table, epoch, who=name)
+        _check_ends(made, table)
+    except LissomError as error:
+        at = error.field if table is value else (error.field or "").partition(".")[2]
+        raise type(error)(str(error), field=at or None) from error
+    except (TypeError, ValueError) as error:  # of a class that does not check its own fields
+        raise RecipeError(f"{name} refuses {value!r}: {error}") from error
+    return made
+
+
+def _check_ends(made: Any, table: Mapping[str, Any]) -> None:
+    """Refuse a schedule that leaves the range of its number."""
+    for name, pieces in table.items():
+        if not isinstance(getattr(made, name), Schedule):
+            continue
+        for i, piece in enumerate(pieces):
+            for key in ("start", "end"):
+                if (end := piece.get(key)) is None:
+                    continue
+                try:
+                    replace(made, **{name: linear(end, end, 0)}).at(0)
+                except LissomError as error:
+                    raise type(error)(str(error), field=f"{name}.{i}.{key}") from error

@@ -1,6 +1,7 @@
 """Reading recipes: TOML files to `Recipe`s, with errors that name the line and the nearest key."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -18,6 +19,7 @@ from lissom.recipes.strict import Spec, said
 Made = TypeVar("Made", bound=Spec)
 
 FILES = (".toml", ".json")
+QUOTED = re.compile(r"""(?:"[^"]*"|'[^']*'|[^."'])+""")  # the parts of a dotted key
 NONE = "none"  # of --set: the key is taken away, since TOML has no word for nothing
 
 
@@ -152,7 +154,7 @@ def _index(entries: list[Any], part: str | int, change: str) -> int:
 
 
 def _split(dotted: str) -> Location:
-    parts = (part.strip(" \"'") for part in dotted.split("."))
+    parts = (part.strip(" \"'") for part in QUOTED.findall(dotted))
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 

@@ -31,10 +31,9 @@ from lissom.methods.gates.placing import (
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
-from lissom.methods.strength import Strength
-from lissom.penalties import Elastic, Penalty
+from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs
-from lissom.schedules import value_at
+from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
 FASTER = 10.0  # log α learns so many times faster than the weights, if nothing else is said
@@ -51,7 +50,7 @@ class Gates(Method):
     """
 
     name = "gates"
-    takes = "L0, L2 and L0 + L2, since gates have a probability of being open, P(z ≠ 0)"
+    needs = (EXPECTATION,)
     options_type = GateOptions
     averages = True
     fresh_moments = True
@@ -107,7 +106,6 @@ class Gates(Method):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         start += 0.01 * torch.randn(start.shape, dtype=dtype, generator=generator)
         log_alpha = nn.Parameter(start.to(weight.device))
-        self._has_l2 = any(_sum(penalty).l2 != 0 for penalty in self.penalties.values())
         self.constraints: list[Constraint] = []
         if options.budget is not None:
             self.constraints = constraints(
@@ -122,10 +120,6 @@ class Gates(Method):
             raise
         model.register_parameter(LOG_ALPHA, log_alpha)
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
-
-    @classmethod
-    def accepts(cls, penalty: Any) -> bool:
-        return isinstance(penalty, Elastic) and penalty.l1 == 0
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: GateOptions) -> None:
@@ -193,17 +187,15 @@ class Gates(Method):
 
         Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
         """
-        total = expected_sum(self.law, self.log_alpha, self._sizes(), self._strengths())
-        if not self.constraints and not self._has_l2:
+        costs, squares = self._open_costs()
+        total = expected_sum(self.law, self.log_alpha, self._sizes(), costs)
+        if all(map(none, squares)) and not self.constraints:
             return total
         p = self.p_nonzero()
-        chances = iter(p)
-        for groups, penalty in self.penalties.items():
-            l2 = value_at(_sum(penalty).l2, self.now)
-            for block, chance in [(block, next(chances)) for block in groups]:
-                if l2:
-                    chance = chance.detach() if self.options.detach_l2 else chance
-                    total = total + (l2 * chance * block.norms().square()).sum().to(total)
+        for block, chance, square in zip(self._blocks, p, squares, strict=True):
+            if not none(square):
+                chance = chance.detach() if self.options.detach_l2 else chance
+                total = total + (square * chance * block.norms().square()).sum().to(total)
         for constraint in self.constraints:
             expected = self._expected(p, constraint.cost)
             total = total + constraint.term(expected, self.now)
@@ -407,16 +399,21 @@ class Gates(Method):
         """How many gates each block has."""
         return [block.shape.numel() for block in self._blocks]
 
-    def _strengths(self) -> list[Weight]:
-        """λ₀·n_g at this step: one for all groups of a block where they are of one size."""
-        found: list[Weight] = []
+    def _open_costs(self) -> tuple[list[Weight], list[Weight]]:
+        """λ₀·n_g and λ₂ of each block at this step: one number where its groups have the same."""
+        costs: list[Weight] = []
+        squares: list[Weight] = []
         for groups, penalty in self.penalties.items():
-            strength = value_at(_sum(penalty).l0, self.now)
-            for block in groups:
+            now = penalty.at(self.now)
+            for i, block in enumerate(groups):
+                of = now.of(i)
+                assert of.open_cost is not None  # as `needs` says
                 each = block.weights_each() if self.options.per == "weight" else 1
                 each = each.to(self.log_alpha.device) if isinstance(each, Tensor) else each
-                found.append(strength * each)
-        return found
+                cost = number_of(of, of.open_cost, self.log_alpha) * each
+                costs.append(cost.flatten() if isinstance(cost, Tensor) else cost)
+                squares.append(number_of(of, of.open_square, self.log_alpha))
+        return costs, squares
 
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
@@ -507,9 +504,3 @@ def _uncompiled() -> AbstractContextManager[Any]:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def _sum(penalty: Penalty) -> Elastic:
-    """The penalty as the sum of L0 and L2 that `accepts` has seen that it is."""
-    assert isinstance(penalty, Elastic)
-    return penalty

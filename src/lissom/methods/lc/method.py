@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lissom.budgets import TopK
-from lissom.compressions.compressions import Compression, distance, terms
+from lissom.compressions.compressions import Compression, distance
 from lissom.compressions.result import Compressed
 from lissom.errors import CompressionError, MethodError
 from lissom.groups import Groups
@@ -30,7 +29,7 @@ from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
 from lissom.methods.options import Options, Steps, positive, whole
-from lissom.penalties import Elastic, Penalty
+from lissom.penalties import SIZE, Abilities, Penalty, refusal
 
 C_STEPS = 40
 TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
@@ -185,20 +184,16 @@ class LC(Method):
 
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
-        return isinstance(penalty, Penalty | Compression)
+        return isinstance(penalty, Abilities)
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: LCOptions) -> None:
         listed = list(penalties)
         super().check(listed, options)
         check_metric(options.metric, listed)
-        for part in (part for penalty in listed for part in terms(penalty)):
-            if options.mu is None and _weighs_against_mu(part):
-                raise CompressionError(
-                    f"{part!r} is weighed against μ: without a given mu, say a size instead, such "
-                    "as TopK(fraction=0.02), or give mu",
-                    field="mu",
-                )
+        for penalty in listed if options.mu is None else ():
+            if what := refusal("method 'lc'", penalty, SIZE):
+                raise CompressionError(what, field="mu")
 
     @classmethod
     def lasts(cls, penalties: Iterable[Any]) -> bool:
@@ -380,11 +375,3 @@ def _squares(weights: Sequence[nn.Parameter]) -> Tensor | None:
         return None
     squares = [grad.square().sum(dtype=torch.float64) for grad in grads]
     return torch.stack([square.to(squares[0].device) for square in squares]).sum()
-
-
-def _weighs_against_mu(part: Compression | Penalty) -> bool:
-    """Whether what it projects to depends on μ."""
-    if isinstance(part, Compression):
-        return part.has_cost
-    plus = part.plus if isinstance(part, TopK) else part
-    return isinstance(plus, Elastic) and plus != Elastic()

@@ -5,51 +5,58 @@ It is met exactly, over all the norms that come together: those of one layer or 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from lissom.errors import PenaltyError
-from lissom.penalties import Elastic, Number, Part, Penalty, plain, soft_threshold_
-from lissom.schedules import Schedule, value_at
+from lissom.penalties.abilities import Per, check_per
+from lissom.penalties.numbers import Number, check_number, number_of
+from lissom.penalties.penalty import LEAST, Part, Penalty, in_float32, parts_in_float32, shrink_
+from lissom.schedules import Schedule
 from lissom.scratch import SMALL, scratch
 from lissom.selection import cut_, kth_largest
-
-LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
+from lissom.strength import Strength
 
 
 @dataclass(frozen=True, repr=False)
 class TopK(Penalty):
-    """At most κ groups live: P(x) = 0 if #{x ≠ 0} ≤ κ, else ∞, plus the penalties added to it.
+    """At most κ groups live: P(x) = 0 if #{x ≠ 0} ≤ κ, else ∞.
 
-    prox keeps the κ groups with the largest gain and zeroes the others. Alone, the gain is
-    d·r²: the largest norms, or in Adam's metric the largest w²·√v. With + L1(λ₁) + L2(λ₂) the
-    survivors are shrunk as those say, and the gain is d·u²/(1 + 2tλ₂/d), u = max(r − tλ₁/d, 0).
-    Equal gains: the first ones stay. Where parameter groups have several learning rates, each has
-    its own t in u and in the shrinking; with + L0(λ₀) a group of the κ must also gain more than
-    tλ₀, which is the exact minimum where t is the same for all.
+    prox keeps the κ groups with the largest d·r² and zeroes the others: the largest norms, or in
+    Adam's metric the largest w²·√v. Equal ones: the first stay.
+
+    In TopK + L1(λ₁) + L2(λ₂) survivors are shrunk as those say, and the κ are the largest d'·r'²
+    (see `Sum`). Where parameter groups have several learning rates, each has its own t in that;
+    with + L0(λ₀) a group of the κ must also gain more than tλ₀, which is the exact minimum where t
+    is the same for all.
 
     Args:
         count: κ ≥ 0, or a schedule of it.
         fraction: κ as a fraction of all groups, in [0, 1], rounded to the nearest number; or a
             schedule of it: `fraction=cubic(1, 0.02, steps=4000)` prunes gradually.
-        per_layer: whether κ is counted in each layer or over all layers together. Per layer with
+        per: "all" counts κ over all layers together, "layer" in each layer. Per layer with
             `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %.
-        plus: the penalty added to it, by `+`.
 
     Raises:
         PenaltyError: unless exactly one of count and fraction is given, in its range.
 
-    Source: Idelbayev & Carreira-Perpiñán eq. 5–6 (C step, t = 1/μ: survivors × μ/(μ + 2λ)).
+    Source: Idelbayev & Carreira-Perpiñán eq. 5–6 (C step, t = 1/μ; with L2 survivors ×
+    μ/(μ + 2λ)).
     """
 
     count: int | Schedule | None = None
     fraction: Number | None = None
-    per_layer: bool = False
-    plus: Elastic = Elastic()
+    per: Per = field(default="all", kw_only=True)
+    strengths = {  # noqa: RUF012
+        "fraction": Strength("fraction kept", ramps=True, dense=1.0),
+        "count": Strength("groups kept", ramps=True),
+    }
+    joint = True
+    ranks = True
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.fraction is None):
@@ -62,19 +69,19 @@ class TopK(Penalty):
                 f"TopK counts whole groups, got {self.count!r}; a fraction of them is "
                 f"TopK(fraction={self.count!r})"
             )
-        if not isinstance(self.count, Schedule | None) and not self.count >= 0:
-            raise PenaltyError(f"TopK needs a count ≥ 0, got {self.count!r}")
-        if not isinstance(self.fraction, Schedule | None) and not 0 <= self.fraction <= 1:
-            raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
+        if not isinstance(self.count, Schedule | None):
+            check_number("TopK needs a count ≥ 0", self.count, single=True)
+        if not isinstance(self.fraction, Schedule | None):
+            check_number("TopK needs a fraction from 0 to 1", self.fraction, single=True)
+            if self.fraction > 1:
+                raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
+        check_per(self)
 
     def at(self, step: int) -> Self:
         """This budget with every schedule replaced by its value at `step`, a count rounded."""
-        count = round(self.count(step)) if isinstance(self.count, Schedule) else self.count
-        fraction = value_at(self.fraction, step) if self.fraction is not None else None
-        plus = self.plus.at(step)
-        if (count, fraction, plus) == (self.count, self.fraction, self.plus):
-            return self
-        return replace(self, count=count, fraction=fraction, plus=plus)
+        if isinstance(self.count, Schedule):
+            return replace(self, count=round(self.count(step)))
+        return super().at(step)
 
     def kappa(self, n: int) -> int:
         """How many of n groups may live."""
@@ -84,49 +91,26 @@ class TopK(Penalty):
         return min(n, round(plain(self, self.count)))
 
     def value(self, norms: Tensor) -> Tensor:
-        if int((norms != 0).sum()) > self.kappa(norms.numel()):
-            return torch.tensor(math.inf, dtype=norms.dtype, device=norms.device)
-        return self.plus.value(norms)
+        over = int((norms != 0).sum()) > self.kappa(norms.numel())
+        return torch.tensor(math.inf if over else 0.0, dtype=norms.dtype, device=norms.device)
 
-    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
-        gain = self.plus.gain(norms, t, metric).flatten()
+    @in_float32
+    def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
+        gain = (norms if metric is None else norms * metric.sqrt()).flatten()
         order = gain.argsort(descending=True, stable=True)
         dead = order[self.kappa(len(gain)) :]
         alive = torch.ones_like(gain, dtype=torch.bool).index_fill_(0, dead, False) | gain.isnan()
-        return torch.where(alive.view_as(norms), self.plus._prox(norms, t, metric), 0)
+        return torch.where(alive.view_as(norms), norms, 0)
 
-    def _prox_(self, parts: Sequence[Part]) -> None:
+    @parts_in_float32
+    def prox_(self, parts: Sequence[Part]) -> None:
         n = sum(part.values.numel() for part in parts)
         kappa = self.kappa(n)
         if kappa == 0:
             for part in parts:
                 part.values.mul_(0)  # NaN stays NaN
         elif kappa < n:
-            plain_sizes = not (self.plus.l1 or self.plus.l2 or any(p.metric for p in parts))
-            _keep_largest_(parts, self._score, kappa, n, by_size=plain_sizes)
-        if self.plus.l0 or self.plus.l1 or self.plus.l2:
-            self.plus._prox_(parts)
-
-    def _score(self, part: Part, out: Tensor) -> Tensor:
-        """The gains of a part, written to `out`."""
-        metric = part.metric() if part.metric else None
-        if self.plus.l1 or self.plus.l2:
-            return out.copy_(self.plus.gain(part.values.abs(), part.t, metric))
-        torch.abs(part.values, out=out)
-        return out if metric is None else out.mul_(metric.sqrt_())
-
-    def __add__(self, other: Penalty) -> Penalty:
-        total = self.plus + other if isinstance(other, Elastic) else None
-        return replace(self, plus=total) if isinstance(total, Elastic) else super().__add__(other)
-
-    __radd__ = __add__
-
-    def __repr__(self) -> str:
-        size = f"fraction={self.fraction}" if self.fraction is not None else f"{self.count}"
-        layer = ", per_layer=True" if self.per_layer else ""
-        nothing = self.plus == Elastic() and not self.plus.written
-        plus = "" if nothing else f" + {self.plus}"
-        return f"TopK({size}{layer}){plus}"
+            _keep_largest_(parts, kappa, n, by_size=not any(part.metric for part in parts))
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +121,7 @@ class L1Ball(Penalty):
 
     Args:
         radius: ν ≥ 0, in the unit of the norms, or a schedule of it.
-        per_layer: whether ν is for each layer or for all layers together.
+        per: whether ν is for "all" layers together or for each "layer".
 
     Raises:
         PenaltyError: if ν < 0 or not finite.
@@ -146,11 +130,13 @@ class L1Ball(Penalty):
     """
 
     radius: Number
-    per_layer: bool = False
+    per: Per = field(default="all", kw_only=True)
+    strengths = {"radius": Strength("ν", ramps=True)}  # noqa: RUF012
+    joint = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.radius, Schedule) and not 0 <= self.radius < math.inf:
-            raise PenaltyError(f"L1Ball needs a finite radius ν ≥ 0, got {self.radius!r}")
+        check_number("L1Ball needs a finite radius ν ≥ 0", self.radius, single=True)
+        check_per(self)
 
     def value(self, norms: Tensor) -> Tensor:
         # Projected norms meet ν up to the rounding of their sum.
@@ -158,7 +144,8 @@ class L1Ball(Penalty):
         over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack
         return torch.where(over, math.inf, 0.0).to(norms)
 
-    def _prox(self, norms: Tensor, t: float | Tensor, metric: Tensor | None) -> Tensor:
+    @in_float32
+    def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         radius = plain(self, self.radius)
         wide = norms.double()  # or rounding would break the budget
         known = wide.nan_to_num(0.0)
@@ -174,7 +161,8 @@ class L1Ball(Penalty):
         dead = wide / inverse <= tau
         return torch.where(dead, 0, (wide - tau * inverse).clamp(min=0)).to(norms)
 
-    def _prox_(self, parts: Sequence[Part]) -> None:
+    @parts_in_float32
+    def prox_(self, parts: Sequence[Part]) -> None:
         radius = plain(self, self.radius)
         if radius == 0:
             for part in parts:
@@ -198,27 +186,25 @@ class L1Ball(Penalty):
             tau, alive_before = tau + excess / inverses, alive
         for part in parts:
             inverse = _inverse(part)
-            if inverse is None:
-                torch.ops.aten.softshrink.out(part.values, tau, out=part.values)
-            else:
-                soft_threshold_(part.values, inverse.mul_(tau))
+            shrink_(part.values, tau if inverse is None else inverse.mul_(tau))
 
-    def __repr__(self) -> str:
-        return f"L1Ball({self.radius}{', per_layer=True' if self.per_layer else ''})"
+
+def plain(penalty: Penalty, number: Number) -> float:
+    """A number of a budget that must not be a schedule by now."""
+    return float(number_of(penalty, number, torch.empty(0)))
 
 
 def _inverse(part: Part) -> Tensor | None:
     return part.metric().clamp_(min=LEAST).reciprocal_() if part.metric else None
 
 
-def _keep_largest_(
-    parts: Sequence[Part],
-    score: Callable[[Part, Tensor], Tensor],
-    kappa: int,
-    n: int,
-    *,
-    by_size: bool,
-) -> None:
+def _score(part: Part, out: Tensor) -> Tensor:
+    """|v|√d of a part, written to `out`."""
+    torch.abs(part.values, out=out)
+    return out.mul_(part.metric().sqrt_()) if part.metric else out
+
+
+def _keep_largest_(parts: Sequence[Part], kappa: int, n: int, *, by_size: bool) -> None:
     """Zero all but the κ values with the largest scores; of equal ones the first stay.
 
     `by_size` says that the scores are the sizes of the values, which then need no second look.
@@ -226,13 +212,13 @@ def _keep_largest_(
 
     def anew() -> Iterator[Tensor]:
         for part in parts:
-            yield score(part, scratch(part.values, "score"))
+            yield _score(part, scratch(part.values, "score"))
 
     if n <= SMALL:
         flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
         pieces = flat.split([part.values.numel() for part in parts])
         held = [
-            score(part, piece.view_as(part.values))
+            _score(part, piece.view_as(part.values))
             for part, piece in zip(parts, pieces, strict=True)
         ]
         if by_size:
@@ -242,7 +228,7 @@ def _keep_largest_(
                 for part in parts:
                     torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
                 return
-            held = [score(part, held[i]) for i, part in enumerate(parts)]
+            held = [_score(part, held[i]) for i, part in enumerate(parts)]
         else:
             cut = cut_(scratch(flat, "order").copy_(flat), kappa)
         scores: Iterator[Tensor] = iter(held)
