@@ -21,8 +21,9 @@ class Groups:
     `{groups: penalty}` mapping.
 
     Attributes:
-        kind: what a group is: "weights", "kernels", "columns", "channels", "neurons" or "heads".
-        blocks: the tensors that hold them, or families of units.
+        kind: what a group is: "weights", "kernels", "columns", "tiles", "channels",
+            "neurons" or "heads".
+        blocks: the partitions they are made of, one for each tensor or family of units.
     """
 
     def __init__(self, kind: str, blocks: Iterable[Partition]) -> None:

@@ -67,7 +67,8 @@ def columns(model: nn.Module) -> Groups:
 def tiles(model: nn.Module, shape: tuple[int, int] = (4, 4)) -> Groups:
     """Every h × w tile of a matrix is a group; those at its edges may be smaller.
 
-    A convolution is the matrix [out, in·k·k], and so is every parameter with more than two dims.
+    A convolution is the matrix [out, in·k·k]; so is every parameter with more than two dims, its
+    first dim the rows (of a transposed convolution these are inputs).
 
     Args:
         model: any module; parameters are those of `weights`.
@@ -93,8 +94,8 @@ def tiles(model: nn.Module, shape: tuple[int, int] = (4, 4)) -> Groups:
 def blocks(model: nn.Module, run: int) -> Groups:
     """Every weight is a group, and each run of neighbours can have a budget: N:M sparsity.
 
-    Neighbours are along the inputs of one output, in the rows of [out, in·k·k]; the last run of a
-    row may be shorter.
+    Neighbours are along the inputs of one output, in the rows of the matrix that `tiles` takes a
+    parameter for; the last run of a row may be shorter.
 
     Args:
         model: any module; parameters are those of `weights`.

@@ -80,6 +80,9 @@ class _Here:
         )
 
 
+IN_ORDER = _Here(None, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Member:
     """The entries of one tensor that belong to groups.
@@ -129,7 +132,7 @@ class Member:
 
     def sums(self, values: Tensor) -> Tensor:
         """Σ of values, which are shaped like the tensor, over the entries of each group."""
-        return self._gathered(values.sum(self._inner) if self._inner else values)
+        return self.gathered(values.sum(self._inner) if self._inner else values)
 
     def norms(self) -> Tensor:
         """‖w‖₂ of the entries along `dims`; in float32 if the tensor is half precision."""
@@ -141,18 +144,18 @@ class Member:
 
     def squares(self) -> Tensor:
         """Σ w² over the entries of each group."""
-        return self._gathered(self.norms().square())
+        return self.gathered(self.norms().square())
 
     def counts(self) -> int | Tensor:
         """Entries in each group: one number where they are equally many."""
         each = prod(self.tensor.shape[d] for d in self._inner) if self.tensor.numel() else 0
         return each * self._here().counts
 
-    def _gathered(self, rows: Tensor) -> Tensor:
+    def gathered(self, rows: Tensor) -> Tensor:
         """Σ of rows, one number for each entry along `dims`, over each group."""
         index = self._here().index
         if index is None:
-            return rows.view(self.shape)
+            return rows if self.index is None else rows.reshape(self.shape)
         sums = rows.new_zeros(self.count + 1)  # the last takes what belongs to no group
         return sums.scatter_add(0, index, rows.flatten())[: self.count]
 
@@ -163,7 +166,7 @@ class Member:
             GroupError: if the tensor has been cut since they were found.
         """
         if self.index is None:
-            return _Here(None, 1)
+            return IN_ORDER
         now = [self.tensor.shape[d] for d in self.dims]
         if now != list(self.index.shape):
             dims = ", ".join(map(str, self.dims))
@@ -183,13 +186,13 @@ class Member:
         assert self.index is not None
         flat = self.index.flatten().cpu()
         if torch.equal(flat, torch.arange(self.count)):
-            return _Here(None, 1)
+            return IN_ORDER
         flat = torch.where(flat < 0, self.count, flat)
         counts = torch.bincount(flat, minlength=self.count + 1)[: self.count]
         equal = bool((counts == counts[0]).all())
         return _Here(flat, int(counts[0]) if equal else counts)
 
-    @property
+    @cached_property
     def _inner(self) -> tuple[int, ...]:
         return tuple(d for d in range(self.tensor.ndim) if d not in self.dims)
 
@@ -255,7 +258,7 @@ class Partition:
         """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
         [first, *others] = self.normed
         if not others and first.in_order:
-            return first.norms().view(self.shape)
+            return first.gathered(first.norms())
         squares = _total([member.squares() for member in self.normed])
         alive = squares > 0  # the root's gradient at 0 is taken to be 0
         return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)

@@ -81,10 +81,13 @@ class _Part:
             [(number, _)] = self._placed
             return sums[number] * self._each
         alive = p[0].new_ones(())
-        for (number, spread), first in zip(self._placed, self._first, strict=True):
-            chance = spread(p[number])
+        for i, (number, spread) in enumerate(self._placed):
+            chance, first = spread(p[number]), self._first[i]
             if first is not None:
-                chance = torch.where(first.to(chance.device), chance, 1)
+                if first.device != chance.device:
+                    with torch.inference_mode(False):  # the next call may want a gradient
+                        self._first[i] = first = first.to(chance.device)
+                chance = torch.where(first, chance, 1)
             alive = alive * chance
         return alive.sum()
 
