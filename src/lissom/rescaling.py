@@ -42,14 +42,17 @@ def rescale(
     """
     apply = _fused if fused else _reference
     chosen = [i for i, block in enumerate(blocks) if only is None or block in only]
-    if penalty.per == "layer" or penalty.tensors:
+    unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
+    if penalty.per == "layer" or unequal:
         for i in chosen:
-            apply(penalty.of(i), [blocks[i]], step, metrics)
+            apply(penalty.of(i), [blocks[i]], step, metrics, whole=unequal)
     elif chosen:
-        apply(penalty, [blocks[i] for i in chosen], step, metrics)
+        apply(penalty, [blocks[i] for i in chosen], step, metrics, whole=False)
 
 
-def _reference(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics) -> None:
+def _reference(
+    penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics, *, whole: bool
+) -> None:
     """The definition: all norms at once, one prox, one scale for each group."""
     norms = [_signed(block) if penalty.signed else block.norms() for block in blocks]
     steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
@@ -60,7 +63,9 @@ def _reference(penalty: Penalty, blocks: Sequence[Partition], step: Step, metric
         block.scale_(_ratio(x.view_as(old), old))
 
 
-def _fused(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics) -> None:
+def _fused(
+    penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics, *, whole: bool
+) -> None:
     """The same in place on single weights, and on the norms of larger groups."""
     parts: list[Part] = []
     lifted: list[tuple[Partition, Tensor, Tensor]] = []
@@ -68,7 +73,6 @@ def _fused(penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: M
         t = step(block)
         if block.single:
             found = metrics(block)
-            whole = bool(penalty.tensors)
             parts += _in_place(block.parameters[0], t, found[0] if found else None, whole=whole)
         else:
             norms = block.norms()

@@ -55,16 +55,16 @@ def number_of(penalty: object, number: Numbers, norms: Tensor) -> float | Tensor
     Raises:
         PenaltyError: if it is a schedule, or has tensors for several blocks.
     """
+    if isinstance(number, float | int):  # mostly, and asked at every step
+        return number
     if isinstance(number, Schedule):
         raise without_schedule(penalty)
     if isinstance(number, Tensor):
         return number.to(norms.device, norms.dtype)
-    if isinstance(number, Sequence):
-        raise PenaltyError(
-            f"{penalty} has a tensor for each of {len(number)} blocks: take penalty.of(i) for the "
-            "block with number i and use that"
-        )
-    return number
+    raise PenaltyError(
+        f"{penalty} has a tensor for each of {len(number)} blocks: take penalty.of(i) for the "
+        "block with number i and use that"
+    )
 
 
 def without_schedule(penalty: object) -> PenaltyError:
@@ -96,7 +96,7 @@ def added(name: str, one: Numbers, two: Numbers) -> Numbers:
 
 def none(number: Numbers) -> bool:
     """Whether it is the number 0. A tensor of zeros is no number."""
-    return not isinstance(number, Tensor | Schedule | Sequence) and number == 0
+    return isinstance(number, float | int) and number == 0
 
 
 def written(value: object) -> str:

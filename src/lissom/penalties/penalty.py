@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
@@ -122,6 +122,10 @@ class Penalty(Abilities, ABC):
         for part, x in zip(parts, found, strict=True):
             part.values.copy_(x if self.signed else torch.copysign(x, part.values))
 
+    @cached_property
+    def _schedules(self) -> dict[str, Schedule]:
+        return {name: v for name, v in _numbers(self).items() if isinstance(v, Schedule)}
+
     def _prox_together(
         self,
         sizes: Sequence[Tensor],
@@ -157,15 +161,14 @@ class Penalty(Abilities, ABC):
         """λ₂ of a penalty that `folds`."""
         return 0.0
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Sequence[Tensor]]:
         """The fields with a number for each group: their tensors, one for each block."""
         found = {name: per_block(value) for name, value in _numbers(self).items()}
         return {name: tensors for name, tensors in found.items() if tensors is not None}
 
     def at(self, step: int) -> Self:
-        found = _numbers(self)
-        now = {name: v(step) for name, v in found.items() if isinstance(v, Schedule)}
+        now = {name: schedule(step) for name, schedule in self._schedules.items()}
         return replace(self, **now) if now else self  # type: ignore[type-var]
 
     def of(self, block: int) -> Self:
@@ -238,35 +241,35 @@ class Sum(Penalty):
     def terms(self) -> tuple[Penalty, ...]:
         return self.parts
 
-    @property
+    @cached_property
     def joint(self) -> bool:  # type: ignore[override]
         return any(term.joint for term in self.terms)
 
-    @property
+    @cached_property
     def per(self) -> Per:  # type: ignore[override]
         return "layer" if any(term.per == "layer" for term in self.terms) else "all"
 
-    @property
+    @cached_property
     def has_metric(self) -> bool:  # type: ignore[override]
         return all(term.has_metric for term in self.terms)
 
-    @property
+    @cached_property
     def differentiable(self) -> bool:  # type: ignore[override]
         return all(term.differentiable for term in self.terms)
 
-    @property
+    @cached_property
     def weighed(self) -> bool:  # type: ignore[override]
         return any(term.weighed for term in self.terms)
 
-    @property
+    @cached_property
     def signed(self) -> bool:  # type: ignore[override]
         return any(term.signed for term in self.terms)
 
-    @property
+    @cached_property
     def homogeneous(self) -> bool:  # type: ignore[override]
         return all(term.homogeneous for term in self.terms)
 
-    @property
+    @cached_property
     def open_cost(self) -> Numbers | None:  # type: ignore[override]
         total: Numbers = 0.0
         for term in self.terms:
@@ -275,28 +278,28 @@ class Sum(Penalty):
             total = added("L0", total, term.open_cost)
         return total
 
-    @property
+    @cached_property
     def open_square(self) -> Numbers:  # type: ignore[override]
         total: Numbers = 0.0
         for term in self.terms:
             total = added("L2", total, term.open_square)
         return total
 
-    @property
+    @cached_property
     def linear(self) -> Numbers:
         total: Numbers = 0.0
         for term in self.terms:
             total = added("L1", total, term.linear)
         return total
 
-    @property
+    @cached_property
     def quadratic(self) -> Numbers:
         total: Numbers = 0.0
         for term in self.terms:
             total = added("L2", total, term.quadratic)
         return total
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Sequence[Tensor]]:
         return {
             f"{type(term).__name__}.{name}": found
@@ -320,8 +323,7 @@ class Sum(Penalty):
 
     @parts_in_float32
     def prox_(self, parts: Sequence[Part]) -> None:
-        numbers = [number for term in self.parts for number in _numbers(term).values()]
-        if any(isinstance(number, Schedule) for number in numbers):
+        if any(term._schedules for term in self.parts):
             raise without_schedule(self)  # before anything is changed
         if self.signed:
             for part in parts:
@@ -338,23 +340,20 @@ class Sum(Penalty):
                 term.prox_([folded_part])
 
     def at(self, step: int) -> "Sum":
-        return self._each([term.at(step) for term in self.terms])
+        scheduled = any(term._schedules for term in self.parts)
+        return Sum(tuple(term.at(step) for term in self.parts)) if scheduled else self
 
     def of(self, block: int) -> "Sum":
-        return self._each([term.of(block) for term in self.terms])
+        return Sum(tuple(term.of(block) for term in self.parts)) if self.tensors else self
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.terms))
 
-    def _each(self, terms: Sequence[Penalty]) -> "Sum":
-        same = all(new is old for new, old in zip(terms, self.terms, strict=True))
-        return self if same else Sum(tuple(terms))
-
-    @property
+    @cached_property
     def _others(self) -> list[Penalty]:
         return [term for term in self.terms if not term.folds]
 
-    @property
+    @cached_property
     def _keeps_t(self) -> bool:
         """Whether d' has to be told apart from 1/t, as by a budget over parts with their own t."""
         return self.joint and self.has_metric
