@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lissom import L0, L1, L2, L1Ball, Threshold, TopK, budgets, selection
+from lissom import L0, L1, L2, L1Ball, Threshold, TopK
 from lissom.penalties import Elastic, Part, Penalty
 
 SEPARABLE = [
@@ -33,15 +33,6 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 every_penalty = pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS], ids=str)
 euclidean_and_adaptive = pytest.mark.parametrize("adaptive", [False, True])
-
-
-@pytest.fixture(params=["at once", "in passes"])
-def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to a count: with all scores held, and computed anew in each pass."""
-    if request.param == "in passes":
-        monkeypatch.setattr(budgets, "SMALL", 64)
-        monkeypatch.setattr(selection, "SMALL", 64)
-        monkeypatch.setattr(selection, "SAMPLE", 128)
 
 
 def weights_of_many_layouts(dtype: torch.dtype) -> list[Tensor]:
@@ -84,7 +75,6 @@ def check(penalty: Penalty, parts: list[Tensor], rates: list[float], adaptive: b
     return after
 
 
-@pytest.mark.usefixtures("passes")
 @every_penalty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @euclidean_and_adaptive
@@ -99,7 +89,6 @@ def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: 
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("plus", [Elastic(), L0(0.3), L1(0.2), L2(0.5)], ids=str)
 @euclidean_and_adaptive
 def test_equals_stay_in_order_of_index(plus: Elastic, adaptive: bool) -> None:
@@ -135,7 +124,6 @@ def test_edges(penalty: Penalty, adaptive: bool, values: list[Tensor], rate: flo
     check(penalty, parts, [rate] * len(parts), adaptive and penalty.has_metric)
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize(
     "penalty", [L0(0), L1(0), L2(0), TopK(10**6), TopK(fraction=1), L1Ball(1e9)], ids=str
 )
@@ -153,7 +141,6 @@ def test_a_budget_of_0_leaves_nothing(penalty: Penalty, adaptive: bool) -> None:
     assert check(penalty, parts, [0.3] * len(parts), adaptive).count_nonzero() == 0
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS, TopK(0), L1Ball(0)], ids=str)
 @euclidean_and_adaptive
 def test_nan_stays_nan(penalty: Penalty, adaptive: bool) -> None:

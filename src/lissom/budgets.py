@@ -5,7 +5,7 @@ It is met exactly, over all the norms that come together: those of one layer or 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from lissom.errors import PenaltyError
 from lissom.penalties import Elastic, Number, Part, Penalty, plain, soft_threshold_
 from lissom.schedules import Schedule, value_at
-from lissom.scratch import SMALL, scratch
-from lissom.selection import cut_, kth_largest
+from lissom.scratch import scratch
+from lissom.selection import cut_
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
@@ -224,30 +224,17 @@ def _keep_largest_(
     `by_size` says that the scores are the sizes of the values, which then need no second look.
     """
 
-    def anew() -> Iterator[Tensor]:
+    flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
+    pieces = flat.split([part.values.numel() for part in parts])
+    scores = [
+        score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
+    ]
+    cut = cut_(scratch(flat, "order").copy_(flat), kappa)
+    if by_size and cut.ties is None and cut.threshold > 0:
+        below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
         for part in parts:
-            yield score(part, scratch(part.values, "score"))
-
-    if n <= SMALL:
-        flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
-        pieces = flat.split([part.values.numel() for part in parts])
-        held = [
-            score(part, piece.view_as(part.values))
-            for part, piece in zip(parts, pieces, strict=True)
-        ]
-        if by_size:
-            cut = cut_(flat, kappa)
-            if cut.ties is None and cut.threshold > 0:
-                below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
-                for part in parts:
-                    torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
-                return
-            held = [score(part, held[i]) for i, part in enumerate(parts)]
-        else:
-            cut = cut_(scratch(flat, "order").copy_(flat), kappa)
-        scores: Iterator[Tensor] = iter(held)
-    else:  # compute them anew in each pass rather than hold a copy of all the weights
-        cut, scores = kth_largest(anew, kappa, n), anew()
+            torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
+        return
     spare = cut.ties
     for part, numbers in zip(parts, scores, strict=True):
         if spare is None:
