@@ -223,7 +223,6 @@ def _keep_largest_(
 
     `by_size` says that the scores are the sizes of the values, which then need no second look.
     """
-
     flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [

@@ -25,7 +25,7 @@ def kmeans(x: Tensor, k: int, d: Tensor | None = None) -> tuple[Tensor, Tensor]:
     Exact, up to the rounding of float64, for at most MOST different numbers. More are put into as
     many cells, the cells are cut exactly, and from there Lloyd's algorithm moves the cuts among all
     the numbers until none moves. On 266,200 normal, heavy-tailed and two-humped numbers the error
-    was within 1e-6 of the least one found in any way, for all k from 2 to 256.
+    was within 2e-6 of the least there is for k ≤ 16, and within 2e-5 for k = 64.
 
     Args:
         x: finite numbers [n], n ≥ 1.
@@ -139,5 +139,6 @@ def _cells(x: Tensor, most: int) -> Tensor:
     places = torch.cat([quantiles, torch.searchsorted(x, widths).clamp(max=n - 1)]).unique()
     mass = (x[places].double().diff().square() * places.diff()).pow(1 / 3).cumsum(0)
     parts = torch.arange(1, most, dtype=mass.dtype, device=x.device) / most * mass[-1]
-    starts = torch.searchsorted(x, x[places[torch.searchsorted(mass, parts) + 1]]).unique()
+    firsts = x[places[torch.searchsorted(mass, parts) + 1]]
+    starts: Tensor = torch.searchsorted(x, firsts).unique()
     return starts[starts > 0]
