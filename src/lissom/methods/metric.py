@@ -42,13 +42,27 @@ def metric_of(
     Raises:
         OptimizerError: for an optimizer whose preconditioner is not known.
     """
-    found = [
-        preconditioner(optimizer, optimizer.param_groups[i], parameter)
-        for i, parameter in zip(groups, parameters, strict=True)
-    ]
+    found = _found(optimizer, groups, parameters)
     if all(d is None for d in found):
         return None
     return [
         d or Preconditioner(torch.ones_like(p), 1.0, 0.0)
         for d, p in zip(found, parameters, strict=True)
+    ]
+
+
+def is_measured(
+    optimizer: Optimizer, groups: Sequence[int], parameters: Sequence[nn.Parameter]
+) -> bool:
+    """Whether the optimizer has a D for each parameter already: it is 1, or there were steps."""
+    found = zip(_found(optimizer, groups, parameters), parameters, strict=True)
+    return all(d is None or parameter in optimizer.state for d, parameter in found)
+
+
+def _found(
+    optimizer: Optimizer, groups: Sequence[int], parameters: Sequence[nn.Parameter]
+) -> list[Preconditioner | None]:
+    return [
+        preconditioner(optimizer, optimizer.param_groups[i], parameter)
+        for i, parameter in zip(groups, parameters, strict=True)
     ]

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from lissom.errors import MethodError, OptimizerError
 from lissom.groups import Block, Groups
 from lissom.methods.method import Method
-from lissom.methods.metric import Metric, check_metric, group_numbers, metric_of
+from lissom.methods.metric import Metric, check_metric, group_numbers, is_measured, metric_of
 from lissom.methods.options import Options, Steps, make_options, takes, whole
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
@@ -115,8 +115,8 @@ class Proximal(Method):
 
     def _measured(self, block: Block) -> bool:
         """Whether the optimizer has a metric for a block."""
-        stepped = all(p in self.optimizer.state for p in block.parameters)
-        return stepped or self._metrics(block) is None
+        euclidean = self.options.metric == "euclidean"
+        return euclidean or is_measured(self.optimizer, self._group_of[block], block.parameters)
 
     def own_state(self) -> dict[str, Any]:
         return {"due": [block in self._due for block in self.blocks()]}

@@ -76,8 +76,8 @@ class TrainOptions:
             raise RunError(what, field="average_decay")
         if self.lr_factor is not None and not callable(self.lr_factor):
             raise RunError(
-                "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 0, steps), got "
-                f"{self.lr_factor!r}",
+                "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 0, steps), "
+                f"got {self.lr_factor!r}",
                 field="lr_factor",
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

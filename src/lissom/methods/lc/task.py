@@ -11,7 +11,7 @@ from lissom.compressions.compressions import Compression, bound, compress, tenso
 from lissom.compressions.forms import Form, form_of
 from lissom.groups import Groups
 from lissom.methods.lc.pull import pull
-from lissom.methods.metric import group_numbers, metric_of
+from lissom.methods.metric import group_numbers, is_measured, metric_of
 from lissom.penalties import Penalty
 
 
@@ -107,8 +107,7 @@ class Task:
 
     def _metric(self) -> list[Tensor] | None:
         """The optimizer's, or None before its first step, where it has none yet."""
-        optimizer = self._optimizer
-        if optimizer is None or not all(optimizer.state.get(w) for w in self.weights):
+        if self._optimizer is None or not is_measured(self._optimizer, self._groups, self.weights):
             return None
-        found = metric_of(optimizer, self._groups, self.weights)
+        found = metric_of(self._optimizer, self._groups, self.weights)
         return None if found is None else [d() for d in found]
