@@ -39,7 +39,7 @@ class Factorization(Compression):
                 or a metric is given.
         """
         if metric is not None:
-            raise CompressionError(f"{self} knows no metric: use metric='euclidean' with it")
+            self.require_metric()
         for x in w:
             if x.ndim < 2:
                 raise CompressionError(
