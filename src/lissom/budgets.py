@@ -16,7 +16,7 @@ from lissom.errors import PenaltyError
 from lissom.penalties import Elastic, Number, Part, Penalty, plain, soft_threshold_
 from lissom.schedules import Schedule, value_at
 from lissom.scratch import scratch
-from lissom.selection import cut_
+from lissom.selection import kth_largest
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
@@ -228,7 +228,7 @@ def _keep_largest_(
     scores = [
         score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
     ]
-    cut = cut_(scratch(flat, "order").copy_(flat), kappa)
+    cut = kth_largest(flat, kappa)
     if by_size and cut.ties is None and cut.threshold > 0:
         below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
         for part in parts:

@@ -1,7 +1,9 @@
-"""The κ-th largest of many numbers, exactly, without sorting them."""
+"""The κ-th largest of many numbers, exactly, and how many that are equal to it are among the κ."""
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -19,19 +21,23 @@ class Cut:
     ties: int | None
 
 
-def cut_(numbers: Tensor, k: int) -> Cut:
-    """The k-th largest of a vector, whose numbers may be in another order afterwards.
+def kth_largest(numbers: Tensor, k: int) -> Cut:
+    """The k-th largest of a vector.
 
     Args:
         numbers: [n]. NaN counts as largest, and is not told apart.
         k: 1 ≤ k ≤ n.
     """
-    below = len(numbers) - k
-    if numbers.is_cpu:
-        numbers.numpy().partition(below)  # vectorised: four times as fast as torch.kthvalue
-    else:
-        numbers = numbers.sort().values
-    threshold = numbers[below].clone()
-    if not bool((numbers[:below] == threshold).any()):
+    ordered = ascending(numbers)
+    below = len(ordered) - k
+    threshold = ordered[below]
+    if below == 0 or ordered[below - 1] != threshold or bool(threshold.isnan()):
         return Cut(threshold, None)
-    return Cut(threshold, int((numbers[below:] == threshold).sum()))
+    return Cut(threshold, int((ordered[below:] == threshold).sum()))
+
+
+def ascending(numbers: Tensor) -> Tensor:
+    """A vector in ascending order, NaN last."""
+    if numbers.is_cpu:  # NumPy's sort is vectorised: 20 times as fast as torch's
+        return torch.from_numpy(np.sort(numbers.numpy()))
+    return numbers.sort().values

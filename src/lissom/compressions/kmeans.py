@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.selection import ascending
+
 MOST = 2**12  # different numbers that are cut exactly, or cells that more of them are put into
 ROUNDS = 10_000  # of Lloyd's algorithm, which ends before where no cut moves
 
@@ -40,7 +42,7 @@ def kmeans(x: Tensor, k: int, d: Tensor | None = None) -> tuple[Tensor, Tensor]:
     of the last cut, Grønlund et al. 2017 (*Fast exact k-means, k-medians and Bregman divergence
     clustering in 1D*).
     """
-    x, d = ascending(x, d)
+    x, d = weighted(x, d)
     n, wide = len(x), x.double()
     middle = wide[n // 2]  # subtracted, so that the sums keep their digits
     weights, totals = sums(wide - middle, d)
@@ -63,11 +65,10 @@ def kmeans(x: Tensor, k: int, d: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return means.to(x.dtype), x[ends - 1]
 
 
-def ascending(x: Tensor, d: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def weighted(x: Tensor, d: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Numbers in ascending order with their weights, without those of weight 0."""
     if d is None or not bool(d.any()):
-        # NumPy's sort is vectorised: 15 million float32 in 0.2 s, and in 2.3 s by torch.
-        return (torch.from_numpy(np.sort(x.numpy())) if x.is_cpu else x.sort().values), None
+        return ascending(x), None
     x, order = x[d > 0].sort()
     return x, d[d > 0][order]
 

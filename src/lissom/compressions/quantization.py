@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Form, Quantized
-from lissom.compressions.kmeans import ascending, kmeans, sums
+from lissom.compressions.kmeans import kmeans, sums, weighted
 from lissom.errors import CompressionError
 from lissom.penalties import widen
 
@@ -136,7 +136,7 @@ class ScaledTernary(Quantization):
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         if not any(x.numel() for x in w):
             return [Quantized(_scaled(x, 0.0, (-1, 0, 1)), x.to(torch.uint8)) for x in w]
-        falling, d = ascending(-_vector(w).abs(), None if metric is None else _vector(metric))
+        falling, d = weighted(-_vector(w).abs(), None if metric is None else _vector(metric))
         weights, totals = (sum[1:] for sum in sums(falling, d))
         last = (totals.square() / weights).argmax()
         c, least = float(-totals[last] / weights[last]), float(-falling[last])
