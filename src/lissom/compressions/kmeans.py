@@ -48,21 +48,21 @@ def kmeans(x: Tensor, k: int, d: Tensor | None = None) -> tuple[Tensor, Tensor]:
     weights, totals = sums(wide - middle, d)
     new = x[1:] != x[:-1]
     most = max(MOST, k)
-    ends = new.nonzero().flatten() + 1 if int(new.sum()) < most else _cells(x, most)
-    if len(ends) >= k:
-        ends = F.pad(F.pad(ends, (1, 0)), (0, 1), value=n)
-        best = cuts_of(weights[ends].cpu().numpy(), totals[ends].cpu().numpy(), k)
-        ends = ends[torch.from_numpy(best).to(ends.device)]
+    cuts = new.nonzero().flatten() + 1 if int(new.sum()) < most else _cells(x, most)
+    if len(cuts) >= k:
+        bounds = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=n)
+        best = best_cuts(weights[bounds].cpu().numpy(), totals[bounds].cpu().numpy(), k)
+        cuts = bounds[torch.from_numpy(best).to(bounds.device)]
     for _ in range(ROUNDS):
-        bounds = F.pad(F.pad(ends, (1, 0)), (0, 1), value=n)
+        bounds = F.pad(F.pad(cuts, (1, 0)), (0, 1), value=n)
         means = totals[bounds].diff() / weights[bounds].diff() + middle
         means = means.clamp(wide[bounds[:-1]], wide[bounds[1:] - 1])  # whatever rounding did
         moved = torch.searchsorted(wide, (means[1:] + means[:-1]) / 2, right=True).unique()
         moved = moved[(moved > 0) & (moved < n)]
-        if len(moved) < len(ends) or torch.equal(moved, ends):
+        if len(moved) < len(cuts) or torch.equal(moved, cuts):
             break
-        ends = moved
-    return means.to(x.dtype), x[ends - 1]
+        cuts = moved
+    return means.to(x.dtype), x[cuts - 1]
 
 
 def weighted(x: Tensor, d: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -82,7 +82,7 @@ def sums(x: Tensor, d: Tensor | None) -> tuple[Tensor, Tensor]:
     return weights, F.pad((x.double() * d).cumsum(0), (1, 0))
 
 
-def cuts_of(weights: Floats, totals: Floats, k: int) -> NDArray[np.intp]:
+def best_cuts(weights: Floats, totals: Floats, k: int) -> NDArray[np.intp]:
     """Cut m cells into at most k stretches that maximise Σ_j S_j²/D_j.
 
     By dynamic programming over the number of stretches: the more cells there are, the later the
@@ -128,11 +128,11 @@ def cuts_of(weights: Floats, totals: Floats, k: int) -> NDArray[np.intp]:
 
 
 def _cells(x: Tensor, most: int) -> Tensor:
-    """Where about as many cells begin, each as wide as density^(−1/3); none parts equal numbers.
+    """Where cells of width density^(−1/3) begin, all but the first; about `most`.
 
-    Many cells lose least if they are chosen so (Panter & Dite 1951): ∫ density^(1/3) is the same in
-    each. It is summed over 2¹⁷ stretches of equal counts and as many of equal widths, for thin
-    tails.
+    None parts equal numbers. Many cells lose least if they are chosen so (Panter & Dite 1951):
+    ∫ density^(1/3) is the same in each. It is summed over 2¹⁷ stretches of equal counts and as many
+    of equal widths, for thin tails.
     """
     n, fine = len(x), 2**17
     quantiles = torch.arange(fine, device=x.device) * n // fine
