@@ -4,7 +4,7 @@ import re
 import runpy
 from collections.abc import Iterator, Mapping
 from functools import cached_property, singledispatchmethod
-from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -34,22 +34,25 @@ def on_pre_build(config: Mapping[str, Any]) -> None:
 def problems(package: ModuleType, api: str) -> list[str]:
     """One sentence for each public name that is undocumented, unlisted in `api`, or not there.
 
-    A public module is listed by its own public names. The page may list more than is public: the
-    classes of what a public function returns.
+    A public module is listed by its own public names. The page may list more than is public: names
+    that are found in a room.
     """
     public = dict(_public(package))
-    entries = {_entry(name, thing): name for name, thing in public.items()}
     listed = re.findall(r"^::: *(\S+)", api, flags=re.MULTILINE)
-    more = {entry: _found(entry) for entry in listed if entry not in entries}
-    shown = {**public, **{entry: thing for entry, thing in more.items() if thing is not None}}
+    found = {name: _found(package, name) for name in listed}
+    shown = {**public, **{name: thing for name, thing in found.items() if thing is not None}}
     return [
         *(f"{name} has no docstring" for name in undocumented(shown, package.__name__)),
         *(
-            f"{name} has no entry '::: {entry}' in docs/api.md"
-            for entry, name in entries.items()
-            if entry not in listed
+            f"{name} has no entry '::: {name}' in docs/api.md"
+            for name in public
+            if name not in listed
         ),
-        *(f"docs/api.md names {e}, which does not exist" for e, thing in more.items() if not thing),
+        *(
+            f"docs/api.md names {n}, which does not exist"
+            for n, thing in found.items()
+            if not thing
+        ),
     ]
 
 
@@ -62,14 +65,11 @@ def _public(package: ModuleType) -> Iterator[tuple[str, object]]:
             yield f"{package.__name__}.{name}", thing
 
 
-def _found(entry: str) -> object:
-    """What a dotted name of a room, not of the package itself, stands for."""
-    room, _, name = entry.rpartition(".")
-    if not room.count("."):
-        return None
+def _found(package: ModuleType, name: str) -> object:
+    """What a dotted name stands for, as it is typed after an import of the package alone."""
     try:
-        return getattr(import_module(room), name, None)
-    except ModuleNotFoundError:
+        return attrgetter(name.removeprefix(f"{package.__name__}."))(package)
+    except AttributeError:
         return None
 
 
@@ -80,12 +80,6 @@ def undocumented(public: Mapping[str, object], package: str) -> Iterator[str]:
             yield name
         if isinstance(thing, type):
             yield from (f"{name}.{m}" for m in _members(thing, package) if not _explained(thing, m))
-
-
-def _entry(name: str, thing: object) -> str:
-    """How mkdocstrings finds it: `lissom.shrink` would be the module that the function is in."""
-    in_namesake = getattr(thing, "__module__", None) == name
-    return f"{name}.{name.rpartition('.')[2]}" if in_namesake else name
 
 
 def _documented(thing: object) -> bool:

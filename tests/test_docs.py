@@ -1,6 +1,9 @@
-"""The documentation check of docs/hooks.py, on modules made up here and on lissom itself."""
+"""The documented interface: the check of docs/hooks.py, and that what is printed can be typed."""
 
 import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
@@ -108,17 +111,16 @@ def test_entries_and_public_names_must_agree():
     ]
 
 
-def test_a_function_named_like_its_module_is_listed_in_it():
+def test_a_name_in_a_room_may_be_listed():
     source = """
-        __all__ = ["measure"]
-        def measure():
-            "Count."
-        measure.__module__ = "fake.measure"
+        import types
+        __all__ = []
+        room = types.SimpleNamespace(measure=lambda: None)
+        room.measure.__doc__ = "Count."
     """
-    assert problems(source, api="::: fake.measure.measure") == []
-    assert problems(source, api="::: fake.measure") == [
-        "fake.measure has no entry '::: fake.measure.measure' in docs/api.md",
-        "docs/api.md names fake.measure, which does not exist",
+    assert problems(source, api="::: fake.room.measure") == []
+    assert problems(source, api="::: fake.room.weigh") == [
+        "docs/api.md names fake.room.weigh, which does not exist"
     ]
 
 
@@ -134,3 +136,33 @@ def test_lissom_is_documented():
     import lissom
 
     assert hooks.problems(lissom, (ROOT / "docs" / "api.md").read_text(encoding="utf-8")) == []
+
+
+def test_every_name_printed_is_there_after_one_import():
+    """On the pages, in docstrings and in messages; in a process that has imported nothing else."""
+    api = re.findall(r"^::: *(\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py")]
+    text = "\n".join(file.read_text() for file in files)
+    printed = re.findall(r"(?<![\w./-])lissom(?:\.[A-Za-z_]\w*)+(?![\w{])", text)
+    assert len(api) > 80 and len(set(printed)) > 150
+    names = sorted({*api, *printed, "lissom.__version__"})
+    code = """
+        import operator, sys, lissom
+        for name in sys.stdin.read().split():
+            try:
+                operator.attrgetter(name.removeprefix("lissom."))(lissom)
+            except AttributeError as error:
+                print(name, error)
+    """
+    command = [sys.executable, "-c", dedent(code)]
+    done = subprocess.run(command, input="\n".join(names), capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0), done.stdout + done.stderr
+
+
+def test_a_name_that_is_not_there_is_answered_by_the_nearest():
+    import lissom
+
+    with pytest.raises(AttributeError, match=r"no attribute 'neuron'\. Did you mean 'neurons'"):
+        lissom.neuron  # noqa: B018
+    assert not hasattr(lissom, "__wrapped__") and not hasattr(lissom, "__main__")
+    assert {"__version__", "attacks", "weights"} <= set(dir(lissom))

@@ -165,9 +165,9 @@ def test_accuracies_by_size() -> None:
     assert found == accuracy_by_size(nets, X, y, (1, 3, 6), repeats=30, seed=2)
     assert len(set(found[3])) > 1
     for labels in (y[:, None], y[:1], y[:-1]):
-        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n classes"):
+        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n labels"):
             accuracy_by_size(nets, X, labels, (1,))
-        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n classes"):
+        with pytest.raises(EnsembleError, match="n ≥ 1 inputs and y their n labels"):
             calibration_of(nets, X, labels)
     with pytest.raises(EnsembleError, match="there are 6 networks, which make no 7"):
         accuracy_by_size(nets, X, y, (1, 7))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lissom import L0, L1, L2, MCP, L1Ball, Lq, Threshold, TopK, selection
-from lissom.penalties import Part, Penalty, budgets
+from lissom import L0, L1, L2, MCP, L1Ball, Lq, Threshold, TopK
+from lissom.penalties import Part, Penalty
 
 SEPARABLE = [
     L0(0.3),
@@ -36,15 +36,6 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 every_penalty = pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS], ids=str)
 euclidean_and_adaptive = pytest.mark.parametrize("adaptive", [False, True])
-
-
-@pytest.fixture(params=["at once", "in passes"])
-def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to a count: with all scores held, and computed anew in each pass."""
-    if request.param == "in passes":
-        monkeypatch.setattr(budgets, "SMALL", 64)
-        monkeypatch.setattr(selection, "SMALL", 64)
-        monkeypatch.setattr(selection, "SAMPLE", 128)
 
 
 def weights_of_many_layouts(dtype: torch.dtype) -> list[Tensor]:
@@ -87,7 +78,6 @@ def check(penalty: Penalty, parts: list[Tensor], rates: list[float], adaptive: b
     return after
 
 
-@pytest.mark.usefixtures("passes")
 @every_penalty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @euclidean_and_adaptive
@@ -102,7 +92,6 @@ def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: 
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("plus", [L1(0), L0(0.3), L1(0.2), L2(0.5)], ids=str)
 @euclidean_and_adaptive
 def test_equals_stay_in_order_of_index(plus: Penalty, adaptive: bool) -> None:
@@ -138,7 +127,6 @@ def test_edges(penalty: Penalty, adaptive: bool, values: list[Tensor], rate: flo
     check(penalty, parts, [rate] * len(parts), adaptive and penalty.has_metric)
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize(
     "penalty", [L0(0), L1(0), L2(0), TopK(10**6), TopK(fraction=1), L1Ball(1e9)], ids=str
 )
@@ -156,7 +144,6 @@ def test_a_budget_of_0_leaves_nothing(penalty: Penalty, adaptive: bool) -> None:
     assert check(penalty, parts, [0.3] * len(parts), adaptive).count_nonzero() == 0
 
 
-@pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS, TopK(0), L1Ball(0)], ids=str)
 @euclidean_and_adaptive
 def test_nan_stays_nan(penalty: Penalty, adaptive: bool) -> None:

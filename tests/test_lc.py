@@ -610,6 +610,18 @@ def test_the_adaptive_metric_is_that_of_the_last_c_step() -> None:
     torch.testing.assert_close(method.state_dict()["own"]["tasks"][0]["metric"][0], d)
 
 
+def test_param_groups_with_and_without_momentum_have_a_metric_each() -> None:
+    model = net()
+    opt = SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "momentum": 0.9}], 0.1
+    )
+    method = lc(opt, {weights(model): TopK(9)}, every=2, mu=1.0, metric="adaptive")
+    train(model, method, 3)
+    first, second = method.state_dict()["own"]["tasks"][0]["metric"]
+    torch.testing.assert_close(first, torch.ones(5, 6))
+    torch.testing.assert_close(second, torch.full((3, 5), 0.1))
+
+
 def squares(model: nn.Module) -> float:
     return sum(float(p.grad.square().sum()) for p in matrices(model))  # type: ignore[union-attr]
 
@@ -933,7 +945,7 @@ BAD: list[tuple[Callable[[nn.Module], Any], type[Exception], str]] = [
     (lambda m: _lc(m, mu=[0.5], every=[1, 2]), CompressionError, "there are 2 C steps"),
     (lambda m: _lc(m, mu="auto"), CompressionError, "auto"),
     (lambda m: _lc(m, mu_factor=-1), CompressionError, "above 0, got -1"),
-    (lambda m: _lc(m, algorithm="admm"), CompressionError, "'augmented' or 'quadratic', got 'adm"),
+    (lambda m: _lc(m, algorithm="admm"), MethodError, "'augmented' or 'quadratic', got 'adm"),
     (lambda m: _lc(m, metric="l2"), MethodError, "got 'l2'"),
     (lambda m: _lc(m, metric="adaptive", penalty=LowRank(1)), CompressionError, "knows no metric"),
     (lambda m: _lc(m, mu=None, c_steps=0), CompressionError, "≥ 1, got 0"),

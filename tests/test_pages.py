@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 import lissom
+from lissom.cli import app
 from lissom.data.modrec import CLASSES
 from lissom.errors import RecipeError
 from lissom.models import cnn
@@ -103,6 +105,28 @@ def test_commands_name_keys_that_recipes_have(command: str, answer: str) -> None
     with pytest.raises(RecipeError) as refused:
         read_recipe(recipe, changes)
     assert f"error: {refused.value}" == answer
+
+
+def test_commands_exist_and_take_their_options() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    count = 0
+    for page in ALL:
+        text = page.read_text().replace("\\\n", " ").replace("$seed", "0")
+        shell = re.findall(r"^(?:\$ |for .*?; do )(.*?)(?:; done)?$", text, re.MULTILINE)
+        shell = [line.partition("; do ")[2] or line for line in shell]
+        for line in [*shell, *re.findall(r"`((?:lissom|make) [^`]+)`", text)]:
+            program, verb, *words = shlex.split(line, comments=True)
+            assert program in ("make", "lissom"), line
+            assert verb in (targets if program == "make" else verbs), line
+            if program == "lissom":
+                known = {name for option in verbs[verb].params for name in option.opts}
+                given = {word for word in words if word.startswith("--")}
+                assert given <= known, line
+                if line in shell:
+                    verbs[verb].make_context(verb, words)  # all of it can be parsed
+            count += 1
+    assert count > 30
 
 
 def test_tables_are_what_the_results_say() -> None:

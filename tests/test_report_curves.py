@@ -299,7 +299,7 @@ def test_class_accuracy_refuses_what_it_cannot_count(trained: Curve) -> None:
         class_accuracy(trained, EXAMPLE, torch.tensor([0, 2, 2, 0]))
     with pytest.raises(PathError, match="3 classes, and there are 2 names"):
         class_accuracy(trained, EXAMPLE, y, names=["a", "b"])
-    with pytest.raises(LissomError, match="n inputs and y their n labels"):
+    with pytest.raises(LissomError, match="n ≥ 1 inputs and y their n labels"):
         class_accuracy(trained, EXAMPLE, y[:2])
     with pytest.raises(LissomError, match=r"labels of 3 logits are 0 … 2, got 0 … 4"):
         class_accuracy(trained, torch.cat([EXAMPLE, EXAMPLE[:1]]), torch.arange(5))

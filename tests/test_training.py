@@ -571,7 +571,7 @@ def test_wrong_combinations_are_refused_at_once(wrong: Wrong, tmp_path: Path) ->
     assert methods_on(optimizer) or same(state(net), before)
 
 
-SCHEDULE = "lr_factor is a schedule by step, such as lissom.linear(1, 0, steps), got 0.5"
+SCHEDULE = "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 0, steps), got 0.5"
 
 
 @pytest.mark.parametrize(
@@ -591,8 +591,8 @@ SCHEDULE = "lr_factor is a schedule by step, such as lissom.linear(1, 0, steps),
         ({"average_decay": False}, "average_decay is in [0, 1), got False"),
         ({"lr_factor": 0.5}, SCHEDULE),
         ({"augment": 4}, "augment is made by Augment(pad=4, flip=True), got 4"),
-        ({"bf16": "no"}, "bf16 is True or False, got 'no'"),
-        ({"channels_last": 1}, "channels_last is True or False, got 1"),
+        ({"bf16": "no"}, "bf16 is true or false, got 'no'"),
+        ({"channels_last": 1}, "channels_last is true or false, got 1"),
         ({"device": 0}, "device is a name, such as 'cpu' or 'cuda', got 0"),
         ({"device": None}, "device is a name, such as 'cpu' or 'cuda', got None"),
         ({"seed": "1"}, "a seed is a whole number, got '1'"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
 from lissom.running import evaluating
-from lissom.training.evaluation import logits_of, loss_and_error
+from lissom.training.evaluation import check_labelled, logits_of, loss_and_error
 
 SIZES = (1, 2, 5, 10, 20, 50)
 
@@ -119,7 +119,7 @@ def best_of(
     Source: Ahmed, chapter 3B, which proposes it.
     """
     members = Ensemble(networks)
-    _check_labels(x, y)
+    check_labelled(x, y, EnsembleError)
     if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
         raise EnsembleError(f"strength is a number λ ≥ 0, got {strength!r}")
     costs = []
@@ -205,7 +205,7 @@ def calibration_of(
         batch_size: how many inputs a network gets at a time.
     """
     members = Ensemble(networks)
-    _check_labels(x, y)
+    check_labelled(x, y, EnsembleError)
     with evaluating(members):
         votes = torch.cat([members.votes(part) for part in x.split(batch_size)]).max(1)
     return calibration(votes.values, votes.indices == y, bins)
@@ -242,7 +242,7 @@ def accuracy_by_size(
     Source: Ahmed, fig. 8–9.
     """
     members = Ensemble(networks)
-    _check_labels(x, y)
+    check_labelled(x, y, EnsembleError)
     if wrong := [size for size in sizes if not isinstance(size, int) or size < 1]:
         raise EnsembleError(f"a size is a whole number ≥ 1, got {wrong[0]!r}")
     if most := [size for size in sizes if size > len(members)]:
@@ -261,11 +261,3 @@ def accuracy_by_size(
             predicted = answers[chosen.to(answers.device)].mean(0).argmax(1)
             found[size].append(float((predicted == y).double().mean()))
     return found
-
-
-def _check_labels(x: Tensor, y: Tensor) -> None:
-    if y.ndim != 1 or len(x) != len(y) or not len(y) or y.is_floating_point():
-        raise EnsembleError(
-            f"x holds n ≥ 1 inputs and y their n classes, got {list(x.shape)} and {list(y.shape)} "
-            f"of {y.dtype}"
-        )

@@ -12,6 +12,7 @@ Source: Louizos, Welling & Kingma 2018, eq. 10–13.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from lissom.errors import LissomError
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 POINTS, WEIGHTS = ((_POINTS + 1) / 2).tolist(), (_WEIGHTS / 2).tolist()
 
-TEST_GATES = ("published", "median", "mean", "mode")
+TestGate = Literal["published", "median", "mean", "mode"]
+TEST_GATES: tuple[str, ...] = get_args(TestGate)
 
 
 @dataclass(frozen=True)

@@ -241,3 +241,18 @@ def distance(
 def tensors_of(blocks: Sequence[Partition]) -> list[torch.nn.Parameter]:
     """The parameters that hold the groups of these blocks, each once."""
     return list(dict.fromkeys(p for block in blocks for p in block.parameters))
+
+
+def require_finite(tensors: Sequence[Tensor], what: object) -> None:
+    """Refuse weights that have no nearest compressed ones.
+
+    Raises:
+        CompressionError: if any is NaN or infinite.
+    """
+    for i, tensor in enumerate(tensors):
+        if not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            raise CompressionError(
+                f"{what} was given {bad:,} NaN or infinite weights, in tensor {i + 1} of "
+                f"{len(tensors)}, of shape {list(tensor.shape)}: has training diverged?"
+            )

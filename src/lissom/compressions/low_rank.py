@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lissom.compressions.compressions import Compression
+from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Dense, Factors, Form
-from lissom.compressions.sorting import require_finite
 from lissom.errors import CompressionError
 from lissom.penalties import widen
 

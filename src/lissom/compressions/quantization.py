@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lissom.compressions.compressions import Compression
+from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Form, Quantized
-from lissom.compressions.kmeans import kmeans
-from lissom.compressions.sorting import (
-    Sorted,
-    gathered,
-    require_finite,
-    require_metric,
-)
+from lissom.compressions.kmeans import kmeans, sums, weighted
 from lissom.errors import CompressionError
 from lissom.penalties import Per, check_per, widen
 
@@ -35,7 +29,7 @@ class Quantization(Compression):
         """
         require_finite(w, self)
         if metric is not None:
-            require_metric(metric, w, self)
+            _check_metric(metric, w, self)
         return self._quantize(w, metric)
 
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
@@ -49,7 +43,7 @@ class Quantization(Compression):
 class Codebook(Quantization):
     """A learned codebook of k values: θ_i = c_{κ(i)}, with c and κ that minimise Σ d (w − θ)².
 
-    Found as `kmeans` says: exactly for k = 2 and for few weights, else very nearly so. Of fewer
+    Found as `kmeans` says: exactly for few different weights, else very nearly so. Of fewer
     than k different weights the codebook holds these.
 
     Args:
@@ -74,10 +68,10 @@ class Codebook(Quantization):
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         if not any(x.numel() for x in w):
             return [Quantized(x.flatten(), x.to(torch.uint8)) for x in w]
-        numbers = gathered(w)
-        d = None if metric is None else gathered(metric).to(numbers.dtype)
-        found = kmeans(numbers, self.k, d)
-        return [Quantized(found.centers.to(x.dtype), found.index(x)) for x in w]
+        centers, edges = kmeans(_vector(w), self.k, None if metric is None else _vector(metric))
+        kind = index_dtype(len(centers))
+        indices = (torch.bucketize(x.to(edges), edges, out_int32=True).to(kind) for x in w)
+        return [Quantized(centers.to(x.dtype), i) for x, i in zip(w, indices, strict=True)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,19 +129,42 @@ class ScaledTernary(Quantization):
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         if not any(x.numel() for x in w):
             return [Quantized(_scaled(x, 0.0, (-1, 0, 1)), x.to(torch.uint8)) for x in w]
-        sizes = gathered(w).abs_().neg_()  # ascending, as Sorted has them
-        d = None if metric is None else gathered(metric).to(sizes.dtype)
-        data = Sorted(sizes, d, centred=False)
-        kept = data.best(lambda weights, sums: sums.square() / weights, len(data))
-        weight, total = (float(s) for s in data.sums(torch.tensor(kept, device=sizes.device)))
-        least = -float(data.x[kept - 1])
+        falling, d = weighted(-_vector(w).abs(), None if metric is None else _vector(metric))
+        weights, totals = (sum[1:] for sum in sums(falling, d))
+        last = (totals.square() / weights).argmax()
+        c, least = float(-totals[last] / weights[last]), float(-falling[last])
         return [
             Quantized(
-                _scaled(x, -total / weight, (-1, 0, 1)),
+                _scaled(x, c, (-1, 0, 1)),
                 (x.sign() * (x.abs() >= least) + 1).to(torch.uint8),
             )
             for x in w
         ]
+
+
+def index_dtype(k: int) -> torch.dtype:
+    """The smallest integers that number k values."""
+    if k <= 2**8:
+        return torch.uint8
+    return torch.int16 if k <= 2**15 else torch.int32
+
+
+def _vector(tensors: Sequence[Tensor]) -> Tensor:
+    """All numbers of some tensors, float32 or wider."""
+    return torch.cat([widen(tensor).flatten() for tensor in tensors])
+
+
+def _check_metric(metric: Sequence[Tensor], w: Sequence[Tensor], what: object) -> None:
+    """Refuse weights of weights that give no distance."""
+    shapes = [list(d.shape) for d in metric], [list(x.shape) for x in w]
+    if shapes[0] != shapes[1]:
+        raise CompressionError(f"{what}: the metric has shapes {shapes[0]}, weights {shapes[1]}")
+    for i, d in enumerate(metric):
+        if not bool((d.isfinite() & (d >= 0)).all()):
+            raise CompressionError(
+                f"{what} needs a metric d ≥ 0, and that of tensor {i + 1} of {len(metric)} has "
+                "negative, NaN or infinite entries"
+            )
 
 
 def _scaled(like: Tensor, c: float, values: Sequence[int]) -> Tensor:

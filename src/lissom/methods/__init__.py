@@ -6,21 +6,30 @@ of its own. Nothing outside of it asks which one it is.
 
 from lissom.errors import MethodError, nearest
 from lissom.importing import imported
-from lissom.methods.gates import Budget, Gates
-from lissom.methods.lc import LC
+from lissom.methods.gates import Budget, GateOptions, Gates, close_dead_gates, gates_of
+from lissom.methods.lc import LC, LCOptions
 from lissom.methods.method import Method, methods_on
 from lissom.methods.options import Options, Steps, make_options
 from lissom.methods.plain import require_plain
-from lissom.methods.proximal import Proximal
+from lissom.methods.proximal import Proximal, ProximalOptions
 from lissom.methods.subgradient import Subgradient
 from lissom.strength import Strength
 
 __all__ = [
+    "LC",
     "Budget",
+    "GateOptions",
+    "Gates",
+    "LCOptions",
     "Method",
     "Options",
+    "Proximal",
+    "ProximalOptions",
     "Steps",
     "Strength",
+    "Subgradient",
+    "close_dead_gates",
+    "gates_of",
     "make_options",
     "method_named",
     "methods_on",

@@ -1,9 +1,11 @@
 """Options of methods: frozen dataclasses whose rules are written where the option is."""
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lissom.errors import LissomError, MethodError, nearest
 
@@ -11,6 +13,7 @@ STEPS = "optimizer steps"
 Steps = Annotated[int, STEPS]  # in the epochs of a recipe, and in optimizer steps everywhere else
 
 Made = TypeVar("Made")
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +33,7 @@ class Options:
     finalize_at: Steps | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool) and not isinstance(value, bool):
-                what = f"{field.name} is true or false, got {value!r}"
-                raise MethodError(what, field=field.name)
+        check_words(self)
         if not whole(self.start, least=0):
             raise MethodError(f"start counts steps, 0 or more, got {self.start!r}", field="start")
         end = self.finalize_at
@@ -85,6 +84,60 @@ def make_options(
         if name not in given and field.default is field.default_factory is MISSING:
             raise error(f"option {name!r} has to be given", field=name)
     return cls(**given)
+
+
+def check_words(options: Any, error: type[LissomError] = MethodError) -> None:
+    """Refuse what an annotation excludes: a `bool` is true or false, a `Literal` one of its words.
+
+    Args:
+        options: a dataclass.
+        error: what is raised.
+
+    Raises:
+        LissomError: listing the words.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        value = getattr(options, name, None)
+        if hint is bool and not isinstance(value, bool):
+            raise error(f"{name} is true or false, got {value!r}", field=name)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        other = any(isinstance(value, kind) for kind in kinds if isinstance(kind, type))
+        if words and value not in words and not other:
+            *first, last = map(repr, words)
+            choice = f"{', '.join(first)} or {last}" if first else last
+            raise error(f"{name} is {choice}, got {value!r}", field=name)
+
+
+def takes(options: type) -> Callable[[Verb], Verb]:
+    """Make the `**options` of a function what they are to `help` and `inspect`: fields of a class.
+
+    So an option is spelt, explained and given its default in one place, the class. The line
+    `**options` of the docstring is replaced by the attributes that the docstrings of the class and
+    its bases explain.
+    """
+
+    def complete(function: Verb) -> Verb:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        spelt = inspect.signature(options).parameters.values()
+        function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*own, *spelt]
+        )
+        lines = inspect.getdoc(function).splitlines()  # type: ignore[union-attr]
+        [at] = [i for i, line in enumerate(lines) if line.strip().startswith("**options")]
+        classes = [cls for cls in options.__mro__ if "Attributes:" in (cls.__doc__ or "")]
+        lines[at : at + 1] = [line for cls in classes for line in _attributes(cls)]
+        function.__doc__ = "\n".join(lines)
+        return function
+
+    return complete
+
+
+def _attributes(cls: type) -> list[str]:
+    """The lines on the attributes in the docstring of a class."""
+    _, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    return rest.partition("\n\n")[0].splitlines()
 
 
 def positive(value: object) -> bool:

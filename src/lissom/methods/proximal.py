@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from lissom.errors import MethodError, OptimizerError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
-from lissom.methods.metric import Metric, check_metric, metric_of
-from lissom.methods.options import Options, Steps, whole
+from lissom.methods.metric import Metric, check_metric, group_numbers, is_measured, metric_of
+from lissom.methods.options import Options, Steps, make_options, takes, whole
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
@@ -25,7 +25,21 @@ from lissom.rescaling import rescale
 
 @dataclass(frozen=True, kw_only=True)
 class ProximalOptions(Options):
-    """When the prox acts, and in which metric; see `proximal`."""
+    """When the prox acts, and in which metric.
+
+    Attributes:
+        every: apply the prox after every `every`-th step, as in Formanek's Proximal RMSProp where
+            it is an epoch. The step t stays lr, so λ then acts `every` times less often.
+        metric: "euclidean" (t = lr for all weights) or "adaptive": the optimizer's own D, so that
+            a weight's step is lr/D_i. λ means different things in the two. D = √v̂ + ε in Adam,
+            AdamW and RMSprop, √(Σg²) in Adagrad, 1 in SGD, times 1 − μ under heavy-ball
+            momentum. For a group of several weights
+            d_g = Σ D_i w_i² / Σ w_i², exact among all rescalings of the group.
+        fused: False runs the plain reference loop (same result, slower).
+
+    Raises:
+        MethodError: for an unknown metric, or counts that cannot be.
+    """
 
     every: Steps = 1
     metric: Metric = "euclidean"
@@ -35,7 +49,6 @@ class ProximalOptions(Options):
         super().__post_init__()
         if not whole(self.every, least=1):
             raise MethodError(f"every counts steps, 1 or more, got {self.every!r}", field="every")
-        check_metric(self.metric)
 
 
 class Proximal(Method):
@@ -57,7 +70,7 @@ class Proximal(Method):
     ) -> None:
         super().__init__(optimizer, penalties, options)
         self._due: set[Partition] = set()  # blocks that were stepped since the last prox
-        self._group_of = _param_groups(self.optimizer, self.blocks())
+        self._group_of = {b: group_numbers(self.optimizer, b.parameters) for b in self.blocks()}
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
                 self._metrics(block)
@@ -111,8 +124,8 @@ class Proximal(Method):
 
     def _measured(self, block: Partition) -> bool:
         """Whether the optimizer has a metric for a block."""
-        stepped = all(p in self.optimizer.state for p in block.parameters)
-        return stepped or self._metrics(block) is None
+        euclidean = self.options.metric == "euclidean"
+        return euclidean or is_measured(self.optimizer, self._group_of[block], block.parameters)
 
     def own_state(self) -> dict[str, Any]:
         return {"due": [block in self._due for block in self.blocks()]}
@@ -137,16 +150,8 @@ class Proximal(Method):
         return metric_of(self.optimizer, self._group_of[block], block.parameters)
 
 
-def proximal(
-    optimizer: Optimizer,
-    penalties: Mapping[Groups, Penalty],
-    *,
-    every: int = 1,
-    metric: Metric = "euclidean",
-    start: int = 0,
-    finalize_at: int | None = None,
-    fused: bool = True,
-) -> Proximal:
+@takes(ProximalOptions)
+def proximal(optimizer: Optimizer, penalties: Mapping[Groups, Penalty], **options: Any) -> Proximal:
     """Let an optimizer minimise L(w) + Σ P(norms), with exact zeros: after its step, the prox.
 
     The optimizer stays the user's own object. Its momentum and second moments are left alone
@@ -161,23 +166,14 @@ def proximal(
         penalties: {groups: penalty}; disjoint groups, each with a penalty of its own. In the
             Euclidean metric L1 of single weights may go with a penalty of the groups that they lie
             in: {weights: L1(λ₁), columns: L1(λ₂)} is the sparse-group lasso.
-        every: apply the prox after every `every`-th step, as in Formanek's Proximal RMSProp where
-            it is an epoch. The step t stays lr, so λ then acts `every` times less often.
-        metric: "euclidean" (t = lr for all weights) or "adaptive": the optimizer's own D, so that
-            a weight's step is lr/D_i. λ means different things in the two. D = √v̂ + ε in Adam,
-            AdamW and RMSprop, √(Σg²) in Adagrad, 1 in SGD, times 1 − μ under heavy-ball
-            momentum. For a group of several weights
-            d_g = Σ D_i w_i² / Σ w_i², exact among all rescalings of the group.
-        start: steps to train without a penalty first. Schedules count from here.
-        finalize_at: the step after which zeros stay, and what lives is fine-tuned alone.
-        fused: False runs the plain reference loop (same result, slower).
+        **options: those of `ProximalOptions`.
 
     Returns:
         The method's handle (see `lissom.methods.Method`); `apply` takes the proximal step now.
 
     Raises:
         OptimizerError: a parameter the optimizer does not hold.
-        MethodError: an unknown metric, or counts that cannot be.
+        MethodError: an unknown option or metric, or counts that cannot be.
         PenaltyError: a penalty that knows no metric (`Threshold`) in an adaptive one, or numbers
             for each group that do not fit the groups.
         GroupError: overlapping groups.
@@ -185,13 +181,4 @@ def proximal(
     Source: Formanek & Hadházi eq. 16–18; with Adagrad (initial_accumulator_value=lr²) and the
     adaptive metric it is TensorFlow's ProximalAdagrad, which Henrikson uses.
     """
-    options = ProximalOptions(
-        every=every, metric=metric, start=start, finalize_at=finalize_at, fused=fused
-    )
-    return Proximal(optimizer, penalties, options)
-
-
-def _param_groups(optimizer: Optimizer, blocks: Iterable[Partition]) -> dict[Partition, list[int]]:
-    """Which param group of the optimizer holds each parameter of each block."""
-    index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    return {block: [index[id(p)] for p in block.parameters] for block in blocks}
+    return Proximal(optimizer, penalties, make_options(ProximalOptions, options))

@@ -1,6 +1,7 @@
 """The penalty in the loss, and nothing else: the baseline that gives small weights and no zeros."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch.optim import Optimizer
 
 from lissom.groups import Groups
 from lissom.methods.method import Method
-from lissom.methods.options import Options
+from lissom.methods.options import Options, make_options, takes
 from lissom.penalties import GRADIENT, Penalty
 
 
@@ -32,12 +33,9 @@ class Subgradient(Method):
         return torch.stack([value.to(values[0]) for value in values]).sum()
 
 
+@takes(Options)
 def subgradient(
-    optimizer: Optimizer,
-    penalties: Mapping[Groups, Penalty],
-    *,
-    start: int = 0,
-    finalize_at: int | None = None,
+    optimizer: Optimizer, penalties: Mapping[Groups, Penalty], **options: Any
 ) -> Subgradient:
     """Add Σ P(norms) to the loss: subgradient descent, the baseline that gives no exact zeros.
 
@@ -45,12 +43,11 @@ def subgradient(
         optimizer: any torch optimizer that holds the penalised parameters.
         penalties: {groups: penalty} with penalties that have a gradient: L1, L2, MCP and their
             sums. L1 of single weights may go with a penalty of the groups that they lie in.
-        start: steps to train without a penalty first. Schedules count from here.
-        finalize_at: the step after which the penalty is left out of the loss.
+        **options: those of `Options`.
 
     Raises:
         MethodError: for a penalty that counts groups; its gradient is zero almost everywhere.
 
     Source: Henrikson 2021, "Try 1".
     """
-    return Subgradient(optimizer, penalties, Options(start=start, finalize_at=finalize_at))
+    return Subgradient(optimizer, penalties, make_options(Options, options))

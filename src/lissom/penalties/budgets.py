@@ -5,7 +5,7 @@ It is met exactly, over all the norms that come together: those of one layer or 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -17,8 +17,8 @@ from lissom.penalties.abilities import Per, check_per
 from lissom.penalties.numbers import Number, check_number, number_of
 from lissom.penalties.penalty import LEAST, Part, Penalty, in_float32, parts_in_float32, shrink_
 from lissom.schedules import Schedule
-from lissom.scratch import SMALL, scratch
-from lissom.selection import cut_, kth_largest
+from lissom.scratch import scratch
+from lissom.selection import kth_largest
 from lissom.strength import Strength
 
 
@@ -209,31 +209,17 @@ def _keep_largest_(parts: Sequence[Part], kappa: int, n: int, *, by_size: bool) 
 
     `by_size` says that the scores are the sizes of the values, which then need no second look.
     """
-
-    def anew() -> Iterator[Tensor]:
+    flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
+    pieces = flat.split([part.values.numel() for part in parts])
+    scores = [
+        _score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
+    ]
+    cut = kth_largest(flat, kappa)
+    if by_size and cut.ties is None and cut.threshold > 0:
+        below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
         for part in parts:
-            yield _score(part, scratch(part.values, "score"))
-
-    if n <= SMALL:
-        flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
-        pieces = flat.split([part.values.numel() for part in parts])
-        held = [
-            _score(part, piece.view_as(part.values))
-            for part, piece in zip(parts, pieces, strict=True)
-        ]
-        if by_size:
-            cut = cut_(flat, kappa)
-            if cut.ties is None and cut.threshold > 0:
-                below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
-                for part in parts:
-                    torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
-                return
-            held = [_score(part, held[i]) for i, part in enumerate(parts)]
-        else:
-            cut = cut_(scratch(flat, "order").copy_(flat), kappa)
-        scores: Iterator[Tensor] = iter(held)
-    else:  # compute them anew in each pass rather than hold a copy of all the weights
-        cut, scores = kth_largest(anew, kappa, n), anew()
+            torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
+        return
     spare = cut.ties
     for part, numbers in zip(parts, scores, strict=True):
         if spare is None:

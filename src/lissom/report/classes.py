@@ -13,7 +13,8 @@ from lissom.curves import Curve
 from lissom.curves.running import MakeModel
 from lissom.errors import PathError
 from lissom.report.by_point import ByPoint, key
-from lissom.report.confusion import check_labelled, confusions
+from lissom.report.confusion import confusions
+from lissom.training.evaluation import check_labelled
 
 FILE = "classes.json"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lissom.curves.results import spread
 from lissom.errors import LissomError
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
-from lissom.training.evaluation import logits_of
+from lissom.training.evaluation import check_labelled, logits_of
 
 FRACTIONS = LinearSegmentedColormap.from_list("fractions", ["#ffffff", "#0d7d76", "#06302d"])
 
@@ -130,15 +130,6 @@ def per_value(
     tidy(axes)
     legend(axes)
     return figure
-
-
-def check_labelled(x: Tensor, y: Tensor) -> None:
-    """See that each input has a label, and that there are some."""
-    if len(x) != len(y) or y.ndim != 1 or not len(y) or y.is_floating_point():
-        raise LissomError(
-            f"x holds n inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} of "
-            f"{y.dtype}"
-        )
 
 
 def _answers(net: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> tuple[Tensor, int]:

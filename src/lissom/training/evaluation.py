@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.data import Dataset
-from lissom.errors import RunError
+from lissom.errors import LissomError, RunError
 from lissom.measuring import measure
 from lissom.running import evaluating
 
@@ -133,3 +133,16 @@ def logits_of(model: nn.Module, x: Tensor, batch_size: int = 2000) -> Tensor:
     """What a model answers to x in evaluation mode, [n, classes] in float32."""
     with evaluating(model):
         return torch.cat([model(inputs).float() for inputs in x.split(batch_size)])
+
+
+def check_labelled(x: Tensor, y: Tensor, error: type[LissomError] = LissomError) -> None:
+    """See that each input has a label, and that there are some.
+
+    Raises:
+        LissomError: quoting the shapes.
+    """
+    if y.ndim != 1 or len(x) != len(y) or not len(y) or y.is_floating_point():
+        raise error(
+            f"x holds n ≥ 1 inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} "
+            f"of {y.dtype}"
+        )

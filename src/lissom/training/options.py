@@ -9,14 +9,36 @@ import torch
 
 from lissom.errors import MethodError, RunError
 from lissom.methods import Method, Options
-from lissom.methods.options import whole
+from lissom.methods.options import check_words, whole
 from lissom.schedules import Schedule
 from lissom.training.augment import Augment
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a `Trainer` trains; see there."""
+    """How a `Trainer` trains.
+
+    Attributes:
+        epochs: passes over the training examples; fewer, to the step, if the method has ended in a
+            form of the weights that further training would undo, such as a codebook.
+        batch_size: examples in a step; the last of an epoch may have fewer.
+        lr_factor: a schedule by step that multiplies every learning rate.
+        augment: how images are changed anew in every epoch.
+        patience: evaluations without a better validation error, after which to stop and take the
+            weights of the best.
+        patience_from: the epoch from which they are counted.
+        average_from: the epoch after which the weights are averaged exponentially, for evaluation
+            and the final result.
+        average_decay: of that average, each step.
+        evaluate_every: so many epochs.
+        bf16: autocast to bfloat16.
+        channels_last: a layout of images in which convolutions are faster.
+        device: of model and data.
+        seed: of shuffling, dropout, augmentation and gates.
+
+    Raises:
+        RunError: for numbers that cannot be.
+    """
 
     epochs: int
     batch_size: int = 128
@@ -33,6 +55,7 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_words(self, RunError)
         for name in ("epochs", "batch_size", "evaluate_every", "patience"):
             number = getattr(self, name)
             if not whole(number, least=1) and not (name == "patience" and number is None):
@@ -51,14 +74,10 @@ class TrainOptions:
         if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 <= decay < 1:
             what = f"average_decay is in [0, 1), got {self.average_decay!r}"
             raise RunError(what, field="average_decay")
-        for name in ("bf16", "channels_last"):
-            if not isinstance(getattr(self, name), bool):
-                what = f"{name} is True or False, got {getattr(self, name)!r}"
-                raise RunError(what, field=name)
         if self.lr_factor is not None and not callable(self.lr_factor):
             raise RunError(
-                "lr_factor is a schedule by step, such as lissom.linear(1, 0, steps), got "
-                f"{self.lr_factor!r}",
+                "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 0, steps), "
+                f"got {self.lr_factor!r}",
                 field="lr_factor",
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

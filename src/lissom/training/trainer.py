@@ -19,6 +19,7 @@ from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
 from lissom.methods import Method, make_options
+from lissom.methods.options import takes
 from lissom.running import holding, named_tensors
 from lissom.training.checks import check_method, check_optimizer
 from lissom.training.evaluation import Evaluation, evaluate
@@ -29,6 +30,7 @@ from lissom.training.teacher import Teacher, check_teacher, make_answers
 Report = Callable[[dict[str, Any]], None]
 
 
+@takes(TrainOptions)
 class Trainer:
     """Trains a classifier by cross-entropy on a data set in memory, the same way every time.
 
@@ -46,8 +48,6 @@ class Trainer:
         model: gives logits [n, classes] for inputs [n, …]; trained in place.
         optimizer: of the model's parameters.
         data: training examples, and test examples that nothing is chosen by.
-        epochs: passes over the training examples; fewer, to the step, if the method has ended in a
-            form of the weights that further training would undo, such as a codebook.
         method: on this optimizer, such as `lissom.proximal(optimizer, {groups: penalty})`; its
             penalty is added to the loss, and its state is kept in the checkpoints.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
@@ -56,13 +56,7 @@ class Trainer:
             nothing.
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
-        options: batch_size; lr_factor, a schedule by step that multiplies every learning rate;
-            augment, `lissom.training.Augment`, how images are changed anew in every epoch;
-            patience, evaluations without a better validation error after which to stop and take the
-            best one's weights, counted from epoch patience_from; average_from, the epoch after
-            which the weights are averaged (exponentially, average_decay) for evaluation and the
-            final result; evaluate_every, in epochs; bf16 autocast; channels_last, a faster layout
-            for convolutions; device; seed.
+        **options: those of `TrainOptions`.
 
     Raises:
         RunError: impossible options or combinations, or a loss that is no longer finite.
@@ -74,14 +68,13 @@ class Trainer:
         optimizer: Optimizer,
         data: Dataset,
         *,
-        epochs: int,
         method: Method | None = None,
         teacher: Teacher | Callable[[], Teacher] | None = None,
         out: Path | str | None = None,
         report: Report | None = None,
         **options: Any,
     ) -> None:
-        self.options = make_options(TrainOptions, {"epochs": epochs, **options}, RunError)
+        self.options = make_options(TrainOptions, options, RunError)
         self.model = model.to(self.options.device)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,40 +1,30 @@
 """Stochastic gates: each group of weights is multiplied by a random gate that learns to be zero."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lissom.groups import Groups
-from lissom.hard_concrete import HardConcrete
 from lissom.methods.gates.budget import Budget
 from lissom.methods.gates.method import Gates, close_dead_gates, gates_of
 from lissom.methods.gates.options import GateOptions
+from lissom.methods.options import make_options, takes
 from lissom.penalties import Penalty
 from lissom.running import ExampleInputs
 
 __all__ = ["Budget", "GateOptions", "Gates", "close_dead_gates", "gate", "gates_of"]
 
 
+@takes(GateOptions)
 def gate(
     optimizer: Optimizer,
     model: nn.Module,
     penalties: Mapping[Groups, Penalty],
     *,
-    gate_lr: float | None = None,
-    budget: Budget | None = None,
-    init: float | Sequence[float] = 0.5,
-    per: Literal["weight", "group"] = "weight",
-    test: str = "published",
-    law: HardConcrete | None = None,
-    draws: Literal["batch", "example"] = "batch",
-    noise: Literal["fresh", "pooled"] = "fresh",
-    detach_l2: bool = True,
-    start: int = 0,
-    finalize_at: int | None = None,
-    seed: int | None = None,
     example_inputs: ExampleInputs | None = None,
+    **options: Any,
 ) -> Gates:
     """Multiply every group by a random gate z_g ∈ [0, 1], and learn which gates to close.
 
@@ -56,27 +46,8 @@ def gate(
             it too.
         model: any module; it is changed in place.
         penalties: {groups: L0(λ)}, or L0(λ) + L2(λ₂) for the coupled L2 of the paper.
-        gate_lr: of log α; 10·lr by default. Gates that never move usually want a larger one.
-        budget: an expected size to be met instead of a λ to be guessed.
-        init: the drop rate p at the start, log α ~ N(log((1 − p)/p), 0.01²); one for all, or a list
-            with one for each groups.
-        per: what λ is for: "weight", each of the weights n_g that the group's norm counts, as in
-            the paper, or "group", n_g = 1.
-        test: the gate of evaluation mode and of `finalize`: "published" (eq. 13), "median", "mean"
-            (which is never zero) or "mode" (see `lissom.hard_concrete`).
-        law: β, γ and ζ.
-        draws: one draw for each "batch", shared by its examples as in the paper, or one for each
-            "example".
-        noise: "fresh" for every draw, or "pooled": from a random place of a fixed pool of 2²²
-            numbers, where drawing takes longer than the network's own step (weights on CPUs).
-        detach_l2: whether the gradient of the L2 part reaches the weights only. Otherwise large
-            weights push their gates shut.
-        start: steps before λ acts and before the budget does; schedules count from there.
-        finalize_at: the step after which the gates become plain weights.
-        seed: the n-th draw then depends on (seed, n) alone. In distributed training the same seed
-            gives the same draws on every rank, seed + rank different ones. None draws from torch's
-            global generator.
         example_inputs: of the model, from which multiply–accumulates are counted.
+        **options: those of `GateOptions`.
 
     Returns:
         The method's handle (see `lissom.methods.Method`), with `expected` sizes for reporting and
@@ -90,18 +61,5 @@ def gate(
 
     Source: Louizos, Welling & Kingma 2018; Ahmed, chapter 3, for single weights.
     """
-    options = GateOptions(
-        gate_lr=gate_lr,
-        budget=budget,
-        init=init,
-        per=per,
-        test=test,
-        law=law,
-        draws=draws,
-        noise=noise,
-        detach_l2=detach_l2,
-        start=start,
-        finalize_at=finalize_at,
-        seed=seed,
-    )
-    return Gates(optimizer, model, penalties, options, example_inputs=example_inputs)
+    made = make_options(GateOptions, options)
+    return Gates(optimizer, model, penalties, made, example_inputs=example_inputs)

@@ -5,20 +5,47 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lissom.errors import GateError
-from lissom.hard_concrete import TEST_GATES, HardConcrete
+from lissom.hard_concrete import HardConcrete, TestGate
 from lissom.methods.gates.budget import Budget
 from lissom.methods.options import Options, positive, whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions(Options):
-    """How gates begin, are drawn and end; see `gate`."""
+    """How gates begin, are drawn and end.
 
-    init: float | Sequence[float] = 0.5
+    λ and the budget act from `start` on; after `finalize_at` the gates are plain weights.
+
+    Attributes:
+        gate_lr: of log α; 10·lr by default. Gates that never move usually want a larger one.
+        budget: an expected size to be met instead of a λ to be guessed.
+        init: the drop rate p at the start, log α ~ N(log((1 − p)/p), 0.01²); one for all, or a list
+            with one for each groups.
+        per: what λ is for: "weight", each of the weights n_g that the group's norm counts, as in
+            the paper, or "group", n_g = 1.
+        test: the gate of evaluation mode and of `finalize`: "published" (eq. 13), "median", "mean"
+            (which is never zero) or "mode" (see `lissom.hard_concrete`).
+        law: β, γ and ζ.
+        draws: one draw for each "batch", shared by its examples as in the paper, or one for each
+            "example".
+        noise: "fresh" for every draw, or "pooled": from a random place of a fixed pool of 2²²
+            numbers, where drawing takes longer than the network's own step (weights on CPUs).
+        detach_l2: whether the gradient of the L2 part reaches the weights only. Otherwise large
+            weights push their gates shut.
+        seed: the n-th draw then depends on (seed, n) alone. In distributed training the same seed
+            gives the same draws on every rank, seed + rank different ones. None draws from torch's
+            global generator.
+
+    Raises:
+        GateError: for rates, budgets, laws and seeds that cannot be.
+        MethodError: for an unknown word.
+    """
+
     gate_lr: float | None = None
     budget: Budget | None = None
+    init: float | Sequence[float] = 0.5
     per: Literal["weight", "group"] = "weight"
-    test: str = "published"
+    test: TestGate = "published"
     law: HardConcrete | None = None
     draws: Literal["batch", "example"] = "batch"
     noise: Literal["fresh", "pooled"] = "fresh"
@@ -44,17 +71,6 @@ class GateOptions(Options):
             what = f"a law is a lissom.hard_concrete.HardConcrete, got {self.law!r}"
             raise GateError(what, field="law")
         check_seed(self.seed)
-        choices = {
-            "per": ("weight", "group"),
-            "test": TEST_GATES,
-            "draws": ("batch", "example"),
-            "noise": ("fresh", "pooled"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                listed = ", ".join(map(repr, known))
-                what = f"{name} is one of {listed}, got {getattr(self, name)!r}"
-                raise GateError(what, field=name)
 
 
 def check_seed(seed: object) -> None:

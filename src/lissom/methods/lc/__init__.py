@@ -1,34 +1,24 @@
 """Learning–compression: train towards weights of a given form, and end in exactly that form."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 
 from lissom.compressions.compressions import Compression
 from lissom.groups import Groups
 from lissom.methods.lc.method import LC, LCOptions
-from lissom.methods.metric import Metric
+from lissom.methods.options import make_options, takes
 from lissom.penalties import Penalty
 
 __all__ = ["LC", "LCOptions", "lc"]
 
 
+@takes(LCOptions)
 def lc(
     optimizer: Optimizer,
     penalties: Mapping[Groups, Compression | Penalty],
-    *,
-    every: int | Sequence[int],
-    first: int | None = None,
-    c_steps: int | None = None,
-    mu: float | Sequence[float] | None = None,
-    mu_factor: float = 1.0,
-    algorithm: Literal["augmented", "quadratic"] = "augmented",
-    metric: Metric = "euclidean",
-    tolerance: float | None = None,
-    restart: bool = False,
-    start: int = 0,
-    finalize_at: int | None = None,
+    **options: Any,
 ) -> LC:
     """Learn weights that have a compressed form: min L(w) s.t. w = Δ(Θ), by turns.
 
@@ -47,24 +37,7 @@ def lc(
         penalties: {groups: compression}: a penalty with t = 1/μ, or one of `lissom.compressions`
             (`Codebook`, `LowRank`, …), or a sum of them. Schedules are read in optimizer steps
             since `start`: at 0 for direct compression, then at each C step.
-        every: optimizer steps of an L step; or a list of the steps since `start` after which each
-            of them ends.
-        first: steps of the first L step, if it is another number.
-        c_steps: how many C steps there are, where `every` is a number; 40 by default.
-        mu: μ of the first L step, which grows by `mu_factor` with each, or a list with one for
-            each. None finds it: the pull is a tenth of the loss's gradient at first, and grows
-            where ‖w − θ‖ falls too slowly, up to the 1/lr that the optimizer can follow.
-        mu_factor: a in μ_n = μ₀ aⁿ.
-        algorithm: "augmented" Lagrangian, or "quadratic" penalty, with u = 0.
-        metric: in which θ is nearest and w is drawn: "euclidean", or the optimizer's "adaptive" D
-            as of the last C step (see `proximal`). There μ is a rate: an optimizer's step moves w
-            by lr·μ of the way to θ.
-        tolerance: of ‖w − θ‖/‖w‖, at which it ends before. By default 0.01 where mu is None,
-            otherwise never.
-        restart: whether the optimizer forgets its moments when an L step begins, as the published
-            code does by making a new one.
-        start: steps of plain training before the first L step.
-        finalize_at: the step after which it ends, if that is before the last C step.
+        **options: those of `LCOptions`.
 
     Returns:
         The method's handle (see `lissom.methods.Method`); `outcome(net)` has the compressed forms.
@@ -78,17 +51,4 @@ def lc(
     Idelbayev & Carreira-Perpiñán for ℓ0 + ℓ2: `TopK(fraction=κ) + L2(λ)` is their version 1, weight
     decay of the optimizer beside `TopK` alone version 2.
     """
-    options = LCOptions(
-        every=every,
-        first=first,
-        c_steps=c_steps,
-        mu=mu,
-        mu_factor=mu_factor,
-        algorithm=algorithm,
-        metric=metric,
-        tolerance=tolerance,
-        restart=restart,
-        start=start,
-        finalize_at=finalize_at,
-    )
-    return LC(optimizer, penalties, options)
+    return LC(optimizer, penalties, make_options(LCOptions, options))

@@ -37,7 +37,31 @@ TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
 
 @dataclass(frozen=True, kw_only=True)
 class LCOptions(Options):
-    """How long L steps are and how μ grows; see `lc`."""
+    """How long L steps are and how μ grows.
+
+    The first L step begins after `start`; `finalize_at` ends them before the last C step.
+
+    Attributes:
+        every: optimizer steps of an L step; or a list of the steps since `start` after which each
+            of them ends.
+        first: steps of the first L step, if it is another number.
+        c_steps: how many C steps there are, where `every` is a number; 40 by default.
+        mu: μ of the first L step, which grows by `mu_factor` with each, or a list with one for
+            each. None finds it: the pull is a tenth of the loss's gradient at first, and grows
+            where ‖w − θ‖ falls too slowly, up to the 1/lr that the optimizer can follow.
+        mu_factor: a in μ_n = μ₀ aⁿ.
+        algorithm: "augmented" Lagrangian, or "quadratic" penalty, with u = 0.
+        metric: in which θ is nearest and w is drawn: "euclidean", or the optimizer's "adaptive" D
+            as of the last C step (see `proximal`). There μ is a rate: an optimizer's step moves w
+            by lr·μ of the way to θ.
+        tolerance: of ‖w − θ‖/‖w‖, at which it ends before. By default 0.01 where mu is None,
+            otherwise never.
+        restart: whether the optimizer forgets its moments when an L step begins, as the published
+            code does by making a new one.
+
+    Raises:
+        MethodError, CompressionError: for numbers or words that cannot be.
+    """
 
     every: Steps | Sequence[Steps]
     first: Steps | None = None
@@ -55,10 +79,6 @@ class LCOptions(Options):
             what = f"c_steps is a whole number ≥ 1, got {self.c_steps!r}"
             raise CompressionError(what, field="c_steps")
         self._check_lengths()
-        check_metric(self.metric)
-        if self.algorithm not in ("augmented", "quadratic"):
-            what = f"algorithm is 'augmented' or 'quadratic', got {self.algorithm!r}"
-            raise CompressionError(what, field="algorithm")
         tolerance = self.tolerance
         if tolerance is not None and not (positive(tolerance) and tolerance < 1):
             what = f"tolerance is of ‖w − θ‖/‖w‖, between 0 and 1, got {tolerance!r}"

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.compressions.compressions import Compression, bound, compress, tensors_of
 from lissom.compressions.forms import Form, form_of
 from lissom.groups import Groups
 from lissom.methods.lc.pull import pull
+from lissom.methods.metric import group_numbers, is_measured, metric_of
 from lissom.penalties import Penalty
-from lissom.preconditioners import preconditioner
 
 
 class Task:
@@ -42,6 +42,7 @@ class Task:
         self.targets: list[Tensor] = []
         self.duals = [torch.zeros_like(w) for w in self.weights] if augmented else None
         self._optimizer = optimizer  # in whose metric θ is nearest
+        self._groups = [] if optimizer is None else group_numbers(optimizer, self.weights)
 
     @torch.no_grad()
     def project(self, step: int, mu: float) -> list[Form]:
@@ -106,13 +107,7 @@ class Task:
 
     def _metric(self) -> list[Tensor] | None:
         """The optimizer's, or None before its first step, where it has none yet."""
-        if self._optimizer is None:
+        if self._optimizer is None or not is_measured(self._optimizer, self._groups, self.weights):
             return None
-        found = [_preconditioner(self._optimizer, w) for w in self.weights]
-        return None if any(d is None for d in found) else [d for d in found if d is not None]
-
-
-def _preconditioner(optimizer: Optimizer, weight: nn.Parameter) -> Tensor | None:
-    [group] = [g for g in optimizer.param_groups if any(p is weight for p in g["params"])]
-    found = preconditioner(optimizer, group, weight)
-    return found() if found is not None and optimizer.state.get(weight) else None
+        found = metric_of(self._optimizer, self._groups, self.weights)
+        return None if found is None else [d() for d in found]
