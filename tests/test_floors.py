@@ -15,13 +15,13 @@ MAX_NAMES = 45
 # its own floor without going round in a circle.
 FLOORS = (
     {
-        "checkpoints",
         "errors",
         "hard_concrete",
         "running",
         "schedules",
         "scratch",
         "selection",
+        "sparse_sizes",
         "storage",
         "tables",
     },

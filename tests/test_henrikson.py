@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lissom.checkpoints import append_event
+from lissom.storage import append_event
 from lissom.cli import app
 from lissom.recipes import HenriksonLog, read_recipe, recipe_names
 from lissom.recipes.henrikson import henriksons

@@ -38,7 +38,7 @@ class Killed(BaseException):
 def timeless(value: Any) -> Any:
     """Without what may differ between two runs: seconds, and the command that was typed."""
     if isinstance(value, dict):
-        keep = (key for key in value if key not in ("seconds", "command"))
+        keep = (key for key in value if key not in ("seconds", "command", "crc32"))
         return {key: timeless(value[key]) for key in keep}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
@@ -101,7 +101,7 @@ def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path)
 
 def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose event of this epoch is written and whose checkpoint is not."""
-    save = lissom.training.trainer.save_state
+    save = lissom.training.trainer.save_checkpoint
 
     def save_or_die(state: dict[str, Any], path: Path) -> None:
         if state["epoch"] == epoch:
@@ -109,7 +109,7 @@ def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPa
         save(state, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lissom.training.trainer, "save_state", save_or_die)
+        patch.setattr(lissom.training.trainer, "save_checkpoint", save_or_die)
         with pytest.raises(Killed):
             train(run)
     assert len(events(run)) == epoch

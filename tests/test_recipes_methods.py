@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import lissom.recipes.trainers
 from lissom import L0, L2
-from lissom.checkpoints import save_json
+from lissom.storage import save_json
 from lissom.cli import app
 from lissom.cli.networks import load_model
 from lissom.data import Dataset

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lissom.checkpoints import load_tensors, read_events
+from lissom.storage import load_tensors, read_events
 from lissom.cli import app
 from lissom.curves import Curve
 from lissom.curves.storing import state_in

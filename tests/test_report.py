@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lissom.checkpoints import append_event, save_json
+from lissom.storage import append_event, save_json
 from lissom.errors import RunError
 from lissom.report import history, write_report
 from lissom.training import Evaluation

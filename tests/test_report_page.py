@@ -16,7 +16,7 @@ from path_cases import EXAMPLE, made_up, path, raising, test_error
 from safetensors.torch import load as read_tensors
 from torch import nn
 
-from lissom.checkpoints import load_json, save_json
+from lissom.storage import load_json, save_json
 from lissom.curves import Curve, Start
 from lissom.errors import PathError, RunError
 from lissom.report import class_accuracy, curve_data, write_curve_report
