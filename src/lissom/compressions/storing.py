@@ -107,7 +107,11 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module) -> dict[str,
     record, tensors = load_tensors(path, COMPRESSED)
     told = checked(CompressedRecord, record, path)
     own = dict(named_tensors(model))
+    packed = tuple(f"{name}/" for name in told.forms)
+    values = {name: x for name, x in tensors.items() if not name.startswith(packed)}
     try:
+        if odd := own.keys() ^ (values.keys() | told.forms.keys() | told.tied.keys()):
+            raise ValueError(f"only one of the two has {', '.join(sorted(odd))}")
         if wrong := [a for a, b in told.tied.items() if own[a] is not own[b]]:
             raise ValueError(f"{', '.join(wrong)} was tied to another tensor")
         own = {name: tensor for name, tensor in own.items() if name not in told.tied}
@@ -119,8 +123,6 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module) -> dict[str,
             name: _form(entry, f"{name}/", tensors, own[name].shape)
             for name, entry in told.forms.items()
         }
-        packed = tuple(f"{name}/" for name in forms)
-        values = {n: x for n, x in tensors.items() if not n.startswith(packed)}
         values |= {name: form.value() for name, form in forms.items()}
         if why := mismatch(own, values):
             raise ValueError(why)

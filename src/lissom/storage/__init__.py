@@ -23,7 +23,7 @@ from lissom.storage.json_files import (
     save_lines,
 )
 from lissom.storage.packing import pack, unpack
-from lissom.storage.replacing import replace, replacing
+from lissom.storage.replacing import leftovers, remove, replace, replacing
 from lissom.storage.states import load_state, save_state
 from lissom.storage.tensors import load_tensors, mismatch, save_tensors
 
@@ -32,12 +32,14 @@ __all__ = [
     "append_line",
     "checked",
     "keep_events",
+    "leftovers",
     "load_json",
     "load_state",
     "load_tensors",
     "mismatch",
     "pack",
     "read_events",
+    "remove",
     "replace",
     "replacing",
     "save_events",

@@ -81,13 +81,25 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         _unlock(lock)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if there is one, and what writers of it left when they were killed."""
+    path.unlink(missing_ok=True)
+    _clear_leftovers(path)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """The folders beside a file of those who write it, and of those who were killed then."""
+    names = glob.glob(f".{glob.escape(path.name)}.*{PART}", root_dir=path.parent)
+    return [path.parent / name for name in names]
+
+
 def _clear_leftovers(path: Path) -> None:
     """Remove the folders of writers that were killed; those of living ones are locked."""
-    for name in glob.glob(f".{glob.escape(path.name)}.*{PART}", root_dir=path.parent):
+    for folder in leftovers(path):
         with suppress(OSError):
-            lock = _locked(path.parent / name, wait=False)
+            lock = _locked(folder, wait=False)
             if lock is not None:
-                shutil.rmtree(path.parent / name, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
                 _unlock(lock)
 
 
