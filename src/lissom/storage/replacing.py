@@ -4,7 +4,7 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -50,9 +50,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         _clear_leftovers(path)
         with _folder_beside(path) as folder:
-            (folder / path.name).touch()
-            mode = (folder / path.name).stat().st_mode & 0o777
-            yield folder / path.name
+            beside = folder / path.name
+            beside.touch()
+            mode = beside.stat().st_mode & 0o777
+            beside.unlink()
+            yield beside
             files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
             for file in files:
                 file.chmod(mode)  # some libraries write by way of private files
@@ -70,15 +72,14 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     """A new folder, locked as long as its maker lives, and gone afterwards."""
     while True:
         folder = Path(mkdtemp(PART, f".{path.name}.", path.parent))
-        lock = _locked(folder, wait=True)
-        if folder.exists():  # nobody took it for a leftover before it was locked
-            break
-        _unlock(lock)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _unlock(lock)
+        with _locked(folder, wait=True):
+            if not folder.exists():  # somebody took it for a leftover before it was locked
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
 
 
 def remove(path: Path) -> None:
@@ -95,31 +96,29 @@ def leftovers(path: Path) -> list[Path]:
 
 def _clear_leftovers(path: Path) -> None:
     """Remove the folders of writers that were killed; those of living ones are locked."""
-    for folder in leftovers(path):
-        with suppress(OSError):
-            lock = _locked(folder, wait=False)
-            if lock is not None:
+    for folder in leftovers(path) if fcntl is not None else ():
+        with _locked(folder, wait=False) as free:
+            if free:
                 shutil.rmtree(folder, ignore_errors=True)
-                _unlock(lock)
 
 
-def _locked(folder: Path, *, wait: bool) -> int | None:
-    """An open descriptor with a lock on it; None where there are no locks."""
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a folder, if it is to be had; the system lets go of those of the dead."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        if wait:  # a file system without locks
-            return None
-        raise
-    return descriptor
-
-
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # it is gone; or this is Windows, which opens no folders
+        yield False
+        return
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:  # another's, or a file system without locks
+        held = False
+    try:
+        yield held
+    finally:
         os.close(descriptor)
 
 
