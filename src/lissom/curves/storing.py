@@ -39,14 +39,12 @@ TENSORS_KIND = "lissom tensors 1"
 NETWORK, SMALL, STATE = "network.safetensors", "small.safetensors", "state.pt"
 PATH, POINT = "path.json", "point.json"
 
-Number = int | float
-
 
 @dataclass(frozen=True)
 class PathRecord:
     """The arguments of a path that make its points what they are."""
 
-    strengths: tuple[Number, ...]
+    strengths: tuple[float, ...]
     points: int
     parameters: dict[str, list[int]]
     strength_name: str
@@ -56,17 +54,17 @@ class PathRecord:
 class PointRecord:
     """A point as JSON has it: null for NaN, and without the folder's path."""
 
-    strength: Number | None
+    strength: float | None
     seed: int
     number: int
     folder: str
     from_scratch: bool
     origin: str | None
-    error: Number | None
-    test_error: Number | None
-    sizes: dict[str, Number] | None
+    error: float | None
+    test_error: float | None
+    sizes: dict[str, float] | None
     empty: bool
-    seconds: Number
+    seconds: float
     failed: str | None
 
 
@@ -169,11 +167,13 @@ def load_point(folder: Path) -> Point | None:
     path = folder / POINT
     if not path.exists():
         return None
-    told = checked(PointRecord, load_json(path, POINT_KIND), path)
+    record = load_json(path, POINT_KIND)
+    told = checked(PointRecord, record, path)
     if told.failed is None and (told.error is None or told.sizes is None):
         raise RunError(f"{path}: a point that did not fail has an error and sizes")
     error = math.nan if told.error is None else told.error
-    return Point(**{**vars(told), "folder": folder, "error": error})
+    kept = {name: record[name] for name in vars(told)}  # whole numbers stay so
+    return Point(**{**kept, "folder": folder, "error": error})
 
 
 def load_points(out: Path) -> list[Point]:
