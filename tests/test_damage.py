@@ -307,7 +307,7 @@ def test_a_network_that_says_what_cannot_be(tmp_path: Path, what: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, '{"format": "lissom 2"}', "{"])
 def test_no_record(tmp_path: Path, text: str) -> None:
     rewritten(tmp_path / "small", text, {"x": torch.ones(1)})
-    with pytest.raises(RunError, match="small (says|has|is)"):
+    with pytest.raises(RunError, match=r"small (says|has|is)"):
         lissom.load(tmp_path / "small", net)
 
 
