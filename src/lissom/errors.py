@@ -69,7 +69,7 @@ class RunError(LissomError):
     """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
 
 
-class StorageError(RunError):
+class StorageError(RunError, OSError):
     """A file that the machine could not write: a full disk, say. What was there is untouched."""
 
 

@@ -16,7 +16,7 @@ from lissom.curves.placing import Plan
 from lissom.curves.point import Point, Start
 from lissom.curves.seeding import seeded
 from lissom.curves.storing import fill, folder_of, load_point, save_network, save_point, state_in
-from lissom.errors import PathError, StorageError
+from lissom.errors import PathError
 from lissom.measuring import latency, measure
 from lissom.measuring.macs import forward_pass
 from lissom.methods import require_plain
@@ -112,7 +112,7 @@ def _point(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         point = _trained(job, point, origin)
-    except (OSError, MemoryError, torch.OutOfMemoryError, StorageError):
+    except (OSError, MemoryError, torch.OutOfMemoryError):
         raise  # the machine failed and not the training: the same call makes this point again
     except Exception as error:  # fit is the user's, and may raise anything
         replace_file(folder / "failed.txt", traceback.format_exc())
