@@ -47,7 +47,7 @@ def _check_archive(content: bytes) -> None:
     """See that torch's archive is what it was; torch does not look, and believes what it says."""
     body = content[: -len(_seal(b""))]
     if content[len(body) :] != _seal(body):
-        raise BadZipFile("it is damaged, or was not written by lissom")
+        raise BadZipFile("it is damaged, or none that this version of lissom wrote")
     with ZipFile(BytesIO(content)) as archive:
         for part in archive.infolist():
             if part.compress_type != ZIP_STORED:  # what is packed could become any size
