@@ -4,7 +4,7 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -61,7 +61,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 _sync(file)
             for file in files:  # the one that was asked for comes last
                 os.replace(file, path.parent / file.name)
-            _sync(path.parent)
+            with suppress(OSError):  # not all file systems can, and the file is in its place
+                _sync(path.parent)
     except OSError as error:
         why = error.strerror or error
         raise StorageError(f"{path} cannot be written: {why}. It is as it was before") from error
@@ -124,8 +125,6 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 def _sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
