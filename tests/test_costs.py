@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lissom import LissomError, measure
 from lissom.measuring import units
 from lissom.models import lenet5, lenet300
-from lissom.storage import storage
+from lissom.sparse_sizes import storage
 
 
 def macs(model: nn.Module, *inputs: Tensor) -> int:

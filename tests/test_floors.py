@@ -16,7 +16,6 @@ MAX_NAMES = 48
 # its own floor without going round in a circle.
 FLOORS = (
     {
-        "checkpoints",
         "errors",
         "hard_concrete",
         "importing",
@@ -24,6 +23,7 @@ FLOORS = (
         "schedules",
         "scratch",
         "selection",
+        "sparse_sizes",
         "storage",
         "strength",
         "tables",

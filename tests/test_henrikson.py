@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lissom.checkpoints import append_event
 from lissom.cli import app
 from lissom.recipes import HenriksonLog, read_recipe, recipe_names
 from lissom.recipes.henrikson import henriksons
+from lissom.storage import append_event
 from lissom.training import Count, Evaluation, Part
 
 RECIPE = """\

@@ -311,7 +311,7 @@ def test_folders_that_hold_no_path(tmp_path: Path, finished: Path) -> None:
     shutil.copytree(finished, other)
     record = json.loads((other / "path.json").read_text())
     (other / "path.json").write_text(json.dumps({**record, "format": "lissom path 0"}))
-    with pytest.raises(PathError, match=r"format 'lissom path 0'.*reads 'lissom path 3'"):
+    with pytest.raises(RunError, match=r"format 'lissom path 0'.*reads 'lissom path 3'"):
         path(out=other)
     (other / "path.json").write_text(json.dumps(record))
     for seed in ("seed0", "seed1"):

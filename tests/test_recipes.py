@@ -35,7 +35,9 @@ from lissom.recipes import (
     recipe_names,
 )
 from lissom.recipes.lines import line_numbers
+from lissom.recipes.runs import RECIPE_KIND, keep_record
 from lissom.schedules import Schedule
+from lissom.storage import save_json
 from lissom.training import Augment
 
 NAMES = recipe_names()
@@ -168,7 +170,7 @@ def test_read_back_from_a_run(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name)
     record = Record(recipe=recipe, seed=7, shape=[1, 28, 28], classes=10)
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(record.to_json()))
+    keep_record(record, tmp_path)
     assert read_record(path) == record
     assert read_recipe(str(path)) == recipe
     changed = read_recipe(str(path), ["title=another", "train.batch_size=7"])
@@ -226,7 +228,7 @@ def test_a_record_holds_every_option_of_the_method(
     assert kept.keys() - {"name"} == {k for k, value in options.items() if value is not None}
     assert kept["name"] == named
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(Record(recipe=recipe, seed=0, shape=[64], classes=10).to_json()))
+    keep_record(Record(recipe=recipe, seed=0, shape=[64], classes=10), tmp_path)
     again = read_recipe(str(path))
     assert again == recipe and again.method is not None
     assert read_record(path).recipe == recipe
@@ -297,7 +299,7 @@ def test_read_back_with_everything(tmp_path: Path) -> None:
     text = text.replace("L1 = 1e-4", "L1Ball = { radius = [{ start = 9, end = 0, epochs = 0.5 }] }")
     recipe = read_recipe(written(tmp_path, text))
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(Record(recipe=recipe, seed=0, shape=[64], classes=10).to_json()))
+    keep_record(Record(recipe=recipe, seed=0, shape=[64], classes=10), tmp_path)
     assert read_recipe(str(path)) == recipe
 
 
@@ -306,7 +308,7 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     for key in record.to_json():
         less = {k: v for k, v in record.to_json().items() if k != key}
-        path.write_text(json.dumps(less))
+        save_json(less, path, RECIPE_KIND)
         with pytest.raises(RecipeError, match=rf"recipe\.json: {key}: this key is required"):
             read_record(path)
     for key, value, message in (
@@ -316,17 +318,20 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
         ("recipe", 3, r"recipe: this must be a table, got 3"),
         ("sede", 3, r"sede: unknown key 'sede'\. Did you mean 'seed'"),
     ):
-        path.write_text(json.dumps({**record.to_json(), key: value}))
+        save_json({**record.to_json(), key: value}, path, RECIPE_KIND)
         with pytest.raises(RecipeError, match=rf"recipe\.json: {message}"):
             read_record(path)
-    for content in ("[]", "3", '{"title": "x"}', '{"recipe": 3}'):
-        path.write_text(content)
-        with pytest.raises(RecipeError, match=r"recipe\.json is not the recipe\.json of a run"):
+    for content in ("[]", "3", '{"title": "x"}', json.dumps(record.to_json())):
+        path.write_text(content)  # the last one as version 0.1.0 wrote it
+        with pytest.raises(RecipeError, match=r"says no format, this lissom reads 'lissom recipe"):
             read_recipe(str(path))
-        with pytest.raises(RecipeError):
+        with pytest.raises(RunError, match=r"says no format, this lissom reads 'lissom recipe"):
             read_record(path)
+    save_json({"recipe": 3}, path, RECIPE_KIND)
+    with pytest.raises(RecipeError, match=r"recipe\.json is not the recipe\.json of a run"):
+        read_recipe(str(path))
     path.write_text("{")
-    with pytest.raises(RecipeError, match="is not valid JSON"):
+    with pytest.raises(RecipeError, match="is not JSON"):
         read_recipe(str(path))
     with pytest.raises(RunError, match="is not JSON"):
         read_record(path)

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 import lissom.recipes.trainers
 from lissom import L0, L2
-from lissom.checkpoints import save_json
 from lissom.cli import app
 from lissom.cli.networks import load_model
 from lissom.data import Dataset
@@ -31,6 +30,7 @@ from lissom.recipes import (
     read_recipe,
     read_record,
 )
+from lissom.recipes.runs import keep_record
 from lissom.report import history
 from lissom.schedules import Schedule
 from lissom.training import Count, Evaluation, Part, Teacher, logits_of
@@ -705,7 +705,7 @@ def test_mistakes_with_teachers_are_told() -> None:
 def test_a_record_of_a_student_is_complete() -> None:
     recipe = read_recipe("taught.toml")
     record = Record(recipe=recipe, seed=0, shape=[1, 8, 8], classes=10)
-    save_json(record.to_json(), Path("recipe.json"))
+    keep_record(record, Path())
     Path("other/teacher.toml").unlink()
     assert read_recipe("recipe.json") == recipe
     assert read_recipe("recipe.json", ["teacher.alpha=0.5"]).teacher.alpha == 0.5  # type: ignore[union-attr]

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lissom.checkpoints import load_tensors, read_events
 from lissom.cli import app
 from lissom.curves import Curve
 from lissom.curves.storing import state_in
 from lissom.errors import RecipeError
 from lissom.recipes import RecipePath, read_recipe, read_record
 from lissom.recipes.paths import point_recipe, strength_of
+from lissom.storage import read_events
 
 SHORT = ["path.dense=3", "path.epochs=2", "path.fine_tune=1", "path.seeds=1"]
 LC = [
@@ -313,7 +314,7 @@ def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     best = min(setting.points, key=lambda p: p.error)
     record = read_record(out / "recipe.json")
     assert (record.seed, record.recipe.path) == (0, None)  # the seed of what was held out
-    tensors = load_tensors(out / "model.safetensors")
+    tensors = load_file(out / "model.safetensors")
     assert all(torch.equal(tensors[name], w) for name, w in curve.tensors(best).items())
     result = json.loads((out / "result.json").read_text())
     assert result["test"]["error"] == pytest.approx(best.test_error)

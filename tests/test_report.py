@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lissom.checkpoints import append_event, save_json
 from lissom.errors import RunError
 from lissom.report import history, write_report
+from lissom.storage import append_event, save_json
 from lissom.training import Evaluation
 
 
@@ -32,8 +32,9 @@ def run(tmp_path: Path) -> Path:
         "seed": 3,
         "versions": {"torch": "2"},
     }
-    save_json({**event(4), **about}, tmp_path / "result.json")
-    save_json({"recipe": {"title": "a <b> & c"}, "seed": 3}, tmp_path / "recipe.json")
+    save_json({**event(4), **about}, tmp_path / "result.json", "lissom result 1")
+    recipe = {"recipe": {"title": "a <b> & c"}, "seed": 3}
+    save_json(recipe, tmp_path / "recipe.json", "lissom recipe 1")
     return tmp_path
 
 

@@ -1,6 +1,5 @@
 """What the tests of the training loop share: small data and networks, and ways to be killed."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch.optim import Adam
 
 from lissom import Trainer
 from lissom.data import Dataset
+from lissom.storage import read_events
 from lissom.training import Evaluation
 
 # A recipe without a method, of a network that is good after two epochs.
@@ -83,7 +83,7 @@ def timeless(events: Sequence[dict[str, Any] | Evaluation]) -> list[dict[str, An
 
 
 def events_in(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return read_events(out / "events.jsonl")
 
 
 class Killed(Exception):  # noqa: N818

@@ -69,6 +69,10 @@ class RunError(LissomError):
     """A run directory that is missing, unfinished or of another recipe, or a run that diverged."""
 
 
+class StorageError(RunError, OSError):
+    """A file that the machine could not write: a full disk, say. What was there is untouched."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the known names closest to `name`, or all of them."""
     names = sorted(set(known))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from lissom.errors import LissomError
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, run
+from lissom.storage import replacing
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
 ONE_FILE_BYTES = 2**31 - 2**24
@@ -106,16 +106,12 @@ def export(
     with evaluating(model), torch.no_grad():
         run(model, inputs)
         program, dynamic = _program(model, inputs)
-        # Written beside and moved, so that what fails the check never stands at `path`.
-        with TemporaryDirectory(prefix=".export-", dir=path.parent) as beside:
-            written = Path(beside) / path.name
+        with replacing(path) as written:  # what fails the check never stands at `path`
             used_opset, load = FORMATS[path.suffix](program, written, opset, dynamic)
             difference = None
             if check:
                 difference = _difference(model, load, inputs, dynamic, tolerance, path)
-            size = sum(file.stat().st_size for file in Path(beside).iterdir())
-            for file in Path(beside).iterdir():
-                os.replace(file, path.parent / file.name)
+            size = sum(file.stat().st_size for file in written.parent.iterdir())
     return Exported(path, path.suffix[1:], size, difference, dynamic is not None, used_opset)
 
 

@@ -12,6 +12,7 @@ import typer
 from lissom.cli.shared import say, stderr
 from lissom.errors import RunError
 from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
+from lissom.storage import leftovers, remove
 
 RUN_FILES = (
     "recipe.json",
@@ -47,7 +48,7 @@ def check_run(run: Path, *, resume: bool, overwrite: bool) -> None:
             )
     elif resume and not run.exists():
         raise RunError(f"there is no run {run} to resume; without --resume it is started")
-    elif run.exists() and any(found.name != "recipe.json.part" for found in run.iterdir()):
+    elif run.exists() and set(run.iterdir()) - set(leftovers(run / "recipe.json")):
         raise RunError(f"{run} is not empty and not a run; choose another --out")
 
 
@@ -87,8 +88,7 @@ def _clear(run: Path) -> None:
         with suppress(OSError):  # something of the user's lies there
             (run / TEACHER).rmdir()
     for name in RUN_FILES:
-        (run / name).unlink(missing_ok=True)
-        (run / f"{name}.part").unlink(missing_ok=True)
+        remove(run / name)
 
 
 @contextmanager

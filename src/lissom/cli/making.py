@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from lissom.checkpoints import save_tensors
 from lissom.cli.folders import check_run, check_same, resumable, start
 from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
 from lissom.curves import Curve
@@ -21,6 +20,7 @@ from lissom.recipes import (
     keep_chosen,
     keep_record,
     keep_result,
+    keep_weights,
     make_data,
     make_trainer,
     read_recipe,
@@ -82,7 +82,7 @@ def train(
                 log.begin(trainer.epoch)
             found = trainer.fit()
         event = found.to_dict()
-        save_tensors(trainer.model.state_dict(), run / "model.safetensors")
+        keep_weights(trainer.model, run)
         if trainer.outcome is not None:
             event |= trainer.outcome.keep(trainer.model, run)
         keep_result(record, event, run)

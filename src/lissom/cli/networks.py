@@ -7,16 +7,16 @@ from typing import Annotated, Literal
 import typer
 from torch import nn
 
-from lissom.checkpoints import load_tensors, save_json
 from lissom.cli.shared import app, console, mistakes_in_red, say, stderr
 from lissom.errors import RunError
 from lissom.exporting import export as export_model
 from lissom.measuring import measure as measure_model
-from lissom.recipes import fill_model, load_checkpoint, make_example, make_model, read_record
+from lissom.recipes import load_checkpoint, load_weights, make_example, make_model, read_record
 from lissom.report import write_curve_report, write_report
 from lissom.saving import save as save_model
 from lissom.shrinking import Shrinkage
 from lissom.shrinking import shrink as shrink_model
+from lissom.storage import save_json
 
 RoundTo = Annotated[
     int | None,
@@ -66,7 +66,7 @@ def shrink(
         one = make_example(model, shape, 1)
         before, after = (measure_model(net, one).macs for net in (model, small))
         found = {"macs_before": before, "macs_after": after, **report.to_dict()}
-        save_json(found, run / "shrinkage.json")
+        save_json(found, run / "shrinkage.json", "lissom shrinkage 1")
         typer.echo(f"{report}\n{before:,} MACs for one example → {after:,}")
         say(f"written: {path}, {run}/shrinkage.json")
 
@@ -131,7 +131,7 @@ def load_model(run: Path) -> tuple[nn.Module, list[int]]:
     finished = run / "model.safetensors"
     if finished.exists():
         model = make_model(record.recipe, record.shape, record.classes)
-        fill_model(model, load_tensors(finished), finished)
+        load_weights(model, run)
         return model, record.shape
     model, method = load_checkpoint(run, record)
     say(f"{run} is not finished; this is its last checkpoint", to=stderr)

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from lissom.checkpoints import save_json
 from lissom.cli.networks import load_model
 from lissom.cli.shared import MAX_SEED, DataDir, app, console, mistakes_in_red, say
 from lissom.data import Dataset
@@ -16,6 +15,7 @@ from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
 from lissom.recipes import load_method, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
+from lissom.storage import replacing, save_json
 from lissom.tables import table
 from lissom.training import loss_and_error
 
@@ -67,9 +67,11 @@ def ensemble(
             "calibration_error": trust.error,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        save_json(kept, folder / "ensemble.json")
-        ensemble_sizes(found, single).savefig(folder / "ensemble.svg")
-        reliability(trust).savefig(folder / "calibration.svg")
+        save_json(kept, folder / "ensemble.json", "lissom ensemble 1")
+        figures = {"ensemble": ensemble_sizes(found, single), "calibration": reliability(trust)}
+        for name, figure in figures.items():
+            with replacing(folder / f"{name}.svg") as beside:
+                figure.savefig(beside)
         rows = [
             [size, f"{100 * fmean(a):.2f}", f"{100 * min(a):.2f}", f"{100 * max(a):.2f}"]
             for size, a in found.items()
@@ -99,7 +101,7 @@ def distill(
         model, _ = load_model(run)
         data = make_data(record.recipe, data_dir, seed=record.seed)
         found = distill_to_trees(model, data, rounds=rounds, examples=examples, seed=seed)
-        save_json({"to": to, **found.to_dict()}, run / "distilled.json")
+        save_json({"to": to, **found.to_dict()}, run / "distilled.json", "lissom distilled 1")
         console.print(found.table())
         typer.echo(
             f"learned from {found.examples:,} training examples, of which the network tells "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissom.storage import storage
+from lissom.sparse_sizes import storage
 
 State = dict[str, Any]
 

@@ -11,28 +11,41 @@ Other parameters and buffers are stored as they are. `Form.bits` counts with the
 formats for sparse tensors, and without names and shapes, so the file's size differs a little.
 """
 
-import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lissom.checkpoints import save_tensors
 from lissom.compressions.forms import Dense, Factors, Form, Quantized, Sum, index_bits
-from lissom.compressions.packing import pack, unpack
 from lissom.errors import CompressionError, RunError, nearest
 from lissom.running import named_tensors
+from lissom.storage import checked, load_tensors, mismatch, pack, save_tensors, unpack
 
-FORMAT = "lissom compressed 1"
-
-Record = dict[str, Any]
+COMPRESSED = "lissom compressed 1"
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in INTEGERS}
+
+Entry = dict[str, Any]  # of one form: its kind, and what else is not a tensor
+
+
+@dataclass(frozen=True)
+class CompressedRecord:
+    """What a file says besides tensors, by the names of parameters.
+
+    Attributes:
+        tied: names of tensors that are others' as well.
+        shapes: of those that have a form.
+        forms: what their forms are.
+    """
+
+    tied: dict[str, str]
+    shapes: dict[str, list[int]]
+    forms: dict[str, Entry]
 
 
 def save_compressed(
@@ -52,11 +65,6 @@ def save_compressed(
             parameter, or a form of another shape or dtype than it.
         RunError: if the path cannot be a file.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise RunError(f"{path.parent} is no directory")
-    if path.is_dir():
-        raise RunError(f"{path} is a directory; save_compressed writes one file")
     own = dict(named_tensors(model))
     for name, form in forms.items():
         _check(name, form, own)
@@ -69,15 +77,14 @@ def save_compressed(
         for name, tensor in own.items()
         if owners.setdefault(id(tensor), name) != name
     }
-    tensors = {n: x.detach() for n, x in own.items() if n not in tied and n not in forms}
+    tensors = {n: x for n, x in own.items() if n not in tied and n not in forms}
     record = {
-        "format": FORMAT,
         "class": type(model).__qualname__,
         "tied": tied,
         "shapes": {name: list(own[name].shape) for name in forms},
         "forms": {name: _write(form, f"{name}/", tensors) for name, form in forms.items()},
     }
-    save_tensors(tensors, path, {"lissom": json.dumps(record)})
+    save_tensors(tensors, Path(path), COMPRESSED, record)
 
 
 @torch.no_grad()
@@ -97,35 +104,32 @@ def load_compressed(path: str | os.PathLike[str], model: nn.Module) -> dict[str,
         RunError: if the file is missing or damaged, or of another network than this one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RunError(f"there is no file {path}")
-    record, tensors = _read(path)
+    record, tensors = load_tensors(path, COMPRESSED)
+    told = checked(CompressedRecord, record, path)
     own = dict(named_tensors(model))
+    packed = tuple(f"{name}/" for name in told.forms)
+    values = {name: x for name, x in tensors.items() if not name.startswith(packed)}
     try:
-        expected = record["forms"].keys() | record["tied"].keys()
-        packed = tuple(f"{name}/" for name in record["forms"])
-        plain = {name for name in tensors if not name.startswith(packed)}
-        if own.keys() != plain | expected:
-            odd = sorted(own.keys() ^ (plain | expected))
-            raise ValueError(f"only one of the two has {', '.join(odd)}")
-        if wrong := [a for a, b in record["tied"].items() if own[a] is not own[b]]:
+        if odd := own.keys() ^ (values.keys() | told.forms.keys() | told.tied.keys()):
+            raise ValueError(f"only one of the two has {', '.join(sorted(odd))}")
+        if wrong := [a for a, b in told.tied.items() if own[a] is not own[b]]:
             raise ValueError(f"{', '.join(wrong)} was tied to another tensor")
-        shapes = {name: list(tensors[name].shape) for name in plain} | record["shapes"]
-        for name, shape in sorted(
-            shapes.items()
-        ):  # before anything is unpacked to the size it claims
+        own = {name: tensor for name, tensor in own.items() if name not in told.tied}
+        for name, shape in sorted(told.shapes.items()):
+            # Before anything is unpacked to the size that it claims.
             if list(own[name].shape) != shape:
                 raise ValueError(f"{name} had shape {shape}, now {list(own[name].shape)}")
         forms = {
             name: _form(entry, f"{name}/", tensors, own[name].shape)
-            for name, entry in record["forms"].items()
+            for name, entry in told.forms.items()
         }
-        values = {name: tensors[name] for name in plain}
         values |= {name: form.value() for name, form in forms.items()}
+        if why := mismatch(own, values):
+            raise ValueError(why)
         for name, value in values.items():
-            if (value.shape, value.dtype) != (own[name].shape, own[name].dtype):
+            if value.dtype != own[name].dtype:
                 raise ValueError(f"{name} was {value.dtype}, now {own[name].dtype}")
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except Exception as error:  # forms of nonsense may fail in any way
         raise RunError(
             f"{path}, saved from a {record.get('class')}, is damaged or of another network than "
             f"this {type(model).__name__}: {error}"
@@ -146,20 +150,17 @@ def _check(name: str, form: Form, own: Mapping[str, Tensor]) -> None:
         )
 
 
-def _write(form: Form, at: str, tensors: dict[str, Tensor]) -> Record:
-    """Put copies of what a form consists of into `tensors`, under names that begin with `at`.
-
-    Copies, since safetensors refuses tensors that share memory, and forms share a joint codebook.
-    """
+def _write(form: Form, at: str, tensors: dict[str, Tensor]) -> Entry:
+    """Put what a form consists of into `tensors`, under names that begin with `at`."""
     match form:
         case Quantized(codebook, indices):
             if indices.numel() and int(indices.min()) < 0:
                 raise CompressionError(f"{at[:-1]} is quantized with negative indices")
-            tensors[at + "codebook"] = codebook.detach().clone()
+            tensors[at + "codebook"] = codebook
             tensors[at + "indices"] = pack(indices, index_bits(len(codebook)))
             return {"kind": "quantized", "indices": str(indices.dtype).removeprefix("torch.")}
         case Factors(u, v):
-            tensors[at + "u"], tensors[at + "v"] = u.detach().clone(), v.detach().clone()
+            tensors[at + "u"], tensors[at + "v"] = u, v
             return {"kind": "factors"}
         case Sum(parts):
             found = [_write(part, f"{at}{i}/", tensors) for i, part in enumerate(parts)]
@@ -167,14 +168,14 @@ def _write(form: Form, at: str, tensors: dict[str, Tensor]) -> Record:
     return _write_dense(form.value().detach(), at, tensors)
 
 
-def _write_dense(x: Tensor, at: str, tensors: dict[str, Tensor]) -> Record:
+def _write_dense(x: Tensor, at: str, tensors: dict[str, Tensor]) -> Entry:
     alive = (x != 0).flatten()
     n, count = x.numel(), int(alive.sum())
     sizes = {"dense": n * x.itemsize, "bitmap": count * x.itemsize + -(-n // 8)}
     if n <= 2**31:
         sizes["places"] = count * (x.itemsize + 4)
     kind = min(sizes, key=lambda kind: sizes[kind])
-    tensors[at + "numbers"] = x.clone() if kind == "dense" else x.flatten()[alive]
+    tensors[at + "numbers"] = x if kind == "dense" else x.flatten()[alive]
     if kind == "bitmap":
         tensors[at + "bitmap"] = pack(alive, 1)
     elif kind == "places":
@@ -182,7 +183,7 @@ def _write_dense(x: Tensor, at: str, tensors: dict[str, Tensor]) -> Record:
     return {"kind": kind}
 
 
-def _form(entry: Record, at: str, tensors: Mapping[str, Tensor], shape: torch.Size) -> Form:
+def _form(entry: Entry, at: str, tensors: Mapping[str, Tensor], shape: torch.Size) -> Form:
     """The form that `_write` made the entry of."""
     match entry["kind"]:
         case "quantized":
@@ -193,7 +194,10 @@ def _form(entry: Record, at: str, tensors: Mapping[str, Tensor], shape: torch.Si
             indices = unpack(tensors[at + "indices"], bits, shape.numel(), dtype)
             return Quantized(codebook, indices.view(shape))
         case "factors":
-            return Factors(tensors[at + "u"], tensors[at + "v"], shape)
+            u, v = tensors[at + "u"], tensors[at + "v"]
+            if u.ndim != 2 or v.ndim != 2 or u.shape[0] * v.shape[1] != shape.numel():
+                raise ValueError(f"{at[:-1]} has factors {list(u.shape)} and {list(v.shape)}")
+            return Factors(u, v, shape)
         case "sum":
             parts = entry["parts"]
             return Sum([_form(p, f"{at}{i}/", tensors, shape) for i, p in enumerate(parts)])
@@ -208,16 +212,3 @@ def _form(entry: Record, at: str, tensors: Mapping[str, Tensor], shape: torch.Si
             raise ValueError(f"a form of kind {other!r} is not known")
     numbers = tensors[at + "numbers"]
     return Dense(numbers.new_zeros(shape.numel()).index_copy_(0, places, numbers).view(shape))
-
-
-def _read(path: Path) -> tuple[Record, dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["lissom"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not a file that save_compressed wrote: {error!r}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else None
-        raise RunError(f"{path} has the format {found!r}, this lissom reads {FORMAT!r}")
-    return record, tensors

@@ -53,12 +53,12 @@ class Curve:
             make_model: make_model(seed), needed only to get networks.
 
         Raises:
-            RunError: if there is no path in `out`.
-            PathError: if no point worked there, or it is of another version.
+            RunError: if there is no path in `out`, or its files are damaged or of another version.
+            PathError: if no point worked there.
         """
         out = Path(out)
         record = load_path(out)
-        order = Plan(tuple(record["strengths"]), record["points"]).order
+        order = Plan(record.strengths, record.points).order
         points = sorted(load_points(out), key=lambda p: (p.from_scratch, order(p.strength), p.seed))
         if all(point.failed or point.from_scratch for point in points):
             why = next((p.failed for p in points if p.failed), None)
@@ -70,8 +70,8 @@ class Curve:
         return cls(
             tuple(points),
             out,
-            parameters=tuple(record["parameters"]),
-            strength_name=record["strength_name"],
+            parameters=tuple(record.parameters),
+            strength_name=record.strength_name,
             make_model=make_model,
         )
 

@@ -23,6 +23,7 @@ from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
 from lissom.shrinking import shrink
 from lissom.shrinking.verify import fresh_inputs
+from lissom.storage import replace as replace_file
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,10 @@ def _point(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         point = _trained(job, point, origin)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # the machine failed and not the training: the same call makes this point again
     except Exception as error:  # fit is the user's, and may raise anything
-        (folder / "failed.txt").write_text(traceback.format_exc())
+        replace_file(folder / "failed.txt", traceback.format_exc())
         point = replace(point, failed=f"{type(error).__name__}: {error}")
     point = replace(point, seconds=perf_counter() - began)
     save_point(point)

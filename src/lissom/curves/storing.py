@@ -3,7 +3,7 @@
 out/path.json                    the arguments
 out/seed0/dense/                 the dense point; strength-0.001/ and scratch-0.001/ are others
     network.safetensors          the trained network, with its zeros
-    small.safetensors            the shrunk one; small.pt2 where it is a graph
+    small.safetensors            the shrunk one
     state.pt                     what fit returned
     fit/                         files of fit's own
     point.json                   written last
@@ -12,28 +12,60 @@ out/seed0/dense/                 the dense point; strength-0.001/ and scratch-0.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lissom.checkpoints import (
+from lissom.curves.point import Point
+from lissom.errors import PathError, RunError, StorageError
+from lissom.running import named_tensors
+from lissom.saving import save
+from lissom.storage import (
+    checked,
     load_json,
     load_state,
     load_tensors,
+    mismatch,
     save_json,
     save_state,
     save_tensors,
 )
-from lissom.curves.point import Point
-from lissom.errors import PathError
-from lissom.running import named_tensors
-from lissom.saving import save
 
-FORMAT = "lissom path 3"
-NETWORK, STATE, POINT, PATH = "network.safetensors", "state.pt", "point.json", "path.json"
-SMALL = ("small.safetensors", "small.pt2")
+PATH_KIND, POINT_KIND, STATE_KIND = "lissom path 3", "lissom point 1", "lissom state 1"
+TENSORS_KIND = "lissom tensors 1"
+NETWORK, SMALL, STATE = "network.safetensors", "small.safetensors", "state.pt"
+PATH, POINT = "path.json", "point.json"
+
+
+@dataclass(frozen=True)
+class PathRecord:
+    """The arguments of a path that make its points what they are."""
+
+    strengths: tuple[float, ...]
+    points: int
+    parameters: dict[str, list[int]]
+    strength_name: str
+
+
+@dataclass(frozen=True)
+class PointRecord:
+    """A point as JSON has it: null for NaN, and without the folder's path."""
+
+    strength: float | None
+    seed: int
+    number: int
+    folder: str
+    from_scratch: bool
+    origin: str | None
+    error: float | None
+    test_error: float | None
+    sizes: dict[str, float] | None
+    empty: bool
+    seconds: float
+    failed: str | None
 
 
 def folder_of(out: Path, seed: int, strength: float | None, from_scratch: bool) -> Path:
@@ -53,9 +85,9 @@ def begin(out: Path, arguments: Mapping[str, Any]) -> None:
         raise PathError(f"out is a folder for all points, and {out} is a file")
     if not (out / PATH).exists():
         out.mkdir(parents=True, exist_ok=True)
-        save_json({"format": FORMAT, **arguments}, out / PATH)
+        save_json(arguments, out / PATH, PATH_KIND)
         return
-    before = load_path(out)
+    before = load_json(out / PATH, PATH_KIND)
     for name, value in arguments.items():
         if before.get(name) != value:
             raise PathError(
@@ -64,30 +96,24 @@ def begin(out: Path, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def load_path(out: Path) -> dict[str, Any]:
+def load_path(out: Path) -> PathRecord:
     """The arguments of a path.
 
     Raises:
-        RunError: if `out` holds no path.
-        PathError: if it is one of another version.
+        RunError: if `out` holds no path, or one of another version.
     """
-    record: dict[str, Any] = load_json(out / PATH)
-    if record.get("format") != FORMAT:
-        raise PathError(
-            f"{out / PATH} has the format {record.get('format')!r}, this lissom reads {FORMAT!r}"
-        )
-    return record
+    return checked(PathRecord, load_json(out / PATH, PATH_KIND), out / PATH)
 
 
 def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None, to: Path) -> None:
     """Write all that a point leaves, besides point.json."""
-    # Copies, since safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(net)}
-    save_tensors(tensors, to / NETWORK)
-    save(small, to / SMALL[small.shrinkage.as_graph])  # type: ignore[union-attr, index]
+    save_tensors(dict(named_tensors(net)), to / NETWORK, TENSORS_KIND)
+    save(small, to / SMALL)
     try:
-        save_state({"state": state}, to / STATE)
-        load_state(to / STATE)  # what cannot be read again must fail here, not at the next point
+        save_state({"state": state}, to / STATE, STATE_KIND)
+        state_in(to)  # what cannot be read again must fail here, not at the next point
+    except StorageError:
+        raise
     except Exception as error:  # pickle and torch raise many types
         raise PathError(
             "fit returns None or a dict of tensors and plain values (numbers, words, lists, "
@@ -96,41 +122,58 @@ def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None,
 
 
 def fill(net: nn.Module, folder: Path) -> None:
-    """Give a network the weights of a point."""
-    tensors = load_tensors(folder / NETWORK)
+    """Give a network the weights of a point.
+
+    Raises:
+        RunError: if they are of another network, which is left as it was.
+    """
+    own, tensors = dict(named_tensors(net)), tensors_in(folder)
+    if why := mismatch(own, tensors):
+        raise RunError(f"{folder / NETWORK} is of another network than make_model makes: {why}")
     with torch.no_grad():
-        for name, tensor in named_tensors(net):
-            tensor.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
 
 
 def tensors_in(folder: Path) -> dict[str, Tensor]:
     """Parameters and buffers of a point's trained network, on the CPU."""
-    return load_tensors(folder / NETWORK)
+    return load_tensors(folder / NETWORK, TENSORS_KIND)[1]
 
 
 def state_in(folder: Path) -> dict[str, Any] | None:
     """What a point's `fit` returned."""
-    state: dict[str, Any] | None = load_state(folder / STATE)["state"]
+    state = load_state(folder / STATE, STATE_KIND).get("state", 0)
+    if state is not None and not isinstance(state, dict):
+        raise RunError(f"{folder / STATE} holds no state that fit returned, but {state!r}")
     return state
 
 
 def small_in(folder: Path) -> Path:
     """The file of a point's shrunk network."""
-    return next(folder / name for name in SMALL if (folder / name).exists())
+    return folder / SMALL
 
 
 def save_point(point: Point) -> None:
     """Say that a point is finished: nothing is written after this."""
-    save_json(point.to_dict(), point.folder / POINT)
+    save_json(point.to_dict(), point.folder / POINT, POINT_KIND)
 
 
 def load_point(folder: Path) -> Point | None:
-    """A finished point, or None."""
-    if not (folder / POINT).exists():
+    """A finished point, or None.
+
+    Raises:
+        RunError: if its file is damaged, or of another version.
+    """
+    path = folder / POINT
+    if not path.exists():
         return None
-    record = load_json(folder / POINT)
-    error = math.nan if record["error"] is None else record["error"]
-    return Point(**{**record, "folder": folder, "error": error})
+    record = load_json(path, POINT_KIND)
+    told = checked(PointRecord, record, path)
+    if told.failed is None and (told.error is None or told.sizes is None):
+        raise RunError(f"{path}: a point that did not fail has an error and sizes")
+    error = math.nan if told.error is None else told.error
+    kept = {name: record[name] for name in vars(told)}  # whole numbers stay so
+    return Point(**{**kept, "folder": folder, "error": error})
 
 
 def load_points(out: Path) -> list[Point]:

@@ -14,7 +14,7 @@ from lissom.measuring.timing import Latency, latency
 from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
-from lissom.storage import Storage, storage
+from lissom.sparse_sizes import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from lissom.measuring.timing import Latency
-from lissom.storage import Storage
+from lissom.sparse_sizes import Storage
 from lissom.tables import table, text
 
 

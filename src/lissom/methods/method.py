@@ -352,14 +352,11 @@ class Method(metaclass=_MadeFirst):
             "own": self.own_state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken.
-
-        Load it before the states of model and optimizer: of a method that had finalized by then,
-        both have given up what only the method needed.
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that is not one of this method on these groups, and change nothing.
 
         Raises:
-            MethodError: if the state is of another method or of other groups.
+            MethodError: if it is of another method or of other groups.
         """
         if STATE - state.keys():
             raise MethodError(f"this is no state of a method: it has {sorted(state)}")
@@ -375,6 +372,7 @@ class Method(metaclass=_MadeFirst):
             raise MethodError(
                 "this method is finalized, and the state is of before: make a new one"
             )
+        before = self.own_state()
         try:
             self.load_own_state(state["own"])
         except LissomError:
@@ -382,6 +380,21 @@ class Method(metaclass=_MadeFirst):
         except (KeyError, TypeError, ValueError) as error:
             what = f"the state is of a {self.name!r} with other options: {error!r}"
             raise MethodError(what) from error
+        finally:
+            self.load_own_state(before)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        Load it before the states of model and optimizer: of a method that had finalized by then,
+        both have given up what only the method needed.
+
+        Raises:
+            MethodError: if the state is of another method or of other groups, and nothing was
+                changed.
+        """
+        self.check_state(state)
+        self.load_own_state(state["own"])
         if state["finalized_at"] is not None and not self.finalized:
             self.let_go()
         self.step, self.finalized_at = int(state["step"]), state["finalized_at"]

@@ -4,7 +4,6 @@ from lissom.recipes.choosing import keep_chosen
 from lissom.recipes.fitting import RecipePath
 from lissom.recipes.henrikson import HenriksonLog
 from lissom.recipes.making import (
-    fill_model,
     make_data,
     make_example,
     make_groups,
@@ -13,7 +12,7 @@ from lissom.recipes.making import (
     make_optimizer,
 )
 from lissom.recipes.reading import read_recipe, read_record, recipe_names
-from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.runs import keep_record, keep_result, keep_weights, load_weights
 from lissom.recipes.sampling import load_checkpoint, load_method
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
@@ -24,12 +23,13 @@ __all__ = [
     "Recipe",
     "RecipePath",
     "Record",
-    "fill_model",
     "keep_chosen",
     "keep_record",
     "keep_result",
+    "keep_weights",
     "load_checkpoint",
     "load_method",
+    "load_weights",
     "make_data",
     "make_example",
     "make_groups",

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from lissom.checkpoints import read_events, save_tensors
 from lissom.curves import Curve, Point, Setting
 from lissom.curves.storing import fill
 from lissom.recipes.fitting import DATA_SEED
 from lissom.recipes.making import make_model
 from lissom.recipes.paths import point_recipe
-from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.runs import keep_record, keep_result, keep_weights
 from lissom.recipes.specs import Record
+from lissom.storage import read_events, save_events
 
 
 def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Point:
@@ -33,9 +33,9 @@ def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Po
     own = Record(recipe=recipe, seed=DATA_SEED, shape=record.shape, classes=record.classes)
     net = make_model(recipe, own.shape, own.classes)
     fill(net, point.folder)
-    events = point.folder / "fit" / "events.jsonl"
+    events = read_events(point.folder / "fit" / "events.jsonl")
     keep_record(own, out)
-    (out / "events.jsonl").write_bytes(events.read_bytes())
-    save_tensors(net.state_dict(), out / "model.safetensors")
-    keep_result(own, {**read_events(events)[-1], "point": point.to_dict()}, out)
+    save_events(events, out / "events.jsonl")
+    keep_weights(net, out)
+    keep_result(own, {**events[-1], "point": point.to_dict()}, out)
     return point

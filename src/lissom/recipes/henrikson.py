@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lissom.checkpoints import append_event, read_events, save_events
+from lissom.storage import append_line, read_events, save_lines
 from lissom.training import Evaluation
 
 FILE = "henrikson.jsonl"
@@ -42,9 +42,9 @@ class HenriksonLog:
         """
         events = read_events(self._run / "events.jsonl") if epoch else []
         known = [Evaluation.from_dict(event) for event in events if event["epoch"] <= epoch]
-        save_events(map(henriksons, known), self._run / FILE)
+        save_lines(map(henriksons, known), self._run / FILE)
 
     def add(self, event: dict[str, Any]) -> None:
         """Take a trainer's report; those of progress and of a teacher are passed over."""
         if event["event"] == "evaluation" and "teacher" not in event:
-            append_event(henriksons(Evaluation.from_dict(event)), self._run / FILE)
+            append_line(henriksons(Evaluation.from_dict(event)), self._run / FILE)

@@ -1,6 +1,6 @@
 """From a recipe to the objects it names: data, model, optimizer, method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
-from lissom.errors import GroupError, LissomError, RecipeError, RunError
+from lissom.errors import GroupError, LissomError, RecipeError
 from lissom.groups import Groups, columns, kernels, weights
 from lissom.methods import Method
 from lissom.models import build
@@ -117,18 +117,6 @@ def make_method(
     except LissomError as error:
         what = f"method.{error.field}" if error.field else f"method {kind.name!r}"
         raise RecipeError(f"{what} for model {recipe.model.name!r}: {error}") from error
-
-
-def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Give the recipe's model the tensors of a file.
-
-    Raises:
-        RunError: if they are of another model.
-    """
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
 
 
 COUPLED = {"channels": channels, "neurons": neurons, "heads": heads, "units": units}

@@ -1,6 +1,5 @@
 """Reading recipes: TOML files to `Recipe`s, with errors that name the line and the nearest key."""
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lissom.checkpoints import load_json
-from lissom.errors import RecipeError, nearest
+from lissom.errors import RecipeError, RunError, nearest
 from lissom.recipes.lines import Location, line_numbers
+from lissom.recipes.runs import RECIPE_KIND
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.strict import Spec, said
+from lissom.storage import load_json
 
 Made = TypeVar("Made", bound=Spec)
 
@@ -49,19 +49,8 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _read(source: str, changes: Sequence[str], students: tuple[str, ...]) -> Recipe:
-    text, name = _text(source)
+    table, name, lines = _of_run(source) if source.endswith(".json") else _of_toml(source)
     students = (*students, _identity(source))
-    of_run = source.endswith(".json")
-    try:
-        table = json.loads(text) if of_run else tomllib.loads(text)
-    except ValueError as error:
-        kind = "JSON" if of_run else "TOML"
-        raise RecipeError(f"{name} is not valid {kind}: {error}") from error
-    if of_run:
-        table = table.get("recipe") if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            raise RecipeError(f"{name} is not the recipe.json of a run; other recipes are .toml")
-    lines = {} if of_run else line_numbers(text)
     line = lines.get(("teacher", "recipe"))
     _read_teacher(table, f"{name}, line {line}", Path(source).parent, students)
     for change in changes:
@@ -69,6 +58,28 @@ def _read(source: str, changes: Sequence[str], students: tuple[str, ...]) -> Rec
         _read_teacher(table, f"{name}, --set", Path(), students)
     changed = [_split(change.partition("=")[0]) for change in changes]
     return _made(Recipe, table, name, lines, changed)
+
+
+def _of_run(source: str) -> tuple[Any, str, dict[Location, int]]:
+    """The recipe of a recipe.json, and what to call it; it has no lines worth naming."""
+    if not Path(source).exists():
+        raise RecipeError(f"there is no recipe file {source}")
+    try:
+        table = load_json(Path(source), RECIPE_KIND).get("recipe")
+    except RunError as error:
+        raise RecipeError(str(error)) from error
+    if not isinstance(table, dict):
+        raise RecipeError(f"{source} is not the recipe.json of a run; other recipes are .toml")
+    return table, source, {}
+
+
+def _of_toml(source: str) -> tuple[Any, str, dict[Location, int]]:
+    """The table of a TOML file, what to call it, and the lines of its keys."""
+    text, name = _text(source)
+    try:
+        return tomllib.loads(text), name, line_numbers(text)
+    except ValueError as error:
+        raise RecipeError(f"{name} is not valid TOML: {error}") from error
 
 
 def _read_teacher(table: Any, where: str, folder: Path, students: tuple[str, ...]) -> None:
@@ -95,10 +106,10 @@ def read_record(path: Path) -> Record:
     """The recipe.json of a run.
 
     Raises:
-        RunError: if it is missing or not JSON.
+        RunError: if it is missing, damaged, or not of this version.
         RecipeError: if it says what no run would have written.
     """
-    return _made(Record, load_json(path), str(path))
+    return _made(Record, load_json(path, RECIPE_KIND), str(path))
 
 
 def _text(source: str) -> tuple[str, str]:

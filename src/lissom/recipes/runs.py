@@ -7,14 +7,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lissom.checkpoints import save_json
+from torch import nn
+
+from lissom.errors import RunError
 from lissom.recipes.specs import Record
+from lissom.storage import load_tensors, mismatch, save_json, save_tensors
+
+WEIGHTS, WEIGHTS_KIND = "model.safetensors", "lissom tensors 1"
+RECIPE_KIND, RESULT_KIND = "lissom recipe 1", "lissom result 1"
 
 
 def keep_record(record: Record, run: Path) -> None:
     """Make the run's directory and write recipe.json into it."""
     run.mkdir(parents=True, exist_ok=True)
-    save_json(record.to_json(), run / "recipe.json")
+    save_json(record.to_json(), run / "recipe.json", RECIPE_KIND)
 
 
 def keep_result(record: Record, event: dict[str, Any], run: Path) -> None:
@@ -27,4 +33,21 @@ def keep_result(record: Record, event: dict[str, Any], run: Path) -> None:
         "seed": record.seed,
         "versions": {"python": platform.python_version(), **packages},
     }
-    save_json(result, run / "result.json")
+    save_json(result, run / "result.json", RESULT_KIND)
+
+
+def keep_weights(model: nn.Module, run: Path) -> None:
+    """Write model.safetensors."""
+    save_tensors(model.state_dict(), run / WEIGHTS, WEIGHTS_KIND)
+
+
+def load_weights(model: nn.Module, run: Path) -> None:
+    """Give a model the weights of model.safetensors.
+
+    Raises:
+        RunError: if they are of another model, or the file is damaged.
+    """
+    _, tensors = load_tensors(run / WEIGHTS, WEIGHTS_KIND)
+    if why := mismatch(model.state_dict(), tensors):
+        raise RunError(f"{run / WEIGHTS} does not fit the recipe beside it: {why}")
+    model.load_state_dict(tensors)

@@ -4,13 +4,12 @@ from pathlib import Path
 
 from torch import nn
 
-from lissom.checkpoints import load_state
-from lissom.errors import RunError
+from lissom.errors import LissomError, RunError
 from lissom.methods import Method
-from lissom.recipes.making import fill_model, make_method, make_model, make_optimizer
+from lissom.recipes.making import make_method, make_model, make_optimizer
 from lissom.recipes.specs import Record
-
-AVERAGED = "module."  # torch's AveragedModel puts it before each name
+from lissom.training.checkpoint import averaged, check_checkpoint
+from lissom.training.checkpoint import load_checkpoint as load_state
 
 
 def load_checkpoint(run: Path, record: Record) -> tuple[nn.Module, Method | None]:
@@ -27,20 +26,17 @@ def load_checkpoint(run: Path, record: Record) -> tuple[nn.Module, Method | None
     state = load_state(path)
     model = make_model(record.recipe, record.shape, record.classes)
     optimizer = make_optimizer(record.recipe.optimizer, model)
-    epoch = int(state.get("steps_per_epoch", 1))
-    method = make_method(record.recipe, model, optimizer, record.shape, epoch)
-    tensors = state.get("model", {})
-    if (average := state.get("average")) is not None:
-        tensors = {
-            name.removeprefix(AVERAGED): tensor
-            for name, tensor in average.items()
-            if name.startswith(AVERAGED)
-        }
-    if method is not None and state.get("method") is not None:
+    method = make_method(record.recipe, model, optimizer, record.shape, state["steps_per_epoch"])
+    try:
+        check_checkpoint(state, model, optimizer, method)
+    except LissomError as error:
+        raise RunError(f"{path} does not fit the recipe beside it: {error}") from error
+    if method is not None:
         method.load_state_dict(state["method"])
-    fill_model(model, tensors, path)
-    if "optimizer" in state:  # its learning rate and its metric are the method's as well
-        optimizer.load_state_dict(state["optimizer"])
+    average = state["average"]
+    model.load_state_dict(state["model"] if average is None else averaged(average))
+    # Its learning rate and its metric are the method's as well.
+    optimizer.load_state_dict(state["optimizer"])
     return model, method
 
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from lissom.checkpoints import load_tensors, save_tensors
 from lissom.data import Dataset
 from lissom.errors import RunError
 from lissom.recipes.making import make_method, make_model, make_optimizer
 from lissom.recipes.reading import read_record
-from lissom.recipes.runs import keep_record, keep_result
+from lissom.recipes.runs import keep_record, keep_result, keep_weights, load_weights
 from lissom.recipes.specs import Recipe, Record, TeacherSpec
 from lissom.training import (
     Report,
@@ -105,7 +104,7 @@ def make_teacher(
             raise RunError(f"{out} holds a teacher of another recipe or seed: choose another --out")
         if (out / "result.json").exists():
             model = make_model(recipe, shape, data.classes).to(usable_device(device))
-            model.load_state_dict(load_tensors(out / "model.safetensors"))
+            load_weights(model, out)
             return Teacher(logits_of(model, trainer.data.train_x), spec.alpha, spec.temperature)
         if (out / "checkpoint.pt").exists():
             trainer.resume()
@@ -113,6 +112,6 @@ def make_teacher(
         keep_record(record, out)
     found = trainer.fit()
     if out is not None:
-        save_tensors(trainer.model.state_dict(), out / "model.safetensors")
+        keep_weights(trainer.model, out)
         keep_result(record, found.to_dict(), out)
     return Teacher(logits_of(trainer.model, trainer.data.train_x), spec.alpha, spec.temperature)

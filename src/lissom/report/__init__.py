@@ -5,8 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lissom.checkpoints import load_json, read_events
 from lissom.errors import RunError
+from lissom.recipes.runs import RECIPE_KIND, RESULT_KIND
 from lissom.report.adversarial import AdversarialCurve, adversarial_curve
 from lissom.report.classes import ClassAccuracy, class_accuracy
 from lissom.report.confusion import accuracy_by, confusion_matrix, confusions, per_value
@@ -16,6 +16,7 @@ from lissom.report.ensembles import ensemble_sizes, reliability
 from lissom.report.figures import history, svg
 from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
+from lissom.storage import load_json, read_events, replace
 from lissom.training import Evaluation
 
 __all__ = [
@@ -53,15 +54,15 @@ def write_report(run: Path) -> Path:
     """
     if not (run / "result.json").exists():
         raise RunError(f"{run} has no result.json: the run is not finished (lissom train --resume)")
-    result: dict[str, Any] = load_json(run / "result.json")
+    result: dict[str, Any] = load_json(run / "result.json", RESULT_KIND)
     events = [Evaluation.from_dict(event) for event in read_events(run / "events.jsonl")]
     page = render(
         "page.html",
         result=result,
         found=Evaluation.from_dict(result),
-        recipe=load_json(run / "recipe.json"),
+        recipe=load_json(run / "recipe.json", RECIPE_KIND),
         history=Markup(svg(history(events))),
     )
     path = run / "report.html"
-    path.write_text(page, encoding="utf-8")
+    replace(path, page)
     return path

@@ -3,20 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lissom.checkpoints import load_json, save_json
 from lissom.curves import Curve
 from lissom.curves.running import MakeModel
 from lissom.errors import PathError
 from lissom.report.by_point import ByPoint, key
 from lissom.report.confusion import confusions
+from lissom.storage import checked, load_json, save_json
 from lissom.training.evaluation import check_labelled
 
-FILE = "classes.json"
+FILE, KIND = "classes.json", "lissom classes 1"
 
 
 @dataclass(frozen=True)
@@ -33,24 +32,18 @@ class ClassAccuracy(ByPoint):
 
     def save(self, out: Path) -> None:
         """Write classes.json into the path's folder, where the report looks for it."""
-        save_json({"names": self.names, "points": dict(self.points)}, out / FILE)
+        save_json({"names": self.names, "points": dict(self.points)}, out / FILE, KIND)
 
     @classmethod
     def load(cls, out: Path) -> "ClassAccuracy | None":
         """What `save` wrote; None if there is nothing.
 
         Raises:
-            RunError: if the file is not JSON.
+            RunError: if the file is damaged, or not of this version.
         """
         if not (out / FILE).exists():
             return None
-        return cls.from_dict(load_json(out / FILE))
-
-    @classmethod
-    def from_dict(cls, known: Mapping[str, Any]) -> "ClassAccuracy":
-        """What classes.json holds."""
-        points = {key: tuple(accuracies) for key, accuracies in known["points"].items()}
-        return cls(tuple(known["names"]), points)
+        return checked(cls, load_json(out / FILE, KIND), out / FILE)
 
 
 def class_accuracy(

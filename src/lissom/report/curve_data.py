@@ -49,7 +49,7 @@ def page_data(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[s
         beside: the folder of the page, which links to networks begin at.
     """
     points = [point for curve in curves.values() for point in curve.points if not point.failed]
-    files = {point.folder: file for point in points if (file := _file(point)) is not None}
+    files = {p.folder: file for p in points if (file := small_in(p.folder)).exists()}
     embed = sum(file.stat().st_size for file in files.values()) <= EMBEDDED
     links = {folder: _link(file, beside, embed=embed) for folder, file in files.items()}
     return {
@@ -163,13 +163,6 @@ def _tensors(curve: Curve, point: Point) -> tuple[dict[str, Tensor], str | None]
         return curve.tensors(point), None
     except LissomError as error:
         return {}, str(error)
-
-
-def _file(point: Point) -> Path | None:
-    try:
-        return small_in(point.folder)
-    except StopIteration:
-        return None
 
 
 def _link(file: Path, beside: Path, *, embed: bool) -> dict[str, str]:

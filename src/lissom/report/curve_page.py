@@ -10,17 +10,23 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lissom.checkpoints import load_json
 from lissom.curves import Curve
+from lissom.curves.storing import PATH_KIND
 from lissom.errors import PathError
+from lissom.recipes.runs import RECIPE_KIND, RESULT_KIND
 from lissom.report.curve_data import WITHIN, names_of, page_data
 from lissom.report.curves import trade_off
 from lissom.report.figures import svg
 from lissom.report.page import render
 from lissom.report.series import Scale
 from lissom.report.table import answers, rows
+from lissom.storage import load_json, replace
 
-RECORDS = ("path.json", "recipe.json", "result.json")  # how it was made, as far as it is known
+RECORDS = {  # how it was made, as far as it is known
+    "path.json": PATH_KIND,
+    "recipe.json": RECIPE_KIND,
+    "result.json": RESULT_KIND,
+}
 
 
 def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
@@ -67,14 +73,16 @@ def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
             **{package: version(package) for package in ("lissom", "torch")},
         },
     )
-    path.write_text(page, encoding="utf-8", errors="replace")  # file names may be no Unicode
+    replace(path, page.encode(errors="replace"))  # file names may be no Unicode
     return path
 
 
 def _records(out: Path) -> dict[str, str]:
     """The files that say how a path was made, as text."""
     found: dict[str, Any] = {
-        name: load_json(out / name) for name in RECORDS if os.path.exists(out / name)
+        name: load_json(out / name, kind)
+        for name, kind in RECORDS.items()
+        if os.path.exists(out / name)
     }
     return {
         name: json.dumps(record, indent=2, ensure_ascii=False) for name, record in found.items()

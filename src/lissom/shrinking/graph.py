@@ -44,11 +44,11 @@ def cut_graph(
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
     graph.lint()
     small.recompile()
-    small.register_forward_pre_hook(_Sizes(trace.open_sizes))
+    small.register_forward_pre_hook(OpenSizes(trace.open_sizes))
     return small
 
 
-class _Sizes:
+class OpenSizes:
     """Refuses inputs of sizes that the graph was not traced for: they might run, and be wrong."""
 
     def __init__(self, shapes: list[tuple[int | None, ...]]) -> None:

@@ -15,12 +15,18 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lissom.checkpoints import append_event, keep_events, load_state, save_state
 from lissom.data import Dataset
 from lissom.errors import RunError
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
 from lissom.running import holding, named_tensors
+from lissom.storage import append_event, keep_events, save_events
+from lissom.training.checkpoint import (
+    check_checkpoint,
+    load_checkpoint,
+    optimized,
+    save_checkpoint,
+)
 from lissom.training.checks import check_method, check_optimizer
 from lissom.training.evaluation import Evaluation, evaluate
 from lissom.training.options import TrainOptions
@@ -99,12 +105,13 @@ class Trainer:
             The evaluation of the epoch whose weights the model now has: the last one, or with
             patience the best on validation data.
         """
-        if self.out is not None:  # events after the last checkpoint come again
+        if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
-            # What has no epoch is of another version.
-            keep_events(
-                lambda event: event.get("epoch", math.inf) <= self.epoch, self.out / "events.jsonl"
-            )
+            events = self.out / "events.jsonl"
+            if self.epoch:  # those after the last checkpoint come again
+                keep_events(lambda event: event["epoch"] <= self.epoch, events)
+            else:
+                save_events([], events)
         if self._goes_on():
             self._call_teacher()
         while self._goes_on():
@@ -125,12 +132,12 @@ class Trainer:
 
         Raises:
             RunError: if there is none, it cannot be read, or it is of another model, optimizer or
-                method.
+                method; nothing is changed then.
         """
         if self.out is None:
             raise RunError("a trainer without an out directory has nothing to resume from")
         path = self.out / "checkpoint.pt"
-        state = load_state(path)
+        state = load_checkpoint(path)
         try:
             self._load(state)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -166,10 +173,8 @@ class Trainer:
             options.check_teacher()
 
     def _load(self, state: dict[str, Any]) -> None:
-        if (self.method is None) != (state["method"] is None):
-            there = "no method" if state["method"] is None else f"{state['method']['method']!r}"
-            here = "none" if self.method is None else f"{self.method.name!r}"
-            raise RunError(f"it was trained with {there}, and this trainer has {here}")
+        last = None if state["event"] is None else Evaluation.from_dict(state["event"])
+        check_checkpoint(state, self.model, self.optimizer, self.method)
         if self.method is not None:
             self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
@@ -179,7 +184,7 @@ class Trainer:
             assert self._average is not None
             self._average.load_state_dict(state["average"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self._best, self._last = state["best"], Evaluation.from_dict(state["event"])
+        self._best, self._last = state["best"], last
 
     def _train_epoch(self) -> None:
         options, y = self.options, self.data.train_y
@@ -234,7 +239,7 @@ class Trainer:
                 self._note_if_best(found, event)
         if self.out is not None:
             append_event(event, self.out / "events.jsonl")
-            save_state(self._state(), self.out / "checkpoint.pt")
+            save_checkpoint(self._state(), self.out / "checkpoint.pt")
         self.report(event)
 
     def _note_if_best(self, found: Evaluation, event: dict[str, Any]) -> None:
@@ -278,6 +283,7 @@ class Trainer:
             "steps_per_epoch": self.steps_per_epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimized": optimized(self.optimizer),
             "method": None if self.method is None else self.method.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,

@@ -1,0 +1,128 @@
+"""A small module of the user's own class as data, and the large one cut to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import RunError
+from lissom.running import named_tensors
+from lissom.saving.parts import Inputs, as_indices, take_inputs
+from lissom.shrinking import Surgery, operate
+from lissom.shrinking.surgery import LAYERS, READS
+from lissom.storage import checked, mismatch
+
+MODULE = "lissom 1"
+
+
+@dataclass(frozen=True)
+class ModuleRecord:
+    """What a file says besides tensors.
+
+    Attributes:
+        sizes: for each module by path: attributes and their new values.
+        attention: paths of `nn.MultiheadAttention` with fewer heads: (those left, width of each).
+        biases: names of those that the class may not have.
+        inputs: of which only some entries are left, by position: the dim.
+        reads: paths of layers that read some of what they are given.
+        tied: names of tensors that are others' as well.
+    """
+
+    sizes: dict[str, dict[str, int]]
+    attention: dict[str, tuple[list[int], int]]
+    biases: list[str]
+    inputs: dict[int, int | None]
+    reads: list[str]
+    tied: dict[str, str]
+
+
+def record_of_module(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
+    """What tells a small module from a large one, but for inputs and tied tensors."""
+    return {
+        "class": type(net).__qualname__,
+        "sizes": surgery.sizes,
+        "attention": surgery.attention,
+        "biases": list(surgery.biases),
+        "reads": list(surgery.reads),
+    }
+
+
+def module_of(
+    record: dict[str, Any], tensors: dict[str, Tensor], path: Path, net: nn.Module
+) -> tuple[nn.Module, Inputs]:
+    """The module that a file describes, cut out of a large one of its class.
+
+    Raises:
+        RunError: if that is not what it was cut out of.
+    """
+    told = checked(ModuleRecord, record, path)
+    try:
+        inputs = take_inputs(told.inputs, tensors)
+        _check_sizes(net, told)
+        surgery = Surgery(
+            sizes=told.sizes,
+            attention=told.attention,
+            biases={name: torch.zeros_like(tensors[name]) for name in told.biases},
+            reads={at: as_indices(at, tensors[f"{at}.{READS}"]) for at in told.reads},
+        )
+        _refit(net, tensors)
+        operate(net, surgery)
+        own = dict(named_tensors(net))
+        for name, owner in told.tied.items():
+            if own[name] is not own[owner]:
+                raise ValueError(f"{name} was tied to {owner}")
+        own = {name: tensor for name, tensor in own.items() if name not in told.tied}
+        if wrong := mismatch(own, tensors):
+            raise ValueError(wrong)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+    except Exception as error:  # cutting a module of another class may fail in any way
+        raise RunError(
+            f"{path} was saved from a {record.get('class')} that is not what the factory made, "
+            f"a {type(net).__name__}: {error}"
+        ) from error
+    return net, inputs
+
+
+def _check_sizes(net: nn.Module, told: ModuleRecord) -> None:
+    """See that only sizes are written, and that all of them shrink."""
+    modules = dict(net.named_modules(remove_duplicate=False))
+    for path, sizes in told.sizes.items():
+        for name, size in sizes.items():
+            old = getattr(modules[path], name, None)
+            if type(old) is not int or not 0 <= size <= old:
+                raise ValueError(f"{path}.{name} is {old!r}, and was {size}")
+    for path in told.reads:
+        if type(modules[path]) not in LAYERS:
+            raise ValueError(f"{path} is a {type(modules[path]).__name__}, which cannot select")
+
+
+def _refit(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give every tensor the saved shape, if that is a part of its own; tied ones stay tied."""
+    new: dict[Tensor, Tensor] = {}
+    for path, module in net.named_modules(remove_duplicate=False):
+        for table in (module._parameters, module._buffers):
+            for name, old in table.items():
+                saved = tensors.get(f"{path}.{name}".lstrip("."))
+                if old is None or saved is None or saved.shape == old.shape:
+                    continue
+                if saved.ndim != old.ndim or any(
+                    n > m for n, m in zip(saved.shape, old.shape, strict=True)
+                ):
+                    raise ValueError(
+                        f"{path}.{name} had shape {list(saved.shape)}, which is no part of "
+                        f"{list(old.shape)}"
+                    )
+                empty = saved.new_zeros(saved.shape).to(old)
+                new[old] = (
+                    nn.Parameter(empty, old.requires_grad)
+                    if isinstance(old, nn.Parameter)
+                    else empty
+                )
+    for module in net.modules():
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for table in tables:
+            table.update({n: new[t] for n, t in table.items() if t is not None and t in new})

@@ -1,0 +1,132 @@
+"""The one writer: a file is the old one or the new one, whenever the power goes."""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+from lissom.errors import RunError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where what a killed process left stays until somebody removes it
+    fcntl = None  # type: ignore[assignment]
+
+PART = ".part"
+
+
+def replace(path: Path, content: bytes | str) -> None:
+    """Write a file's whole content; a text in UTF-8.
+
+    Raises:
+        RunError: as `replacing`.
+    """
+    with replacing(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path of the same name in a folder of its own, whose files take their places at the end.
+
+        with replacing(path) as beside:
+            figure.savefig(beside)
+
+    They have the modes that `open` gives files. If anything goes wrong, or the process is killed,
+    `path` is what it was before; nothing but a kill leaves something beside it, which the next
+    writer of the same file clears away.
+
+    Raises:
+        RunError: if `path` is a directory, or is in none.
+        StorageError: if the disk is full, say.
+    """
+    if path.is_dir():
+        raise RunError(f"{path} is a directory, and a file is to be written there")
+    if not path.parent.is_dir():
+        raise RunError(f"{path.parent} is no directory, so {path.name} cannot be written there")
+    try:
+        _clear_leftovers(path)
+        with _folder_beside(path) as folder:
+            beside = folder / path.name
+            beside.touch()
+            mode = beside.stat().st_mode & 0o777
+            beside.unlink()
+            yield beside
+            files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+            for file in files:
+                file.chmod(mode)  # some libraries write by way of private files
+                _sync(file)
+            for file in files:  # the one that was asked for comes last
+                os.replace(file, path.parent / file.name)
+            with suppress(OSError):  # not all file systems can, and the file is in its place
+                _sync(path.parent)
+    except OSError as error:
+        why = error.strerror or error
+        raise StorageError(f"{path} cannot be written: {why}. It is as it was before") from error
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A new folder, locked as long as its maker lives, and gone afterwards."""
+    while True:
+        folder = Path(mkdtemp(PART, f".{path.name}.", path.parent))
+        with _locked(folder, wait=True):
+            if not folder.exists():  # somebody took it for a leftover before it was locked
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if there is one, and what writers of it left when they were killed."""
+    path.unlink(missing_ok=True)
+    _clear_leftovers(path)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """The folders beside a file of those who write it, and of those who were killed then."""
+    names = glob.glob(f".{glob.escape(path.name)}.*{PART}", root_dir=path.parent)
+    return [path.parent / name for name in names]
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove the folders of writers that were killed; those of living ones are locked."""
+    for folder in leftovers(path) if fcntl is not None else ():
+        with _locked(folder, wait=False) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a folder, if it is to be had; the system lets go of those of the dead."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # it is gone; or this is Windows, which opens no folders
+        yield False
+        return
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:  # another's, or a file system without locks
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

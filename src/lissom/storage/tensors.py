@@ -1,0 +1,84 @@
+"""Safetensors: tensors by name, and in the header a record of plain values."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lissom.errors import RunError
+from lissom.storage.formats import opened, sealed
+from lissom.storage.reading import content_of
+from lissom.storage.replacing import replace
+
+KEY = "lissom"  # under which the header has the record
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, kind: str, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors, and a record of plain values, of a kind such as "lissom tensors 1"."""
+    own: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        dense = tensor.detach().to("cpu").contiguous()
+        # safetensors refuses tensors that share memory.
+        shared = dense.untyped_storage().data_ptr() in memory
+        own[name] = dense.clone() if shared else dense
+        memory.add(own[name].untyped_storage().data_ptr())
+    header = {KEY: json.dumps(sealed(record or {}, kind, _checksum(own)))}
+    replace(path, safetensors.torch.save(own, header))
+
+
+def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save_tensors` wrote, of one of these kinds.
+
+    Returns:
+        The record with its "format", and the tensors on the CPU.
+
+    Raises:
+        RunError: if it is missing, damaged or of another kind.
+    """
+    content = content_of(path, f"there is no file {path}")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        text = header.get("__metadata__", {}).get(KEY, "null")
+        record = json.loads(text)
+    except Exception as error:  # safetensors and torch raise a different type for each damage
+        raise RunError(f"{path} is not a readable safetensors file: {error}") from error
+    return opened(record, str(path), kinds, _checksum(tensors)), tensors
+
+
+def mismatch(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """Why tensors cannot be copied into those of a network, or None if they can."""
+    if odd := sorted(own.keys() ^ found.keys()):
+        return f"only one of the two has {', '.join(odd)}"
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            return f"{name} had shape {list(tensor.shape)}, now {list(own[name].shape)}"
+        if _field(tensor) != _field(own[name]):
+            return f"{name} was {tensor.dtype}, now {own[name].dtype}"
+    return None
+
+
+def _field(tensor: Tensor) -> str:
+    """What its numbers are: real ones of any precision, complex ones, or whole ones of a type."""
+    if tensor.is_complex():
+        return "complex"
+    return "real" if tensor.is_floating_point() else str(tensor.dtype)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Of names, types, shapes and numbers, in whatever order they stand in the file."""
+    found = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        if tensor.numel():
+            found = crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
