@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling import ops
 from lissom.coupling.coupler import Coupler, Role
 from lissom.coupling.labels import PINNED, Axis
-from lissom.coupling.ops import call
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Block, Groups, Spread
@@ -318,10 +316,7 @@ def _kinds(coupler: Coupler) -> "_Kinds":
     for axis in coupler.heads:
         heads[coupler.labels.find(axis)] = True
     for site in coupler.sites:
-        convolves = isinstance(site, Contraction) and call(site.node).name in (
-            ops.CONVOLUTIONS.keys() | ops.TRANSPOSED.keys()
-        )
-        if isinstance(site, Contraction) and convolves:
+        if isinstance(site, Contraction) and site.convolves:
             for labels in (site.labels, site.rows):
                 if labels is not None:
                     channels[coupler.labels.find(labels)] = True

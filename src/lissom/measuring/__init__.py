@@ -32,8 +32,8 @@ def measure(
     The model is run in eval mode on the example inputs, and left as it was found.
 
     * Non-zeros are counted by variable and by layer, biases included, buffers not.
-    * MACs are half the FLOPs that torch's own `FlopCounterMode` counts for the whole batch of
-      example inputs. Additions of biases, normalisation and activation functions are none. A weight
+    * MACs are what the records of the operators that run say (`lissom.operators`), for the whole
+      batch of example inputs. Additions of biases, normalisation and activation functions are none. A weight
       that is used several times counts each time. The effective MACs of a weight are its MACs times
       the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
