@@ -76,8 +76,9 @@ class Constants:
 
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            own = node in self.trace.tensors and node not in self.trace.written
-            return _own(self.trace.tensors[node]) if own else None
+            value = self.trace.tensors.get(node)
+            known = value is not None and node not in self.trace.written and not value.is_complex()
+            return _own(value) if known else None
         if node.op != "call_function":
             return None
         op = call(node)
@@ -87,6 +88,8 @@ class Constants:
         return value
 
     def _value(self, op: Call) -> Any:
+        if isinstance(op.result, Tensor) and op.result.is_complex():
+            return None
         try:
             value = asked("constant", op, self, op)
         except Unsupported:
@@ -138,7 +141,9 @@ class Constants:
         except Exception as error:  # torch raises a different type for each reason
             raise Unsupported(f"it does not run on known values: {error}") from error
 
-    def layer(self, op: Call, x: fx.Node, weight: fx.Node, bias: fx.Node | None, f: Product) -> Known:
+    def layer(
+        self, op: Call, x: fx.Node, weight: fx.Node, bias: fx.Node | None, f: Product
+    ) -> Known:
         """y = f(x, w) + b, where f sums products: zero times unknown is zero."""
         if self.get(x) is None and self.get(weight) is None:
             return None
@@ -161,7 +166,15 @@ class Constants:
             for user in other.users:
                 if user in self._known:
                     self._before.setdefault((user, other), self._known[other])
-            self._known[other] = None if views else value
+            self._known[other] = self._overwritten(other, value) if views else value
+
+    def _overwritten(self, node: fx.Node, value: Known) -> Known:
+        """What is known of a tensor after a part of it was overwritten by one number."""
+        before = self.get(node)
+        if value is None or before is None:
+            return None
+        new = compact(value)
+        return torch.where(before == new.flatten()[0], before, NAN) if new.numel() == 1 else None
 
     def _sharing(self, node: fx.Node) -> set[fx.Node]:
         """The tensors so far that may lie in the same memory."""
@@ -180,6 +193,7 @@ class Constants:
 
 
 def number(value: float) -> Tensor:
+    """A known number."""
     return torch.tensor(value, dtype=torch.float64)
 
 
@@ -189,6 +203,7 @@ def _own(x: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
+    """On the CPU, in float64 if it is no whole number."""
     return x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
 
 
@@ -208,6 +223,7 @@ def compact(x: Tensor, *, but: int | None = None) -> Tensor:
 
 
 def narrowed(x: Tensor, dims: list[int]) -> Tensor:
+    """Size 1 along these dims."""
     for dim in dims:
         x = x.narrow(dim, 0, min(1, x.shape[dim]))
     return x
@@ -224,11 +240,11 @@ def product(a: Tensor, b: Tensor, f: Product) -> Tensor:
     bad = f(unknown[0].float(), (b != 0).float())  # NaN is not zero
     if unknown[1].any():
         bad += f((a != 0).float(), unknown[1].float())
-    if bool((bad > 0).all()):
+    if bool((bad != 0).all()):
         return torch.full((), NAN, dtype=torch.float64).expand(bad.shape)
     if bool(unknown[0].all()):
-        return torch.where(bad > 0, NAN, 0.0).double()
-    return torch.where(bad > 0, NAN, f(without_nan(a).double(), without_nan(b).double()))
+        return torch.where(bad != 0, NAN, 0.0).double()
+    return torch.where(bad != 0, NAN, f(without_nan(a).double(), without_nan(b).double()))
 
 
 def uniform(x: Tensor, dims: tuple[int, ...]) -> Tensor:

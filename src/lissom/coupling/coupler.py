@@ -140,9 +140,7 @@ class Coupler:
     def free(self, shape: Sequence[int], dims: Iterable[int]) -> Axes:
         """Axes of a tensor that is alike along these dims, so that any size of them will do."""
         sizes = {dim: shape[dim] for dim in dims if shape[dim] > 1}
-        return tuple(
-            placed(self.labels.fresh([n]), dim, len(shape)) for dim, n in sizes.items()
-        )
+        return tuple(placed(self.labels.fresh([n]), dim, len(shape)) for dim, n in sizes.items())
 
     def mark(self, node: fx.Node, dim: int, role: Role) -> None:
         """Say what a dim of a weight is, or of the parameters that a computed weight is made of.

@@ -59,7 +59,11 @@ class Call:
     @property
     def spatial(self) -> int:
         """How many dims of space an operator has that is called conv2d or max_pool1d."""
-        return next(int(a) for a, b in zip(self.name, self.name[1:], strict=False) if b == "d" and a.isdigit())
+        return next(
+            int(a)
+            for a, b in zip(self.name, self.name[1:], strict=False)
+            if b == "d" and a.isdigit()
+        )
 
     @property
     def in_place(self) -> bool:
@@ -79,7 +83,9 @@ def call(node: fx.Node) -> Call:
     return Call(node, name, {str(i): given for i, given in enumerate(node.args)}, result)
 
 
-def named(target: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any, node: Any = None) -> Call:
+def named(
+    target: torch._ops.OpOverload, args: Any, kwargs: Any, result: Any, node: Any = None
+) -> Call:
     """A call of a torch operator with these arguments."""
     namespace, _, name = target._schema.name.partition("::")
     if not name.startswith("__"):

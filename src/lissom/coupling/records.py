@@ -8,7 +8,7 @@ An operator without a record keeps all that it reads, and the report of `shrink`
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lissom.coupling.coupler import Coupler
     from lissom.coupling.resizing import Cut
 
+Layers = Mapping[type[nn.Module], tuple[str, int] | None]
 Shape = Callable[[Any], tuple[int, ...]]
 AnyOperator = TypeVar("AnyOperator", bound="type[Operator]")
 
@@ -49,7 +50,7 @@ class Operator:
     elementwise: ClassVar[bool] = False
     moves: ClassVar[bool] = False
     shares: ClassVar[bool] = False
-    layers: ClassVar[dict[type[nn.Module], tuple[str, int] | None]] = {}
+    layers: ClassVar[Layers] = {}
 
     def couple(self, c: "Coupler", call: Call) -> Axes | list[Axes]:
         """The axes of the result, or a list of them where the operator has several outputs.
@@ -173,6 +174,6 @@ def memory_of(node: fx.Node) -> fx.Node:
     return node
 
 
-def layers() -> dict[type[nn.Module], tuple[str, int] | None]:
+def layers() -> Layers:
     """The layers of all records."""
     return {kind: reads for record in RECORDS.values() for kind, reads in record.layers.items()}

@@ -33,9 +33,9 @@ def measure(
 
     * Non-zeros are counted by variable and by layer, biases included, buffers not.
     * MACs are what the records of the operators that run say (`lissom.operators`), for the whole
-      batch of example inputs. Additions of biases, normalisation and activation functions are none. A weight
-      that is used several times counts each time. The effective MACs of a weight are its MACs times
-      the fraction of it that is not zero.
+      batch of example inputs. Additions of biases, normalisation and activation functions are none.
+      A weight that is used several times counts each time. The effective MACs of a weight are its
+      MACs times the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
       the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included.
     * The neurons and weights of the network that `lissom.shrink` makes of this one.

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lissom.coupling.coupler import Coupler
 from lissom.coupling.constants import Constants
+from lissom.coupling.coupler import Coupler
 from lissom.coupling.ops import call
 from lissom.coupling.records import asked
 from lissom.coupling.resizing import Cut

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,14 @@ from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Operator, Unsupported, operator
+from lissom.coupling.records import Layers, Operator, Unsupported, operator
 
 
 @operator("conv1d", "conv2d", "conv3d")
 class Convolution(Operator):
     """Channels are contracted with the kernel's columns, group by group."""
 
-    layers = {
+    layers: ClassVar[Layers] = {
         nn.Conv1d: ("in_channels", -2),
         nn.Conv2d: ("in_channels", -3),
         nn.Conv3d: ("in_channels", -4),
@@ -89,7 +89,7 @@ class Convolution(Operator):
 class TransposedConvolution(Convolution):
     """As a convolution, with the weight's first two dims exchanged."""
 
-    layers = {}
+    layers: ClassVar[Layers] = {}
     transposed = True
 
     def pads(self, call: Call) -> bool:

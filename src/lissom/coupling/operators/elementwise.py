@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from lissom.coupling.constants import (
     NAN,
@@ -65,7 +65,7 @@ class Elementwise(Operator):
             result = torch.where(mask, NAN, wide(result))
         return spread(wide(result), call)
 
-    def value(self, k: Constants, call: Call, operands: dict[fx.Node, torch.Tensor]) -> Any:
+    def value(self, k: Constants, call: Call, operands: dict[fx.Node, Tensor]) -> Any:
         """The result for known operands."""
         return k.run(call, operands)
 
@@ -91,7 +91,7 @@ class Cast(Elementwise):
     def operands(self, call: Call) -> list[fx.Node]:
         return call.tensors[:1]
 
-    def value(self, k: Constants, call: Call, operands: dict[fx.Node, torch.Tensor]) -> Any:
+    def value(self, k: Constants, call: Call, operands: dict[fx.Node, Tensor]) -> Any:
         result = k.run(call, operands)
         return operands[call.first].double() if result.is_floating_point() else result
 
@@ -111,6 +111,17 @@ class Copy(Elementwise):
     def constant(self, k: Constants, call: Call) -> Known:
         source = call["src"]
         return spread(k.of(source), call) if k.get(source) is not None else None
+
+
+@operator("fill")
+class Fill(Elementwise):
+    """One number over what there was."""
+
+    def constant(self, k: Constants, call: Call) -> Known:
+        value = call["value"]
+        if not is_tensor(value):
+            return spread(number(concrete(value)), call)
+        return spread(wide(k.of(value)), call) if k.get(value) is not None else None
 
 
 @operator("mul", "multiply")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler, Role, grown
 from lissom.coupling.labels import Axes, Axis, placed, varying
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Operator, Unsupported, macs, operator, products
+from lissom.coupling.records import Layers, Operator, Unsupported, macs, operator, products
 from lissom.coupling.sites import Contraction, MustVanish, Product
 
 Factors = Iterator[tuple[Any, Any, int]]
@@ -25,7 +25,10 @@ class Linear(Operator):
     """y = x Wᵀ + b."""
 
     # nn.MultiheadAttention reads the weight of its `out_proj` and never calls it.
-    layers = {nn.Linear: ("in_features", -1), NonDynamicallyQuantizableLinear: None}
+    layers: ClassVar[Layers] = {
+        nn.Linear: ("in_features", -1),
+        NonDynamicallyQuantizableLinear: None,
+    }
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         return contract(c, call, call["input"], call["weight"], bias=call["bias"])
@@ -228,7 +231,11 @@ class Einsum(Operator):
             sizes: dict[str, int] = {}
             for term, part in zip(terms, parts, strict=True):
                 sizes |= dict(zip(term, shape(part), strict=True))
-            once = [n for letter, n in sizes.items() if letter in right or "".join(terms).count(letter) == 2]
+            once = [
+                n
+                for letter, n in sizes.items()
+                if letter in right or "".join(terms).count(letter) == 2
+            ]
             yield *parts, prod(once)
 
 

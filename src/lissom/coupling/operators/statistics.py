@@ -68,9 +68,7 @@ class Sum(Mean):
         return torch.where(result == 0, 0.0, NAN).double()
 
 
-@operator(
-    *"softmax log_softmax _softmax _log_softmax cumsum cumprod logcumsumexp".split()
-)
+@operator(*"softmax log_softmax _softmax _log_softmax cumsum cumprod logcumsumexp".split())
 class Mixing(Operator):
     """What is mixed along a dim needs all of it."""
 
