@@ -25,7 +25,7 @@ FLOORS = (
         "storage",
         "tables",
     },
-    {"penalties", "budgets", "groups", "coupling"},
+    {"penalties", "budgets", "groups", "coupling", "operators"},
     {"methods", "compressions", "preconditioners", "rescaling"},
     {"shrinking", "saving", "measuring", "exporting"},
     {"curves", "attacks"},

@@ -41,6 +41,8 @@ class Operator:
     Attributes:
         elementwise: each entry of the result is made of the entries at its own place.
         moves: the entries of the result are those of the first argument, elsewhere.
+        written: sizes of the result may stand in the code that calls it, so an attribute of the
+            calling module that equals one is taken to be that size.
         shares: the result may lie in the memory of the first argument.
         layers: of torch, those that call it and add `self.bias` where there is one: the attribute
             with the number of inputs they read, and the dim of the input these lie along; None for
@@ -49,6 +51,7 @@ class Operator:
 
     elementwise: ClassVar[bool] = False
     moves: ClassVar[bool] = False
+    written: ClassVar[bool] = False
     shares: ClassVar[bool] = False
     layers: ClassVar[Layers] = {}
 

@@ -18,8 +18,8 @@ def new_sizes(
     """{path of a module: {attribute: new value}} for every attribute that holds an old size.
 
     The attributes of layers are in the record of the operation that they call. In any other module,
-    an integer that equals an old size in a view or a split there is taken to be that size;
-    verification tells whether that was right. Two different new values for one attribute leave it
+    an integer that equals an old size in a view, a split or a tensor of zeros there is taken to be
+    that size; verification tells whether that was right. Two different new values for one attribute leave it
     as it is.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -50,7 +50,7 @@ def _of_node(
     def now(node: fx.Node) -> tuple[int, ...]:
         return left(coupler, gone, node)
 
-    if record_of(op).moves:
+    if record_of(op).written:
         for old, new in _changes(coupler, gone, op.node):
             for name, value in vars(module).items():
                 counts = name.startswith(("n", "heads"))

@@ -205,6 +205,8 @@ class FilledLike(Elementwise):
 class Filled(Operator):
     """One number throughout: any size will do that is no size of the inputs."""
 
+    written = True
+
     def couple(self, c: Coupler, call: Call) -> Axes:
         return c.free(call.shape, [d for d, n in enumerate(call["size"]) if isinstance(n, int)])
 

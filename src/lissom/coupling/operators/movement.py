@@ -30,7 +30,7 @@ VIEWS = ("view", "reshape", "view_as", "reshape_as")
 class Movement(Operator):
     """Labels go where the elements go."""
 
-    moves = shares = True
+    moves = written = shares = True
 
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
         x = call.first
