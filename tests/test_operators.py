@@ -231,6 +231,29 @@ def test_operators_over_maps() -> None:
     removed_exactly(drawn(Net(lambda m, x: m.b(grid(F.relu(m.a(x)))), **layers)), inputs(3, 6, 6))
 
 
+def test_a_recurrent_layer_of_relus() -> None:
+    rnn = nn.RNN(6, 8, nonlinearity="relu", batch_first=True)
+    net = drawn(Net(lambda m, x: m.b(m.a(x)[0]), a=rnn, b=nn.Linear(8, 3)))
+    removed_exactly(net, inputs(5, 6))
+    assert lissom.measure(net, inputs(5, 6)).macs == 2 * 5 * 8 * (6 + 8 + 3)
+
+
+def test_the_size_of_a_tensor_of_zeros_follows_its_units() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.width = nn.Linear(6, 8), nn.Linear(8, 3), 8
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.b(torch.cat([h.new_zeros(x.shape[0], 1, self.width), h], 1))
+
+    net = drawn(Padded())
+    removed_exactly(net, inputs(5, 6))
+    small = lissom.shrink(net, inputs(5, 6))
+    assert (small.width, report(small).as_graph) == (4, False)
+
+
 @pytest.mark.parametrize("name", ["sort", "unfold", "index_add", "topk"])
 def test_operators_that_number_a_dim_keep_it(name: str) -> None:
     """Along the units themselves."""

@@ -19,8 +19,8 @@ def new_sizes(
 
     The attributes of layers are in the record of the operation that they call. In any other module,
     an integer that equals an old size in a view, a split or a tensor of zeros there is taken to be
-    that size; verification tells whether that was right. Two different new values for one attribute leave it
-    as it is.
+    that size; verification tells whether that was right. Two different new values for one attribute
+    leave it as it is.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[str, dict[str, set[int]]] = {}
