@@ -77,8 +77,9 @@ class Constants:
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = self.trace.tensors.get(node)
-            known = value is not None and node not in self.trace.written and not value.is_complex()
-            return _own(value) if known else None
+            if value is None or node in self.trace.written or value.is_complex():
+                return None
+            return _own(value)
         if node.op != "call_function":
             return None
         op = call(node)

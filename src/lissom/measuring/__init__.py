@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import LissomError
+from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
@@ -137,6 +137,8 @@ def _run(
     try:
         left = neurons(model, inputs, counted.tolerance)
         shrunk = shrunk_weights(model, inputs, counted.tolerance)
+    except OperatorError:
+        raise
     except LissomError as error:
         unshrunk = str(error)
     return replace(

@@ -70,16 +70,11 @@ class Elementwise(Operator):
         return k.run(call, operands)
 
 
-@operator("alias", "contiguous", "detach", "alpha_dropout", "feature_dropout")
+@operator(*"alias contiguous detach alpha_dropout feature_dropout feature_alpha_dropout".split())
 class Same(Elementwise):
     """Perhaps the same tensor."""
 
     shares = True
-
-
-@operator("feature_alpha_dropout")
-class Dropped(Elementwise):
-    """A new tensor."""
 
 
 @operator("to", "type_as", "_to_copy")

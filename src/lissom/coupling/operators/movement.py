@@ -299,6 +299,8 @@ class Index(Operator):
         if any(i.meta["val"].dtype == torch.bool for i in picked.values()):
             raise Unsupported("it picks by a mask, so that the size depends on the values")
         c.rigid(x, *picked)
+        for number in picked.values():
+            c.pin(number)
         anywhere = {d: torch.zeros(c.trace.shape(i), dtype=torch.long) for d, i in picked.items()}
         moved = []
         for axis in c.axes(x):

@@ -245,6 +245,7 @@ class Embedding(Operator):
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         table = call["weight"]
+        c.pin(call["indices"])
         c.rigid(table, 0)
         c.mark(table, 1, Role.PAY)
         columns = c.vector(table, 1)
