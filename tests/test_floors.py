@@ -28,7 +28,7 @@ FLOORS = (
         "strength",
         "tables",
     },
-    {"penalties", "groups", "coupling"},
+    {"penalties", "groups", "coupling", "operators"},
     {"methods", "compressions", "preconditioners", "rescaling"},
     {"shrinking", "saving", "measuring", "exporting"},
     {"curves", "attacks"},

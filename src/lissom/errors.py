@@ -25,6 +25,10 @@ class GroupError(LissomError):
     """Groups that are empty, overlap, or were asked for by a name that matches nothing."""
 
 
+class OperatorError(LissomError):
+    """A mistake in the record of an operator."""
+
+
 class OptimizerError(LissomError):
     """An optimizer, metric or schedule that the proximal step cannot work with."""
 

@@ -2,9 +2,8 @@
 
 from torch import nn
 
-from lissom.coupling import contractions as _contractions  # fills the table
+from lissom.coupling import operators as _operators  # fills the table of records
 from lissom.coupling.coupler import Coupler
-from lissom.coupling.rules import RULES
 from lissom.coupling.trace import Trace, trace
 from lissom.coupling.units import Family, families, groups_of
 from lissom.groups import Groups, Member, Role
@@ -25,12 +24,12 @@ __all__ = [
     "units",
 ]
 
-del _contractions
+del _operators
 
 
 def couple(traced: Trace, *, inputs: bool = False) -> Coupler:
     """Label every dim of every tensor of a trace."""
-    return Coupler(traced, RULES, inputs=inputs)
+    return Coupler(traced, inputs=inputs)
 
 
 def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:

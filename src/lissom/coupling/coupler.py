@@ -1,17 +1,16 @@
 """One pass over a trace that gives every tensor its axes of labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from torch import fx
 
 from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
-from lissom.coupling.ops import ELEMENTWISE, MOVEMENT, Call, call
+from lissom.coupling.ops import Call, call
+from lissom.coupling.records import Unsupported, asked, record_of
 from lissom.coupling.sites import Product, Site
 from lissom.coupling.trace import Trace
 from lissom.groups import Role
-
-Rule = Callable[["Coupler", Call], Axes | list[Axes]]
 
 
 class Coupler:
@@ -24,22 +23,22 @@ class Coupler:
         roles: of the dims of parameters, where an operation says more than the default.
         heads: axes that stand for heads of attention.
         products: of activations with one another, for all of the example inputs.
-        unknown: operations without a rule, whose inputs are pinned.
+        declined: operations whose record declines them, or that have none, and the reason; their
+            inputs are pinned.
         frees_inputs: whether the entries of the model's inputs are units too.
         inputs: their axes.
     """
 
-    def __init__(self, trace: Trace, rules: dict[str, Rule], *, inputs: bool = False) -> None:
+    def __init__(self, trace: Trace, *, inputs: bool = False) -> None:
         self.trace = trace
         self.labels = Labels()
         self.sites: list[Site] = []
         self.roles: dict[tuple[fx.Node, int], set[Role]] = {}
         self.heads: list[Axis] = []
         self.products: list[Product] = []
-        self.unknown: list[Call] = []
+        self.declined: list[tuple[Call, str]] = []
         self.inputs: dict[fx.Node, Axis] = {}
         self._axes: dict[fx.Node, Axes | list[Axes]] = {}
-        self._rules = rules
         self.frees_inputs = inputs
         self._of_memory: dict[str, Axes] = {}
         self._alive = _alive(trace)
@@ -103,7 +102,7 @@ class Coupler:
             shapes: of the operands, all with as many dims as the result.
             operands: their axes, in the same layout.
         """
-        for dim in range(len(shapes[0])):
+        for dim in range(len(shapes[0]) if shapes else 0):
             large = [axes for shape, axes in zip(shapes, operands, strict=True) if shape[dim] > 1]
             here = [[axis for axis in axes if axis.shape[dim] > 1] for axes in large]
             if all(here):
@@ -119,6 +118,18 @@ class Coupler:
                 if not met:
                     result.append(axis)
         return self.labels.settled(tuple(result))
+
+    def meet(self, nodes: Sequence[fx.Node]) -> Axes:
+        """Tensors that meet element by element, broadcast as torch does: the axes of the result."""
+        shapes = [self.trace.shape(node) for node in nodes]
+        ndim = max(map(len, shapes), default=0)
+        padded = [(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes]
+        return self.align(padded, [grown(self.axes(node), ndim) for node in nodes])
+
+    def free(self, shape: Sequence[int], dims: Iterable[int]) -> Axes:
+        """Axes of a tensor that is alike along these dims, so that any size of them will do."""
+        sizes = {dim: shape[dim] for dim in dims if shape[dim] > 1}
+        return tuple(placed(self.labels.fresh([n]), dim, len(shape)) for dim, n in sizes.items())
 
     def mark(self, node: fx.Node, dim: int, role: Role) -> None:
         """Say what a dim of a weight is, or of the parameters that a computed weight is made of.
@@ -138,7 +149,8 @@ class Coupler:
             for axis in self.axes(here) if here in self.trace.names else ():
                 if np.isin(axis, labels).all():
                     self.roles.setdefault((here, varying(axis)[0]), set()).add(role)
-            passes_on = here.op == "call_function" and call(here).name in ELEMENTWISE | MOVEMENT
+            record = record_of(call(here)) if here.op == "call_function" else None
+            passes_on = record is not None and (record.elementwise or record.moves)
             new = [source for source in here.all_input_nodes if passes_on and source not in seen]
             seen.update(new)
             todo += new
@@ -153,15 +165,13 @@ class Coupler:
                 self.pin(source)
             return ()
         if node.op != "call_function":
-            return self._without_rule(Call(node, str(node.target), {}))
+            return self._declined(Call(node, str(node.target), {}), "it is no operator")
         op = call(node)
-        rule = self._rules.get(op.name)
-        if rule is None:
-            return self._without_rule(op)
         try:
-            return rule(self, op)
-        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return self._without_rule(op)  # an unforeseen form of a known operator
+            axes: Axes | list[Axes] = asked("couple", op, self, op)
+        except Unsupported as reason:
+            return self._declined(op, str(reason))
+        return axes
 
     def _own(self, node: fx.Node) -> Axes:
         """Fresh labels for each dim of a parameter or buffer; the same ones where it is tied."""
@@ -188,13 +198,12 @@ class Coupler:
         self.inputs[node] = self.labels.fresh([1, *shape[1:]])
         return (self.inputs[node],)
 
-    def _without_rule(self, op: Call) -> Axes | list[Axes]:
+    def _declined(self, op: Call, reason: str) -> Axes:
         """Safe by default: what the operation reads stays."""
-        before = any(self.outputs(source) for source in op.node.all_input_nodes)
+        if any(self.outputs(source) for source in op.node.all_input_nodes):
+            self.declined.append((op, reason))
         for source in op.node.all_input_nodes:
             self.pin(source)
-        if before:
-            self.unknown.append(op)
         return ()
 
     def _make_rectangular(self) -> None:

@@ -24,6 +24,7 @@ class Contraction:
         pads: whether zeros are summed in beside x, so that a constant gives no constant.
         takes: the name of the bias that can take a constant; it may have to be made.
         macs: multiply–accumulate operations for all of the example inputs.
+        convolves: whether w is moved over x, whose units are channels then.
     """
 
     node: fx.Node
@@ -38,6 +39,7 @@ class Contraction:
     pads: bool = False
     takes: str | None = None
     macs: int = 0
+    convolves: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lissom.coupling.ops import call
+from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors
 
@@ -89,15 +90,6 @@ class Trace:
         return tuple(int(size) for size in value.shape)
 
 
-def memory_of(node: fx.Node) -> fx.Node:
-    """The tensor whose memory a view, or an operation in place, works on."""
-    while node.op == "call_function" and (op := call(node)).shares:
-        if not isinstance(op.first, fx.Node):
-            break
-        node = op.first
-    return node
-
-
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     """Export the model in evaluation mode; its mode and its tensors stay as they were.
 
@@ -143,6 +135,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         value = operator.attrgetter(str(node.target))(program)
         if isinstance(value, Tensor):
             tensors[node] = value
+            node.meta["val"] = torch.empty_like(value, device="meta")
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
     return Trace(program, tensors, names, wide, dynamic)

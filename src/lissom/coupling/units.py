@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lissom.coupling import ops
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axis
-from lissom.coupling.ops import call
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Partition, Role
@@ -125,10 +123,7 @@ def _kinds(coupler: Coupler) -> "_Kinds":
     for axis in coupler.heads:
         heads[coupler.labels.find(axis)] = True
     for site in coupler.sites:
-        convolves = isinstance(site, Contraction) and call(site.node).name in (
-            ops.CONVOLUTIONS.keys() | ops.TRANSPOSED.keys()
-        )
-        if isinstance(site, Contraction) and convolves:
+        if isinstance(site, Contraction) and site.convolves:
             for labels in (site.labels, site.rows):
                 if labels is not None:
                     channels[coupler.labels.find(labels)] = True

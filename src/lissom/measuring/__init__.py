@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import LissomError
+from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
@@ -32,10 +32,10 @@ def measure(
     The model is run in eval mode on the example inputs, and left as it was found.
 
     * Non-zeros are counted by variable and by layer, biases included, buffers not.
-    * MACs are half the FLOPs that torch's own `FlopCounterMode` counts for the whole batch of
-      example inputs. Additions of biases, normalisation and activation functions are none. A weight
-      that is used several times counts each time. The effective MACs of a weight are its MACs times
-      the fraction of it that is not zero.
+    * MACs are what the records of the operators that run say (`lissom.operators`), for the whole
+      batch of example inputs. Additions of biases, normalisation and activation functions are none.
+      A weight that is used several times counts each time. The effective MACs of a weight are its
+      MACs times the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
       the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included.
     * The neurons and weights of the network that `lissom.shrink` makes of this one.
@@ -137,6 +137,8 @@ def _run(
     try:
         left = neurons(model, inputs, counted.tolerance)
         shrunk = shrunk_weights(model, inputs, counted.tolerance)
+    except OperatorError:
+        raise
     except LissomError as error:
         unshrunk = str(error)
     return replace(

@@ -3,20 +3,18 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lissom.coupling.ops import named
+from lissom.coupling.records import Unsupported, counts, products
 from lissom.errors import LissomError
 from lissom.running import evaluating, leaves, run
-
-# Their first argument is added; of the others, the first two are multiplied.
-ADDING = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 
 
 @dataclass
@@ -24,7 +22,7 @@ class Pass:
     """What one forward pass did.
 
     Attributes:
-        total: MACs of all counted operations.
+        total: MACs of all operations.
         macs: MACs by (layer, parameter): each counted operation that multiplies with a parameter.
         shapes: output shape of each layer that ran, in the order in which they began; None where
             only its parameters were used, by another module.
@@ -49,34 +47,27 @@ def owners(model: nn.Module) -> dict[str, list[str]]:
 
 
 def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
-    """Run the model once in eval mode under torch's own flop counter; MACs are FLOPs/2.
+    """Run the model once in eval mode, and ask the records of its operators for their MACs.
 
-    An operation belongs to the parameter among its factors, recognised by its memory, and to the
-    layer that holds it.
+    A product belongs to the parameter among its factors, recognised by its memory, and to the layer
+    that holds it.
 
     Raises:
         LissomError: if the model cannot run on these inputs, or is scripted.
     """
     done = Pass()
     held = owners(model)
-    parameters = dict(model.named_parameters())
     running: list[str] = []
-    find = _finder(parameters)
+    find = _finder(dict(model.named_parameters()))
 
-    def watched(op: object, formula: Callable[..., int]) -> Callable[..., int]:
-        def count(*args: Any, **kwargs: Any) -> int:
-            flops = formula(*args, **kwargs)
-            factors = args[1:3] if op in ADDING else args[:2]
-            name = next(filter(None, map(find, factors)), None)
-            if name is not None:
-                inside = [layer for layer in running if layer in held[name]]
-                layer = inside[-1] if inside else held[name][0]
-                done.shapes.setdefault(layer, None)
-                done.macs[layer, name] += flops // 2
-            return flops
-
-        count._get_raw = True  # type: ignore[attr-defined]  # tensors, not their shapes
-        return count
+    def count(a: object, b: object, macs: int) -> None:
+        done.total += macs
+        name = find(a) or find(b)
+        if name is not None:
+            inside = [layer for layer in running if layer in held[name]]
+            layer = inside[-1] if inside else held[name][0]
+            done.shapes.setdefault(layer, None)
+            done.macs[layer, name] += macs
 
     def begins(layer: str) -> Callable[..., None]:
         def hook(*_: object) -> None:
@@ -104,16 +95,57 @@ def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
     for layer in {layer for layers in held.values() for layer in layers}:
         hooks.append(modules[layer].register_forward_pre_hook(begins(layer)))
         hooks.append(modules[layer].register_forward_hook(ends(layer)))
-    mapping = {op: watched(op, formula) for op, formula in flop_registry.items()}
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     try:
-        with evaluating(model), torch.no_grad(), _unfused(), counter:
+        with evaluating(model), torch.no_grad(), _whole_operators(), _Counting(count):
             run(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    done.total = counter.get_total_flops() // 2
     return done
+
+
+class _Counting(TorchDispatchMode):
+    """Tells of every product of every operator that runs: (a, b, multiply–accumulates)."""
+
+    def __init__(self, tell: Callable[[object, object, int], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tell = tell
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
+        op = named(func, args, kwargs, None)
+        if counts(op):
+            result = func(*args, **kwargs)
+            with suppress(Unsupported):
+                for product in products(replace(op, result=result)):
+                    self.tell(*product)
+                return result
+        with self:  # what it is made of may have products
+            result = func.decompose(*args, **kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+
+@contextmanager
+def _whole_operators() -> Iterator[None]:
+    """Operators are seen as they are called, before autograd takes them to pieces.
+
+    Without the fast path of `nn.MultiheadAttention`, which is one operator for a whole layer.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _finder(parameters: Mapping[str, Tensor]) -> Callable[[object], str | None]:
@@ -129,22 +161,3 @@ def _finder(parameters: Mapping[str, Tensor]) -> Callable[[object], str | None]:
         return name if start <= place < start + size else None
 
     return find
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Attention and recurrent layers as the matrix products they are.
-
-    Their fused kernels (the fast path of `nn.MultiheadAttention`, flash attention on the CPU,
-    oneDNN's and cuDNN's LSTM) are single operations that torch's flop counter does not know.
-    """
-    mha, mkldnn, cudnn = torch.backends.mha, torch.backends.mkldnn, torch.backends.cudnn
-    before = mha.get_fastpath_enabled(), mkldnn.enabled, cudnn.enabled
-    mha.set_fastpath_enabled(False)
-    mkldnn.enabled = cudnn.enabled = False  # type: ignore[assignment]
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        mha.set_fastpath_enabled(before[0])
-        mkldnn.enabled, cudnn.enabled = before[1:]

@@ -57,9 +57,9 @@ class Measurement:
         macs: multiply–accumulates of one forward pass on the example inputs, all of the batch.
         effective_macs: those that meet a weight that is not zero; products of activations with
             activations (attention) count in full.
-        uncounted: parameters of two or more dimensions in layers that ran, which no operation
-            multiplied with that torch's flop counter knows: looked up or added ones, but also the
-            factors of operations that it cannot count. Their MACs are missing from `macs`.
+        uncounted: parameters of two or more dimensions in layers that ran, which no operation with
+            MACs in its record multiplied with: looked up or added ones, but also the factors of
+            operations without a record. Their MACs are missing from `macs`.
         neurons: 266, 88, 33: outputs of convolutions and inputs of dense layers that are left when
             dead units are removed, in the order in which the layers run.
         shrunk_weights: all weights, biases and zeros included, of the network that `lissom.shrink`

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.coupling.records import layers
 from lissom.errors import RunError
 from lissom.running import named_tensors
 from lissom.saving.parts import Inputs, as_indices, take_inputs
 from lissom.shrinking import Surgery, operate
-from lissom.shrinking.surgery import LAYERS, READS
+from lissom.shrinking.surgery import READS
 from lissom.storage import checked, mismatch
 
 MODULE = "lissom 1"
@@ -96,7 +97,7 @@ def _check_sizes(net: nn.Module, told: ModuleRecord) -> None:
             if type(old) is not int or not 0 <= size <= old:
                 raise ValueError(f"{path}.{name} is {old!r}, and was {size}")
     for path in told.reads:
-        if type(modules[path]) not in LAYERS:
+        if layers().get(type(modules[path])) is None:
             raise ValueError(f"{path} is a {type(modules[path]).__name__}, which cannot select")
 
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lissom.coupling import Coupler, Family, couple, families, trace
+from lissom.coupling.constants import Constants
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs
-from lissom.shrinking import products as _products  # fills the table
-from lissom.shrinking import statistics as _statistics  # as well
-from lissom.shrinking.constants import Constants
 from lissom.shrinking.decision import Decider, Decision, Mask
 from lissom.shrinking.graph import cut_graph
 from lissom.shrinking.reading import reading_less
@@ -33,8 +31,6 @@ from lissom.shrinking.verify import (
 )
 
 __all__ = ["Shrinkage", "Surgery", "operate", "shrink"]
-
-del _products, _statistics
 
 
 def shrink(
@@ -261,7 +257,8 @@ class _Case:
             folded=len(folded),
             shared=len(found.decision.shared),
             kept=tuple(self._kept(found)),
-            pinned_by=dict(Counter(call.name for call in self.traced.coupler.unknown)),
+            pinned_by=dict(Counter(op.name for op, _ in self.traced.coupler.declined)),
+            reasons={op.name: reason for op, reason in self.traced.coupler.declined},
             difference=found.difference,
             tolerance=found.tolerance,
             as_graph=found.as_graph,

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.coupling.constants import Constants, compact
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.sites import Contraction, MustVanish, Site
-from lissom.shrinking.constants import Constants, compact
 
 Mask = NDArray[np.bool_]
 Share = tuple[Contraction, int, int, float]

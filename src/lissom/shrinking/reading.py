@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lissom.shrinking.surgery import LAYERS, READS, Surgery
+from lissom.coupling.records import layers
+from lissom.shrinking.surgery import READS, Surgery
 
 
 def reading_less(small: nn.Module, surgery: Surgery) -> Surgery:
@@ -22,7 +23,8 @@ def reading_less(small: nn.Module, surgery: Surgery) -> Surgery:
     sizes = {path: dict(new) for path, new in surgery.sizes.items()}
     reads: dict[str, Tensor] = {}
     for path, module in small.named_modules():
-        if type(module) not in LAYERS or getattr(module, "groups", 1) != 1:
+        place = layers().get(type(module))
+        if place is None or getattr(module, "groups", 1) != 1:
             continue
         weight = module.weight
         assert isinstance(weight, Tensor)
@@ -33,7 +35,6 @@ def reading_less(small: nn.Module, surgery: Surgery) -> Surgery:
         if 0 < len(indices) < len(alive):
             dims = keep.setdefault(f"{path}.weight".lstrip("."), {})
             dims[1] = dims[1][indices] if 1 in dims else indices
-            attribute, _ = LAYERS[type(module)]
-            sizes.setdefault(path, {})[attribute] = len(indices)
+            sizes.setdefault(path, {})[place[0]] = len(indices)
             reads[path] = indices
     return replace(surgery, keep=keep, sizes=sizes, reads=reads)

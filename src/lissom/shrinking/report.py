@@ -34,7 +34,8 @@ class Shrinkage:
         shared: constant units that were removed because another constant unit stands for them,
             where no bias could take them.
         kept: units that are zero and stayed.
-        pinned_by: operations without a rule, and how often they pinned something.
+        pinned_by: operators whose inputs stay, and how often they kept something.
+        reasons: why they do, for each of them.
         difference: the largest difference of outputs relative to the largest output, on the
             example inputs and on fresh random inputs.
         tolerance: what was tolerated.
@@ -49,6 +50,7 @@ class Shrinkage:
     shared: int
     kept: tuple[Kept, ...]
     pinned_by: dict[str, int]
+    reasons: dict[str, str]
     difference: float
     tolerance: float
     as_graph: bool
@@ -119,6 +121,7 @@ class Shrinkage:
             "shared": self.shared,
             "kept": [vars(kept) for kept in self.kept],
             "pinned_by": self.pinned_by,
+            "reasons": self.reasons,
             "difference": self.difference,
             "tolerance": self.tolerance,
             "as_graph": self.as_graph,
@@ -142,8 +145,8 @@ class Shrinkage:
             lines.append(f"{self.shared:,} constant units merged into another one")
         lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
         if self.pinned_by:
-            names = ", ".join(f"{name} ×{count}" for name, count in self.pinned_by.items())
-            lines.append(f"operations without a rule, whose inputs stay: {names}")
+            names = (f"{name} ×{n} ({self.reasons[name]})" for name, n in self.pinned_by.items())
+            lines.append(f"operators whose inputs stay: {', '.join(names)}")
         if self.as_graph:
             lines.append("the result is the traced graph: the model's own code has fixed sizes")
         return "\n".join(lines)

@@ -1,32 +1,25 @@
 """Which indices of which tensors are cut, and cutting them in a module that keeps its class."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lissom.coupling.constants import Constants
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import varying
+from lissom.coupling.records import layers
 from lissom.coupling.sites import Contraction
 from lissom.shrinking.attention import FewerHeads
-from lissom.shrinking.constants import Constants
 from lissom.shrinking.decision import Decision
 from lissom.shrinking.sizes import Sizes, new_sizes
 
 Keep = dict[str, dict[int, Tensor]]
 IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")
 READS = "lissom_reads"  # the buffer of a layer that reads a part of what it is given
-
-# The attribute that says how many inputs a layer reads, and the dim of its input they lie along;
-# of its weight it is dim 1.
-LAYERS = {
-    nn.Linear: ("in_features", -1),
-    nn.Conv1d: ("in_channels", -2),
-    nn.Conv2d: ("in_channels", -3),
-    nn.Conv3d: ("in_channels", -4),
-}
 
 
 def sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
@@ -126,7 +119,7 @@ def plan(
         for site, entry, other, times in shares:
             name, inner = coupler.trace.names[site.other], site.other_dims[0]
             surgery.columns.setdefault(name, (inner, []))[1].append((entry, other, times))
-    surgery.sizes = new_sizes(model, coupler, decision, counts_only=counts_only)
+    surgery.sizes = new_sizes(model, coupler, decision.gone, counts_only=counts_only)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         cut = [surgery.keep.get(prefix + name, {}).get(0) for name in IN_PROJECTIONS]
@@ -195,13 +188,14 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
     for path, indices in surgery.reads.items():
         device = next(modules[path].parameters()).device
         modules[path].register_buffer(READS, indices.to(device))
-        modules[path].register_forward_pre_hook(_select)
+        place = layers()[type(modules[path])]
+        assert place is not None
+        modules[path].register_forward_pre_hook(partial(_select, place[1]))
 
 
-def _select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _select(dim: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What the layer reads of its input."""
     x, *others = args
-    _, dim = LAYERS[type(module)]
     return (x.index_select(dim, module.get_buffer(READS)), *others)
 
 

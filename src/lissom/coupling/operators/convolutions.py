@@ -1,0 +1,114 @@
+"""Convolutions: products that are moved over space."""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lissom.coupling.constants import NAN, Constants, Known, uniform, without_nan
+from lissom.coupling.contractions import contract
+from lissom.coupling.coupler import Coupler
+from lissom.coupling.labels import Axes
+from lissom.coupling.ops import Call, concrete, shape
+from lissom.coupling.records import Layers, Operator, Unsupported, operator
+
+
+@operator("conv1d", "conv2d", "conv3d")
+class Convolution(Operator):
+    """Channels are contracted with the kernel's columns, group by group."""
+
+    layers: ClassVar[Layers] = {
+        nn.Conv1d: ("in_channels", -2),
+        nn.Conv2d: ("in_channels", -3),
+        nn.Conv3d: ("in_channels", -4),
+    }
+    transposed = False
+
+    def pads(self, call: Call) -> bool:
+        """Whether zeros are summed in beside the input."""
+        padding = concrete(call["padding"])
+        return padding != "valid" and (isinstance(padding, str) or any(padding))
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        x, weight, groups = call["input"], call["weight"], int(concrete(call["groups"]))
+        if self.transposed and groups != 1:
+            raise Unsupported("it is transposed and has groups")
+        c.rigid(x, *range(-call.spatial, 0))
+        c.rigid(weight, *range(2, 2 + call.spatial))
+        return contract(
+            c, call, x, weight, columns=1 - self.transposed, rows=int(self.transposed),
+            dim=-call.spatial - 1, bias=call["bias"], groups=groups, pads=self.pads(call),
+            convolves=True,
+        )  # fmt: skip
+
+    def constant(self, k: Constants, call: Call) -> Known:
+        """One number for each output channel that sees constants alone, and no padding beside."""
+        x, weight, bias = k.of(call["input"]), k.get(call["weight"]), call["bias"]
+        if weight is None:
+            return None
+        spatial, groups = call.spatial, int(concrete(call["groups"]))
+        first = uniform(x, tuple(range(-spatial, 0))).flatten(-spatial - 1)  # [batch, channels]
+        rows = first.reshape(-1, first.shape[-1])
+        channels = torch.where((rows == rows[:1]).all(0), rows[0], NAN)
+        if self.pads(call):
+            channels = torch.where(channels == 0, channels, NAN)
+        read = channels.view(groups, -1)  # [groups, in]
+        touched = self.by_group(k.nonzero(call["weight"]).flatten(2).any(-1), groups)
+        bad = torch.einsum("goi,gi->go", touched.float(), read.isnan().float()).reshape(-1) > 0
+        if bool(bad.all()):
+            return None
+        size = self.by_group(weight.flatten(2).sum(-1, dtype=torch.float64), groups)
+        known = torch.einsum("goi,gi->go", size, without_nan(read).double()).reshape(-1)
+        result = torch.where(bad, NAN, known)
+        if bias is not None:
+            result = result + k.of(bias)
+        return result.view(-1, *[1] * spatial).expand(call.shape)
+
+    def by_group(self, weight: Tensor, groups: int) -> Tensor:
+        """The weight as [groups, out/groups, in/groups]."""
+        parts = weight.view(groups, -1, weight.shape[1])
+        return parts.transpose(1, 2) if self.transposed else parts
+
+    def sizes(self, call: Call, shape: Any) -> dict[str, int]:
+        channels = shape(call["input"])[-call.spatial - 1]
+        return {
+            "in_channels": channels,
+            "out_channels": shape(call.node)[-call.spatial - 1],
+            "groups": channels // shape(call["weight"])[1],
+        }
+
+    def macs(self, call: Call) -> Iterator[tuple[Any, Any, int]]:
+        x, weight = call["input"], call["weight"]
+        places = shape(x) if self.transposed else call.shape
+        yield x, weight, prod(places) * prod(shape(weight)[1:])
+
+
+@operator("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+class TransposedConvolution(Convolution):
+    """As a convolution, with the weight's first two dims exchanged."""
+
+    layers: ClassVar[Layers] = {}
+    transposed = True
+
+    def pads(self, call: Call) -> bool:
+        """A constant input leaves a pattern of overlaps, so only zeros are known."""
+        return True
+
+    def sizes(self, call: Call, shape: Any) -> dict[str, int]:
+        channel = -call.spatial - 1
+        return {
+            "in_channels": shape(call["input"])[channel],
+            "out_channels": shape(call.node)[channel],
+        }
+
+
+@operator("convolution", "_convolution")
+class Kernel(Operator):
+    """What all convolutions come down to."""
+
+    def macs(self, call: Call) -> Iterator[tuple[Any, Any, int]]:
+        x, weight = call["input"], call["weight"]
+        places = shape(x) if call["transposed"] else call.shape
+        yield x, weight, prod(places) * prod(shape(weight)[1:])

@@ -1,0 +1,131 @@
+"""Sizes when units are gone, and the twin of a call in a smaller graph."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from lissom.coupling.coupler import Coupler
+from lissom.coupling.ops import Call, call, shape
+from lissom.errors import GroupError
+
+Mask = NDArray[np.bool_]
+
+
+def left(coupler: Coupler, gone: Mask, node: fx.Node, output: int | None = None) -> tuple[int, ...]:
+    """The shape of a tensor of the trace when the units are gone.
+
+    Args:
+        coupler: the labels.
+        gone: for each label, whether its unit goes.
+        node: whose shape.
+        output: which of several outputs.
+    """
+    sizes = list(shape(node if output is None else node.meta["val"][output]))
+    for axis in coupler.axes(node, output):
+        stays = ~gone[axis]
+        for dim, size in enumerate(axis.shape):
+            if size > 1:
+                others = tuple(d for d in range(axis.ndim) if d != dim)
+                sizes[dim] = int(stays.any(axis=others).sum())
+    return tuple(sizes)
+
+
+class Cut:
+    """One call of the trace and its twin in the smaller graph, which a record gives new sizes.
+
+    Attributes:
+        call: in the trace.
+        new: the twin.
+    """
+
+    def __init__(
+        self,
+        small: fx.GraphModule,
+        coupler: Coupler,
+        gone: Mask,
+        node: fx.Node,
+        twins: dict[fx.Node, fx.Node],
+    ) -> None:
+        self.call: Call = call(node)
+        self.new = twins[node]
+        self._small, self._coupler, self._gone, self._twins = small, coupler, gone, twins
+
+    def left(self, node: fx.Node | None = None, output: int | None = None) -> tuple[int, ...]:
+        """The shape that is left of a tensor; of the result without `node`."""
+        return left(self._coupler, self._gone, node or self.call.node, output)
+
+    def was(self, node: fx.Node | None = None) -> tuple[int, ...]:
+        """The shape in the trace."""
+        return shape(node or self.call.node)
+
+    def stays(self, node: fx.Node, dim: int) -> Mask:
+        """Which entries stay of a dim that has labels."""
+        [axis] = (axis for axis in self._coupler.axes(node) if axis.shape[dim] > 1)
+        stays: Mask = ~self._gone[np.moveaxis(axis, dim, 0)]
+        rows: Mask = np.any(stays.reshape(len(stays), -1), axis=1)
+        return rows
+
+    def given(self, name: str) -> list[Any]:
+        """An argument of the twin that is a list of sizes."""
+        position = self._position(name)
+        args = self.new.args
+        return list(args[position] if position < len(args) else self.new.kwargs[name])  # type: ignore[arg-type]
+
+    def set(self, name: str, value: Any) -> None:
+        """Give the twin another value for one argument."""
+        position = self._position(name)
+        if name in self.new.kwargs:
+            self.new.kwargs = {**self.new.kwargs, name: value}
+        else:
+            target: Any = self.new.target
+            filled = [
+                self.new.args[i] if i < len(self.new.args) else argument.default_value
+                for i, argument in enumerate(target._schema.arguments[: position + 1])
+            ]
+            filled[position] = value
+            self.new.args = (*filled, *self.new.args[position + 1 :])
+
+    def shape_of(self, given: Sequence[Any]) -> list[Any]:
+        """A shape argument with the literals that change replaced.
+
+        Raises:
+            GroupError: where two of its sizes depend on the input and change.
+        """
+        was, now = self.was(), self.left()
+        offset = len(was) - len(given)
+        out, open_dims = [], sum(size == -1 for size in given)
+        for dim, size in enumerate(given):
+            old, new = was[offset + dim], now[offset + dim]
+            if old == new or size == -1:
+                out.append(size)
+            elif isinstance(size, int):
+                out.append(new)
+            elif open_dims == 0:  # a number computed from the batch
+                out.append(-1)
+                open_dims = 1
+            else:
+                raise GroupError(f"{self.call.node} has two sizes that depend on the input")
+        return out
+
+    def selected(self, node: fx.Node, stays: Mask, like: fx.Node) -> fx.Node:
+        """In the smaller graph: the entries of a tensor's last dim that stay."""
+        name = f"indices_{self.new.name}"
+        if not hasattr(self._small, name):
+            device = self._coupler.trace.tensors[like].device
+            self._small.register_buffer(name, torch.from_numpy(np.flatnonzero(stays)).to(device))
+        with self.new.graph.inserting_before(self.new):
+            indices = self.new.graph.get_attr(name)
+            select: Any = torch.ops.aten.index_select.default
+            return self.new.graph.call_function(select, (self.twin(node), -1, indices))
+
+    def twin(self, node: fx.Node) -> fx.Node:
+        """The same tensor in the smaller graph."""
+        return self._twins[node]
+
+    def _position(self, name: str) -> int:
+        target: Any = self.new.target
+        return [argument.name for argument in target._schema.arguments].index(name)
