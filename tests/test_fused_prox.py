@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from products import pairwise
 from torch import Tensor
 
 from lissom import L0, L1, L2, L1Ball, Threshold, TopK, budgets, selection
@@ -84,6 +85,7 @@ def check(penalty: Penalty, parts: list[Tensor], rates: list[float], adaptive: b
     return after
 
 
+@pairwise
 @pytest.mark.usefixtures("passes")
 @every_penalty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -99,6 +101,7 @@ def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: 
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
 
 
+@pairwise
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("plus", [Elastic(), L0(0.3), L1(0.2), L2(0.5)], ids=str)
 @euclidean_and_adaptive
@@ -115,6 +118,7 @@ def test_equals_stay_in_order_of_index(plus: Elastic, adaptive: bool) -> None:
         assert torch.equal(actual, expected)
 
 
+@pairwise
 @every_penalty
 @euclidean_and_adaptive
 @pytest.mark.parametrize(
@@ -135,6 +139,7 @@ def test_edges(penalty: Penalty, adaptive: bool, values: list[Tensor], rate: flo
     check(penalty, parts, [rate] * len(parts), adaptive and penalty.has_metric)
 
 
+@pairwise
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize(
     "penalty", [L0(0), L1(0), L2(0), TopK(10**6), TopK(fraction=1), L1Ball(1e9)], ids=str
@@ -153,6 +158,7 @@ def test_a_budget_of_0_leaves_nothing(penalty: Penalty, adaptive: bool) -> None:
     assert check(penalty, parts, [0.3] * len(parts), adaptive).count_nonzero() == 0
 
 
+@pairwise
 @pytest.mark.usefixtures("passes")
 @pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS, TopK(0), L1Ball(0)], ids=str)
 @euclidean_and_adaptive

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
+from products import pairwise
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -176,6 +177,7 @@ def assert_clean(net: nn.Module) -> None:
         assert not any(isinstance(value, Tensor) for value in module.__dict__.values())
 
 
+@pairwise
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @every
 def test_the_model_stays_itself(make: Make, draws: Any, dtype: torch.dtype) -> None:
@@ -256,6 +258,7 @@ def test_seeds(make: Make, draws: Any) -> None:
     assert not torch.equal(found[0][0], found[0][1])
 
 
+@pairwise
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("draws", ["batch", "example"])
 @each("name", {name: name for name in OPEN})
@@ -523,6 +526,7 @@ def test_expected_costs_are_consistent(make: Make) -> None:
         assert 0 < gates.expected(cost).item() < gates.total(cost)
 
 
+@pairwise
 @pytest.mark.parametrize("test", ["published", "median", "mean", "mode"])
 @every
 def test_finalize(make: Make, draws: Any, test: str) -> None:
@@ -581,6 +585,7 @@ def tables(net: nn.Module) -> list[list[tuple[Any, Any]]]:
     return [list(getattr(m, table).items()) for m in net.modules() for table in TABLES]
 
 
+@pairwise
 @pytest.mark.parametrize("budget", [None, Budget(weights=0.7)], ids=["gates", "budget"])
 @every
 def test_deployed_puts_everything_back(make: Make, draws: Any, budget: Budget | None) -> None:
@@ -714,6 +719,7 @@ def by_torch(net: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@pairwise
 @each("copied", {"deepcopy": copy.deepcopy, "torch.save": by_torch})
 @every
 def test_copies_go_on(make: Make, draws: Any, copied: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import pairwise
 from proximal_cases import (
     DTYPES,
     GRANULARITIES,
@@ -65,6 +66,7 @@ def combinations(penalties: Mapping[str, Penalty], optimizers: Mapping[str, Any]
     ]
 
 
+@pairwise
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
@@ -81,6 +83,7 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
     assert alive == total if penalty == L2(1.0) else 0 < alive < total
 
 
+@pairwise
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups) -> None:
@@ -90,6 +93,7 @@ def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups)
     test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, torch.float32)
 
 
+@pairwise
 @each("groups", GRANULARITIES)
 @each("penalty", {k: PENALTIES[k] for k in ("l0+l1+l2", "top 30 %", "top+l1+l2", "ball")})
 @pytest.mark.parametrize("metric", METRICS)
@@ -104,6 +108,7 @@ def test_the_memory_format_does_not_matter(metric, penalty: Penalty, groups) -> 
     assert_same(*nets)
 
 
+@pairwise
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(FREE, OPTIMIZERS))
@@ -117,6 +122,7 @@ def test_a_penalty_of_nothing_changes_nothing(optimizer, metric, penalty, groups
     assert equal(*nets)
 
 
+@pairwise
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
@@ -278,6 +284,7 @@ def test_a_ramp_ends_exactly_at_its_target(groups, metric) -> None:
     assert alive[7:] == [n // 10] * 5
 
 
+@pairwise
 @pytest.mark.parametrize("metric", METRICS)
 @each("groups", GRANULARITIES)
 @each("optimizer", OPTIMIZERS)

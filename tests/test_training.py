@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -772,6 +773,7 @@ def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) 
     )  # fmt: skip
 
 
+@pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import pairwise
 from proximal_cases import METRICS, OPTIMIZERS, each
 from shrink_cases import drawn, fresh, report, zero_half_
 from torch import Tensor, nn
@@ -198,6 +199,7 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
             torch.testing.assert_close(w, old * (w.norm() / old.norm()))
 
 
+@pairwise
 @each("penalty", PENALTIES)
 @pytest.mark.parametrize("metric", METRICS)
 @each("make", OPTIMIZERS)
