@@ -1,7 +1,7 @@
 """Which cases of a large product `make test` runs, and which it leaves to `make test-all`.
 
-A test over k factors of n values has nᵏ cases; n² · log of that hold every pair of values of any two
-factors, and a fault that needs three of them at once is rare (Kuhn, Wallace & Gallo 2004).
+A test over k factors of n values has nᵏ cases. Little more than n² of them hold every pair of values
+of any two factors, and a fault that needs three at once is rare (Kuhn, Wallace & Gallo 2004).
 """
 
 import hashlib
@@ -45,15 +45,14 @@ def levels(params: Mapping[str, Any]) -> dict[str, Hashable]:
 
 
 def cover(cases: Sequence[Mapping[str, Hashable]]) -> list[int]:
-    """Indices of few cases that have every pair of values of two factors which is in any case.
+    """Indices of few cases that have every pair of values of two factors that is in any case.
 
     Greedy: next is the first of those with the most pairs that none had before.
     """
     pairs = [
-        set(combinations(sorted(case.items(), key=lambda factor: factor[0]), 2)) for case in cases
+        set(combinations(sorted(case.items(), key=lambda factor: factor[0]), min(2, len(case))))
+        for case in cases
     ]
-    if cases and len(cases[0]) < 2:  # no pairs: all values
-        pairs = [set(case.items()) for case in cases]
     left = set().union(*pairs)
     chosen: list[int] = []
     while left:
