@@ -1,7 +1,7 @@
 """Which cases of a large product `make test` runs, and which it leaves to `make test-all`.
 
-A test over k factors of n values has nᵏ cases. Little more than n² of them hold every pair of values
-of any two factors, and a fault that needs three at once is rare (Kuhn, Wallace & Gallo 2004).
+A test over k factors of n values has nᵏ cases. Little more than n² of them hold every pair of
+values of any two factors; faults that need three at once are rare (Kuhn, Wallace & Gallo 2004).
 """
 
 import hashlib

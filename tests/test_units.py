@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from products import pairwise
+from products import few, pairwise
 from proximal_cases import METRICS, OPTIMIZERS, each
 from shrink_cases import drawn, fresh, report, zero_half_
 from torch import Tensor, nn
-from zoo import ZOO, Entry, build
+from zoo import FEW, ZOO, Entry, build
 
 import lissom
 from lissom import L0, L1, L2, L1Ball, Threshold, TopK, proximal, subgradient
@@ -71,7 +71,7 @@ def families(groups: Groups) -> list[Family]:
 
 
 @pytest.mark.parametrize("inputs", [False, True])
-@pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", few(ZOO, FEW), ids=lambda entry: entry.name)
 def test_every_weight_pays_once_at_most(entry: Entry, inputs: bool) -> None:
     """Also where inputs are free, and readers pay."""
     model, example_inputs = build(entry)
