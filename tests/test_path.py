@@ -53,7 +53,7 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
         net = make(0)
         net.load_state_dict(tensors)
         assert point.error == error(net)
-        assert point.test_error == pytest.approx(error(net) + 0.01)
+        assert point.test_error == pytest.approx(1.05 * error(net) + 0.01)
         counted = lissom.measure(small := shrink(net, EXAMPLE))
         assert point.sizes == {
             "nonzeros": counted.nonzeros,
