@@ -25,6 +25,7 @@ from path_cases import (
     test_error,
     timeless,
 )
+from products import few
 from torch import Tensor, nn
 
 import lissom
@@ -227,7 +228,7 @@ class Killed(BaseException):
     """No Exception, so that nothing catches it."""
 
 
-@pytest.mark.parametrize("moment", [0, 4])
+@pytest.mark.parametrize("moment", few([0, 4], [4]))
 @pytest.mark.parametrize("writer", ["save_network", "save_point", "job.fit"])
 def test_killed_between_any_two_files_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, writer: str, curve: Curve
