@@ -2,6 +2,8 @@
 
 import copy
 import io
+import itertools
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -505,6 +507,37 @@ def test_expected_against_draws(make: Make) -> None:
         assert abs(float(drawn_costs.mean()) - expected[cost]) <= 4 * error
 
 
+class Skip(nn.Module):
+    """Both sides of `inner` are the same four units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.inner(x).relu())
+
+
+def test_expected_of_units_on_both_sides_of_a_weight() -> None:
+    """E[k²] = (E k)² + Var k: k units alive, by the probability of each of their 16 subsets."""
+    net, x = drawn(Skip()), numbers(4, 6)
+    gates = spread_out_(gated(net, {neurons(net, x): L0(1.0)}, example_inputs=x))
+    [chances] = [p.tolist() for p in gates.p_nonzero()]
+    assert len(chances) == 4 and max(chances) - min(chances) > 0.5
+    weights = macs = 0.0
+    for alive in itertools.product((False, True), repeat=4):
+        chance = math.prod(p if on else 1 - p for p, on in zip(chances, alive, strict=True))
+        k = sum(alive)
+        weights += chance * (6 * k + k + k * k + k + 5 * k + 5)
+        macs += chance * (6 * k + k * k + 5 * k)
+    assert gates.expected("weights").item() == pytest.approx(weights)
+    assert gates.expected("macs").item() == pytest.approx(macs)
+    assert gates.expected({"inner.weight": 2.0}).item() == pytest.approx(
+        2 * (sum(chances) ** 2 + sum(p * (1 - p) for p in chances))
+    )
+
+
 @each("make", CASES)
 def test_expected_costs_are_consistent(make: Make) -> None:
     """By bytes, by cost per weight, by groups; differentiable; all open is the whole network."""
@@ -549,9 +582,7 @@ def test_finalize(make: Make, draws: Any, test: str) -> None:
         torch.testing.assert_close(copied(x), net(x), rtol=0, atol=0)
         torch.testing.assert_close(other.model(x), net(x), rtol=0, atol=0)
     assert closed == 0 if test == "mean" else 0 < closed < len(gates)
-    if isinstance(gates.blocks()[0], TensorBlock):
-        zeros = sum(int((norms == 0).sum()) for norms in groups.norms())
-        assert zeros == closed
+    assert sum(int((norms == 0).sum()) for norms in groups.norms()) == closed
     before = [p.clone() for p in net.parameters()]
     gates.finalize()
     with gates.deployed():

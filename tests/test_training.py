@@ -3,9 +3,11 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -873,6 +875,24 @@ def test_resuming_a_run_that_ended_gives_its_result_again(tmp_path: Path) -> Non
     assert again.fit() == event
     assert same(state(again.model), state(whole.model))
     assert events_in(tmp_path) == kept
+
+
+def test_who_reads_a_checkpoint_has_the_whole_of_it(tmp_path: Path) -> None:
+    """A new one takes its place and is not written into it: a kill leaves the one or the other."""
+    path = tmp_path / "checkpoint.pt"
+    with ExitStack() as stack:
+        seen: list[tuple[Any, bytes]] = []
+
+        def read(event: dict[str, Any]) -> None:
+            if event["event"] == "evaluation":
+                file = stack.enter_context(path.open("rb"))
+                seen.append((file, path.read_bytes()))
+
+        trainer(out=tmp_path, epochs=3, report=read).fit()
+        assert len({os.fstat(file.fileno()).st_ino for file, _ in seen}) == len(seen) == 3
+        for file, content in seen:
+            assert file.read() == content
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "events.jsonl"]
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
