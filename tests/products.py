@@ -21,12 +21,16 @@ def few(values: Iterable[Any], keep: Collection[Any]) -> list[Any]:
 
 
 def mark_rest_of_products(items: Iterable[pytest.Item]) -> None:
-    """`exhaustive` on the cases of each test marked `pairwise` that a cover of pairs can spare."""
-    products: dict[str, list[pytest.Function]] = {}
+    """`exhaustive` on the cases of each test marked `pairwise` that a cover of pairs can spare.
+
+    Cases that need a GPU are a product of their own: where there is none, they cover nothing.
+    """
+    products: dict[tuple[str, bool], list[pytest.Function]] = {}
     for item in items:
         if item.get_closest_marker("pairwise"):
             assert isinstance(item, pytest.Function), item
-            products.setdefault(item.nodeid.split("[")[0], []).append(item)
+            test, on_gpu = item.nodeid.split("[")[0], item.get_closest_marker("gpu") is not None
+            products.setdefault((test, on_gpu), []).append(item)
     for cases in products.values():
         cases.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
         kept = set(cover([levels(item.callspec.params) for item in cases]))
