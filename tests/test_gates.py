@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
-from products import pairwise
+from products import few, pairwise
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -861,8 +861,8 @@ def test_compiled(draws: Any) -> None:
     assert_clean(net)
 
 
-@pytest.mark.parametrize("draws", ["batch", "example"])
-@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
+@pytest.mark.parametrize("seed", few([None, 3], [3]))
 @pytest.mark.filterwarnings("ignore")
 def test_evaluations_between_compiled_steps_compile_nothing_anew(
     draws: Any, seed: int | None

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
+from products import few
 from proximal_cases import each
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -192,19 +194,32 @@ def test_looking_changes_nothing(make: Make) -> None:
     assert bits(plain.net) == bits(looked_at.net)
 
 
-@each("make", METHODS)
-@pytest.mark.parametrize("at", [2, 5, EVERY, EVERY + 3, 4 * EVERY, FINALIZED, FINALIZED + 3])
-def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
-    whole, first, second = (Training.of(make) for _ in range(3))
+ANYWHERE = (2, 5, EVERY, EVERY + 3, 4 * EVERY, FINALIZED, FINALIZED + 3)
+
+
+@cache
+def undisturbed(make: Make) -> list[tuple[str, bytes]]:
+    """How a training without a break ends."""
+    whole = Training.of(make)
     loop(whole, range(STEPS))
+    return bits(whole.net)
+
+
+@each("make", METHODS)
+@pytest.mark.parametrize("at", few(ANYWHERE, (2, EVERY + 3, FINALIZED)))
+def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
+    first, second = Training.of(make), Training.of(make)
     loop(first, range(at))
     second.load(first.state())
     assert second.method.finalized == first.method.finalized
     loop(second, range(at, STEPS))
-    assert bits(whole.net) == bits(second.net)
+    assert bits(second.net) == undisturbed(make)
 
 
-@each("make", METHODS)
+SOME = (neurons_by_gates, weights_by_lc, weights_rewound)
+
+
+@pytest.mark.parametrize("make", few(METHODS.values(), SOME), ids=METHODS)
 def test_compiled_it_ends_in_the_same_zeros(make: Make) -> None:
     plain, compiled = Training.of(make), Training.of(make, compiled=True)
     loop(plain, range(STEPS), evaluate=True)
