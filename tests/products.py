@@ -23,11 +23,12 @@ def few(values: Iterable[Any], keep: Collection[Any]) -> list[Any]:
 def mark_rest_of_products(items: Iterable[pytest.Item]) -> None:
     """`exhaustive` on the cases of each test marked `pairwise` that a cover of pairs can spare.
 
-    Cases that need a GPU are a product of their own: where there is none, they cover nothing.
+    Neither those that are `exhaustive` already nor, where there is no GPU, those that need one
+    cover anything for the others.
     """
     products: dict[tuple[str, bool], list[pytest.Function]] = {}
     for item in items:
-        if item.get_closest_marker("pairwise"):
+        if item.get_closest_marker("pairwise") and not item.get_closest_marker("exhaustive"):
             assert isinstance(item, pytest.Function), item
             test, on_gpu = item.nodeid.split("[")[0], item.get_closest_marker("gpu") is not None
             products.setdefault((test, on_gpu), []).append(item)

@@ -27,7 +27,7 @@ def test_many(first, second, third, fourth):
     assert not (second and fourth == 6)
 
 @pairwise
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", few([0, 1, 2], [1, 2]))
 @pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("option", [1, 2])
 def test_device(device, size, option):
@@ -89,12 +89,12 @@ def test_what_is_left_out_is_run_by_test_all(pytester: pytest.Pytester) -> None:
         return [report.nodeid.split("::")[1] for report in (*passed, *skipped)]
 
     quick, rest, whole = ids(), ids("-m", "exhaustive"), ids("-m", "")
-    assert len(whole) == 3 * 3 * 3 + 2 * 2 * 2 + 3 + 9
+    assert len(whole) == 3 * 3 * 3 + 2 * 2 * 3 + 3 + 9
     assert sorted(quick + rest) == sorted(whole)
     assert ids() == quick  # the same at every call
     assert [name for name in quick if "seeds" in name] == ["test_seeds[0]", "test_seeds[1]"]
     assert len([name for name in quick if "alone" in name]) == 3
-    assert len([name for name in quick if "cpu" in name]) == 4  # of which a GPU spares none
+    assert len([name for name in quick if "cpu" in name]) == 4  # GPU and size 0 spare none
     many, everything = (
         [name.split("[")[1].rstrip("]").split("-") for name in names if "many" in name]
         for names in (quick, whole)
