@@ -13,13 +13,14 @@ from products import few
 from proximal_cases import each
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 import lissom
 from lissom import L0, L1, Budget, LissomError, TopK
 from lissom.compressions import Codebook
 from lissom.errors import GateError, MethodError, OptimizerError
 from lissom.methods import Method, methods_on
+from lissom.schedules import linear
 
 EVERY, FINALIZED, STEPS = 6, 30, 40
 
@@ -342,6 +343,25 @@ def test_a_loop_without_the_penalty_is_told(make: Make, how: str) -> None:
         return
     with pytest.raises(MethodError, match=r"penalty of method .* in the loss.*method\.penalty\(\)"):
         train(14)
+
+
+@each("method", {"subgradient": (lissom.subgradient, L1), "gates": (lissom.gate, L0)})
+def test_schedules_count_from_start(method: tuple[Any, Any]) -> None:
+    make, penalty = method
+    net = nn.Linear(3, 2)
+    opt = SGD(net.parameters(), 0.1)
+    model = [net] if make is lissom.gate else []
+    ramp = {lissom.weights(net): penalty(linear(0.0, 1.0, 4))}
+    made = make(opt, *model, ramp, start=2)
+    found = []
+    for _ in range(8):
+        found.append(float(made.penalty().detach()))
+        for p in opt.param_groups[0]["params"]:
+            p.grad = torch.zeros_like(p)
+        opt.step()
+    whole = found[-1]
+    assert whole > 0
+    assert found == pytest.approx([0, 0, 0, whole / 4, whole / 2, 3 * whole / 4, whole, whole])
 
 
 @each("make", METHODS)
