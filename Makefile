@@ -1,12 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint types docs clean
+.PHONY: help demo test test-all check lint types docs clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.base ## the trade-off curve of a small network on the bundled digits, and a page about it
 	$(BIN)/lissom path digits-path --out runs/demo --jobs 2
@@ -25,7 +25,10 @@ docs: .venv/.ready ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: .venv/.ready ## tests, in two processes
-	$(BIN)/pytest -n 2 --durations=15
+	$(BIN)/pytest -n 2 --dist worksteal --durations=15
+
+test-all: .venv/.ready ## the exhaustive rest: full products, the zoo with ONNX, kills and fuzz with all seeds
+	$(BIN)/pytest -n 2 --dist worksteal --durations=15 -m exhaustive
 
 clean: ## remove the environment, caches, built documentation and the demo; other runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site runs/demo

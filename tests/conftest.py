@@ -4,6 +4,12 @@ import os
 
 import pytest
 import torch
+from products import mark_rest_of_products
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_rest_of_products(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -62,7 +62,7 @@ def error(net: nn.Module) -> float:
 
 
 def test_error(net: nn.Module) -> Tensor:
-    return torch.tensor(error(net) + 0.01)
+    return torch.tensor(1.05 * error(net) + 0.01)  # with a spread of its own
 
 
 test_error.__test__ = False  # type: ignore[attr-defined]  # no test, though its name says so

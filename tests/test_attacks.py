@@ -92,6 +92,7 @@ def test_pgd_of_a_linear_network_ends_where_fgsm_does() -> None:
     torch.testing.assert_close(pgd(NET, X, Y, 0.1), fgsm(NET, X, Y, 0.1))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0), (-0.1, 1.02)])
 @pytest.mark.parametrize("radius", [0.0, 0.05, 3.0])
 @pytest.mark.parametrize("norm", ["fgsm", "linf", "l2"])

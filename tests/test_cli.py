@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import Result
+from products import exhaustive
 from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -578,6 +579,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     well("train", "quick.toml", "--out", "a run", "--resume")
 
 
+@exhaustive
 def test_ctrl_c_in_a_real_process() -> None:
     command = [sys.executable, "-m", "lissom", "train", "quick.toml"]
     process = subprocess.Popen(
@@ -784,6 +786,7 @@ def test_no_command_shows_the_commands() -> None:
         assert command in done.output
 
 
+@exhaustive
 def test_a_method_of_ones_own_lies_where_the_command_is_run() -> None:
     Path("own_method_of_a_cli_test.py").write_text(
         "from lissom.methods.proximal import Proximal\nclass Mine(Proximal):\n    name = 'mine'\n"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
 from killing import kill_when
+from products import exhaustive
 from training_cases import blobs, dense, same, state
 
 import lissom
@@ -176,6 +177,7 @@ def command(recipe: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]"
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment)
 
 
+@exhaustive
 def test_killed_and_resumed_from_the_command_line(recipe: Path, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert command(recipe, whole).wait(timeout=300) == 0

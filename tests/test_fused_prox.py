@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from products import pairwise
 from torch import Tensor
 
 from lissom import L0, L1, L2, MCP, L1Ball, Lq, Threshold, TopK
@@ -78,6 +79,7 @@ def check(penalty: Penalty, parts: list[Tensor], rates: list[float], adaptive: b
     return after
 
 
+@pairwise
 @every_penalty
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @euclidean_and_adaptive
@@ -92,6 +94,7 @@ def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: 
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
 
 
+@pairwise
 @pytest.mark.parametrize("plus", [L1(0), L0(0.3), L1(0.2), L2(0.5)], ids=str)
 @euclidean_and_adaptive
 def test_equals_stay_in_order_of_index(plus: Penalty, adaptive: bool) -> None:
@@ -107,6 +110,7 @@ def test_equals_stay_in_order_of_index(plus: Penalty, adaptive: bool) -> None:
         assert torch.equal(actual, expected)
 
 
+@pairwise
 @every_penalty
 @euclidean_and_adaptive
 @pytest.mark.parametrize(
@@ -127,6 +131,7 @@ def test_edges(penalty: Penalty, adaptive: bool, values: list[Tensor], rate: flo
     check(penalty, parts, [rate] * len(parts), adaptive and penalty.has_metric)
 
 
+@pairwise
 @pytest.mark.parametrize(
     "penalty", [L0(0), L1(0), L2(0), TopK(10**6), TopK(fraction=1), L1Ball(1e9)], ids=str
 )
@@ -144,6 +149,7 @@ def test_a_budget_of_0_leaves_nothing(penalty: Penalty, adaptive: bool) -> None:
     assert check(penalty, parts, [0.3] * len(parts), adaptive).count_nonzero() == 0
 
 
+@pairwise
 @pytest.mark.parametrize("penalty", [*SEPARABLE, *BUDGETS, TopK(0), L1Ball(0)], ids=str)
 @euclidean_and_adaptive
 def test_nan_stays_nan(penalty: Penalty, adaptive: bool) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import itertools
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
+from products import few, pairwise
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -176,6 +179,7 @@ def assert_clean(net: nn.Module) -> None:
         assert not any(isinstance(value, Tensor) for value in module.__dict__.values())
 
 
+@pairwise
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @every
 def test_the_model_stays_itself(make: Make, draws: Any, dtype: torch.dtype) -> None:
@@ -256,6 +260,7 @@ def test_seeds(make: Make, draws: Any) -> None:
     assert not torch.equal(found[0][0], found[0][1])
 
 
+@pairwise
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("draws", ["batch", "example"])
 @each("name", {name: name for name in OPEN})
@@ -456,10 +461,12 @@ def test_gradient_of_the_penalty(make: Make, detach: bool) -> None:
                 torch.testing.assert_close(paid, 2 * 0.5 * squares)
 
 
-@each("make", {k: v for k, v in CASES.items() if k != "heads"})
-def test_expected_against_draws(make: Make) -> None:
+@pytest.mark.parametrize(
+    "name", few([name for name in CASES if name != "heads"], ("kernels", "residual", "inputs"))
+)
+def test_expected_against_draws(name: str) -> None:
     """Networks drawn, shrunk and measured; their average is the expectation."""
-    net, x, groups = make()
+    net, x, groups = CASES[name]()
     gates = gated(net, {groups: L0(1.0)}, example_inputs=x, init=0.4)
     p = torch.cat([q.detach().flatten() for q in gates.p_nonzero()])
     expected = {cost: gates.expected(cost).item() for cost in ("weights", "macs")}
@@ -496,6 +503,37 @@ def test_expected_against_draws(make: Make) -> None:
         assert abs(float(drawn_costs.mean()) - expected[cost]) <= 4 * error
 
 
+class Skip(nn.Module):
+    """Both sides of `inner` are the same four units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.inner(x).relu())
+
+
+def test_expected_of_units_on_both_sides_of_a_weight() -> None:
+    """E[k²] = (E k)² + Var k: k units alive, by the probability of each of their 16 subsets."""
+    net, x = drawn(Skip()), numbers(4, 6)
+    gates = spread_out_(gated(net, {neurons(net, x): L0(1.0)}, example_inputs=x))
+    [chances] = [p.tolist() for p in gates.p_nonzero()]
+    assert len(chances) == 4 and max(chances) - min(chances) > 0.5
+    weights = macs = 0.0
+    for alive in itertools.product((False, True), repeat=4):
+        chance = math.prod(p if on else 1 - p for p, on in zip(chances, alive, strict=True))
+        k = sum(alive)
+        weights += chance * (6 * k + k + k * k + k + 5 * k + 5)
+        macs += chance * (6 * k + k * k + 5 * k)
+    assert gates.expected("weights").item() == pytest.approx(weights)
+    assert gates.expected("macs").item() == pytest.approx(macs)
+    assert gates.expected({"inner.weight": 2.0}).item() == pytest.approx(
+        2 * (sum(chances) ** 2 + sum(p * (1 - p) for p in chances))
+    )
+
+
 @each("make", CASES)
 def test_expected_costs_are_consistent(make: Make) -> None:
     """By bytes, by cost per weight, by groups; differentiable; all open is the whole network."""
@@ -517,7 +555,8 @@ def test_expected_costs_are_consistent(make: Make) -> None:
         assert 0 < gates.expected(cost).item() < gates.total(cost)
 
 
-@pytest.mark.parametrize("test", ["published", "median", "mean", "mode"])
+@pairwise
+@pytest.mark.parametrize("test", few(["published", "median", "mean", "mode"], ["median", "mean"]))
 @every
 def test_finalize(make: Make, draws: Any, test: str) -> None:
     net, x, groups = make()
@@ -539,9 +578,7 @@ def test_finalize(make: Make, draws: Any, test: str) -> None:
         torch.testing.assert_close(copied(x), net(x), rtol=0, atol=0)
         torch.testing.assert_close(other.model(x), net(x), rtol=0, atol=0)
     assert closed == 0 if test == "mean" else 0 < closed < len(gates)
-    if gates.blocks()[0].macs is None:
-        zeros = sum(int((norms == 0).sum()) for norms in groups.norms())
-        assert zeros == closed
+    assert sum(int((norms == 0).sum()) for norms in groups.norms()) == closed
     before = [p.clone() for p in net.parameters()]
     gates.finalize()
     with gates.deployed():
@@ -575,6 +612,7 @@ def tables(net: nn.Module) -> list[list[tuple[Any, Any]]]:
     return [list(getattr(m, table).items()) for m in net.modules() for table in TABLES]
 
 
+@pairwise
 @pytest.mark.parametrize("budget", [None, Budget(weights=0.7)], ids=["gates", "budget"])
 @every
 def test_deployed_puts_everything_back(make: Make, draws: Any, budget: Budget | None) -> None:
@@ -708,6 +746,7 @@ def by_torch(net: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@pairwise
 @each("copied", {"deepcopy": copy.deepcopy, "torch.save": by_torch})
 @every
 def test_copies_go_on(make: Make, draws: Any, copied: Any) -> None:
@@ -789,7 +828,7 @@ def test_states_of_others_are_refused() -> None:
         gates.load_state_dict(state)
 
 
-@pytest.mark.parametrize("draws", ["batch", "example"])
+@pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(draws: Any) -> None:
     """In one graph: fresh draws at each call, the right gradients, and evaluation mode."""
@@ -818,8 +857,8 @@ def test_compiled(draws: Any) -> None:
     assert_clean(net)
 
 
-@pytest.mark.parametrize("draws", ["batch", "example"])
-@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
+@pytest.mark.parametrize("seed", few([None, 3], [3]))
 @pytest.mark.filterwarnings("ignore")
 def test_evaluations_between_compiled_steps_compile_nothing_anew(
     draws: Any, seed: int | None

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
+from products import few
 from shrink_cases import EXACT, apart, fresh, halves, report
 from torch import Tensor, nn
-from zoo import ZOO, Entry, build
+from zoo import FEW, Entry, build
 
 import lissom
 from lissom import L0
@@ -13,14 +14,11 @@ from lissom.coupling import units
 from lissom.methods.gates import Gates
 
 CLOSED, OPEN = -60.0, 60.0  # P(z ≠ 0) is 0 or 1 in float64, to all digits
-NAMES = (
-    "mlp", "lstm-one-way", "cross-attention", "tied-language-model", "resnet18", 
-    "mobilenet-v3", "vit", "gpt2",
-)  # fmt: skip
-SOME = [entry for entry in ZOO if entry.name in NAMES]
 FED_FROM_INPUTS = ("mlp", "resnet18", "cross-attention")
 
-each_entry = pytest.mark.parametrize("entry", SOME, ids=lambda entry: entry.name)
+FEWER = [e for e in FEW if e.name in ("mlp", "lstm-one-way", "cross-attention", "mobilenet-v3")]
+
+each_entry = pytest.mark.parametrize("entry", few(FEW, FEWER), ids=lambda entry: entry.name)
 
 
 def half_closed(
@@ -62,7 +60,7 @@ def test_a_closed_gate_is_a_removed_unit(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [e for e in SOME if e.name in FED_FROM_INPUTS], ids=lambda e: e.name
+    "entry", [e for e in FEW if e.name in FED_FROM_INPUTS], ids=lambda e: e.name
 )
 def test_gates_on_inputs(entry: Entry) -> None:
     """A closed input is the same as one that is 0 for all examples, and the small net drops it."""
@@ -80,7 +78,7 @@ def test_gates_on_inputs(entry: Entry) -> None:
 @pytest.mark.parametrize("end", [CLOSED, OPEN])
 @pytest.mark.parametrize(
     "entry",
-    [e for e in SOME if e.name in ("lstm-one-way", "mobilenet-v3", "gpt2")],
+    [e for e in FEW if e.name in ("lstm-one-way", "mobilenet-v3", "gpt2")],
     ids=lambda e: e.name,
 )
 def test_all_open_and_all_closed(entry: Entry, end: float) -> None:

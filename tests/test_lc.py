@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from devices import DEVICES
+from products import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
@@ -199,7 +200,7 @@ def test_multipliers_find_the_minimum_that_direct_compression_misses() -> None:
     """Min ½ Σ h(w − a)² with one non-zero weight: the one with the largest h·a²."""
     a, h = torch.tensor([2.0, 1.5, 1.0]), torch.tensor([0.2, 1.0, 1.0])
     model = Vector(a, h)
-    model.solve(model.lc(TopK(1), mu=0.02, mu_factor=1.1, c_steps=60))
+    model.solve(model.lc(TopK(1), every=80, lr=0.25, mu=0.02, mu_factor=1.1, c_steps=60))
     assert model.w[0].tolist() == [0.0, pytest.approx(1.5, abs=1e-2), 0.0]
     # Direct compression keeps the largest weight instead, which is not the best one.
     model = Vector(a, h)
@@ -212,7 +213,7 @@ def test_multipliers_meet_the_constraint_at_a_finite_mu() -> None:
     gaps = {}
     for algorithm in ("augmented", "quadratic"):
         model = Vector(torch.tensor([2.0, 1.0, 0.5]))
-        method = model.lc(TopK(1), mu=[0.5] * 30, c_steps=30, algorithm=algorithm)
+        method = model.lc(TopK(1), every=30, lr=0.3, mu=[0.5] * 30, c_steps=30, algorithm=algorithm)
         model.solve(method)
         gaps[algorithm] = method.gap
     assert gaps["augmented"] < 1e-3 < 0.1 < gaps["quadratic"]
@@ -474,6 +475,7 @@ def test_nothing_is_trained_or_ended_within_deployed() -> None:
 STOPS = (0, 1, 2, 3, 9, 17, 18, 19, 20, 21, 22, 25, 26, 27, 28)
 
 
+@pairwise
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("algorithm", ["augmented", "quadratic"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])

@@ -3,21 +3,24 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
+from products import few
 from proximal_cases import each
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 import lissom
 from lissom import L0, L1, Budget, LissomError, TopK
 from lissom.compressions import Codebook
 from lissom.errors import GateError, MethodError, OptimizerError
 from lissom.methods import Method, methods_on
+from lissom.schedules import linear
 
 EVERY, FINALIZED, STEPS = 6, 30, 40
 
@@ -192,19 +195,32 @@ def test_looking_changes_nothing(make: Make) -> None:
     assert bits(plain.net) == bits(looked_at.net)
 
 
-@each("make", METHODS)
-@pytest.mark.parametrize("at", [2, 5, EVERY, EVERY + 3, 4 * EVERY, FINALIZED, FINALIZED + 3])
-def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
-    whole, first, second = (Training.of(make) for _ in range(3))
+ANYWHERE = (2, 5, EVERY, EVERY + 3, 4 * EVERY, FINALIZED, FINALIZED + 3)
+
+
+@cache
+def undisturbed(make: Make) -> list[tuple[str, bytes]]:
+    """How a training without a break ends."""
+    whole = Training.of(make)
     loop(whole, range(STEPS))
+    return bits(whole.net)
+
+
+@each("make", METHODS)
+@pytest.mark.parametrize("at", few(ANYWHERE, (2, EVERY + 3, FINALIZED)))
+def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
+    first, second = Training.of(make), Training.of(make)
     loop(first, range(at))
     second.load(first.state())
     assert second.method.finalized == first.method.finalized
     loop(second, range(at, STEPS))
-    assert bits(whole.net) == bits(second.net)
+    assert bits(second.net) == undisturbed(make)
 
 
-@each("make", METHODS)
+SOME = (neurons_by_gates, weights_by_lc, weights_rewound)
+
+
+@pytest.mark.parametrize("make", few(METHODS.values(), SOME), ids=METHODS)
 def test_compiled_it_ends_in_the_same_zeros(make: Make) -> None:
     plain, compiled = Training.of(make), Training.of(make, compiled=True)
     loop(plain, range(STEPS), evaluate=True)
@@ -327,6 +343,25 @@ def test_a_loop_without_the_penalty_is_told(make: Make, how: str) -> None:
         return
     with pytest.raises(MethodError, match=r"penalty of method .* in the loss.*method\.penalty\(\)"):
         train(14)
+
+
+@each("method", {"subgradient": (lissom.subgradient, L1), "gates": (lissom.gate, L0)})
+def test_schedules_count_from_start(method: tuple[Any, Any]) -> None:
+    make, penalty = method
+    net = nn.Linear(3, 2)
+    opt = SGD(net.parameters(), 0.1)
+    model = [net] if make is lissom.gate else []
+    ramp = {lissom.weights(net): penalty(linear(0.0, 1.0, 4))}
+    made = make(opt, *model, ramp, start=2)
+    found = []
+    for _ in range(8):
+        found.append(float(made.penalty().detach()))
+        for p in opt.param_groups[0]["params"]:
+            p.grad = torch.zeros_like(p)
+        opt.step()
+    whole = found[-1]
+    assert whole > 0
+    assert found == pytest.approx([0, 0, 0, whole / 4, whole / 2, 3 * whole / 4, whole, whole])
 
 
 @each("make", METHODS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from products import few
 
 import lissom
 from lissom.cli import app
@@ -50,7 +51,11 @@ def prepare(page: str) -> None:
         )
 
 
-@pytest.mark.parametrize("page", [p for p in ALL if blocks(p, "python")], ids=lambda p: p.name)
+WITH_CODE = [p for p in ALL if blocks(p, "python")]
+QUICK = [p for p in ALL if p.name in ("README.md", "methods.md", "gates.md", "shrinking.md")]
+
+
+@pytest.mark.parametrize("page", few(WITH_CODE, QUICK), ids=lambda p: p.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

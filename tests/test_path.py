@@ -25,6 +25,7 @@ from path_cases import (
     test_error,
     timeless,
 )
+from products import few
 from torch import Tensor, nn
 
 import lissom
@@ -53,7 +54,7 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
         net = make(0)
         net.load_state_dict(tensors)
         assert point.error == error(net)
-        assert point.test_error == pytest.approx(error(net) + 0.01)
+        assert point.test_error == pytest.approx(1.05 * error(net) + 0.01)
         counted = lissom.measure(small := shrink(net, EXAMPLE))
         assert point.sizes == {
             "nonzeros": counted.nonzeros,
@@ -227,7 +228,7 @@ class Killed(BaseException):
     """No Exception, so that nothing catches it."""
 
 
-@pytest.mark.parametrize("moment", [0, 4])
+@pytest.mark.parametrize("moment", few([0, 4], [4]))
 @pytest.mark.parametrize("writer", ["save_network", "save_point", "job.fit"])
 def test_killed_between_any_two_files_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, writer: str, curve: Curve
@@ -625,6 +626,7 @@ def test_a_warm_path_on_digits() -> None:
     data = lissom.data.load("digits").hold_out(200, seed=0)
     assert data.valid_x is not None and data.valid_y is not None
     starts: dict[float | None, float] = {}
+    untrained: list[float | None] = []
 
     def make_model(seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -635,6 +637,7 @@ def test_a_warm_path_on_digits() -> None:
 
     def train(net: nn.Module, strength: float | None, start: Start) -> None:
         starts[None if start.number == 0 else strength] = wrong(net, data.valid_x, data.valid_y)
+        untrained.extend([strength] if start.number == 0 else [])
         opt = torch.optim.Adam(net.parameters(), lr=3e-3)
         if strength is not None:
             lissom.proximal(opt, {lissom.weights(net): TopK(fraction=strength)})
@@ -664,7 +667,7 @@ def test_a_warm_path_on_digits() -> None:
     assert sum(alive.values()) == round(0.1 * weights) + 42 >= point.size()
     assert found.within(error=0.15).size() <= tenth.size()
     [scratch] = found.from_scratch
-    assert tenth.points[0].seconds < scratch.points[0].seconds  # 3 epochs against 20
+    assert untrained == [None, 0.1]  # 20 epochs for these two, and 5 for the others
     assert tenth.error <= scratch.error + 0.03
     small = found.network(found.budget(nonzeros=300).points[0])
     assert wrong(small, data.test_x, data.test_y) == found.budget(nonzeros=300).test_error

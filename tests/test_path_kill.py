@@ -13,6 +13,8 @@ from path_cases import make, path, same_weights, timeless
 
 from lissom.curves import Curve
 
+pytestmark = pytest.mark.exhaustive  # test_path.py has kills within one process
+
 # Slow enough to be killed, with a line in a log for each training that began.
 SCRIPT = """
 import sys, time

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import pairwise
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -238,6 +239,7 @@ def test_the_gradient_says_something_where_nothing_is_counted() -> None:
     assert not any(penalty.differentiable for penalty in useless)
 
 
+@pairwise
 @every_input
 @every_penalty
 @euclidean_and_adaptive
@@ -254,6 +256,7 @@ def test_the_result_is_between_zero_and_the_norm(
         assert torch.equal(norms, before), "the norms are the caller's"
 
 
+@pairwise
 @every_dtype
 @every_input
 @every_penalty
@@ -265,6 +268,7 @@ def test_dtype_and_shape_are_kept(penalty: Penalty, norms: Tensor, dtype: torch.
     assert ((x >= 0) & (x <= norms)).all()
 
 
+@pairwise
 @every_input
 @pytest.mark.parametrize("penalty", WITH_METRIC, ids=str)
 @euclidean_and_adaptive
@@ -286,6 +290,7 @@ def test_no_point_nearby_is_better(penalty: Penalty, norms: Tensor, adaptive: bo
                 assert objective(x) <= objective(y * kept) * (1 + 1e-12) + 1e-12
 
 
+@pairwise
 @every_input
 @every_penalty
 @euclidean_and_adaptive

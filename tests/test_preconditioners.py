@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import pairwise
 from torch import Tensor, nn
 from torch.optim import (
     LBFGS,
@@ -70,6 +71,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+@pairwise
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize(
@@ -88,6 +90,7 @@ def test_adagrad_steps_along_the_gradient(options: dict, loop: dict, steps: int)
     close((before - w) * metric_of(optimizer, w)() / LR, gradients[-1])
 
 
+@pairwise
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("loop", LOOPS[:2], ids=str)
 @pytest.mark.parametrize(
@@ -102,6 +105,7 @@ def test_rmsprop_steps_along_the_gradient(options: dict, loop: dict, steps: int)
     close((before - w) * metric_of(optimizer, w)() / LR, gradients[-1])
 
 
+@pairwise
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 @pytest.mark.parametrize("amsgrad", [False, True])

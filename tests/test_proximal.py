@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import pairwise
 from proximal_cases import (
     DTYPES,
     GRANULARITIES,
@@ -64,6 +65,7 @@ def combinations(penalties: Mapping[str, Penalty], optimizers: Mapping[str, Any]
     ]
 
 
+@pairwise
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
@@ -80,6 +82,7 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
     assert alive == total if penalty == L2(1.0) else 0 < alive < total
 
 
+@pairwise
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
 def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups) -> None:
@@ -88,6 +91,7 @@ def test_large_tensors_in_parts(monkeypatch, optimizer, metric, penalty, groups)
     test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, torch.float32)
 
 
+@pairwise
 @each("groups", GRANULARITIES)
 @each("penalty", {k: PENALTIES[k] for k in ("l0+l1+l2", "top 30 %", "top+l1+l2", "ball")})
 @pytest.mark.parametrize("metric", METRICS)
@@ -102,6 +106,7 @@ def test_the_memory_format_does_not_matter(metric, penalty: Penalty, groups) -> 
     assert_same(*nets)
 
 
+@pairwise
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(FREE, OPTIMIZERS))
@@ -115,6 +120,7 @@ def test_a_penalty_of_nothing_changes_nothing(optimizer, metric, penalty, groups
     assert equal(*nets)
 
 
+@pairwise
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
@@ -276,6 +282,7 @@ def test_a_ramp_ends_exactly_at_its_target(groups, metric) -> None:
     assert alive[7:] == [n // 10] * 5
 
 
+@pairwise
 @pytest.mark.parametrize("metric", METRICS)
 @each("groups", GRANULARITIES)
 @each("optimizer", OPTIMIZERS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import pairwise
 from proximal_cases import (
     LR,
     METRICS,
@@ -162,6 +163,7 @@ def test_within_deployed_nothing_is_trained_or_ended() -> None:
     assert method.step == 2 and not method.finalized
 
 
+@pairwise
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("steps", range(1, 8))
 @each("optimizer", OPTIMIZERS)
@@ -216,6 +218,7 @@ def test_finalize_twice_is_once(make, done: int) -> None:
     assert method.step == done + 12 and method.finalized_at == min(done, END)
 
 
+@pairwise
 @every_method
 @every_phase
 @pytest.mark.parametrize("by_hand", [False, True])

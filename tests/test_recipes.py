@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import exhaustive, few
 from torch import nn
 
 import lissom.data
@@ -41,6 +42,11 @@ from lissom.storage import save_json
 from lissom.training import Augment
 
 NAMES = recipe_names()
+KINDS = (  # one of each method, model and way to say a penalty
+    "ahmed-modrec", "digits-channels", "digits-demo", "digits-gates", "digits-lc",
+    "henrikson-l1-subgradient", "henrikson-per-layer", "lenet300-lc-teacher",
+    "lenet5-kernels-threshold", "louizos-mlp-per-layer", "louizos-wrn28-10", "modrec-path",
+)  # fmt: skip
 SHAPES = {
     "digits": (1, 8, 8),
     "mnist": (1, 28, 28),
@@ -125,7 +131,7 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few(NAMES, KINDS))
 def test_every_bundled_recipe_trains_to_its_end(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -917,6 +923,7 @@ def test_a_wide_residual_network_takes_images_of_any_channels() -> None:
         make_model(recipe, (1, 32, 32), 10)
 
 
+@exhaustive
 def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
     """Gates on the first convolution of each of the 12 blocks, and nothing else of the paper's."""
     recipe = read_recipe("louizos-wrn28-10")

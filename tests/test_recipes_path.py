@@ -1,12 +1,14 @@
 """[path] in recipes: the recipe of each point, what is refused, and whole curves on digits."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from products import few
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -34,6 +36,16 @@ GATES = [
 
 def make(out: Path, *changes: str) -> RecipePath:
     return RecipePath(read_recipe("digits-path", [*SHORT, *changes]), out)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("made") / "run"
+    changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.seeds=2"]
+    command = ["path", "digits-path", "--out", str(run)]
+    command += [word for change in changes for word in ("--set", change)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    return run
 
 
 def test_the_dense_point_has_no_strength() -> None:
@@ -210,11 +222,10 @@ def test_gates_of_what_died_stay_closed(tmp_path: Path) -> None:
         assert not bool((sparser & ~denser).any())  # nothing came back
 
 
-def test_the_optimizer_goes_on(tmp_path: Path) -> None:
-    make(tmp_path, "path.strengths=[0.3, 0.1, 0.02]").run()
+def test_the_optimizer_goes_on(made: Path) -> None:
     steps = []
     for name in ("dense", "strength-0.3", "strength-0.1"):
-        state = state_in(tmp_path / "seed0" / name)
+        state = state_in(made / "seed0" / name)
         assert state is not None
         steps.append(float(state["optimizer"]["state"][0]["step"]))
     assert steps[0] > 0 and steps == sorted(set(steps))
@@ -243,9 +254,9 @@ def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     assert "torch" in result["versions"]
 
 
-def test_a_page_about_curves(tmp_path: Path) -> None:
+def test_a_page_about_curves(made: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make(tmp_path / name, "path.strengths=[0.3, 0.1, 0.02]").run()
+        shutil.copytree(made, tmp_path / name)
     done = CliRunner().invoke(app, ["report", str(tmp_path / "a"), str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
     assert "strength (fraction kept) 0.1" in (tmp_path / "a" / "report.html").read_text()
@@ -256,10 +267,8 @@ def test_a_page_about_curves(tmp_path: Path) -> None:
     assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output
 
 
-@pytest.mark.parametrize(("asked", "strengths"), [("all", [0.3, 0.1, 0.02]), ("0.1", [0.1])])
-def test_points_from_scratch_are_added_to_a_curve(
-    tmp_path: Path, asked: str, strengths: list[float]
-) -> None:
+@pytest.mark.parametrize("asked", few(["all", "0.1"], ["0.1"]))
+def test_points_from_scratch_are_added_to_a_curve(tmp_path: Path, asked: str) -> None:
     run = tmp_path / "run"
     changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.latency=true"]
     command = ["path", "digits-path", "--out", str(run)]
@@ -267,6 +276,7 @@ def test_points_from_scratch_are_added_to_a_curve(
     done = CliRunner().invoke(app, [*command, "--from-scratch", asked])
     assert done.exit_code == 0, done.output
     curve = Curve.load(run)
+    strengths = [0.3, 0.1, 0.02] if asked == "all" else [float(asked)]
     assert [setting.strength for setting in curve.from_scratch] == strengths
     for setting in curve.from_scratch:
         [point] = setting.points
@@ -292,16 +302,6 @@ def test_strengths_from_scratch_that_are_none(tmp_path: Path, given: str, told: 
     done = CliRunner().invoke(app, ["path", "digits-path", f"--from-scratch={given}", "--out", out])
     assert done.exit_code == 2 and told in done.output.replace("\n", " ")
     assert not Path(out).exists()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run: Path = tmp_path_factory.mktemp("made") / "run"
-    changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.seeds=2"]
-    command = ["path", "digits-path", "--out", str(run)]
-    command += [word for change in changes for word in ("--set", change)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    return run
 
 
 def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import statistics
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -85,7 +86,8 @@ def test_the_data_are_the_curve(page: Page, curve: Curve) -> None:
             point["strength"] == setting.strength and point["from_scratch"] == setting.from_scratch
         )
         assert point["error"] == pytest.approx([setting.error, setting.error_std])
-        assert point["test"][0] == pytest.approx(setting.test_error)
+        tests = [one.test_error for one in setting.points]
+        assert point["test"] == pytest.approx([setting.test_error, statistics.stdev(tests)])
         for axis in curve.axes:
             assert point["sizes"][axis] == pytest.approx(
                 [setting.size(axis), setting.size_std(axis)]

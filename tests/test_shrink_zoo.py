@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from products import exhaustive, few
 from shrink_cases import EXACT, Inputs, apart, fresh, outputs, report, zero_half_
 from torch import nn
-from zoo import ZOO, Entry, build
+from zoo import FEW, ZOO, Entry, build
 
 import lissom
 from lissom.coupling import units
@@ -20,7 +21,7 @@ WITH_UNITS = [entry for entry in ZOO if entry.name not in WITHOUT_UNITS]
 # mixed behind it, and no constant that a bias could take for every T.
 STAY = {"timm-cait": 2}
 
-each_entry = pytest.mark.parametrize("entry", WITH_UNITS, ids=lambda entry: entry.name)
+each_entry = pytest.mark.parametrize("entry", few(WITH_UNITS, FEW), ids=lambda entry: entry.name)
 
 
 @cache
@@ -49,6 +50,7 @@ def test_all_zeroed_units_are_removed_exactly(entry: Entry) -> None:
     assert report(small).weights == (weights, fewer) and fewer < weights
 
 
+@exhaustive
 @each_entry
 def test_float32_and_onnx(entry: Entry, tmp_path: Path) -> None:
     model, example_inputs, small, zeroed = case(entry.name, torch.float32)

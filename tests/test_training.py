@@ -3,14 +3,18 @@
 import copy
 import json
 import math
+import os
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from products import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -772,6 +776,7 @@ def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) 
     )  # fmt: skip
 
 
+@pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -798,6 +803,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
 
 
+@pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])
 def test_under_every_method_a_resumed_run_ends_as_one_that_was_not_killed(
@@ -806,13 +812,16 @@ def test_under_every_method_a_resumed_run_ends_as_one_that_was_not_killed(
     def run(out: Path, report: Any = None) -> Trainer:
         return with_method(name, out=out, report=report, average_from=average_from)
 
-    whole = run(tmp_path / "whole")
+    def keep(told: dict[str, Any]) -> None:
+        """What a kill at this moment would leave."""
+        if told["event"] == moment and told["epoch"] > 0:
+            shutil.copytree(tmp_path / "whole", tmp_path / str(told["epoch"]))
+
+    whole = run(tmp_path / "whole", keep)
     expected = whole.fit()
     kept = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
     for epoch in range(1, whole.epoch + (moment == "evaluation")):
         out = tmp_path / str(epoch)
-        with pytest.raises(Killed):
-            run(out, kill(moment, epoch)).fit()
         resumed = run(out)
         resumed.resume()
         assert resumed.epoch == epoch
@@ -866,6 +875,24 @@ def test_resuming_a_run_that_ended_gives_its_result_again(tmp_path: Path) -> Non
     assert again.fit() == event
     assert same(state(again.model), state(whole.model))
     assert events_in(tmp_path) == kept
+
+
+def test_who_reads_a_checkpoint_has_the_whole_of_it(tmp_path: Path) -> None:
+    """A new one takes its place and is not written into it: a kill leaves the one or the other."""
+    path = tmp_path / "checkpoint.pt"
+    with ExitStack() as stack:
+        seen: list[tuple[Any, bytes]] = []
+
+        def read(event: dict[str, Any]) -> None:
+            if event["event"] == "evaluation":
+                file = stack.enter_context(path.open("rb"))
+                seen.append((file, path.read_bytes()))
+
+        trainer(out=tmp_path, epochs=3, report=read).fit()
+        assert len({os.fstat(file.fileno()).st_ino for file, _ in seen}) == len(seen) == 3
+        for file, content in seen:
+            assert file.read() == content
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "events.jsonl"]
 
 
 def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:

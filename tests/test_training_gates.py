@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered
+from products import few, pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, RMSprop
@@ -265,6 +266,7 @@ def full(
     )  # fmt: skip
 
 
+@pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("finalize_at", [None, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -302,7 +304,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
     assert same(state(resumed.model), state(whole.model))
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5])
+@pytest.mark.parametrize("epoch", few([1, 3, 5], [3]))
 @pytest.mark.parametrize("finalize_at", [None, 2])
 def test_patience_chooses_plain_weights_and_goes_on(
     tmp_path: Path, finalize_at: int | None, epoch: int

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from products import few, pairwise
 from proximal_cases import METRICS, OPTIMIZERS, each
 from shrink_cases import drawn, fresh, report, zero_half_
 from torch import Tensor, nn
-from zoo import ZOO, Entry, build
+from zoo import FEW, ZOO, Entry, build
 
 import lissom
 from lissom import L0, L1, L2, L1Ball, Threshold, TopK, proximal, subgradient
@@ -70,8 +71,8 @@ def families(groups: Groups) -> list[Family]:
     return list(groups)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("inputs", [False, True])
-@pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("inputs", few([False, True], [True]))
+@pytest.mark.parametrize("entry", few(ZOO, FEW), ids=lambda entry: entry.name)
 def test_every_weight_counts_once_at_most(entry: Entry, inputs: bool) -> None:
     """Also where inputs are free, and readers count."""
     model, example_inputs = build(entry)
@@ -199,6 +200,7 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
             torch.testing.assert_close(w, old * (w.norm() / old.norm()))
 
 
+@pairwise
 @each("penalty", PENALTIES)
 @pytest.mark.parametrize("metric", METRICS)
 @each("make", OPTIMIZERS)

@@ -432,3 +432,11 @@ ZOO = [
     Entry(name, lambda make=make: make().eval(), example_inputs, rounds=name in ROUNDS)
     for name, (make, example_inputs) in _MAKERS.items()
 ]
+
+# One of each kind, for `make test`.
+FEW = [
+    entry
+    for entry in ZOO
+    if entry.name
+    in "mlp lstm-one-way cross-attention tied-language-model resnet18 mobilenet-v3 vit gpt2".split()
+]
