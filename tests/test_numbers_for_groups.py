@@ -128,6 +128,7 @@ def test_other_overlaps_are_refused_and_say_what_is_possible() -> None:
         {weights: L0(1), kernels: L1(1)},
         {weights: L1(1) + L2(1), kernels: L1(1)},
         {weights: L1(1), lissom.weights(net): L1(1)},
+        {weights: L0(1), lissom.weights(net).only("fc"): L1(1)},
         {weights: L1(1), kernels: L1(1), lissom.kernels(net): L0(1)},
     ):
         with pytest.raises(GroupError, match=possible):

@@ -466,7 +466,8 @@ def test_subgradient_refuses_what_has_no_gradient(penalty: Penalty, groups) -> N
     with pytest.raises(MethodError, match="takes penalties with a gradient") as raised:
         lissom.subgradient(SGD(net.parameters(), LR), {groups(net): penalty})
     told, instead = str(raised.value).split(" Methods that take it: ")
-    assert told.endswith(f"got {penalty}.") and "'proximal'" in instead
+    why = "which has none that says anything."
+    assert told.endswith(f"got {penalty}, {why}") and "'proximal'" in instead
     assert "'subgradient'" not in instead
 
 

@@ -36,14 +36,14 @@ def in_order(penalties: Mapping[Groups, Any], *, nests: bool) -> dict[Groups, An
             )
     single = {g: p for g, p in penalties.items() if _of_single_weights(g, p)}
     others = {g: p for g, p in penalties.items() if g not in single}
-    twice = [*_twice(single), *_twice(others)]
     held = {id(parameter) for block in _blocks(single) for parameter in block.parameters}
-    nested = [b.name for b in _blocks(others) if any(id(p) in held for p in b.parameters)]
-    if twice or (nested and not nests):
+    nested = [block for block in _blocks(others) if any(id(p) in held for p in block.parameters)]
+    same = [block.name for block in nested if block.single or not nests]
+    if twice := [*_twice(single), *_twice(others), *same]:
         raise GroupError(
-            f"{', '.join(twice or nested)} is penalised twice; add the penalties with + where they "
-            "are of the same groups, or choose disjoint layers with .only() and .without(). L1 of "
-            "single weights beside a penalty of the groups that they lie in is possible under "
+            f"{', '.join(dict.fromkeys(twice))} is penalised twice; add the penalties with + where "
+            "they are of the same groups, or choose disjoint layers with .only() and .without(). "
+            "L1 of single weights beside a penalty of the groups they lie in is possible under "
             "'subgradient', and under 'proximal' in the Euclidean metric"
         )
     return {**single, **others} if nested else dict(penalties)
