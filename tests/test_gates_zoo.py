@@ -37,7 +37,7 @@ def half_closed(
 
 @each_entry
 def test_a_closed_gate_is_a_removed_unit(entry: Entry) -> None:
-    """Against zeros written into what pays and what goes with it, which knows nothing of gates."""
+    """Against zeros in the norm and in what goes with it, which knows nothing of gates."""
     gates, scales, example = half_closed(entry)
     cut = plain(gates)
     assert apart(cut, gates.model, fresh(example, 1)) > 1e-4  # the closed half matters
