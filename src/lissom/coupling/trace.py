@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lissom.coupling.ops import call
+from lissom.coupling.ops import call, shape
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors
@@ -85,9 +85,7 @@ class Trace:
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example inputs."""
-        value = self.tensors.get(node, node.meta.get("val"))
-        assert isinstance(value, Tensor), f"{node} is no tensor"
-        return tuple(int(size) for size in value.shape)
+        return shape(node)
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
