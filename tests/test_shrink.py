@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from products import pairwise
 from shrink_cases import (
     EXACT,
     Inputs,
@@ -873,6 +874,7 @@ def test_an_embedding() -> None:
 # Recurrent layers.
 
 
+@pairwise
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind, gates", [("LSTM", 4), ("GRU", 3), ("RNN", 1)])

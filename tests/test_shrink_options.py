@@ -460,6 +460,22 @@ def test_trained_before_it_is_saved(tmp_path: Path) -> None:
     assert torch.equal(outputs(small, X)[0], outputs(back, X)[0])
 
 
+def test_what_was_shrunk_twice_comes_back(tmp_path: Path) -> None:
+    """The second time counts units among those that were left."""
+
+    def make() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+
+    model, x = drawn(make()), example(4)
+    for unit in (0, 3):  # at first of 6, and then of 5, where it is the one that was 4
+        zero_(model[0].weight[unit], model[0].bias[unit])
+        model = lissom.shrink(model, x)
+    assert report(model).surgery.keep["0.weight"][0].tolist() == [1, 2, 3, 5]
+    lissom.save(model, tmp_path / "small")
+    back = lissom.load(tmp_path / "small", make)
+    assert torch.equal(outputs(model, x)[0], outputs(back, x)[0])
+
+
 def test_a_selection_of_inputs_comes_back(tmp_path: Path) -> None:
     model = drawn(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)))
     zero_(model[1].weight[:, :7])

@@ -1,6 +1,7 @@
 """The training loop: it learns, repeats itself bit by bit, and goes on where it was killed."""
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -413,6 +414,18 @@ def test_an_average_of_weights_that_come_and_go_is_refused() -> None:
     optimizer, method = pruned(net, finalize_at=None)
     method.finalize()
     trainer(net, optimizer=optimizer, method=method, average_from=2)
+
+
+def test_no_two_epochs_of_any_seeds_have_one_order() -> None:
+    def orders(seed: int) -> list[Tensor]:
+        net, seen = dense(), list[Tensor]()
+        net.register_forward_pre_hook(lambda m, x: seen.append(x[0]) if m.training else None)
+        trainer(net, seed=seed, epochs=2).fit()
+        return list(torch.cat(seen).split(EXAMPLES))
+
+    one, other = orders(0), orders(1)
+    assert all(same(a, b) for a, b in zip(one, orders(0), strict=True))
+    assert not any(same(a, b) for a, b in itertools.combinations([*one, *other], 2))
 
 
 def test_learning_rates_follow_the_factor() -> None:
