@@ -145,6 +145,7 @@ def test_every_name_printed_is_there_after_one_import():
     text = "\n".join(file.read_text() for file in files)
     printed = re.findall(r"(?<![\w./-])lissom(?:\.[A-Za-z_]\w*)+(?![\w{])", text)
     assert len(api) > 80 and len(set(printed)) > 150
+    printed.remove("lissom.input")  # what a tensor is called in files
     names = sorted({*api, *printed, "lissom.__version__"})
     code = """
         import operator, sys, lissom

@@ -300,7 +300,7 @@ def test_overlapping_penalties() -> None:
     net, groups = residual()
     with pytest.raises(GroupError, match="penalised twice"):
         opt = torch.optim.SGD(net.parameters(), lr=0.1)
-        subgradient(opt, {groups: L1(1.0), lissom.weights(net): L1(1.0)})
+        proximal(opt, {groups: L1(1.0), lissom.weights(net): L0(1.0)})
 
 
 @each("penalty", {"l0": L0(1e9), "l1": L1(1e9), "top 1": TopK(1, per="layer")})
