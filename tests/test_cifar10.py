@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from products import exhaustive
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -173,6 +174,7 @@ def test_it_has_one_name_only() -> None:
         load("cifar10")
 
 
+@exhaustive
 def test_a_small_gated_wide_residual_network_from_the_archive_to_the_small_network(
     write: Writer, tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_small_gated_wide_residual_network_from_the_archive_to_the_small_netwo
     assert float(answers[0].std(0).max()) > 1e-3
 
 
+@exhaustive
 @pytest.mark.real_data
 def test_real_jpeg_cifar10() -> None:
     """All names, and every tenth image: decoding all of them takes as long as the other tests."""

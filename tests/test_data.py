@@ -61,6 +61,14 @@ def test_parts_that_do_not_fit_are_named(changes: dict[str, Any], message: str) 
         Dataset(**parts(**changes))
 
 
+def test_every_part_is_centered_by_the_mean_of_what_is_trained_on() -> None:
+    data = Dataset(**parts()).hold_out(3, seed=0)
+    centered = data.centered()
+    mean = data.train_x.mean(0)
+    for name in ("train_x", "valid_x", "test_x"):
+        torch.testing.assert_close(getattr(centered, name), getattr(data, name) - mean)
+
+
 def test_to_moves_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Dataset(**parts())
     held = data.hold_out(2, seed=0)

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from devices import DEVICES
-from products import few
+from products import exhaustive, few
 from torch import Tensor, nn
 
 from lissom import LissomError, export
@@ -288,6 +288,7 @@ def test_without_onnx_the_extra_is_named(
     export(nn.ReLU(), torch.rand(1, 3), tmp_path / "net.pt2")
 
 
+@exhaustive
 def test_nothing_is_printed(tmp_path: Path) -> None:
     code = (
         "import torch, lissom\n"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from products import exhaustive
 from proximal_cases import each
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -139,6 +140,7 @@ def _rank(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@exhaustive
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 def test_two_processes() -> None:
     """The same seed draws the same gates on all ranks; gradients are averaged in either case."""
