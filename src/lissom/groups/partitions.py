@@ -169,11 +169,13 @@ class Member:
             return IN_ORDER
         now = [self.tensor.shape[d] for d in self.dims]
         if now != list(self.index.shape):
-            dims = ", ".join(map(str, self.dims))
+            dims, then, here = (
+                ", ".join(map(str, numbers)) for numbers in (self.dims, self.index.shape, now)
+            )
             raise GroupError(
-                f"{self.name} had {list(self.index.shape)} entries along dim {dims} when its "
-                f"groups were found and has {now} now: the model was cut. Take the method off "
-                "with .remove() and find its groups again"
+                f"{self.name} had {then} entries along dim {dims} when its groups were found and "
+                f"has {here} now: the model was cut. Take the method off with .remove() and find "
+                "its groups again"
             )
         device = self.tensor.device
         if device not in self._on:

@@ -88,8 +88,8 @@ class PenaltySpec(Spec):
         made = [_made(name, value, epoch) for name, value in (self.model_extra or {}).items()]
         if not made:
             raise RecipeError(
-                "say what is asked of the groups: L0, L1, L2, TopK, L1Ball or Threshold, or a "
-                "compression, such as Codebook"
+                f"say what is asked of the groups: {', '.join(NAMED)}, or a class of one's own by "
+                "its import path"
             )
         one = [term for term in made if isinstance(term, Penalty)]
         if one:  # a sum without a closed form is refused

@@ -74,22 +74,25 @@ def check_checkpoint(
         here = "none" if method is None else f"{method.name!r}"
         raise RunError(f"it was trained with {there}, and this trainer has {here}")
     own, steps = model.state_dict(), optimized(optimizer)
+    plain = own  # as it is delivered
     if method is not None:
         method.check_state(kept)
-        if kept["finalized_at"] is not None and not method.finalized:
-            own, steps = _after_the_end(model, optimizer, method)
+        if not method.finalized:
+            plain, left = _after_the_end(model, optimizer, method)
+            if kept["finalized_at"] is not None:
+                own, steps = plain, left
     if state["optimized"] != steps:
         raise RunError(
             f"it has the state of {_told(state['optimized'])}, and this trainer steps with "
             f"{_told(steps)}"
         )
     best, average = state["best"], state["average"]
-    for name, tensors in (
-        ("model", state["model"]),
-        ("average", average and averaged(average)),
-        ("best model", best and best["model"]),
+    for name, expected, tensors in (
+        ("model", own, state["model"]),
+        ("average", own, average and averaged(average)),
+        ("best model", plain, best and best["model"]),
     ):
-        if tensors is not None and (why := mismatch(own, tensors)):
+        if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
 
 
