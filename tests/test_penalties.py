@@ -509,8 +509,8 @@ def test_what_is_joint_and_what_holds_per_layer() -> None:
     budgets = [TopK(3, per="layer"), L2(0.1) + TopK(3, per="layer"), L1Ball(3, per="layer")]
     assert all(budget.per == budget.at(4).per == "layer" for budget in budgets)
     assert [p for p in PENALTIES if not p.joint] == [*SEPARABLE, *NONCONVEX, Threshold(0.7)]
-    with pytest.raises(PenaltyError, match="per is 'all' or 'layer', got 'block'"):
-        TopK(3, per="block")  # type: ignore[arg-type]
+    with pytest.raises(PenaltyError, match="per is 'all' or 'layer', got 'row'"):
+        L1Ball(3, per="row")  # type: ignore[arg-type]
 
 
 def test_sums_do_not_depend_on_their_order() -> None:

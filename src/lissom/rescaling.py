@@ -43,7 +43,10 @@ def rescale(
     apply = _fused if fused else _reference
     chosen = [i for i, block in enumerate(blocks) if only is None or block in only]
     unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
-    if penalty.per == "layer" or unequal:
+    if penalty.per == "block":
+        for i in chosen:
+            _in_runs(penalty, blocks[i], step, metrics)
+    elif penalty.per == "layer" or unequal:
         for i in chosen:
             apply(penalty.of(i), [blocks[i]], step, metrics, whole=unequal)
     elif chosen:
@@ -83,6 +86,15 @@ def _fused(
     penalty.prox_(parts)
     for block, norms, new in lifted:
         block.scale_(_ratio(new, norms))
+
+
+def _in_runs(penalty: Penalty, block: Partition, step: Step, metrics: Metrics) -> None:
+    """The same for each run of neighbours by itself."""
+    norms = _signed(block) if penalty.signed else block.norms()
+    metric = _weighted(block, metrics)
+    in_runs = None if metric is None else block.in_runs(metric)
+    new = penalty.prox(block.in_runs(norms), step(block), in_runs)
+    block.scale_(_ratio(block.out_of_runs(new), norms))
 
 
 def _weighted(block: Partition, metrics: Metrics) -> Tensor | None:

@@ -36,7 +36,7 @@ class Quantization(Compression):
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        check_per(self)
+        check_per(self, "all", "layer")
 
 
 @dataclass(frozen=True, repr=False)

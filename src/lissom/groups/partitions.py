@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lissom.errors import GroupError
 from lissom.groups.printing import members_table
@@ -332,6 +333,18 @@ class Partition:
                 each = parameter.numel() // max(1, first.numel())
                 cost += each * torch.bincount(numbers, minlength=groups + 1)[:groups]
         return cost.view(self.shape).to(self.members[0].tensor.device)
+
+    def in_runs(self, values: Tensor) -> Tensor:
+        """Numbers that are shaped as the norms, [rows, runs, run]; zeros fill the last of a row."""
+        assert self.run is not None
+        rows = values.flatten(1)
+        filled: Tensor = pad(rows, (0, -rows.shape[1] % self.run)).unflatten(1, (-1, self.run))
+        return filled
+
+    def out_of_runs(self, values: Tensor) -> Tensor:
+        """The same numbers, shaped as the norms again."""
+        rows = values.flatten(1)[:, : self.shape[1:].numel()]
+        return rows.reshape(self.shape)
 
     def __str__(self) -> str:
         return members_table(self)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
@@ -10,7 +10,7 @@ from lissom.errors import LissomError
 from lissom.penalties.numbers import Numbers, per_block, written
 from lissom.strength import Strength
 
-Per = Literal["all", "layer"]
+Per = Literal["all", "layer", "block"]
 
 
 class Asked(Protocol):
@@ -25,6 +25,9 @@ class Asked(Protocol):
     @property
     def single(self) -> bool: ...
 
+    @property
+    def run(self) -> int | None: ...
+
 
 class Abilities:
     """What penalties and compressions declare, so that nobody has to ask which one it is.
@@ -35,7 +38,8 @@ class Abilities:
         error: what is raised where it cannot be used.
         strengths: its own numbers that a curve may go along, by the name of the field.
         joint: whether the norms that come together are looked at together, as budgets do.
-        per: whether "all" the layers of a choice of groups come together, or each "layer" alone.
+        per: whether "all" the layers of a choice of groups come together, or each "layer" alone, or
+            each "block" of neighbours (see `lissom.blocks`), which then lies along the last dim.
         has_metric: whether d ≠ 1 is known.
         differentiable: whether the gradient of `value` says anything (a count has none).
         weighed: whether a λ is weighed against the loss, so that t (or 1/μ) matters. A size, such
@@ -129,14 +133,15 @@ SIZE = Ability(
 )
 
 
-def check_per(given: Abilities) -> None:
-    """Refuse a `per` that is none.
+def check_per(given: Abilities, *known: Per) -> None:
+    """Refuse a `per` that it does not know.
 
     Raises:
         LissomError: quoting it.
     """
-    if given.per not in get_args(Per):
-        raise given.error(f"per is 'all' or 'layer', got {given.per!r}", field="per")
+    if given.per not in known:
+        *some, last = map(repr, known)
+        raise given.error(f"per is {', '.join(some)} or {last}, got {given.per!r}", field="per")
 
 
 def refusal(who: str, given: Any, *needs: Ability) -> str | None:

@@ -39,7 +39,8 @@ class TopK(Penalty):
         fraction: κ as a fraction of all groups, in [0, 1], rounded to the nearest number; or a
             schedule of it: `fraction=cubic(1, 0.02, steps=4000)` prunes gradually.
         per: "all" counts κ over all layers together, "layer" in each layer. Per layer with
-            `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %.
+            `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %. "block" counts in
+            each run of neighbours: {lissom.blocks(net, 4): TopK(2, per="block")} is 2:4 sparsity.
 
     Raises:
         PenaltyError: unless exactly one of count and fraction is given, in its range.
@@ -75,7 +76,7 @@ class TopK(Penalty):
             check_number("TopK needs a fraction from 0 to 1", self.fraction, single=True)
             if self.fraction > 1:
                 raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
-        check_per(self)
+        check_per(self, "all", "layer", "block")
 
     def at(self, step: int) -> Self:
         """This budget with every schedule replaced by its value at `step`, a count rounded."""
@@ -91,19 +92,25 @@ class TopK(Penalty):
         return min(n, round(plain(self, self.count)))
 
     def value(self, norms: Tensor) -> Tensor:
-        over = int((norms != 0).sum()) > self.kappa(norms.numel())
-        return torch.tensor(math.inf if over else 0.0, dtype=norms.dtype, device=norms.device)
+        counted = self._counted(norms)
+        over = (counted != 0).sum(-1) > self.kappa(counted.shape[-1])
+        return torch.where(over.any(), math.inf, 0.0).to(norms)
 
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
-        gain = (norms if metric is None else norms * metric.sqrt()).flatten()
-        order = gain.argsort(descending=True, stable=True)
-        dead = order[self.kappa(len(gain)) :]
-        alive = torch.ones_like(gain, dtype=torch.bool).index_fill_(0, dead, False) | gain.isnan()
+        gain = self._counted(norms if metric is None else norms * metric.sqrt())
+        order = gain.argsort(stable=True, descending=True)
+        dead = order[..., self.kappa(gain.shape[-1]) :]
+        alive = torch.ones_like(gain, dtype=torch.bool).scatter_(-1, dead, False) | gain.isnan()
         return torch.where(alive.view_as(norms), norms, 0)
 
     @parts_in_float32
     def prox_(self, parts: Sequence[Part]) -> None:
+        if self.per == "block":
+            for part in parts:
+                x = self.prox(part.values.abs(), part.t, part.metric and part.metric())
+                part.values.mul_(x != 0)
+            return
         n = sum(part.values.numel() for part in parts)
         kappa = self.kappa(n)
         if kappa == 0:
@@ -111,6 +118,10 @@ class TopK(Penalty):
                 part.values.mul_(0)  # NaN stays NaN
         elif kappa < n:
             _keep_largest_(parts, kappa, n, by_size=not any(part.metric for part in parts))
+
+    def _counted(self, norms: Tensor) -> Tensor:
+        """Norms with those that share a budget along the last dim."""
+        return norms if self.per == "block" else norms.flatten()
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +147,7 @@ class L1Ball(Penalty):
 
     def __post_init__(self) -> None:
         check_number("L1Ball needs a finite radius ν ≥ 0", self.radius, single=True)
-        check_per(self)
+        check_per(self, "all", "layer")
 
     def value(self, norms: Tensor) -> Tensor:
         # Projected norms meet ν up to the rounding of their sum.

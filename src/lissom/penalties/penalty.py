@@ -191,6 +191,16 @@ class Penalty(Abilities, ABC):
                 )
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 raise PenaltyError(f"{self} has NaN or infinite numbers in its {name}")
+        if self.per == "block" and (others := [b.name for b in blocks if b.run is None]):
+            raise PenaltyError(
+                f"{self} counts in each run of neighbours, and {', '.join(others)} has none: "
+                "choose the weights by lissom.blocks(model, 4), where 4 is the length of a run"
+            )
+        if self.tensors and self.per == "block":
+            raise PenaltyError(
+                f"{self} is a budget of each run of neighbours, and has a number for each of their "
+                "weights: a budget per='layer' can have both"
+            )
         if self.tensors and self.joint and self.per == "all" and len(blocks) > 1:
             raise PenaltyError(
                 f"{self} is one budget over {len(blocks)} blocks, and has a number for each of "
@@ -247,7 +257,7 @@ class Sum(Penalty):
 
     @cached_property
     def per(self) -> Per:  # type: ignore[override]
-        return "layer" if any(term.per == "layer" for term in self.terms) else "all"
+        return next((term.per for term in self.terms if term.per != "all"), "all")
 
     @cached_property
     def has_metric(self) -> bool:  # type: ignore[override]

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from lissom.coupling import channels, heads, neurons, units
 from lissom.data import Dataset, load
 from lissom.errors import GroupError, LissomError, RecipeError
-from lissom.groups import Groups, columns, kernels, weights
+from lissom.groups import Groups, blocks, columns, kernels, tiles, weights
 from lissom.methods import Method
 from lissom.models import build
 from lissom.recipes.penalties import PenaltySpec
@@ -130,6 +130,10 @@ def make_groups(spec: PenaltySpec, model: nn.Module, example_inputs: Tensor) -> 
         made = kernels(model)
     elif spec.groups == "columns":
         made = columns(model)
+    elif spec.tile is not None:
+        made = tiles(model, (spec.tile[0], spec.tile[1]))
+    elif spec.run is not None:
+        made = blocks(model, spec.run)
     else:
         made = weights(model, biases=spec.biases)
     made = made.only(*spec.only) if spec.only else made

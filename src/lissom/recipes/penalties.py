@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -22,7 +22,7 @@ from lissom.errors import LissomError, RecipeError, nearest
 from lissom.importing import imported
 from lissom.penalties import Abilities, Penalty
 from lissom.recipes.options import defaults_of, options_of
-from lissom.recipes.strict import Spec, complaint, keys
+from lissom.recipes.strict import Spec, Whole, complaint, keys
 from lissom.schedules import Schedule, linear
 from lissom.strength import Strength
 
@@ -68,10 +68,12 @@ class PenaltySpec(Spec):
 
     model_config = ConfigDict(extra="allow")
 
-    groups: Literal["weights", "kernels", "columns", "channels", "neurons", "heads", "units"] = (
-        "weights"
-    )
+    groups: Literal[
+        "weights", "kernels", "columns", "tiles", "blocks", "channels", "neurons", "heads", "units"
+    ] = "weights"
     biases: bool = False
+    tile: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
+    run: Whole | None = None
     inputs: bool = False
     only: list[str] = Field(default_factory=list)
     without: list[str] = Field(default_factory=list)
@@ -124,7 +126,11 @@ class PenaltySpec(Spec):
         if self.biases and self.groups != "weights":
             what = f"biases = true goes with groups = 'weights', not {self.groups!r}"
             raise complaint(what, "biases")
-        if self.inputs and self.groups in ("weights", "kernels", "columns"):
+        for groups, key, example in (("tiles", "tile", "[4, 4]"), ("blocks", "run", "32")):
+            if (self.groups == groups) != (getattr(self, key) is not None):
+                what = f"groups = '{groups}' and {key}, as {key} = {example}, go together"
+                raise complaint(what, key)
+        if self.inputs and self.groups in ("weights", "kernels", "columns", "tiles", "blocks"):
             what = f"inputs = true goes with units, such as 'neurons', not with {self.groups!r}"
             raise complaint(what, "inputs")
         try:
