@@ -73,7 +73,7 @@ class L0(Penalty):
     def prox_(self, parts: Sequence[Part]) -> None:
         for values, t, metric in ((part.values, part.t, part.metric) for part in parts):
             strength = number_of(self, self.strength, values)
-            if none(strength):
+            if none(strength) or none(t):
                 continue
             least = 2 * t * strength
             if metric is not None:  # r² > 2tλ/d is d·r² > 2tλ
