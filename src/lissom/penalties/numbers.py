@@ -75,6 +75,11 @@ def number_of(penalty: object, number: Numbers, norms: Tensor) -> float | Tensor
     )
 
 
+def as_like(number: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor, with all the digits that the dtype has."""
+    return torch.as_tensor(number, dtype=like.dtype, device=like.device)
+
+
 def without_schedule(penalty: object) -> PenaltyError:
     """What is said where a schedule stands and a number is needed."""
     return PenaltyError(f"{penalty} follows a schedule: take penalty.at(step) and use that")
