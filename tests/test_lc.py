@@ -714,6 +714,14 @@ def test_automatic_mu_brings_w_and_theta_together() -> None:
     assert mus == sorted(mus) and mus[-1] > mus[1] and mus[-1] <= 10  # 1/lr
 
 
+def test_automatic_mu_grows_also_where_a_schedule_begins_with_all_weights() -> None:
+    model, method = made(TopK(fraction=linear(1, 0.2, 4 * EPOCH)), mu=None, c_steps=8)
+    train(model, method, 2 * EPOCH)
+    found = method.mu
+    train(model, method, 4 * EPOCH)
+    assert method.mu > found > 0 and not method.finalized
+
+
 def test_automatic_mu_needs_a_gradient() -> None:
     model, method = made(mu=None, every=1)
     (loss_of(model) + method.penalty()).backward()

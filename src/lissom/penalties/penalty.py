@@ -107,7 +107,7 @@ class Penalty(Abilities, ABC):
                 does not have a metric.
 
         Returns:
-            x, in the shape and dtype of norms, with 0 ≤ x ≤ norms.
+            x, in the shape of norms, with 0 ≤ x ≤ norms.
         """
 
     @parts_in_float32
@@ -194,8 +194,8 @@ class Penalty(Abilities, ABC):
                 raise PenaltyError(f"{self} has NaN or infinite numbers in its {name}")
         if self.per == "block" and (others := [b.name for b in blocks if b.run is None]):
             raise PenaltyError(
-                f"{self} counts in each run of neighbours, and {', '.join(others)} has none: "
-                "choose the weights by lissom.blocks(model, 4), where 4 is the length of a run"
+                f"{self} counts in each run of neighbours, and there is none in "
+                f"{', '.join(others)}: choose the weights by lissom.blocks(model, 4), where 4 is the length of a run"
             )
         if self.tensors and self.per == "block":
             raise PenaltyError(

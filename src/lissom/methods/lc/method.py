@@ -54,8 +54,8 @@ class LCOptions(Options):
         metric: in which θ is nearest and w is drawn: "euclidean", or the optimizer's "adaptive" D
             as of the last C step (see `proximal`). There μ is a rate: an optimizer's step moves w
             by lr·μ of the way to θ.
-        tolerance: of ‖w − θ‖/‖w‖, at which it ends before. By default 0.01 where mu is None,
-            otherwise never.
+        tolerance: of ‖w − θ‖/‖w‖, below which it ends before, unless a schedule still goes on. By
+            default 0.01 where mu is None, otherwise never.
         restart: whether the optimizer forgets its moments when an L step begins, as the published
             code does by making a new one.
 
