@@ -269,3 +269,13 @@ def test_a_step_has_the_digits_of_the_weights(penalty: Penalty) -> None:
     penalty.prox_([Part(values, 0.1)])
     exact = penalty.prox(norms, torch.full_like(norms, 0.1))
     torch.testing.assert_close(values, exact, rtol=1e-13, atol=1e-15)
+
+
+def test_every_number_of_mcp_may_be_a_schedule_and_q_none() -> None:
+    penalty = MCP(linear(0, 0.4, 4), gamma=linear(1, 3, 4))
+    norms = torch.linspace(0, 2, 9)
+    assert torch.equal(penalty.at(4).prox(norms), MCP(0.4, gamma=3.0).prox(norms))
+    with pytest.raises(PenaltyError, match="follows a schedule"):
+        MCP(0.4, gamma=linear(1, 3, 4)).prox(norms)
+    with pytest.raises(PenaltyError, match=r"closed form for q = 0\.5 and q = 2/3, got 0→1"):
+        Lq(0.4, q=linear(0, 1, 4))  # type: ignore[arg-type]

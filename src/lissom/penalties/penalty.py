@@ -195,7 +195,8 @@ class Penalty(Abilities, ABC):
         if self.per == "block" and (others := [b.name for b in blocks if b.run is None]):
             raise PenaltyError(
                 f"{self} counts in each run of neighbours, and there is none in "
-                f"{', '.join(others)}: choose the weights by lissom.blocks(model, 4), where 4 is the length of a run"
+                f"{', '.join(others)}: choose the weights by lissom.blocks(model, 4), where 4 is "
+                "the length of a run"
             )
         if self.tensors and self.per == "block":
             raise PenaltyError(
