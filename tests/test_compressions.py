@@ -502,6 +502,28 @@ def test_weights_of_another_shape_are_refused():
         compress(Flat(), [normal(2, 2)], 1.0, None)
 
 
+@pytest.mark.parametrize("given", [None, [None], [np.ones((2, 2))], 3.0])
+def test_what_is_no_form_is_refused(given):
+    class Odd(Compression):
+        def project(self, w, mu, metric=None):
+            return given
+
+    with pytest.raises(CompressionError, match=r"and gave .*(NoneType|ndarray|float).*: project r"):
+        compress(Odd(), [normal(2, 2)], 1.0, None)
+
+
+def test_what_is_already_of_the_form_does_not_change_with_the_weights():
+    class Any(Compression):
+        def project(self, w, mu, metric=None):
+            return w
+
+    w = normal(2, 2)
+    [form] = compress(Any(), [w], 1.0, None)
+    before = w.clone()
+    w.zero_()
+    assert torch.equal(form.value(), before)
+
+
 @pytest.mark.parametrize(
     "compression", [Codebook(3), LowRank(2), TopK(4) + Codebook(2), LowRank(1) + ScaledTernary()]
 )

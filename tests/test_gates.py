@@ -1221,7 +1221,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "another model's": (half_traced, GateError, r"not a parameter of this Mlp"),
     "overlapping": (overlapping, GroupError, "penalised twice"),
     "no penalties": (lambda: gated(drawn(Mlp()), {}), GroupError, "mapping"),
-    "no module": (lambda: gated(Plain(), {}), GateError, "takes a torch.nn.Module, got <"),
+    "no module": (lambda: gated(Plain(), {}), GateError, "model is a torch.nn.Module, got "),
     "l1": (with_(L1(1.0)), MethodError, "P.z ≠ 0.*Methods that take it: .*'proximal'"),
     "top": (with_(TopK(2)), MethodError, "P.z ≠ 0"),
     "init 0": (with_(init=0.0), GateError, r"0 < p < 1, got 0.0"),

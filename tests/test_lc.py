@@ -22,6 +22,7 @@ from lissom.compressions.forms import form_of
 from lissom.errors import CompressionError, GroupError, MethodError, OptimizerError
 from lissom.methods.lc import LC, lc
 from lissom.methods.lc.pull import pull
+from lissom.penalties import widen
 from lissom.schedules import linear
 
 
@@ -145,7 +146,8 @@ def test_pull_is_the_formula_and_so_is_its_gradient(dtype: torch.dtype, with_met
     torch.manual_seed(0)
     ws = [torch.randn(4, 3, dtype=dtype, requires_grad=True), torch.randn(5, dtype=dtype)]
     cs = [torch.randn_like(w) for w in ws]
-    ds = [torch.rand_like(w) for w in ws] if with_metric else None
+    # D is in float32 at least, whatever the weights are.
+    ds = [torch.rand_like(widen(w)) for w in ws] if with_metric else None
     value = pull(ws, cs, 0.7, ds)
     (3 * value).backward()
     clones = [w.detach().double().requires_grad_() for w in ws]
@@ -712,6 +714,14 @@ def test_automatic_mu_brings_w_and_theta_together() -> None:
     assert mus == sorted(mus) and mus[-1] > mus[1] and mus[-1] <= 10  # 1/lr
 
 
+def test_automatic_mu_grows_also_where_a_schedule_begins_with_all_weights() -> None:
+    model, method = made(TopK(fraction=linear(1, 0.2, 4 * EPOCH)), mu=None, c_steps=8)
+    train(model, method, 2 * EPOCH)
+    found = method.mu
+    train(model, method, 4 * EPOCH)
+    assert method.mu > found > 0 and not method.finalized
+
+
 def test_automatic_mu_needs_a_gradient() -> None:
     model, method = made(mu=None, every=1)
     (loss_of(model) + method.penalty()).backward()
@@ -731,6 +741,18 @@ def test_a_tolerance_ends_the_algorithm_early() -> None:
     for _ in range(3):
         step(model.loss(), method)
     assert method.number < 50 and model.w[0].count_nonzero() == 1
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.01])
+def test_a_schedule_that_asks_for_nothing_yet_is_no_end(tolerance: float | None) -> None:
+    """‖w − θ‖ is 0 as long as all weights are kept."""
+    schedule = linear(1, 1, EPOCH).then(linear(1, 0.2, EPOCH))
+    model, method = made(TopK(fraction=schedule), c_steps=4, tolerance=tolerance)
+    train(model, method, EPOCH)
+    assert method.number == 1 and method.gap == 0 and not method.finalized
+    while not method.finalized:
+        train(model, method, 1)
+    assert nonzeros(model) == 9
 
 
 @pytest.mark.parametrize("start", [0, 3])

@@ -241,6 +241,33 @@ def test_numbers_that_do_not_fit_are_refused_when_the_method_is_made() -> None:
     assert [int(n.count_nonzero()) for n in groups.norms()] == [3, 3]
 
 
+def test_numbers_that_are_none_say_so() -> None:
+    one, two = torch.ones(2, 3), torch.ones(3)
+    for number, words in (
+        ([one, 0.1], "got a list of Tensor, float"),
+        (one.numpy().repeat(9, 0), r"got a ndarray of shape \[18, 3\]"),
+        (one.to("meta"), "tensor 1 of 1 is of torch.float32 on meta"),
+        ([one, one.to(torch.complex64)], "tensor 2 of 2 is of torch.complex64"),
+    ):
+        with pytest.raises(PenaltyError, match=f"L1 needs a finite strength λ ≥ 0.*{words}"):
+            L1(number)  # type: ignore[arg-type]
+    for numbers in ([one, two], two):
+        with pytest.raises(PenaltyError, match=r"\+ L1\(.* would add numbers for other groups"):
+            L1(one) + L1(numbers)
+    assert L1(np.float32(0.5)).prox(two).tolist() == [0.5, 0.5, 0.5]  # type: ignore[arg-type]
+
+
+def test_strengths_made_of_the_weights_have_no_gradient() -> None:
+    net = network()
+    groups = lissom.weights(net)
+    penalty = L1([1 / (norms + 0.1) for norms in groups.norms()])
+    method = lissom.subgradient(SGD(net.parameters(), LR), {groups: penalty})
+    for _ in range(2):  # a second pass through one graph would be an error
+        method.penalty().backward()
+    [weight, *_] = (p for p in net.parameters() if p.ndim > 1)
+    torch.testing.assert_close(weight.grad, 2 * weight.sign() / (weight.abs() + 0.1))
+
+
 @pytest.mark.parametrize("make", [lissom.proximal, lambda *a: lissom.lc(*a, every=9, mu=1.0)])
 def test_signs_are_of_single_weights(make: Any) -> None:
     net = network()

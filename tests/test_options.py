@@ -11,6 +11,7 @@ from torch import nn
 import lissom
 from lissom.errors import MethodError
 from lissom.methods import GateOptions, LCOptions, Options, ProximalOptions
+from lissom.methods.options import takes
 from lissom.training import TrainOptions
 
 VERBS = {
@@ -79,3 +80,11 @@ def test_words_that_an_annotation_allows() -> None:
     made = Mine(order="last", side="in", size=0.5, loud=True)
     assert (made.order, made.side, made.size, made.loud) == ("last", "in", 0.5, True)
     assert Mine(side=None).side is None
+
+
+def test_a_verb_without_a_docstring_still_has_its_options() -> None:
+    """As under python -OO, where all docstrings are gone."""
+
+    def verb(optimizer: object, **options: object) -> None: ...
+
+    assert "finalize_at" in inspect.signature(takes(Options)(verb)).parameters

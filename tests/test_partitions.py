@@ -607,6 +607,20 @@ def test_no_tiles(shape: Any) -> None:
         tiles(Net(), shape)
 
 
+def test_tiles_of_an_empty_parameter_are_none() -> None:
+    net = nn.ParameterList([torch.ones(0, 3), torch.ones(3, 0), torch.ones(1, 1)])
+    groups = tiles(net)
+    assert [list(norms.shape) for norms in groups.norms()] == [[0], [0], [1]]
+    lissom.proximal(torch.optim.SGD(net.parameters(), 1.0), {groups: L0(2.0)}).apply()
+    assert not net[2].any()
+
+
+@pytest.mark.parametrize("choose", [lissom.weights, tiles, lambda m: partition(m, {"w": ROWS})])
+def test_groups_of_what_is_no_model(choose: Any) -> None:
+    with pytest.raises(GroupError, match=r"chosen from a torch\.nn\.Module, got SGD"):
+        choose(torch.optim.SGD(Net().parameters(), 0.1))
+
+
 @pytest.mark.parametrize("run", [0, 2.5, "32"])
 def test_no_runs(run: Any) -> None:
     with pytest.raises(GroupError, match="a run of neighbours is a whole number, 1 or more; got"):

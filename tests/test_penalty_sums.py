@@ -4,6 +4,7 @@ The objectives are written out here in NumPy; a fine grid and the prox's own ans
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,3 +240,42 @@ def test_sums_that_are_refused(one: Penalty, other: Penalty) -> None:
     for pair in ((one, other), (other, one)):
         with pytest.raises(PenaltyError, match=r"has no prox in closed form; L1, L2 and NonNegat"):
             pair[0] + pair[1]
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(
+    "other", [None, L0(0.3), MCP(0.3), TopK(4, per="block"), L1Ball(9.0)], ids=str
+)
+def test_no_step_moves_nothing_also_where_the_metric_is_0(other: Any, tensors: bool) -> None:
+    strength = torch.full((4,), 0.2) if tensors else 0.2
+    small = torch.tensor([1.0, -1e-25, 0.0, 2.0])
+    d = torch.tensor([0.0, 1.0, 0.0, 1e-8])
+    for term in (L1(strength), L2(strength), L1(strength) + L2(strength), L0(strength)):
+        if other is not None and isinstance(term, L0):
+            continue
+        penalty = term if other is None else term + other
+        torch.testing.assert_close(penalty.prox(small.abs(), 0.0, d), small.abs(), rtol=0, atol=0)
+        values = small.clone()
+        penalty.prox_([Part(values, 0.0, d.clone)])
+        assert torch.equal(values, small), penalty
+
+
+@pytest.mark.parametrize(
+    "penalty", [MCP(0.4), Lq(0.4), TopK(3) + L0(0.1) + L2(0.4), L1Ball(1.0) + L2(0.4)], ids=str
+)
+def test_a_step_has_the_digits_of_the_weights(penalty: Penalty) -> None:
+    norms = torch.linspace(0, 2, 9, dtype=torch.float64)
+    values = norms.clone()
+    penalty.prox_([Part(values, 0.1)])
+    exact = penalty.prox(norms, torch.full_like(norms, 0.1))
+    torch.testing.assert_close(values, exact, rtol=1e-13, atol=1e-15)
+
+
+def test_every_number_of_mcp_may_be_a_schedule_and_q_none() -> None:
+    penalty = MCP(linear(0, 0.4, 4), gamma=linear(1, 3, 4))
+    norms = torch.linspace(0, 2, 9)
+    assert torch.equal(penalty.at(4).prox(norms), MCP(0.4, gamma=3.0).prox(norms))
+    with pytest.raises(PenaltyError, match="follows a schedule"):
+        MCP(0.4, gamma=linear(1, 3, 4)).prox(norms)
+    with pytest.raises(PenaltyError, match=r"closed form for q = 0\.5 and q = 2/3, got 0→1"):
+        Lq(0.4, q=linear(0, 1, 4))  # type: ignore[arg-type]

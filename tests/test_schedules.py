@@ -1,6 +1,7 @@
 """Schedules: exact ends, monotone in between, the published shapes, one after another."""
 
 import math
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -165,3 +166,10 @@ def test_milestones_in_another_order_are_quoted(milestones: list[int]) -> None:
     with pytest.raises(LissomError, match="steps in ascending order") as caught:
         multistep(1.0, 0.2, milestones)
     assert str(milestones) in str(caught.value)
+
+
+@every_shape
+def test_a_schedule_can_be_pickled(shape: Shape) -> None:
+    schedule = shape(1, 0.1, 10).then(shape(0.1, 1, 5))
+    again = pickle.loads(pickle.dumps(schedule))
+    assert [again(n) for n in range(16)] == [schedule(n) for n in range(16)]

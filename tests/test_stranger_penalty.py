@@ -122,6 +122,60 @@ def test_what_it_declares_is_what_it_gets() -> None:
     )
 
 
+class Plain(Penalty):
+    """No dataclass: it has neither schedules nor tensors."""
+
+    differentiable = True
+
+    def __init__(self, strength: float, x: Any = None, value: Any = None) -> None:
+        self.strength, self.x, self.made = strength, x, value
+
+    def value(self, norms: torch.Tensor) -> torch.Tensor:
+        return self.strength * norms.sum() if self.made is None else self.made(norms)
+
+    def prox(self, norms: torch.Tensor, t: Any = 1.0, metric: Any = None) -> torch.Tensor:
+        return (norms - t * self.strength).clamp(min=0) if self.x is None else self.x(norms)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_plain_class_is_enough(fused: bool) -> None:
+    nets = [network(), network()]
+    for net, penalty in zip(nets, (Plain(4.0) + L2(0.5), L1(4.0) + L2(0.5)), strict=True):
+        opt = SGD(net.parameters(), LR)
+        lissom.proximal(opt, {lissom.kernels(net): penalty}, fused=fused)
+        step(opt, 0)
+    assert_same(*nets)
+
+
+@each("groups", GROUPS)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (lambda r: r.flatten()[:1], r"norms of shape \[.*\] and gave shape \[1\]"),
+        (lambda r: r.mean(), r"and gave shape \[\]: it gives a tensor of the same shape"),
+        (lambda r: 0.5, r"and gave 0\.5: it gives a tensor"),
+        (lambda r: r - 100, r"gave a norm of -.*: norms are ≥ 0"),
+    ],
+)
+def test_a_prox_that_is_none_is_told(x: Any, words: str, fused: bool, groups: Any) -> None:
+    net = network()
+    method = lissom.proximal(SGD(net.parameters(), LR), {groups(net): Plain(1.0, x)}, fused=fused)
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(PenaltyError, match=words):
+        method.apply()
+    assert all(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
+
+
+def test_a_value_that_is_none_is_told() -> None:
+    net = network()
+    for value, words in ((lambda r: r, r"got shape \[4, 2, 3, 3\]"), (lambda r: 3.0, "got 3")):
+        penalty = Plain(1.0, value=value)
+        method = lissom.subgradient(SGD(net.parameters(), LR), {lissom.weights(net): penalty})
+        with pytest.raises(PenaltyError, match=r"a tensor of no dimension, a sum; " + words):
+            method.penalty()
+
+
 RECIPE = """
 title = "Digits with a penalty of one's own"
 

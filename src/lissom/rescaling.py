@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lissom.groups import Partition
 from lissom.penalties import Part, Penalty, widen
+from lissom.penalties.penalty import proxed
 from lissom.preconditioners import Preconditioner
 from lissom.scratch import SMALL
 
@@ -60,7 +61,8 @@ def _reference(
     norms = [_signed(block) if penalty.signed else block.norms() for block in blocks]
     steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
     weighted = [d for b in blocks if (d := _weighted(b, metrics)) is not None]
-    new = penalty.prox(_joined(norms), _joined(steps), _joined(weighted) if weighted else None)
+    metric = _joined(weighted) if weighted else None
+    new = proxed(penalty, _joined(norms), _joined(steps), metric)
     sizes = [n.numel() for n in norms]
     for block, old, x in zip(blocks, norms, new.flatten().split(sizes), strict=True):
         block.scale_(_ratio(x.view_as(old), old))
@@ -93,7 +95,7 @@ def _in_runs(penalty: Penalty, block: Partition, step: Step, metrics: Metrics) -
     norms = _signed(block) if penalty.signed else block.norms()
     metric = _weighted(block, metrics)
     in_runs = None if metric is None else block.in_runs(metric)
-    new = penalty.prox(block.in_runs(norms), step(block), in_runs)
+    new = proxed(penalty, block.in_runs(norms), step(block), in_runs)
     block.scale_(_ratio(block.out_of_runs(new), norms))
 
 

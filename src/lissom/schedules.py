@@ -7,6 +7,7 @@ A schedule is a function of a step n = 0, 1, 2, …; every number of a penalty m
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from lissom.errors import LissomError
@@ -57,7 +58,7 @@ class Schedule:
 
 def linear(start: float, end: float, steps: int) -> Schedule:
     """From `start` to `end` in a straight line over `steps`; a warm-up is `linear(0, λ, n)`."""
-    return Schedule(start, end, steps, lambda x: x)
+    return Schedule(start, end, steps, _linear)
 
 
 def cubic(start: float, end: float, steps: int) -> Schedule:
@@ -65,7 +66,7 @@ def cubic(start: float, end: float, steps: int) -> Schedule:
 
     The gradual pruning ramp of Zhu & Gupta 2017, eq. 1, for `TopK(fraction=…)`.
     """
-    return Schedule(start, end, steps, lambda x: 1 - (1 - x) ** 3)
+    return Schedule(start, end, steps, _cubic)
 
 
 def exponential(start: float, end: float, steps: int) -> Schedule:
@@ -77,13 +78,12 @@ def exponential(start: float, end: float, steps: int) -> Schedule:
         )
     if start == end:
         return linear(start, end, steps)
-    ratio = end / start
-    return Schedule(start, end, steps, lambda x: (ratio**x - 1) / (ratio - 1))
+    return Schedule(start, end, steps, partial(_exponential, end / start))
 
 
 def cosine(start: float, end: float, steps: int) -> Schedule:
     """From `start` to `end` along half a cosine over `steps` (Loshchilov & Hutter 2017)."""
-    return Schedule(start, end, steps, lambda x: (1 - math.cos(math.pi * x)) / 2)
+    return Schedule(start, end, steps, _cosine)
 
 
 def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule:
@@ -108,6 +108,26 @@ def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule
         value = start * gamma**passed
         schedule = linear(value, value, length).then(schedule)
     return schedule
+
+
+# Functions with names, so that what has a schedule can be pickled.
+
+
+def _linear(x: float) -> float:
+    return x
+
+
+def _cubic(x: float) -> float:
+    return 1 - (1 - x) ** 3
+
+
+def _exponential(ratio: float, x: float) -> float:
+    value: float = (ratio**x - 1) / (ratio - 1)
+    return value
+
+
+def _cosine(x: float) -> float:
+    return (1 - math.cos(math.pi * x)) / 2
 
 
 def value_at(number: "float | Schedule", step: int) -> float:

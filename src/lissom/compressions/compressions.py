@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -212,20 +212,29 @@ def compress(
         raise CompressionError(what)
     if compression.per == "layer":
         alone = [None if metric is None else [metric[i]] for i in range(len(w))]
-        made = [compression.project([x], mu, d) for x, d in zip(w, alone, strict=True)]
-        found = [form for each in made for form in each]
-    else:
-        found = list(compression.project(w, mu, metric))
-    forms = [Dense(form) if isinstance(form, Tensor) else form for form in found]
+        made = [
+            _forms(compression, [x], compression.project([x], mu, d))
+            for x, d in zip(w, alone, strict=True)
+        ]
+        return [form for each in made for form in each]
+    return _forms(compression, w, compression.project(w, mu, metric))
+
+
+def _forms(compression: Compression, w: Sequence[Tensor], found: object) -> list[Form]:
+    """What `project` gave for w, tensors as copies that do not change with w."""
+    forms: list[Any] = list(found) if isinstance(found, Iterable) else [found]
     # Of other forms the value is only known once it is computed.
-    shapes = [list(f.tensor.shape) if isinstance(f, Dense) else None for f in forms]
+    dense = [form.tensor if isinstance(form, Dense) else form for form in forms]
+    shapes = [list(x.shape) if isinstance(x, Tensor) else None for x in dense]
     fits = [s is None or s == list(x.shape) for s, x in zip(shapes, w, strict=False)]
-    if len(forms) != len(w) or not all(fits):
+    known = all(isinstance(form, Form | Tensor) for form in forms)
+    if len(forms) != len(w) or not all(fits) or not known:
+        given = [type(f).__name__ if s is None else s for f, s in zip(forms, shapes, strict=True)]
         raise CompressionError(
             f"{compression!r} was given tensors of shape {[list(x.shape) for x in w]} and gave "
-            f"{shapes}: project returns a form or a tensor for each, of the same shape"
+            f"{given}: project returns a form or a tensor for each, of the same shape"
         )
-    return forms
+    return [Dense(form.clone()) if isinstance(form, Tensor) else form for form in forms]
 
 
 def distance(

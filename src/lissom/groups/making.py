@@ -135,6 +135,7 @@ def partition(
             f"numbers are a mapping {{parameter: its entries' groups}}, as in "
             f"{{'fc1.weight': torch.arange(300)[:, None]}}; got {numbers!r}"
         )
+    _check_model(model)
     chosen: dict[str, tuple[nn.Parameter, Tensor]] = {}
     for key, given in numbers.items():
         name, parameter = _found(model, key)
@@ -170,6 +171,7 @@ def _cut(
     run: int | None = None,
 ) -> Iterator[Partition]:
     """A partition for each parameter with so many dims at least."""
+    _check_model(model)
     modules = dict(model.named_modules())
     for name, parameter in model.named_parameters():
         path, _, last = name.rpartition(".")
@@ -177,6 +179,11 @@ def _cut(
         if wanted and isinstance(modules[path], owners):
             made = member(_clean(name), parameter)
             yield Partition(made.name, modules[path], (made,), run=run)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise GroupError(f"groups are chosen from a torch.nn.Module, got {type(model).__name__}")
 
 
 def _each(name: str, parameter: nn.Parameter) -> Member:
@@ -193,7 +200,7 @@ def _columns(name: str, parameter: nn.Parameter) -> Member:
 
 def _numbered(name: str, parameter: nn.Parameter, numbers: Tensor, count: int) -> Member:
     """With the dims alone along which the numbers vary; they have as many dims as the parameter."""
-    dims = tuple(dim for dim, size in enumerate(numbers.shape) if size > 1)
+    dims = tuple(dim for dim, size in enumerate(numbers.shape) if size != 1)
     return Member(name, parameter, dims, numbers.reshape([numbers.shape[d] for d in dims]), count)
 
 

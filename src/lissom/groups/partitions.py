@@ -192,7 +192,7 @@ class Member:
             return IN_ORDER
         flat = torch.where(flat < 0, self.count, flat)
         counts = torch.bincount(flat, minlength=self.count + 1)[: self.count]
-        equal = bool((counts == counts[0]).all())
+        equal = self.count > 0 and bool((counts == counts[0]).all())
         return _Here(flat, int(counts[0]) if equal else counts)
 
     @cached_property

@@ -124,6 +124,8 @@ def takes(options: type) -> Callable[[Verb], Verb]:
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*own, *spelt]
         )
+        if function.__doc__ is None:  # python -OO leaves docstrings out
+            return function
         lines = inspect.getdoc(function).splitlines()  # type: ignore[union-attr]
         [at] = [i for i, line in enumerate(lines) if line.strip().startswith("**options")]
         classes = [cls for cls in options.__mro__ if "Attributes:" in (cls.__doc__ or "")]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lissom.errors import PenaltyError
 from lissom.groups import Groups
 from lissom.methods.method import Method
 from lissom.methods.options import Options, make_options, takes
@@ -29,8 +30,16 @@ class Subgradient(Method):
         values: list[Tensor] = []
         for groups, penalty in self.penalties.items():
             now = penalty.at(self.now)
-            values += [now.of(i).value(norms) for i, norms in enumerate(groups.norms())]
+            values += [_value(now.of(i), norms) for i, norms in enumerate(groups.norms())]
         return torch.stack([value.to(values[0]) for value in values]).sum()
+
+
+def _value(penalty: Penalty, norms: Tensor) -> Tensor:
+    value: object = penalty.value(norms)
+    if isinstance(value, Tensor) and not value.ndim:
+        return value
+    shape = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise PenaltyError(f"the value of {penalty} is a tensor of no dimension, a sum; got {shape}")
 
 
 @takes(Options)

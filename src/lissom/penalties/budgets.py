@@ -41,6 +41,7 @@ class TopK(Penalty):
         per: "all" counts κ over all layers together, "layer" in each layer. Per layer with
             `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %. "block" counts in
             each run of neighbours: {lissom.blocks(net, 4): TopK(2, per="block")} is 2:4 sparsity.
+            A fraction is of a whole run, also where the last of a row is shorter.
 
     Raises:
         PenaltyError: unless exactly one of count and fraction is given, in its range.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
         return
     if not single and (tensors := per_block(number)) is not None:
         for i, tensor in enumerate(tensors):
+            if tensor.is_complex() or tensor.is_meta:
+                raise PenaltyError(
+                    f"{name} for each group, and tensor {i + 1} of {len(tensors)} is of "
+                    f"{tensor.dtype} on {tensor.device}"
+                )
             if not bool((tensor.isfinite() & (tensor >= 0)).all()):
                 raise PenaltyError(
                     f"{name} for each group, and tensor {i + 1} of {len(tensors)}, of shape "
@@ -37,7 +43,7 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
         return
     real = isinstance(number, Real) and not isinstance(number, bool)
     if not real or not 0 <= float(number) < math.inf:  # type: ignore[arg-type]
-        raise PenaltyError(f"{name}, got {number!r}")
+        raise PenaltyError(f"{name}, got {_quoted(number)}")
 
 
 def per_block(number: object) -> Sequence[Tensor] | None:
@@ -60,11 +66,18 @@ def number_of(penalty: object, number: Numbers, norms: Tensor) -> float | Tensor
     if isinstance(number, Schedule):
         raise without_schedule(penalty)
     if isinstance(number, Tensor):
-        return number.to(norms.device, norms.dtype)
+        return number.detach().to(norms.device, norms.dtype)
+    if isinstance(number, Real):  # of another kind, such as NumPy's
+        return float(number)
     raise PenaltyError(
         f"{penalty} has a tensor for each of {len(number)} blocks: take penalty.of(i) for the "
         "block with number i and use that"
     )
+
+
+def as_like(number: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor, with all the digits that the dtype has."""
+    return torch.as_tensor(number, dtype=like.dtype, device=like.device)
 
 
 def without_schedule(penalty: object) -> PenaltyError:
@@ -76,7 +89,7 @@ def added(name: str, one: Numbers, two: Numbers) -> Numbers:
     """The sum of two strengths of one kind.
 
     Raises:
-        PenaltyError: where a schedule is added to another strength.
+        PenaltyError: where a schedule is added to another strength, or tensors of other shapes.
     """
     for number, other in ((one, two), (two, one)):
         if isinstance(number, float | int) and number == 0:
@@ -86,12 +99,17 @@ def added(name: str, one: Numbers, two: Numbers) -> Numbers:
             f"{name}({written(one)}) + {name}({written(two)}) would add a number to a schedule; "
             "write the sum as one schedule"
         )
-    lists = [number for number in (one, two) if isinstance(number, Sequence)]
-    if not lists:
+    found = [tensors for number in (one, two) if (tensors := per_block(number)) is not None]
+    if not found:
         return one + two  # type: ignore[operator]
-    n = len(lists[0])
-    pair = [number if isinstance(number, Sequence) else [number] * n for number in (one, two)]
-    return [a + b for a, b in zip(*pair, strict=True)]
+    if [tensor.shape for tensor in found[0]] != [tensor.shape for tensor in found[-1]]:
+        raise PenaltyError(
+            f"{name}({written(one)}) + {name}({written(two)}) would add numbers for other groups: "
+            "both need a tensor for each block, as groups.norms() does"
+        )
+    pair: list[Any] = [per_block(number) or [number] * len(found[0]) for number in (one, two)]
+    sums = [a + b for a, b in zip(*pair, strict=True)]
+    return sums if any(isinstance(number, Sequence) for number in (one, two)) else sums[0]
 
 
 def none(number: Numbers) -> bool:
@@ -105,6 +123,17 @@ def written(value: object) -> str:
         return repr(value)
     shapes = [f"tensor{list(tensor.shape)}" for tensor in tensors]
     return shapes[0] if isinstance(value, Tensor) else f"[{', '.join(shapes)}]"
+
+
+def _quoted(value: object) -> str:
+    """What a user gave; of lists and arrays that are long the kinds."""
+    shown = repr(value)
+    if len(shown) <= 80 and "\n" not in shown:
+        return shown
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {', '.join(type(v).__name__ for v in value[:4])}"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {list(shape)}" if shape else "")
 
 
 def widen(values: Tensor) -> Tensor:

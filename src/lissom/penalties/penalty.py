@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, wraps
 from typing import Any, ClassVar, Self, TypeVar, cast
 
@@ -14,6 +14,7 @@ from lissom.penalties.abilities import Abilities, Asked, Per
 from lissom.penalties.numbers import (
     Numbers,
     added,
+    as_like,
     none,
     number_of,
     per_block,
@@ -106,7 +107,7 @@ class Penalty(Abilities, ABC):
                 does not have a metric.
 
         Returns:
-            x, in the shape and dtype of norms, with 0 ≤ x ≤ norms.
+            x, in the shape of norms, with 0 ≤ x ≤ norms.
         """
 
     @parts_in_float32
@@ -118,7 +119,7 @@ class Penalty(Abilities, ABC):
             found = self._prox_together(sizes, [part.t for part in parts], metrics)
         else:
             each = zip(sizes, parts, metrics, strict=True)
-            found = [self.prox(size, part.t, metric) for size, part, metric in each]
+            found = [proxed(self, size, part.t, metric) for size, part, metric in each]
         for part, x in zip(parts, found, strict=True):
             part.values.copy_(x if self.signed else torch.copysign(x, part.values))
 
@@ -134,7 +135,7 @@ class Penalty(Abilities, ABC):
     ) -> list[Tensor]:
         flat = torch.cat([size.flatten() for size in sizes])
         t = torch.cat([
-            torch.as_tensor(step).to(size).expand_as(size).flatten()
+            as_like(step, size).expand_as(size).flatten()
             for size, step in zip(sizes, steps, strict=True)
         ])  # fmt: skip
         known = [
@@ -143,7 +144,7 @@ class Penalty(Abilities, ABC):
         ]
         some = any(metric is not None for metric in metrics)
         d = torch.cat([metric.flatten() for metric in known]) if some else None
-        found = self.prox(flat, t, d).split([size.numel() for size in sizes])
+        found = proxed(self, flat, t, d).split([size.numel() for size in sizes])
         return [x.view_as(size) for x, size in zip(found, sizes, strict=True)]
 
     @property
@@ -193,8 +194,9 @@ class Penalty(Abilities, ABC):
                 raise PenaltyError(f"{self} has NaN or infinite numbers in its {name}")
         if self.per == "block" and (others := [b.name for b in blocks if b.run is None]):
             raise PenaltyError(
-                f"{self} counts in each run of neighbours, and {', '.join(others)} has none: "
-                "choose the weights by lissom.blocks(model, 4), where 4 is the length of a run"
+                f"{self} counts in each run of neighbours, and there is none in "
+                f"{', '.join(others)}: choose the weights by lissom.blocks(model, 4), where 4 is "
+                "the length of a run"
             )
         if self.tensors and self.per == "block":
             raise PenaltyError(
@@ -374,6 +376,29 @@ class Sum(Penalty):
         return linear, number_of(self, self.quadratic, norms)
 
 
+def proxed(
+    penalty: Penalty, norms: Tensor, t: float | Tensor, metric: Tensor | None = None
+) -> Tensor:
+    """The prox of a penalty that may be a user's own.
+
+    Raises:
+        PenaltyError: for a result that is no prox: of another shape, or with norms below 0.
+    """
+    x = penalty.prox(norms, t, metric)
+    if not isinstance(x, Tensor) or x.shape != norms.shape:
+        shape = f"shape {list(x.shape)}" if isinstance(x, Tensor) else repr(x)
+        raise PenaltyError(
+            f"the prox of {penalty} was given norms of shape {list(norms.shape)} and gave {shape}: "
+            "it gives a tensor of the same shape"
+        )
+    if not penalty.signed and bool((x < 0).any()):
+        raise PenaltyError(
+            f"the prox of {penalty} gave a norm of {float(x.min()):.3g}: norms are ≥ 0, so that "
+            "the least x is 0, as by .clamp(min=0)"
+        )
+    return x
+
+
 def fold(
     norms: Tensor,
     t: float | Tensor,
@@ -387,8 +412,7 @@ def fold(
 
     Where d' would be the same for all it is 1 instead, and t is divided by it, unless `keep_t`.
     """
-    # A strength of 0 is left out, since where d = 0 it would be ∞·0.
-    s = t if metric is None else t / _positive(metric, l1, l2)
+    s = t if metric is None else t / metric.clamp(min=LEAST)
     x = norms if none(l1) else (norms - s * l1).clamp(min=0)
     if none(l2):
         return x, t, metric
@@ -417,24 +441,27 @@ def fold_(
         keep_t: as of `fold`.
     """
     values, t = part.values, part.t
+    # What is 0 is left out: no step (t = 0) moves nothing, also where d = 0.
+    linear, curvature = t * l1, 2 * t * l2
     if part.metric is None:
-        shrink_(values, t * l1)
-        if none(l2):
+        shrink_(values, linear)
+        if none(curvature):
             return part
-        damping = 1 + 2 * t * l2
+        damping = 1 + curvature
         values.div_(damping)
         if keep_t:
-            return Part(values, t, lambda: scratch(values, "metric").copy_(_tensor(damping)))
+            d = as_like(damping, values)
+            return Part(values, t, lambda: scratch(values, "metric").copy_(d))
         return Part(values, t / damping)
-    if none(l1) and none(l2):
+    if none(linear) and none(curvature):
         return part
     d = part.metric()
-    if not none(l1):
-        shrink_(values, torch.div(t * l1, _positive(d, l1), out=scratch(d, "limit")))
-    if not none(l2):
-        values.div_(1 + (2 * t * l2) / _positive(d, l2))
-        d.add_(2 * t * l2)
-    metric, curvature = part.metric, 2 * t * l2
+    if not none(linear):
+        shrink_(values, torch.div(linear, _positive(d, linear), out=scratch(d, "limit")))
+    if not none(curvature):
+        values.div_(1 + curvature / _positive(d, curvature))
+        d.add_(curvature)
+    metric = part.metric
     return Part(values, t, (lambda: metric().add_(curvature)) if anew else (lambda: d))
 
 
@@ -447,13 +474,9 @@ def shrink_(values: Tensor, limit: float | Tensor) -> None:
         torch.ops.aten.softshrink.out(values, limit, out=values)
 
 
-def _positive(d: Tensor, *strengths: float | Tensor) -> Tensor:
+def _positive(d: Tensor, strength: float | Tensor) -> Tensor:
     """d, and a tiny number instead of 0 where a strength of 0 might meet it."""
-    return d.clamp(min=LEAST) if any(isinstance(one, Tensor) for one in strengths) else d
-
-
-def _tensor(number: float | Tensor) -> Tensor:
-    return torch.as_tensor(number)
+    return d.clamp(min=LEAST) if isinstance(strength, Tensor) else d
 
 
 def _sum(one: Penalty, other: Penalty) -> Penalty:
@@ -482,4 +505,6 @@ def _no_closed_form(one: object, other: object) -> PenaltyError:
 
 
 def _numbers(penalty: Penalty) -> dict[str, Any]:
-    return {field.name: getattr(penalty, field.name) for field in fields(penalty)}  # type: ignore[arg-type]
+    if not is_dataclass(penalty):
+        return {}
+    return {field.name: getattr(penalty, field.name) for field in fields(penalty)}

@@ -10,8 +10,10 @@ from torch import Tensor
 from lissom.errors import PenaltyError
 from lissom.penalties.abilities import METRIC, refusal
 from lissom.penalties.numbers import (
+    Number,
     Numbers,
     added,
+    as_like,
     check_number,
     none,
     number_of,
@@ -73,7 +75,7 @@ class L0(Penalty):
     def prox_(self, parts: Sequence[Part]) -> None:
         for values, t, metric in ((part.values, part.t, part.metric) for part in parts):
             strength = number_of(self, self.strength, values)
-            if none(strength):
+            if none(strength) or none(t):
                 continue
             least = 2 * t * strength
             if metric is not None:  # r² > 2tλ/d is d·r² > 2tλ
@@ -202,7 +204,7 @@ class MCP(Penalty):
 
     Args:
         strength: λ ≥ 0, a schedule of it, or tensors of it for each group.
-        gamma: γ > 0. Towards ∞ it is L1.
+        gamma: γ > 0, or a schedule of it. Towards ∞ it is L1.
 
     Raises:
         PenaltyError: if λ < 0 or not finite, or γ ≤ 0.
@@ -211,7 +213,7 @@ class MCP(Penalty):
     """
 
     strength: Numbers
-    gamma: float = 3.0
+    gamma: Number = 3.0
     strengths = LAMBDA
     differentiable = True
     weighed = True
@@ -224,14 +226,14 @@ class MCP(Penalty):
 
     def value(self, norms: Tensor) -> Tensor:
         norms = widen(norms)
-        strength, gamma = number_of(self, self.strength, norms), self.gamma
+        strength, gamma = (number_of(self, n, norms) for n in (self.strength, self.gamma))
         near = norms.clamp(max=gamma * strength)  # beyond, the value stays as it is
         return (strength * near - near.square() / (2 * gamma)).sum()
 
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
-        strength, gamma = number_of(self, self.strength, norms), self.gamma
-        s = torch.as_tensor(_step(t, metric)).to(norms)
+        strength, gamma = (number_of(self, n, norms) for n in (self.strength, self.gamma))
+        s = as_like(_step(t, metric), norms)
         concave = s >= gamma
         firm = (norms - s * strength).clamp(min=0) / torch.where(concave, 1, 1 - s / gamma)
         dead = norms <= strength * torch.where(concave, (s * gamma).sqrt(), s)
@@ -265,7 +267,8 @@ class Lq(Penalty):
     def __post_init__(self) -> None:
         check_number("Lq needs a finite strength λ ≥ 0", self.strength)
         check_number("Lq needs q = 0.5 or q = 2/3", self.q, single=True)
-        if not any(math.isclose(self.q, q, rel_tol=1e-3) for q in (1 / 2, 2 / 3)):
+        known = isinstance(self.q, float | int)
+        if not known or not any(math.isclose(self.q, q, rel_tol=1e-3) for q in (1 / 2, 2 / 3)):
             raise PenaltyError(
                 f"Lq has its prox in closed form for q = 0.5 and q = 2/3, got {self.q!r}; q = 0 is "
                 "L0, and q = 1 is L1"
@@ -279,7 +282,7 @@ class Lq(Penalty):
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         r = norms.double()
-        mu = 2 * number_of(self, self.strength, r) * torch.as_tensor(_step(t, metric)).to(r)
+        mu = 2 * number_of(self, self.strength, r) * as_like(_step(t, metric), r)
         # In units of μ^(1/(2 − q)) the objective (x − r)² + μx^q is without a number.
         unit = mu ** (2 / 3 if self.q < 0.6 else 3 / 4)
         scaled = r / unit

@@ -73,7 +73,8 @@ class Gates(Method):
         example_inputs: ExampleInputs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise GateError(f"gate takes a torch.nn.Module, got {model!r}")
+            what = f"its model is a torch.nn.Module, got {type(model).__name__}"
+            raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise GateError(
                 "log α has to be on the model before DistributedDataParallel wraps it, or nothing "

@@ -54,8 +54,8 @@ class LCOptions(Options):
         metric: in which θ is nearest and w is drawn: "euclidean", or the optimizer's "adaptive" D
             as of the last C step (see `proximal`). There μ is a rate: an optimizer's step moves w
             by lr·μ of the way to θ.
-        tolerance: of ‖w − θ‖/‖w‖, at which it ends before. By default 0.01 where mu is None,
-            otherwise never.
+        tolerance: of ‖w − θ‖/‖w‖, below which it ends before, unless a schedule still goes on. By
+            default 0.01 where mu is None, otherwise never.
         restart: whether the optimizer forgets its moments when an L step begins, as the published
             code does by making a new one.
 
@@ -232,9 +232,18 @@ class LC(Method):
 
     @property
     def done(self) -> bool:
-        """Whether there are no more C steps: all were made, or ‖w − θ‖ is small enough."""
-        close = self.number > 0 and self.gap <= self._mu.tolerance
-        return close or self.number >= len(self.options.ends)
+        """Whether there are no more C steps: all were made, or ‖w − θ‖ is small enough.
+
+        It is small too as long as a schedule asks for nothing yet, which is no end.
+        """
+        close = self.number > 0 and self.gap < self._mu.tolerance
+        return (close and self._asks_for_all()) or self.number >= len(self.options.ends)
+
+    def _asks_for_all(self) -> bool:
+        """Whether all schedules are where they will be at the last C step."""
+        last = self.options.ends[-1]
+        now_and_then = [(p.at(self.now), p.at(last)) for p in self.penalties.values()]
+        return all(now is then or now == then for now, then in now_and_then)
 
     def loss_term(self) -> Tensor:
         """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed."""

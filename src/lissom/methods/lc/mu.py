@@ -64,7 +64,8 @@ class Automatic:
         steps: at most; fewer if the tolerance is met before.
         tolerance: of ‖w − θ‖/‖w‖.
         mu: the present μ, 0 until it is found.
-        first: ‖w − θ‖/‖w‖ after direct compression.
+        first: ‖w − θ‖/‖w‖ after direct compression; where that moved nothing, as at the beginning
+            of a schedule, the first that is not 0.
         optimizer: of the L step, if it is known.
     """
 
@@ -111,6 +112,7 @@ class Automatic:
 
     def follow(self, step: int, gap: float) -> None:
         """Change μ by what ‖w − θ‖/‖w‖ is after a step."""
+        self.first = self.first or gap
         if self.first > 0:
             path = self.first * (self.tolerance / self.first) ** ((step + 1) / self.steps)
             if gap > path:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from lissom.penalties import widen
 from lissom.scratch import scratch
 
 SUM = 2  # aten's code of reduction="sum"
@@ -46,11 +47,11 @@ class _Pull(Function):
         ctx.targets, ctx.mu, ctx.metric = targets, mu, metric
         squares = []
         for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
-            off = torch.sub(w, c, out=scratch(w, "pull")).flatten()
+            off = widen(torch.sub(w, c, out=scratch(w, "pull")).flatten())
             if metric is None:
                 squares.append(torch.dot(off, off))
             else:
-                squares.append(torch.dot(off.square(), metric[i].flatten()))
+                squares.append(torch.dot(off.square(), metric[i].flatten().to(off)))
         return torch.stack(squares).sum() * (mu / 2)
 
     @staticmethod
