@@ -337,6 +337,15 @@ GRAPH_DAMAGE: dict[str, Any] = {
     "another object": lambda r, t: last(r).update(args=[{"object": "os"}]),
     "a word that is no type": lambda r, t: last(r).update(args=[{"torch": "save"}]),
     "another operation": lambda r, t: last(r).update(op="call_method"),
+    "code as a keyword": lambda r, t: last(r).update(kwargs={f"{EVIL}, y": 1}),
+    "a keyword that is none": lambda r, t: last(r).update(kwargs={"y": 1}),
+    "reads what is no tensor": lambda r, t: node(r, "get_attr").update(
+        target="_version.__class__.__base__.__subclasses__"
+    ),
+    "a graph that is a method": lambda r, t: (
+        r["graphs"].update(to_folder=r["graphs"][""]),
+        node(r, "get_attr").update(target="to_folder"),
+    ),
     "a missing tensor": lambda r, t: t.clear(),
     "no graph": lambda r, t: r.update(graphs={}),
     "nesting of nothing": lambda r, t: r["signature"].update(outputs={"set": []}),
