@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from lissom.errors import LissomError
+from lissom.errors import LissomError, OperatorError
 
 ExampleInputs = Tensor | tuple[Tensor, ...]
 
@@ -46,9 +46,12 @@ def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -
 
     Raises:
         LissomError: quoting the shapes and what the model said.
+        OperatorError: for a mistake in the record of an operator that it calls.
     """
     try:
         return model(*inputs)
+    except OperatorError:
+        raise
     except Exception as error:  # a model may raise anything
         shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
         raise LissomError(

@@ -22,9 +22,9 @@ VIEWS = ("view", "reshape", "view_as", "reshape_as")
 
 @operator(
     *"""
-    T adjoint channel_shuffle flip mH mT movedim moveaxis numpy_T permute pixel_unshuffle ravel
-    repeat repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose unsqueeze
-    reshape_as view_as
+    adjoint channel_shuffle flip mH mT movedim moveaxis numpy_T permute pixel_unshuffle ravel repeat
+    repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as
+    view_as
     """.split()
 )
 class Movement(Operator):
