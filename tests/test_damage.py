@@ -280,6 +280,7 @@ MODULE_DAMAGE: dict[str, Any] = {
     "inputs x": lambda r, t: r.update(inputs={"x": 1}),
     "inputs without indices": lambda r, t: r.update(inputs={"0": 1}),
     "attention that is none": lambda r, t: r.update(attention={"0": [[0], 1]}),
+    "heads of nothing": lambda r, t: r.update(attention={"9": [[0], 1]}),
     "reads of nothing": lambda r, t: r.update(reads=["0"]),
     "tied to itself": lambda r, t: r.update(tied={"0.weight": "2.weight"}),
     "a larger weight": lambda r, t: t.update({"0.weight": torch.ones(5, 9)}),
