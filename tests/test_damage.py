@@ -30,7 +30,7 @@ from lissom.errors import LissomError, RunError
 from lissom.recipes import Record, read_recipe, read_record
 from lissom.recipes.runs import RESULT_KIND, keep_record, keep_result, keep_weights, load_weights
 from lissom.report import ClassAccuracy
-from lissom.storage import load_json, read_events
+from lissom.storage import load_json, read_events, save_json
 from lissom.training.checkpoint import check_checkpoint, load_checkpoint
 
 X = torch.linspace(-1, 1, 12).reshape(2, 6)
@@ -224,6 +224,15 @@ def test_some_bytes_damaged(folders: dict[str, Path], kind: str, tmp_path: Path)
     folder = shutil.copytree(folders[kind], tmp_path / "copy")
     size = (folder / KINDS[kind].name).stat().st_size
     damage(kind, folder, max(10, size // 25 | 1))
+
+
+@pytest.mark.parametrize("name", ["brc32", "crc22", "Crc32"])
+def test_the_name_of_the_checksum_damaged(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "x.json"
+    save_json({"x": 1}, file, "lissom test 1")
+    file.write_text(file.read_text().replace("crc32", name))
+    with pytest.raises(RunError, match=r"x\.json is damaged"):
+        load_json(file, "lissom test 1")
 
 
 @pytest.mark.exhaustive

@@ -236,6 +236,36 @@ def test_an_operator_without_a_record_keeps_what_it_reads() -> None:
     assert found.pinned_by == {"median": 1} and found.reasons == {"median": "it has no rule"}
 
 
+def test_a_size_that_depends_on_values_keeps_what_it_reads() -> None:
+    """Which is known in no trace."""
+
+    def early(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x).relu()
+        return m.b(h[:, torch.arange(h.shape[1]) < 3].sum(1, keepdim=True) + h)
+
+    net = drawn(Net(early, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3])
+    for as_graph in (None, True):
+        small = lissom.shrink(net, inputs(5, 6), as_graph=as_graph)
+        assert "its sizes depend on values" in report(small).reasons.values()
+        assert_equal(net, small, inputs(5, 6))
+
+
+@pytest.mark.parametrize("like", ["expand_as", "expand"])
+def test_copies_are_as_many_as_the_other_one_has(like: str) -> None:
+    def total(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x).relu()
+        of_all = h.sum(-1, keepdim=True)
+        return m.b(of_all.expand_as(h) if like == "expand_as" else of_all.expand(-1, -1, 8))
+
+    net = drawn(Net(total, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3], net.b.weight[:, 3:5])
+    for as_graph in (None, True):
+        assert_equal(net, lissom.shrink(net, inputs(5, 6), as_graph=as_graph), inputs(5, 6))
+    zero_(net.b.weight[:, :3])
+    assert report(lissom.shrink(net, inputs(5, 6))).removed >= 3
+
+
 def test_a_later_record_takes_the_place_of_an_earlier_one() -> None:
     before = RECORDS["stranger::scaled_linear"]
     try:

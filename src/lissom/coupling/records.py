@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from lissom.coupling.answers import expected
 from lissom.coupling.labels import Axes
-from lissom.coupling.ops import Call, call
+from lissom.coupling.ops import Call, call, sized
 from lissom.errors import LissomError, OperatorError
 
 if TYPE_CHECKING:
@@ -158,6 +158,10 @@ def asked(question: str, op: Call, *arguments: Any) -> Any:
         OperatorError: with what was raised, unless that is a LissomError or declines the operator;
             or with what was answered, if that is no answer.
     """
+    if op.node is not None and not sized(op):
+        if question in DECLINING:
+            raise Unsupported("its sizes depend on values")
+        return {}  # of what was declined nothing changes
     record = record_of(op)
     place = f"the operator {op.name!r}" + (f" at {op.node}" if op.node is not None else "")
     said = f"{question} in the record {type(record).__module__}.{type(record).__qualname__}"
