@@ -76,7 +76,7 @@ def checked(schema: type[T], record: Mapping[str, Any], where: str | Path) -> T:
 
 def _fits(checksum: object, record: Mapping[str, Any], start: int) -> bool:
     try:
-        return checksum == _checksum(record, start)
+        return isinstance(checksum, str) and checksum == _checksum(record, start)
     except RecursionError:  # lists within lists; nothing that was sealed
         return False
 
