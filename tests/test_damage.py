@@ -30,7 +30,7 @@ from lissom.errors import LissomError, RunError
 from lissom.recipes import Record, read_recipe, read_record
 from lissom.recipes.runs import RESULT_KIND, keep_record, keep_result, keep_weights, load_weights
 from lissom.report import ClassAccuracy
-from lissom.storage import load_json, read_events
+from lissom.storage import load_json, read_events, save_json
 from lissom.training.checkpoint import check_checkpoint, load_checkpoint
 
 X = torch.linspace(-1, 1, 12).reshape(2, 6)
@@ -226,6 +226,15 @@ def test_some_bytes_damaged(folders: dict[str, Path], kind: str, tmp_path: Path)
     damage(kind, folder, max(10, size // 25 | 1))
 
 
+@pytest.mark.parametrize("name", ["brc32", "crc22", "Crc32"])
+def test_the_name_of_the_checksum_damaged(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "x.json"
+    save_json({"x": 1}, file, "lissom test 1")
+    file.write_text(file.read_text().replace("crc32", name))
+    with pytest.raises(RunError, match=r"x\.json is damaged"):
+        load_json(file, "lissom test 1")
+
+
 @pytest.mark.exhaustive
 @each_kind
 def test_every_tenth_byte_damaged(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
@@ -280,6 +289,7 @@ MODULE_DAMAGE: dict[str, Any] = {
     "inputs x": lambda r, t: r.update(inputs={"x": 1}),
     "inputs without indices": lambda r, t: r.update(inputs={"0": 1}),
     "attention that is none": lambda r, t: r.update(attention={"0": [[0], 1]}),
+    "heads of nothing": lambda r, t: r.update(attention={"9": [[0], 1]}),
     "reads of nothing": lambda r, t: r.update(reads=["0"]),
     "tied to itself": lambda r, t: r.update(tied={"0.weight": "2.weight"}),
     "a larger weight": lambda r, t: t.update({"0.weight": torch.ones(5, 9)}),
@@ -337,6 +347,15 @@ GRAPH_DAMAGE: dict[str, Any] = {
     "another object": lambda r, t: last(r).update(args=[{"object": "os"}]),
     "a word that is no type": lambda r, t: last(r).update(args=[{"torch": "save"}]),
     "another operation": lambda r, t: last(r).update(op="call_method"),
+    "code as a keyword": lambda r, t: last(r).update(kwargs={f"{EVIL}, y": 1}),
+    "a keyword that is none": lambda r, t: last(r).update(kwargs={"y": 1}),
+    "reads what is no tensor": lambda r, t: node(r, "get_attr").update(
+        target="_version.__class__.__base__.__subclasses__"
+    ),
+    "a graph that is a method": lambda r, t: (
+        r["graphs"].update(to_folder=r["graphs"][""]),
+        node(r, "get_attr").update(target="to_folder"),
+    ),
     "a missing tensor": lambda r, t: t.clear(),
     "no graph": lambda r, t: r.update(graphs={}),
     "nesting of nothing": lambda r, t: r["signature"].update(outputs={"set": []}),

@@ -208,16 +208,18 @@ def test_a_difference_is_an_error_and_nothing_is_written(suffix: str, tmp_path: 
         ([float("inf"), 2.0], [float("inf"), 2.0], (0.0, 0.0)),
         ([float("inf"), 2.0], [-float("inf"), 2.0], (float("inf"), float("inf"))),
         ([], [], (0.0, 0.0)),
+        ([3j, 4.0], [1j, 4.0], (2.0, 0.5)),
     ],
 )
 def test_differences_by_hand(
-    there: list[float], here: list[float], expected: tuple[float, float]
+    there: list[complex], here: list[complex], expected: tuple[float, float]
 ) -> None:
     found = module._compare(torch.tensor(there), torch.tensor(here))
     assert found == pytest.approx(expected)
 
 
 def test_half_of_the_digits_are_allowed() -> None:
+    assert module._allowed(torch.complex64) == module._allowed(torch.float32)
     assert module._allowed(torch.float32) == pytest.approx(3.45e-4, rel=1e-2)
     assert module._allowed(torch.float16) == pytest.approx(2**-5)
     assert module._allowed(torch.int64) == module._allowed(torch.bool) == 0

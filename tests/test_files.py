@@ -21,6 +21,7 @@ from lissom.report import write_curve_report
 from lissom.storage import (
     append_event,
     leftovers,
+    load_tensors,
     read_events,
     replace,
     replacing,
@@ -172,6 +173,55 @@ def test_what_cannot_be_a_file(tmp_path: Path) -> None:
         replace(tmp_path, "x")
     with pytest.raises(RunError, match="is no directory, so x cannot be written there"):
         replace(tmp_path / "none" / "x", "x")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match="is a device or a pipe"):
+        replace(tmp_path / "pipe", "x")
+    with pytest.raises(StorageError, match="cannot be written: File name too long"):
+        replace(tmp_path / ("x" * 300), "x")
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_private_file_stays_private(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    private(file, "old")
+    replace(file, "new")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o600)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    link, file = tmp_path / "link", tmp_path / "disk" / "file"
+    link.symlink_to("disk/file")
+    if there:
+        file.write_text("old")
+    replace(link, "new")
+    assert link.is_symlink() and file.read_text() == "new"
+    assert [len(list(folder.iterdir())) for folder in (tmp_path, tmp_path / "disk")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, dtype=torch.complex128), "whose dtype is torch.complex128"),
+        (torch.eye(2).to_sparse(), r"whose layout is .*to_dense\(\)"),
+        (torch.zeros(2, device="meta"), "which is on the device meta"),
+    ],
+)
+def test_tensors_that_no_file_can_hold(tmp_path: Path, tensor: torch.Tensor, said: str) -> None:
+    file = tmp_path / "file"
+    with pytest.raises(RunError, match=f"{file} cannot hold scale, {said}"):
+        save_tensors({"scale": tensor}, file, "lissom test 1")
+    assert not file.exists()
+
+
+def test_what_is_read_are_the_numbers_that_were_seen(tmp_path: Path) -> None:
+    """Not those in memory, of which a conjugate is a view."""
+    x = torch.tensor([1 + 2j, 3 - 4j])
+    seen = {"conjugate": x.conj(), "imaginary": x.conj().imag, "one of them": x.conj()[1]}
+    save_tensors(seen, tmp_path / "file", "lissom test 1")
+    _, read = load_tensors(tmp_path / "file", "lissom test 1")
+    assert all(torch.equal(read[name], tensor) for name, tensor in seen.items())
 
 
 def test_a_writer_leaves_others_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import lissom
 from lissom import LissomError, measure
 from lissom.measuring import Measurement, Variable
 
@@ -170,6 +171,15 @@ def test_large_numbers_are_grouped() -> None:
 def test_a_negative_tolerance_is_quoted(tolerance: float) -> None:
     with pytest.raises(LissomError, match=rf"tolerance .* ≥ 0 .* got {tolerance!r}"):
         measure(small(), tolerance=tolerance)
+
+
+def test_a_model_on_meta_has_no_numbers_yet() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(2, 6, device="meta")
+    for verb in (lissom.measure, lissom.units, lissom.shrink):
+        with pytest.raises(LissomError, match=r"0\.weight has no numbers yet: it is on .* meta"):
+            verb(net, x)
 
 
 def test_a_model_that_has_no_numbers_yet() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import random_blocks
 import torch
@@ -138,6 +139,73 @@ def test_a_typo_in_a_record_is_an_error_with_its_name(
             lissom.measure(net, x)
 
 
+NO_ANSWERS: dict[str, tuple[str, object]] = {
+    "no axes": ("couple", None),
+    "one axis": ("couple", np.zeros((1, 1, 6), np.int64)),
+    "a list for one output": ("couple", [()]),
+    "an axis of a vector": ("couple", (np.zeros(6, np.int64),)),
+    "an axis of another size": ("couple", (np.zeros((1, 1, 5), np.int64),)),
+    "an axis of fractions": ("couple", (np.zeros((1, 1, 6)),)),
+    "a number": ("constant", 0.0),
+    "a constant of another shape": ("constant", torch.zeros(6)),
+    "a list of constants": ("constant", [None]),
+    "no sizes": ("sizes", None),
+    "a size that is a word": ("sizes", {"width": "6"}),
+    "no macs": ("macs", None),
+    "macs alone": ("macs", [240]),
+    "half of a mac": ("macs", [(None, None, 0.5)]),
+}
+
+
+@pytest.mark.parametrize("what", NO_ANSWERS)
+def test_an_answer_that_is_none_is_an_error_of_that_record(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, answer = NO_ANSWERS[what]
+    broken = type("Broken", (ScaledLinear,), {question: lambda *_: answer})
+    monkeypatch.setitem(RECORDS, "stranger::scaled_linear", broken())
+    net, x = strange_network(), inputs(4, 5)
+    said = rf"(?s){question} in the record .*Broken gave .* 'stranger::scaled_linear'"
+    with pytest.raises(OperatorError, match=said):
+        lissom.shrink(net, x)
+    if question == "macs":
+        with pytest.raises(OperatorError, match=said):
+            lissom.measure(net, x)
+
+
+@pytest.mark.parametrize("question", ["sizes", "rewrite"])
+def test_what_cannot_be_declined(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def declines(*_: object) -> None:
+        raise Unsupported
+
+    broken = type("Broken", (ScaledLinear,), {question: declines})
+    monkeypatch.setitem(RECORDS, "stranger::scaled_linear", broken())
+    with pytest.raises(OperatorError, match=f"{question} in the record .*Broken failed"):
+        lissom.shrink(strange_network(), inputs(4, 5), as_graph=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["aten::linear", "add_", "mylib::add_", "linear.default", "mylib.twice", "", 3]
+)
+def test_names_that_no_call_has(name: str) -> None:
+    with pytest.raises(OperatorError, match=re.escape(f"got {name!r}")):
+        operator(name)
+    with pytest.raises(OperatorError, match="needs a name"):
+        operator()
+
+
+def test_a_record_that_is_none() -> None:
+    for kind in (Operator(), len, int):
+        with pytest.raises(OperatorError, match="a record is a subclass"):
+            operator("mylib::twice")(kind)  # type: ignore[type-var]
+    assert "mylib::twice" not in RECORDS
+
+
+def test_torch_has_every_operator_that_has_a_record_of_ours() -> None:
+    plain = {name for name in RECORDS if "::" not in name} - {"getitem"}
+    assert {name for name in plain if not hasattr(torch.ops.aten, name)} == set()
+
+
 def test_a_mistake_in_a_record_of_ours_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lissom.coupling.operators.products.contract", lambda *_, **__: 1 / 0)
     with pytest.raises(OperatorError, match=r"products.Linear failed on the operator 'linear'"):
@@ -166,6 +234,36 @@ def test_an_operator_without_a_record_keeps_what_it_reads() -> None:
     zero_(net.a.weight[:2], net.a.bias[:2])
     found = report(lissom.shrink(net, inputs(4)))
     assert found.pinned_by == {"median": 1} and found.reasons == {"median": "it has no rule"}
+
+
+def test_a_size_that_depends_on_values_keeps_what_it_reads() -> None:
+    """Which is known in no trace."""
+
+    def early(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x).relu()
+        return m.b(h[:, torch.arange(h.shape[1]) < 3].sum(1, keepdim=True) + h)
+
+    net = drawn(Net(early, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3])
+    for as_graph in (None, True):
+        small = lissom.shrink(net, inputs(5, 6), as_graph=as_graph)
+        assert "its sizes depend on values" in report(small).reasons.values()
+        assert_equal(net, small, inputs(5, 6))
+
+
+@pytest.mark.parametrize("like", ["expand_as", "expand"])
+def test_copies_are_as_many_as_the_other_one_has(like: str) -> None:
+    def total(m: nn.Module, x: Tensor) -> Tensor:
+        h = m.a(x).relu()
+        of_all = h.sum(-1, keepdim=True)
+        return m.b(of_all.expand_as(h) if like == "expand_as" else of_all.expand(-1, -1, 8))
+
+    net = drawn(Net(total, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3], net.b.weight[:, 3:5])
+    for as_graph in (None, True):
+        assert_equal(net, lissom.shrink(net, inputs(5, 6), as_graph=as_graph), inputs(5, 6))
+    zero_(net.b.weight[:, :3])
+    assert report(lissom.shrink(net, inputs(5, 6))).removed >= 3
 
 
 def test_a_later_record_takes_the_place_of_an_earlier_one() -> None:

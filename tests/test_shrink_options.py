@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.errors import GroupError, LissomError, RunError
+from lissom.shrinking.verify import difference
 
 
 def example(*shape: int, batch: int = 2) -> Tensor:
@@ -119,6 +120,32 @@ def test_an_optimizer_goes_on(name: str) -> None:
     train(by_hand, other, range(3, 7))
     for (key, p), q in zip(small.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(p, q, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("inputs", [False, True])
+def test_moments_of_a_model_with_a_part_called_net(inputs: bool) -> None:
+    """As the network within the selection of inputs is called."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model = drawn(Outer())
+    opt = torch.optim.Adam(model.parameters())
+    model(example(6)).sum().backward()
+    opt.step()
+    zero_(model.net[0].weight[:3], model.net[0].bias[:3], model.net[0].weight[:, 1])
+    kept = model.net[2].weight
+    moments = opt.state[kept]["exp_avg"].clone()
+    small = lissom.shrink(model, example(6), in_place=True, inputs=inputs)
+    report(small).slice_optimizer(opt, dict(small.named_parameters()))
+    assert torch.equal(opt.state[kept]["exp_avg"], moments[:, 3:])
+    small(example(6)).sum().backward()
+    opt.step()
 
 
 def test_a_failed_shrink_leaves_the_model_alone() -> None:
@@ -619,6 +646,38 @@ def test_selecting_in_place_keeps_the_parameters() -> None:
     assert_equal(before, small, PIXELS)
     small(PIXELS).sum().backward()
     optimizer.step()
+
+
+def test_a_layer_alone_selects_and_is_saved(tmp_path: Path) -> None:
+    large = drawn(nn.Linear(6, 3))
+    zero_(large.weight[:, 2:4])
+    small = lissom.shrink(large, example(6), select=True)
+    assert small.in_features == 4
+    lissom.save(small, tmp_path / "small")
+    loaded = lissom.load(tmp_path / "small", lambda: nn.Linear(6, 3).double())
+    assert torch.equal(loaded(example(6)), small(example(6)))
+
+
+def test_a_network_of_complex_outputs() -> None:
+    """Which differ by rounding, as real ones do."""
+
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(self.net(x))
+
+    large = drawn(Spectrum())
+    zero_(large.net[0].weight[:3], large.net[0].bias[:2])  # the third is a constant
+    small = lissom.shrink(large, example(6))
+    assert report(small).removed == 3
+    torch.testing.assert_close(small(example(6)), large(example(6)))
+    far = copy.deepcopy(large)
+    far.net[2].bias.data[1] += 1e-3
+    apart, allowed = difference(large, far, [(example(6),)])
+    assert allowed == 1e-10 and apart > 1e-6
 
 
 def test_a_tied_or_functional_weight_is_read_whole() -> None:

@@ -262,6 +262,8 @@ def _compare(there: Tensor, here: Tensor) -> tuple[float, float]:
     """The largest difference, and the same over the largest |output|; equal NaN and ∞ are none."""
     if here.numel() == 0:
         return 0.0, 0.0
+    if here.is_complex() and there.is_complex():
+        there, here = (torch.view_as_real(x.resolve_conj()) for x in (there, here))
     a, b = there.cpu().to(torch.float64), here.cpu().to(torch.float64)
     same = (a == b) | (a.isnan() & b.isnan())
     absolute = float(torch.where(same, 0.0, (a - b).abs()).nan_to_num(torch.inf, torch.inf).max())
@@ -270,7 +272,8 @@ def _compare(there: Tensor, here: Tensor) -> tuple[float, float]:
 
 
 def _allowed(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps ** 0.5 if dtype.is_floating_point else 0.0
+    floats = dtype.is_floating_point or dtype.is_complex
+    return torch.finfo(dtype).eps ** 0.5 if floats else 0.0
 
 
 def _random(x: Tensor, size: int | None, generator: torch.Generator) -> Tensor:

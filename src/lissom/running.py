@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.nn.parameter import is_lazy
 
-from lissom.errors import LissomError
+from lissom.errors import LissomError, OperatorError
 
 ExampleInputs = Tensor | tuple[Tensor, ...]
 
@@ -46,9 +47,12 @@ def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -
 
     Raises:
         LissomError: quoting the shapes and what the model said.
+        OperatorError: for a mistake in the record of an operator that it calls.
     """
     try:
         return model(*inputs)
+    except OperatorError:
+        raise
     except Exception as error:  # a model may raise anything
         shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
         raise LissomError(
@@ -63,6 +67,22 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
+
+
+def require_numbers(model: nn.Module) -> None:
+    """Refuse a model some of whose tensors have shapes at most.
+
+    Raises:
+        LissomError: naming the first, and what gives it numbers.
+    """
+    for name, tensor in named_tensors(model):
+        if is_lazy(tensor):
+            raise LissomError(f"{name} has no numbers yet: run the model once before")
+        if tensor.is_meta:
+            raise LissomError(
+                f"{name} has no numbers yet: it is on the device meta; load the model's weights "
+                'before, or take model.to_empty(device="cpu")'
+            )
 
 
 @contextmanager

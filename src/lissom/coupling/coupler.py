@@ -170,7 +170,7 @@ class Coupler:
         try:
             axes: Axes | list[Axes] = asked("couple", op, self, op)
         except Unsupported as reason:
-            return self._declined(op, str(reason))
+            return self._declined(op, str(reason) or "its record declines it")
         return axes
 
     def _own(self, node: fx.Node) -> Axes:

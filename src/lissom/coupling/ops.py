@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 SYMBOLIC = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
 
@@ -108,6 +109,15 @@ def is_tensor(node: object) -> bool:
 def shape(x: Any) -> tuple[int, ...]:
     """The shape of a tensor, or of the tensor that a node stands for."""
     return tuple(int(size) for size in (x.meta["val"] if isinstance(x, fx.Node) else x).shape)
+
+
+def sized(op: Call) -> bool:
+    """Whether the sizes of a call's tensors follow from those of the inputs, not from values."""
+    values = torch.utils._pytree.tree_leaves(
+        [op.result, *(node.meta.get("val") for node in op.node.all_input_nodes)]
+    )
+    sizes = [size for x in values if isinstance(x, Tensor) for size in x.shape]
+    return not any(free_unbacked_symbols(size) for size in sizes if isinstance(size, torch.SymInt))
 
 
 def concrete(argument: Any) -> Any:

@@ -8,14 +8,17 @@ An operator without a record keeps all that it reads, and the report of `shrink`
 """
 
 import inspect
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import fx, nn
 
+from lissom.coupling.answers import expected
 from lissom.coupling.labels import Axes
-from lissom.coupling.ops import Call, call
+from lissom.coupling.ops import Call, call, sized
 from lissom.errors import LissomError, OperatorError
 
 if TYPE_CHECKING:
@@ -95,6 +98,8 @@ class Operator:
 
 
 RECORDS: dict[str, Operator] = {}
+DECLINING = ("couple", "constant", "macs")  # the questions to which `Unsupported` is an answer
+NAME = re.compile(r"(?:(\w+)::)?(\w+)")
 _NOTHING = Operator()
 
 
@@ -104,13 +109,41 @@ def operator(*names: str) -> Callable[[AnyOperator], AnyOperator]:
     Args:
         names: "linear" for `aten::linear` in all overloads and its in-place twin; operators that
             are not torch's own with their namespace, as in "mylib::scaled_linear".
+
+    Raises:
+        OperatorError: for a name that no operator can have, or a record that is no `Operator`.
     """
+    if not names:
+        raise OperatorError('operator needs a name, as in @operator("mylib::scaled_linear")')
+    for name in names:
+        _check_name(name)
 
     def enter(kind: AnyOperator) -> AnyOperator:
+        if not (isinstance(kind, type) and issubclass(kind, Operator)):
+            raise OperatorError(
+                f"a record is a subclass of lissom.operators.Operator, got {kind!r}"
+            )
         RECORDS.update(dict.fromkeys(names, kind()))
         return kind
 
     return enter
+
+
+def _check_name(name: object) -> None:
+    """A record under a name that no call has would never be asked."""
+    match = NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise OperatorError(
+            f"an operator is named without its overload, torch's own as in 'linear' and others as "
+            f"in 'mylib::scaled_linear', got {name!r}"
+        )
+    namespace, plain = match.groups()
+    if namespace == "aten" or (plain.endswith("_") and not plain.startswith("__")):
+        right = ("" if namespace in (None, "aten") else f"{namespace}::") + plain.rstrip("_")
+        raise OperatorError(
+            "an operator is named without aten:: and without the underscore of its in-place twin: "
+            f"{right!r}, got {name!r}"
+        )
 
 
 def record_of(op: Call) -> Operator:
@@ -122,22 +155,33 @@ def asked(question: str, op: Call, *arguments: Any) -> Any:
     """What a record answers; a mistake in it is an error that says where.
 
     Raises:
-        OperatorError: with what was raised, unless that is `Unsupported` or a LissomError.
+        OperatorError: with what was raised, unless that is a LissomError or declines the operator;
+            or with what was answered, if that is no answer.
     """
+    if op.node is not None and not sized(op):
+        if question in DECLINING:
+            raise Unsupported("its sizes depend on values")
+        return {}  # of what was declined nothing changes
     record = record_of(op)
+    place = f"the operator {op.name!r}" + (f" at {op.node}" if op.node is not None else "")
+    said = f"{question} in the record {type(record).__module__}.{type(record).__qualname__}"
     try:
         answer = getattr(record, question)(*arguments)
-        return list(answer) if inspect.isgenerator(answer) else answer
-    except (Unsupported, LissomError):
+        if inspect.isgenerator(answer):
+            answer = list(answer)
+    except LissomError:
         raise
     except Exception as error:
-        kind = type(record)
-        place = f" at {op.node}" if op.node is not None else ""
+        if isinstance(error, Unsupported) and question in DECLINING:
+            raise
         raise OperatorError(
-            f"{question} in the record {kind.__module__}.{kind.__qualname__} failed on the "
-            f"operator {op.name!r}{place}: {type(error).__name__}: {error}. A form that a record "
-            "does not handle is declined by raising lissom.operators.Unsupported"
+            f"{said} failed on {place}: {type(error).__name__}: {error}. A form that a record "
+            f"does not handle is declined by raising lissom.operators.Unsupported in "
+            f"{', '.join(DECLINING)}"
         ) from error
+    if (right := expected(question, op, answer)) is not None:
+        raise OperatorError(f"{said} gave {reprlib.repr(answer)} for {place}, and not {right}")
+    return answer
 
 
 def products(op: Call) -> list[tuple[Any, Any, int]]:
@@ -146,7 +190,8 @@ def products(op: Call) -> list[tuple[Any, Any, int]]:
     Raises:
         Unsupported: where the operations that it is made of tell.
     """
-    return list(asked("macs", op, op))
+    found: list[tuple[Any, Any, int]] = asked("macs", op, op)
+    return found
 
 
 def counts(op: Call) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from lissom.coupling.ops import call, shape
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
-from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors
+from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors, require_numbers
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,12 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         example_inputs: of the shapes the model will see; sizes that vary should be 2 or more.
 
     Raises:
-        LissomError: if example_inputs holds anything but tensors.
+        LissomError: if example_inputs holds anything but tensors, or the model has none yet.
         GroupError: if the model does not run on it or cannot be exported.
     """
     if not isinstance(model, nn.Module):
         raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
+    require_numbers(model)
     args = as_inputs(example_inputs)
     batch = args[0].shape[:1]
     # Copies, because torch.export leaves marks on its inputs.

@@ -13,7 +13,7 @@ from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
 from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs
+from lissom.running import ExampleInputs, as_inputs, require_numbers
 from lissom.sparse_sizes import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
@@ -58,10 +58,8 @@ def measure(
             f"a tolerance is a size ≥ 0 below which weights count as zero, got {tolerance!r}"
         )
     require_plain(model, "measure")
+    require_numbers(model)
     parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise LissomError(f"{name} has no numbers yet: run the model once before measuring it")
     zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
     variables = tuple(
         Variable(name, p.numel() - int(zeros[name].sum()), p.numel())

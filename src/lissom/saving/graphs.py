@@ -19,8 +19,9 @@ import keyword
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,11 +145,18 @@ def graph_of(
         own = dict(named_tensors(root))
         for name, owner in told.tied.items():
             _place(root, name, own[owner])
+        names = {*tensors, *told.tied, *told.graphs}
         # Graphs within others are made before these.
         for at in sorted(told.graphs, key=lambda at: -len(at)):
             module = _module(root, at)
             graph = _graph(told.graphs[at], None if at else told.signature)
+            read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
+            if odd := {f"{at}.{name}".lstrip(".") for name in read} - names:
+                raise ValueError(f"it reads {', '.join(sorted(odd))}, which the file has not")
             made_graph = fx.GraphModule(module, graph, class_name="Shrunk")
+            for name in read:  # what the class of graphs has under that name comes first
+                if not isinstance(attrgetter(name)(made_graph), Tensor | fx.GraphModule):
+                    raise ValueError(f"no tensor or graph can be called {name!r}")
             if at:
                 _place(root, at, made_graph)
         made_graph.register_forward_pre_hook(OpenSizes([tuple(shape) for shape in told.sizes]))
@@ -182,7 +190,9 @@ def _graph(nodes: list[NodeRecord], signature: SignatureRecord | None) -> fx.Gra
             case "get_attr":
                 made.append(graph.get_attr(_checked_name(node.target)))
             case "call_function":
-                made.append(graph.call_function(_function(node.target), args, kwargs))
+                function = _function(node.target)
+                _check_keywords(function, kwargs)
+                made.append(graph.call_function(function, args, kwargs))
             case "output":
                 made.append(graph.output(args[0]))
     if signature is not None:
@@ -229,6 +239,14 @@ def _function(name: str) -> Callable[..., Any]:
     ):
         return found
     raise ValueError(f"{name} is none of the operations on tensors that come with torch")
+
+
+def _check_keywords(function: Callable[..., Any], names: Collection[str]) -> None:
+    """See that a function has arguments of these names; fx writes them into the code it makes."""
+    schema = getattr(function, "_schema", None)
+    known = [argument.name for argument in schema.arguments] if schema is not None else []
+    if odd := [name for name in names if name not in known or keyword.iskeyword(name)]:
+        raise ValueError(f"{getattr(function, '__name__', function)} has no argument {odd[0]!r}")
 
 
 def _encoded(value: Any, numbers: dict[fx.Node, int]) -> Any:

@@ -66,7 +66,7 @@ def module_of(
             sizes=told.sizes,
             attention=told.attention,
             biases={name: torch.zeros_like(tensors[name]) for name in told.biases},
-            reads={at: as_indices(at, tensors[f"{at}.{READS}"]) for at in told.reads},
+            reads={at: as_indices(at, tensors[f"{at}.{READS}".lstrip(".")]) for at in told.reads},
         )
         _refit(net, tensors)
         operate(net, surgery)
@@ -89,8 +89,16 @@ def module_of(
 
 
 def _check_sizes(net: nn.Module, told: ModuleRecord) -> None:
-    """See that only sizes are written, and that all of them shrink."""
+    """See that only sizes are written, and that all of them shrink; and that the heads exist."""
     modules = dict(net.named_modules(remove_duplicate=False))
+    if odd := {*told.sizes, *told.attention, *told.reads} - modules.keys():
+        raise ValueError(f"it has no module {', '.join(map(repr, sorted(odd)))}")
+    for path, (heads, width) in told.attention.items():
+        layer = modules[path]
+        if not isinstance(layer, nn.MultiheadAttention) or width != layer.head_dim:
+            raise ValueError(f"{path} is no nn.MultiheadAttention with heads of {width} numbers")
+        if not heads or not all(0 <= head < layer.num_heads for head in heads):
+            raise ValueError(f"{path} has {layer.num_heads} heads, and those of {heads} were left")
     for path, sizes in told.sizes.items():
         for name, size in sizes.items():
             old = getattr(modules[path], name, None)

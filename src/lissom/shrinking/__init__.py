@@ -200,11 +200,16 @@ class _Case:
         return self._checked(small, decision, surgery)
 
     def what_modules_cannot(self) -> Mask:
-        """The labels of families whose new sizes the model's code does not follow, by bisection."""
+        """The labels of families whose new sizes the model's code does not follow, by bisection.
+
+        And all that are in no family, such as the columns alone of a weight.
+        """
         gone = self.decision().gone
         losing = [family for family in self.traced.families if gone[family.labels].any()]
         self._find_failing(losing)
-        stay = np.zeros(len(gone), bool)
+        stay = np.ones(len(gone), bool)
+        for family in self.traced.families:
+            stay[family.labels] = False
         stay[list(self.refused)] = True
         return stay
 

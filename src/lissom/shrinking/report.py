@@ -89,7 +89,9 @@ class Shrinkage:
         Raises:
             OptimizerError: for a state that is not shaped like its parameter (LBFGS, Adafactor).
         """
-        names = {id(p): name.removeprefix("net.") for name, p in named.items()}
+        own = {id(p): name for name, p in named.items()}
+        within = {key: name.removeprefix("net.") for key, name in own.items()}  # of a `Selected`
+        names = max(own, within, key=lambda names: len(self.keep.keys() & {*names.values()}))
         for parameter, state in optimizer.state.items():
             dims = self.keep.get(names.get(id(parameter), ""), {})
             for key, value in state.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from lissom.coupling.coupler import Coupler
-from lissom.coupling.ops import Call, call, shape
+from lissom.coupling.ops import Call, call, shape, sized
 from lissom.coupling.records import asked, record_of
 from lissom.coupling.resizing import Mask, left
 
@@ -50,7 +50,7 @@ def _of_node(
     def now(node: fx.Node) -> tuple[int, ...]:
         return left(coupler, gone, node)
 
-    if record_of(op).written:
+    if record_of(op).written and sized(op):
         for old, new in _changes(coupler, gone, op.node):
             for name, value in vars(module).items():
                 counts = name.startswith(("n", "heads"))

@@ -19,6 +19,8 @@ TOLERANCE = {
     torch.float32: 1e-4,
     torch.bfloat16: 5e-2,
     torch.float16: 1e-2,
+    torch.complex128: 1e-10,
+    torch.complex64: 1e-4,
 }
 
 
@@ -133,6 +135,8 @@ def _outputs(model: nn.Module, args: Inputs, *, must: bool = False) -> list[Tens
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
+    if a.is_complex() and b.is_complex():
+        a, b = (torch.view_as_real(x.resolve_conj()) for x in (a, b))
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
     if not a.numel():

@@ -45,7 +45,10 @@ def opened(record: Any, where: str, kinds: tuple[str, ...], start: int = 0) -> d
         found = "says no format" if kind is None else f"has the format {reprlib.repr(kind)}"
         raise RunError(f"{where} {found}, this lissom reads {' or '.join(map(repr, kinds))} there")
     rest = {key: value for key, value in record.items() if key != CHECKSUM}
-    if CHECKSUM in record and not _fits(record[CHECKSUM], rest, start):
+    *before, last = record.items()
+    # A checksum under another name is one whose name was damaged.
+    misnamed = CHECKSUM not in record and _fits(last[1], dict(before), start)
+    if misnamed or (CHECKSUM in record and not _fits(record[CHECKSUM], rest, start)):
         raise RunError(
             f"{where} is damaged: it does not fit its checksum. (If it was changed on purpose, its "
             f'"{CHECKSUM}" has to be taken out)'
@@ -73,7 +76,7 @@ def checked(schema: type[T], record: Mapping[str, Any], where: str | Path) -> T:
 
 def _fits(checksum: object, record: Mapping[str, Any], start: int) -> bool:
     try:
-        return checksum == _checksum(record, start)
+        return isinstance(checksum, str) and checksum == _checksum(record, start)
     except RecursionError:  # lists within lists; nothing that was sealed
         return False
 

@@ -35,37 +35,46 @@ def replacing(path: Path) -> Iterator[Path]:
         with replacing(path) as beside:
             figure.savefig(beside)
 
-    They have the modes that `open` gives files. If anything goes wrong, or the process is killed,
-    `path` is what it was before; nothing but a kill leaves something beside it, which the next
-    writer of the same file clears away.
+    As with `open`, a file that is replaced keeps its mode, and what a link points to is replaced
+    instead of the link. If anything goes wrong, or the process is killed, `path` is what it was
+    before; nothing but a kill leaves something beside it, which the next writer of the same file
+    clears away.
 
     Raises:
-        RunError: if `path` is a directory, or is in none.
+        RunError: if `path` is a directory or a device, or is in no directory.
         StorageError: if the disk is full, say.
     """
-    if path.is_dir():
-        raise RunError(f"{path} is a directory, and a file is to be written there")
-    if not path.parent.is_dir():
-        raise RunError(f"{path.parent} is no directory, so {path.name} cannot be written there")
     try:
-        _clear_leftovers(path)
-        with _folder_beside(path) as folder:
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        _check(place)
+        _clear_leftovers(place)
+        with _folder_beside(place) as folder:
             beside = folder / path.name
             beside.touch()
-            mode = beside.stat().st_mode & 0o777
+            mode = (place if place.exists() else beside).stat().st_mode & 0o777
             beside.unlink()
             yield beside
-            files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-            for file in files:
+            others = [file for file in folder.iterdir() if file != beside]
+            for file in (*others, beside):
                 file.chmod(mode)  # some libraries write by way of private files
                 _sync(file)
-            for file in files:  # the one that was asked for comes last
-                os.replace(file, path.parent / file.name)
+            for file in others:
+                os.replace(file, place.parent / file.name)
+            os.replace(beside, place)
             with suppress(OSError):  # not all file systems can, and the file is in its place
-                _sync(path.parent)
+                _sync(place.parent)
     except OSError as error:
         why = error.strerror or error
         raise StorageError(f"{path} cannot be written: {why}. It is as it was before") from error
+
+
+def _check(place: Path) -> None:
+    if place.is_dir():
+        raise RunError(f"{place} is a directory, and a file is to be written there")
+    if place.exists() and not place.is_file():
+        raise RunError(f"{place} is a device or a pipe, which a file would replace")
+    if not place.parent.is_dir():
+        raise RunError(f"{place.parent} is no directory, so {place.name} cannot be written there")
 
 
 @contextmanager

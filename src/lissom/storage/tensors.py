@@ -21,11 +21,17 @@ KEY = "lissom"  # under which the header has the record
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, kind: str, record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors, and a record of plain values, of a kind such as "lissom tensors 1"."""
+    """Write tensors, and a record of plain values, of a kind such as "lissom tensors 1".
+
+    Raises:
+        RunError: for a tensor that safetensors has no form for, or if the path cannot be a file.
+    """
     own: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():
-        dense = tensor.detach().to("cpu").contiguous()
+        if why := _unfit(tensor):
+            raise RunError(f"{path} cannot hold {name}, {why}")
+        dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
         # safetensors refuses tensors that share memory.
         shared = dense.untyped_storage().data_ptr() in memory
         own[name] = dense.clone() if shared else dense
@@ -52,6 +58,17 @@ def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Ten
     except Exception as error:  # safetensors and torch raise a different type for each damage
         raise RunError(f"{path} is not a readable safetensors file: {error}") from error
     return opened(record, str(path), kinds, _checksum(tensors)), tensors
+
+
+def _unfit(tensor: Tensor) -> str | None:
+    """Why a tensor cannot stand in a safetensors file, or None if it can."""
+    if tensor.is_meta:
+        return "which is on the device meta and has no numbers"
+    if tensor.layout is not torch.strided:
+        return f"whose layout is {tensor.layout}: take its to_dense()"
+    if tensor.is_quantized or tensor.dtype in (torch.complex128, torch.complex32):
+        return f"whose dtype is {tensor.dtype}, which safetensors does not have"
+    return None
 
 
 def mismatch(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -25,15 +25,14 @@ from lissom.coupling.resizing import Cut
 @operator(
     *"""
     abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not
-    bitwise_or bitwise_xor bool ceil celu clamp clamp_max clamp_min clip clone cos cosh div divide
-    double elu eq erf erfc exp exp2 expm1 fake_quantize_per_tensor_affine float float_power floor
-    floor_divide fmax fmin fmod ge gelu greater greater_equal gt half hardshrink hardsigmoid
-    hardswish hardtanh hypot isinf isnan le leaky_relu lerp less less_equal lift_fresh
-    lift_fresh_copy log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not
-    logical_or logical_xor lt masked_fill maximum minimum mish nan_to_num ne neg negative not_equal
-    positive pow reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sgn sigmoid sign silu
-    sin sinc sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink
-    threshold trunc true_divide xlogy __and__ __or__
+    bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip clone cos cosh div divide elu eq
+    erf erfc exp exp2 expm1 fake_quantize_per_tensor_affine float_power floor floor_divide fmax fmin
+    fmod ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh hypot isinf
+    isnan le leaky_relu lerp less less_equal lift_fresh lift_fresh_copy log log10 log1p log2
+    log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor lt masked_fill
+    maximum minimum mish nan_to_num ne neg negative not_equal positive pow reciprocal relu relu6
+    remainder round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softshrink
+    sqrt square sub subtract tan tanh threshold trunc true_divide xlogy __and__ __or__
     """.split()
 )
 class Elementwise(Operator):

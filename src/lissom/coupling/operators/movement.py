@@ -22,9 +22,9 @@ VIEWS = ("view", "reshape", "view_as", "reshape_as")
 
 @operator(
     *"""
-    T adjoint channel_shuffle flip mH mT movedim moveaxis numpy_T permute pixel_unshuffle ravel
-    repeat repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose unsqueeze
-    reshape_as view_as
+    adjoint channel_shuffle flip mH mT movedim moveaxis numpy_T permute pixel_unshuffle ravel repeat
+    repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as
+    view_as
     """.split()
 )
 class Movement(Operator):
@@ -70,7 +70,10 @@ class Expand(View):
 
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
         shape, out, dtype = c.trace.shape(call.first), call.shape, call.result.dtype
-        if c.axes(call.first) or not (dtype.is_floating_point or dtype == torch.bool):
+        numbers = dtype.is_floating_point or dtype == torch.bool
+        if numbers and call.name == "expand_as":  # as many copies as the other one has
+            return c.meet([call.first, call["other"]])
+        if c.axes(call.first) or not numbers:
             return super().couple(c, call)
         before = [1] * (len(out) - len(shape)) + list(shape)
         return c.free(out, [dim for dim in range(len(out)) if before[dim] == 1])
