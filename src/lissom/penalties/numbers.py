@@ -110,3 +110,8 @@ def written(value: object) -> str:
 def widen(values: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, in which a step of 1e-7 is not lost; others as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def like(number: float | Tensor, values: Tensor) -> Tensor:
+    """A number as a tensor that goes with values: a float in their precision, not in float32."""
+    return torch.as_tensor(number, dtype=values.dtype, device=values.device)

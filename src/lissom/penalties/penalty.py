@@ -14,6 +14,7 @@ from lissom.penalties.abilities import Abilities, Asked, Per
 from lissom.penalties.numbers import (
     Numbers,
     added,
+    like,
     none,
     number_of,
     per_block,
@@ -134,7 +135,7 @@ class Penalty(Abilities, ABC):
     ) -> list[Tensor]:
         flat = torch.cat([size.flatten() for size in sizes])
         t = torch.cat([
-            torch.as_tensor(step).to(size).expand_as(size).flatten()
+            like(step, size).expand_as(size).flatten()
             for size, step in zip(sizes, steps, strict=True)
         ])  # fmt: skip
         known = [
@@ -424,7 +425,7 @@ def fold_(
         damping = 1 + 2 * t * l2
         values.div_(damping)
         if keep_t:
-            return Part(values, t, lambda: scratch(values, "metric").copy_(_tensor(damping)))
+            return Part(values, t, lambda: scratch(values, "metric").copy_(like(damping, values)))
         return Part(values, t / damping)
     if none(l1) and none(l2):
         return part
@@ -450,10 +451,6 @@ def shrink_(values: Tensor, limit: float | Tensor) -> None:
 def _positive(d: Tensor, *strengths: float | Tensor) -> Tensor:
     """d, and a tiny number instead of 0 where a strength of 0 might meet it."""
     return d.clamp(min=LEAST) if any(isinstance(one, Tensor) for one in strengths) else d
-
-
-def _tensor(number: float | Tensor) -> Tensor:
-    return torch.as_tensor(number)
 
 
 def _sum(one: Penalty, other: Penalty) -> Penalty:

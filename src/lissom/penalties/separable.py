@@ -13,6 +13,7 @@ from lissom.penalties.numbers import (
     Numbers,
     added,
     check_number,
+    like,
     none,
     number_of,
     widen,
@@ -231,7 +232,7 @@ class MCP(Penalty):
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         strength, gamma = number_of(self, self.strength, norms), self.gamma
-        s = torch.as_tensor(_step(t, metric)).to(norms)
+        s = like(_step(t, metric), norms)
         concave = s >= gamma
         firm = (norms - s * strength).clamp(min=0) / torch.where(concave, 1, 1 - s / gamma)
         dead = norms <= strength * torch.where(concave, (s * gamma).sqrt(), s)
@@ -279,7 +280,8 @@ class Lq(Penalty):
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         r = norms.double()
-        mu = 2 * number_of(self, self.strength, r) * torch.as_tensor(_step(t, metric)).to(r)
+        s = like(_step(t, metric), r)
+        mu = 2 * number_of(self, self.strength, r) * s
         # In units of μ^(1/(2 − q)) the objective (x − r)² + μx^q is without a number.
         unit = mu ** (2 / 3 if self.q < 0.6 else 3 / 4)
         scaled = r / unit
