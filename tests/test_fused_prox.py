@@ -86,10 +86,7 @@ def check(penalty: Penalty, parts: list[Tensor], rates: list[float], adaptive: b
 def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: bool) -> None:
     parts = weights_of_many_layouts(dtype)
     alive = joined(parts).count_nonzero()
-    if penalty in SEPARABLE:  # each part has a learning rate of its own
-        rates = [0.1 + (i % 3) / 2 for i in range(len(parts))]
-    else:
-        rates = [0.3] * len(parts)
+    rates = [0.1 + (i % 3) / 2 for i in range(len(parts))]  # as in several parameter groups
     after = check(penalty, parts, rates, adaptive and penalty.has_metric)
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
 

@@ -449,16 +449,16 @@ def test_gradient_of_the_penalty(make: Make, detach: bool) -> None:
     net, _, groups = make()
     gates = spread_out_(gated(net, {groups: L0(0.3) + L2(0.5)}, detach_l2=detach))
     net.train()
-    gates.penalty().backward()
+    (3 * gates.penalty()).backward()  # of a loss that is scaled, say
     p = torch.cat([q.flatten() for q in gates.p_nonzero()]).detach()
     slopes = torch.tensor([0.3 * n + (0 if detach else 0.5 * s) for n, s in in_group(groups)])
-    torch.testing.assert_close(gates.log_alpha.grad, p * (1 - p) * slopes.to(p))
+    torch.testing.assert_close(gates.log_alpha.grad, 3 * p * (1 - p) * slopes.to(p))
     for block, chance in zip(gates.blocks(), gates.p_nonzero(), strict=True):
         for parameter in block.parameters:
             paid = (parameter.grad * parameter).sum() if len(block.parameters) == 1 else None
             if paid is not None:
                 squares = (chance * block.norms().square()).sum()
-                torch.testing.assert_close(paid, 2 * 0.5 * squares)
+                torch.testing.assert_close(paid, 3 * 2 * 0.5 * squares)
 
 
 @pytest.mark.parametrize(

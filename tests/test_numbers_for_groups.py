@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
 import lissom
-from lissom import L0, L1, L2, L1Ball, NonNegative, TopK
+from lissom import L0, L1, L2, L1Ball, NonNegative, TopK, rescaling
 from lissom.errors import GroupError, PenaltyError
 from lissom.groups import Groups, columns
 from lissom.recipes import make_data, make_trainer, read_recipe
@@ -187,6 +187,25 @@ def test_equal_numbers_for_groups_are_one_number(method: Any, groups: Any, penal
     assert_same(*nets)
 
 
+@pytest.mark.parametrize("penalty", [L1, L0, lambda s: TopK(5, per="layer") + L1(s)])
+@pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
+def test_numbers_for_the_weights_of_a_large_tensor(
+    monkeypatch: pytest.MonkeyPatch, penalty: Any, metric: str
+) -> None:
+    """Which would be worked on in parts, above 7 weights here, if it were one number for all."""
+    monkeypatch.setattr(rescaling, "SMALL", 7)
+    nets = [network(), network()]
+    for net, fused in zip(nets, (False, True), strict=True):
+        opt = Adam(net.parameters(), LR)
+        weights = lissom.weights(net)
+        strengths = [torch.linspace(0, 5, n.numel()).view(n.shape) for n in weights.norms()]
+        lissom.proximal(opt, {weights: penalty(strengths)}, metric=metric, fused=fused)
+        step(opt, 0)
+        step(opt, 1)
+    assert_same(*nets)
+    assert 0 < nonzeros(lissom.weights(nets[0])) < len(lissom.weights(nets[0]))
+
+
 def test_a_number_for_each_gate() -> None:
     terms = []
     for many in (False, True):
@@ -234,6 +253,10 @@ def test_numbers_that_do_not_fit_are_refused_when_the_method_is_made() -> None:
         lissom.lc(opt, {groups: L0(1.0) + L1(fitting[:1])}, every=2, mu=1.0)
     with pytest.raises(PenaltyError, match=r"shaped \[\[\]\] for its strength"):
         lissom.subgradient(opt, {groups: L1(torch.tensor(1.0))})
+    spoilt = L1([torch.ones_like(norms) for norms in groups.norms()])
+    spoilt.tensors["strength"][1][0, 0] = torch.nan  # after it was made
+    with pytest.raises(PenaltyError, match=r"has NaN or infinite numbers in its strength"):
+        lissom.proximal(opt, {groups: spoilt})
     with pytest.raises(PenaltyError, match=r"one budget over 2 blocks, .* per='layer' can have"):
         lissom.proximal(opt, {groups: TopK(3) + L1(fitting)})
     lissom.proximal(opt, {groups: TopK(3, per="layer") + L1(fitting)})

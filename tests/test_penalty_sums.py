@@ -69,6 +69,21 @@ def test_no_point_of_a_grid_is_better(
 
 
 @every_case
+@pytest.mark.parametrize("t", [0.3, 2.0])
+def test_at_the_threshold_zero_costs_what_the_least_that_lives_does(
+    penalty: Penalty, value: Value, t: float
+) -> None:
+    """A threshold that is off by little costs too little to be seen at random norms."""
+    dead, alive = torch.tensor([[0.0], [4.0]], dtype=torch.float64)
+    for _ in range(50):
+        middle = (dead + alive) / 2
+        lives = bool(penalty.prox(middle, t) > 0)
+        dead, alive = (dead, middle) if lives else (middle, alive)
+    x, r = penalty.prox(alive, t).numpy(), alive.numpy()
+    assert (x - r) ** 2 / 2 + t * value(x) == pytest.approx(r**2 / 2, abs=1e-9)
+
+
+@every_case
 @settings(deadline=None, max_examples=30)
 @given(r=norms)
 def test_value_is_the_penalty(penalty: Penalty, value: Value, r: Array) -> None:
