@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import few
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
@@ -410,7 +411,7 @@ def minimum_over_kernels(w: np.ndarray, t: float, penalty: Penalty) -> np.ndarra
 @pytest.mark.parametrize(
     "penalty", [L0(0.3), L1(0.4), L2(0.5), L0(0.3) + L1(0.2) + L2(0.5)], ids=str
 )
-@pytest.mark.parametrize("t", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("t", few([0.1, 1.0, 3.0], [1.0]))
 def test_scaling_by_the_prox_of_the_norms_is_the_prox_on_the_weights(
     penalty: Penalty, t: float
 ) -> None:

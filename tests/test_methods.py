@@ -217,7 +217,7 @@ def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -
     assert bits(second.net) == undisturbed(make)
 
 
-SOME = (neurons_by_gates, weights_by_lc, weights_rewound)
+SOME = (weights_by_lc, weights_rewound)  # compiled gates are in test_gates.py
 
 
 @pytest.mark.parametrize("make", few(METHODS.values(), SOME), ids=METHODS)

@@ -229,7 +229,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", few([0, 4], [4]))
-@pytest.mark.parametrize("writer", ["save_network", "save_point", "job.fit"])
+@pytest.mark.parametrize("writer", few(["save_network", "save_point", "job.fit"], ["save_point"]))
 def test_killed_between_any_two_files_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, writer: str, curve: Curve
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from products import few
 from sklearn.linear_model import Lasso
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -142,7 +143,7 @@ def lasso(problem: Problem, strength: float) -> Array:
     return solution
 
 
-@pytest.mark.parametrize("strength", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("strength", few([0.05, 0.3, 1.0], [0.3]))
 @pytest.mark.parametrize(
     ("optimizer", "metric"),
     [
@@ -167,7 +168,7 @@ def test_the_prox_ends_in_the_lasso(optimizer, metric, strength: float) -> None:
     np.testing.assert_allclose(model.array(), lasso(problem, strength), atol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.5, 0.9])
+@pytest.mark.parametrize("momentum", few([0.5, 0.9], [0.9]))
 @pytest.mark.parametrize(
     ("optimizer", "metric"),
     [

@@ -497,7 +497,7 @@ def killed(recipe: str, out: str, at: int, monkeypatch: pytest.MonkeyPatch) -> d
 
 # Within the second, third and fourth epoch, of 11 steps each.
 @pytest.mark.parametrize("at", few([15, 25, 43], [25]))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", few(METHODS, ["proximal", "gates"]))
 def test_a_run_under_each_method_is_killed_measured_and_resumed(
     name: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from path_cases import EXAMPLE, made_up, path, raising, test_error
+from products import few
 from safetensors.torch import load as read_tensors
 from torch import nn
 
@@ -364,8 +365,15 @@ class TestInABrowser:
         assert "bytes removed" in section(dom, "plot")
         point = curve.settings[1].points[1]
         assert f"<td>{point.size():,.0f}</td>" in chosen
-        for wrong in ("#point=99", "#point=x", "#curve=7&point=0", "#axis=nothing"):
-            assert "knee" in section(browse(file, wrong), "chosen")
+
+    @pytest.mark.parametrize(
+        "wrong", few(["#point=99", "#point=x", "#curve=7&point=0", "#axis=nothing"], ["#point=99"])
+    )
+    def test_an_address_of_nothing_chooses_the_knee(
+        self, curve: Curve, tmp_path: Path, wrong: str
+    ) -> None:
+        file = write_curve_report([curve.out], tmp_path / "x.html")
+        assert "knee" in section(browse(file, wrong), "chosen")
 
     def test_keys_and_clicks_go_from_point_to_point(self, curve: Curve, tmp_path: Path) -> None:
         file = write_curve_report([curve.out], tmp_path / "x.html")

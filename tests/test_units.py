@@ -1,7 +1,9 @@
 """Coupled units as groups: disjoint norms, exact prox, and zeros that can be removed."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -50,9 +52,14 @@ class Residual(nn.Module):
 EXAMPLE = fresh(torch.empty(2, 2, 5, 5, dtype=torch.float64), 0)[0]
 
 
-def residual(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Groups]:
+@cache
+def traced(dtype: torch.dtype) -> tuple[nn.Module, Groups]:
     net = drawn(Residual()).to(dtype)
     return net, units(net, EXAMPLE.to(dtype))
+
+
+def residual(dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Groups]:
+    return copy.deepcopy(traced(dtype))
 
 
 def by_hand(family: Family, unit: int, values: Mapping[str, Tensor] | None = None) -> Tensor:
