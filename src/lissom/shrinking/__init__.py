@@ -13,7 +13,7 @@ from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.coupling.constants import Constants
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs
+from lissom.running import ExampleInputs, as_inputs, require_numbers
 from lissom.shrinking.decision import Decider, Decision, Mask
 from lissom.shrinking.graph import cut_graph
 from lissom.shrinking.reading import reading_less
@@ -317,6 +317,7 @@ def _checks(
 
 def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bool | None) -> None:
     require_plain(model, "shrink")
+    require_numbers(model)
     if isinstance(model, Selected):
         raise LissomError(
             "this network starts with a selection of its inputs already: shrink its .net, on "
