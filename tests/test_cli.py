@@ -413,6 +413,7 @@ def test_overwrite_removes_what_shrink_wrote(half: Path) -> None:
     assert not {path.name for path in Path("run").iterdir()} & SHRUNK_FILES
 
 
+@exhaustive
 def test_shrink_and_export_of_an_unfinished_run_tell_so(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("channels.toml").write_text(CHANNELS)
     unfinished("run", monkeypatch, "channels.toml")
@@ -423,6 +424,7 @@ def test_shrink_and_export_of_an_unfinished_run_tell_so(monkeypatch: pytest.Monk
     assert sum(widths(lissom.load("run/small.safetensors", small_cnn))) == 28
 
 
+@exhaustive
 def test_export_shrinks_unless_told_not_to(half: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
     sizes = {}

@@ -96,6 +96,7 @@ def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
     assert_same_run(run, whole)
 
 
+@exhaustive
 def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path) -> None:
     train(tmp_path / "run")
     assert_same_run(tmp_path / "run", whole)

@@ -25,7 +25,7 @@ from path_cases import (
     test_error,
     timeless,
 )
-from products import few
+from products import exhaustive, few
 from torch import Tensor, nn
 
 import lissom
@@ -154,6 +154,7 @@ def test_a_guess_finds_both_ends() -> None:
     assert len(found.settings) == 10
 
 
+@exhaustive
 def test_random_numbers_depend_on_the_point_alone(curve: Curve) -> None:
     torch.manual_seed(99)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -515,6 +516,7 @@ def test_scores_against_a_loop(curve: Curve) -> None:
         assert torch.equal(scores.index[name].reshape(-1), expected)
 
 
+@exhaustive
 def test_scores_of_units_are_those_of_their_last_weight(curve: Curve) -> None:
     scores = curve.scores(0, groups=lambda net: lissom.weights(net).only("0"))
     assert torch.equal(scores.index["0.weight"], curve.scores(0).index["0.weight"])

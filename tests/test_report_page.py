@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from path_cases import EXAMPLE, made_up, path, raising, test_error
-from products import few
+from products import exhaustive, few
 from safetensors.torch import load as read_tensors
 from torch import nn
 
@@ -355,6 +355,7 @@ class TestInABrowser:
         assert f"strength {knee.strength:g}, knee" in chosen
         assert "0.weight" in chosen and "&lt;b&gt;dog" in chosen and 'download="' in chosen
 
+    @exhaustive
     def test_an_address_chooses_a_point(self, curve: Curve, tmp_path: Path) -> None:
         file = write_curve_report([curve.out], tmp_path / "x.html")
         dom = browse(file, "#point=1&seed=1&axis=bytes")
