@@ -65,6 +65,22 @@ def test_each_run_has_the_nearest_weights(count: int, adaptive: bool) -> None:
                 torch.testing.assert_close(now[here], nearest(row[here], ds[here], k))
 
 
+def test_what_lives_in_a_run_is_shrunk_by_the_learning_rate() -> None:
+    net = net_of()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    method = lissom.proximal(opt, {lissom.blocks(net, RUN): TopK(2, per="block") + L1(0.3)})
+    weight = net[2].weight
+    rows = weight.detach().clone()
+    method.apply()
+    for row, now in zip(rows, weight.detach(), strict=True):
+        for start in range(0, len(row), RUN):
+            run = row[start : start + RUN]
+            soft = run.sign() * (run.abs() - 0.1 * 0.3).clamp(min=0)
+            least = run.abs().sort(descending=True).values[1]
+            expected = torch.where(run.abs() >= least, soft, 0)
+            torch.testing.assert_close(now[start : start + RUN], expected)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     "penalty",

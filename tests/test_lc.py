@@ -21,6 +21,7 @@ from lissom.compressions import Codebook, Compression, LowRank, RankSelection
 from lissom.compressions.forms import form_of
 from lissom.errors import CompressionError, GroupError, MethodError, OptimizerError
 from lissom.methods.lc import LC, lc
+from lissom.methods.lc.mu import Automatic
 from lissom.methods.lc.pull import pull
 from lissom.penalties import widen
 from lissom.schedules import linear
@@ -661,6 +662,13 @@ def test_automatic_mu_starts_as_a_tenth_of_the_gradient(every: int, start: int) 
     else:  # the C step let it grow, since w has only come closer to θ by chance
         assert method.number == 1
         assert method.mu == pytest.approx(1.5 * mu, rel=1e-4)
+
+
+def test_automatic_mu_is_what_the_fastest_of_the_groups_can_follow() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.01, 0.5, 0.0)]
+    mu = Automatic(steps=3, tolerance=0.01, mu=1.9, first=1.0, optimizer=SGD(groups))
+    mu.follow(0, gap=1.0)  # behind
+    assert mu(1) == 1 / 0.5 < 1.5 * 1.9
 
 
 @pytest.mark.parametrize("fused", [False, True])

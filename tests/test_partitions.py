@@ -377,6 +377,26 @@ def test_expected_operations_of_attention_by_groups_of_ones_own() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
+def test_a_unit_in_two_groups_is_not_gone_with_one_of_them() -> None:
+    """Without their queries the heads of an attention still multiply."""
+    torch.manual_seed(0)
+    net = drawn(nn.TransformerEncoderLayer(6, 3, 4, dropout=0.0, batch_first=True))
+    x = numbers(2, 4, 6)
+    [family] = heads(net, x)
+    own = {}
+    for member in family.members:
+        index = member.index.clone()
+        if "in_proj" in member.name:
+            index[:6] = 3  # rows that make queries
+        dims = range(member.tensor.ndim)
+        own[member.tensor] = index.view([-1 if d in member.dims else 1 for d in dims])
+    gates = gated(net, {partition(net, own): L0(1.0)}, example_inputs=x)
+    with torch.no_grad():
+        gates.log_alpha.copy_(torch.tensor([60.0, 60.0, 60.0, -60.0]))
+    queries = 4 * 6 * 6  # tokens × width × width
+    assert gates.total("macs") - gates.expected("macs").item() == pytest.approx(queries)
+
+
 @each("kind", SEVERAL)
 @pytest.mark.parametrize("draws", ["training", "evaluation"])
 def test_gates_multiply_all_of_a_group_alike(kind: Any, draws: str) -> None:

@@ -164,6 +164,9 @@ def test_without_negative_weights(base: Penalty, fused: bool, adaptive: bool) ->
 def test_signs_alone() -> None:
     w = torch.tensor([-1.0, 0.0, 2.0])
     assert NonNegative().prox(w).tolist() == [0, 0, 2]
+    part = Part(w.clone(), 1.0)
+    NonNegative().prox_([part])
+    assert part.values.tolist() == [0, 0, 2]
     assert NonNegative().value(w) == torch.inf and NonNegative().value(w.clamp(min=0)) == 0
     assert NonNegative() + NonNegative() == NonNegative()
 
