@@ -645,3 +645,10 @@ def test_groups_of_what_is_no_model(choose: Any) -> None:
 def test_no_runs(run: Any) -> None:
     with pytest.raises(GroupError, match="a run of neighbours is a whole number, 1 or more; got"):
         blocks(Net(), run)
+
+
+def test_a_tied_parameter_goes_by_any_of_its_names() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    [block] = partition(net, {"1.weight": torch.arange(3)[:, None]})
+    assert block.name == "0.weight" and block.shape == (3,)
