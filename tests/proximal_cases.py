@@ -90,10 +90,10 @@ def train(net: nn.Module, optimizer: Optimizer, steps: range) -> None:
 
 
 def stand(optimizer: Optimizer, steps: int) -> None:
-    """Steps without a gradient: whatever moves is moved by the prox."""
+    """Steps along gradients next to 0: whatever moves is moved by the prox."""
     for group in optimizer.param_groups:
         for p in group["params"]:
-            p.grad = torch.zeros_like(p)
+            p.grad = torch.full_like(p, 1e-30)
     for _ in range(steps):
         optimizer.step()
 

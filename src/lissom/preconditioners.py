@@ -51,6 +51,11 @@ class Preconditioner:
             moment = (moment - widen(self.mean).square()).clamp(min=0)
         return torch.sqrt(moment, out=out).mul_(self.scale).add_(self.eps)
 
+    def of(self, rows: Tensor) -> "Preconditioner":
+        """This one for some rows of the parameter, of which `rows` has a Boolean each."""
+        mean = None if self.mean is None else self.mean[rows]
+        return Preconditioner(self.moment[rows], self.scale, self.eps, mean)
+
     def parts(self, rows: int) -> list["Preconditioner"]:
         """This one for each `rows` rows of the parameter."""
         means = self.mean.split(rows) if self.mean is not None else None

@@ -6,10 +6,10 @@ This is the step that a proximal optimizer takes after its own, and the compress
 learning–compression under a penalty. The two differ in the step t and in whose D it is.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lissom.groups import Partition
 from lissom.penalties import Part, Penalty, widen
@@ -19,6 +19,7 @@ from lissom.scratch import SMALL
 
 Step = Callable[[Partition], float]
 Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
+Chosen = Tensor | None  # a Boolean over the leading dims of a block's norms; None for all groups
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def rescale(
     step: Step,
     metrics: Metrics,
     *,
-    only: Container[Partition] | None = None,
+    only: Mapping[Partition, Chosen] | None = None,
     fused: bool = True,
 ) -> None:
     """Apply a penalty's prox to the norms of blocks, and rescale their groups accordingly.
@@ -38,80 +39,115 @@ def rescale(
         blocks: all that it is asked of; their norms come together.
         step: t of a block, ≥ 0.
         metrics: D of a block, one for each of its parameters; None for 1 throughout.
-        only: those that are rescaled now; None for all.
+        only: the blocks that are rescaled now, each with those of its groups that are. All others
+            stay as they are, and a budget does not count them. None for all.
         fused: False runs the definition (same result, slower).
     """
     apply = _fused if fused else _reference
-    chosen = [i for i, block in enumerate(blocks) if only is None or block in only]
+    chosen = dict.fromkeys(blocks) if only is None else only
     unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
-    if penalty.per == "block":
-        for i in chosen:
-            _in_runs(penalty, blocks[i], step, metrics)
-    elif penalty.per == "layer" or unequal:
-        for i in chosen:
-            apply(penalty.of(i), [blocks[i]], step, metrics, whole=unequal)
-    elif chosen:
-        apply(penalty, [blocks[i] for i in chosen], step, metrics, whole=False)
+    if penalty.per == "all" and not unequal:
+        if now := {block: chosen[block] for block in blocks if block in chosen}:
+            apply(penalty, now, step, metrics, whole=False)
+        return
+    for i, block in enumerate(blocks):
+        if block not in chosen:
+            continue
+        groups = chosen[block]
+        if penalty.per == "block":
+            _in_runs(penalty, block, groups, step, metrics)
+        else:
+            one = penalty.of(i) if groups is None else penalty.of(i).among(groups)
+            apply(one, {block: groups}, step, metrics, whole=unequal)
 
 
 def _reference(
-    penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics, *, whole: bool
+    penalty: Penalty, now: Mapping[Partition, Chosen], step: Step, metrics: Metrics, *, whole: bool
 ) -> None:
     """The definition: all norms at once, one prox, one scale for each group."""
-    norms = [_signed(block) if penalty.signed else block.norms() for block in blocks]
-    steps = [torch.full_like(n, step(b)) for n, b in zip(norms, blocks, strict=True)]
-    weighted = [d for b in blocks if (d := _weighted(b, metrics)) is not None]
-    metric = _joined(weighted) if weighted else None
+    norms = [_norms(penalty, block, chosen) for block, chosen in now.items()]
+    steps = [torch.full_like(n, step(b)) for n, b in zip(norms, now, strict=True)]
+    found = [d for b, chosen in now.items() if (d := _weighted(b, chosen, metrics)) is not None]
+    metric = _joined(found) if found else None
     new = proxed(penalty, _joined(norms), _joined(steps), metric)
-    sizes = [n.numel() for n in norms]
-    for block, old, x in zip(blocks, norms, new.flatten().split(sizes), strict=True):
-        block.scale_(_ratio(x.view_as(old), old))
+    parts = new.flatten().split([n.numel() for n in norms])
+    for (block, chosen), old, x in zip(now.items(), norms, parts, strict=True):
+        _scale_(block, chosen, x.view_as(old), old)
 
 
 def _fused(
-    penalty: Penalty, blocks: Sequence[Partition], step: Step, metrics: Metrics, *, whole: bool
+    penalty: Penalty, now: Mapping[Partition, Chosen], step: Step, metrics: Metrics, *, whole: bool
 ) -> None:
     """The same in place on single weights, and on the norms of larger groups."""
     parts: list[Part] = []
-    lifted: list[tuple[Partition, Tensor, Tensor]] = []
-    for block in blocks:
+    lifted: list[tuple[Partition, Chosen, Tensor, Tensor]] = []
+    taken: list[tuple[Tensor, Tensor, Tensor]] = []
+    for block, chosen in now.items():
         t = step(block)
         if block.single:
+            values = block.parameters[0].detach()
             found = metrics(block)
-            parts += _in_place(block.parameters[0], t, found[0] if found else None, whole=whole)
+            metric = found[0] if found else None
+            if chosen is not None:
+                weights, values = values, values[chosen]
+                metric = metric and metric.of(chosen)
+                taken.append((weights, chosen, values))
+            parts += _in_place(values, t, metric, whole=whole)
         else:
-            norms = block.norms()
+            norms = _of(chosen, block.norms())
             new = norms.clone()
-            metric = _weighted(block, metrics)
-            parts.append(Part(new, t, None if metric is None else metric.clone))
-            lifted.append((block, norms, new))
+            weighted = _weighted(block, chosen, metrics)
+            parts.append(Part(new, t, None if weighted is None else weighted.clone))
+            lifted.append((block, chosen, new, norms))
     penalty.prox_(parts)
-    for block, norms, new in lifted:
-        block.scale_(_ratio(new, norms))
+    for weights, chosen, values in taken:
+        weights[chosen] = values
+    for block, groups, new, norms in lifted:
+        _scale_(block, groups, new, norms)
 
 
-def _in_runs(penalty: Penalty, block: Partition, step: Step, metrics: Metrics) -> None:
-    """The same for each run of neighbours by itself."""
-    norms = _signed(block) if penalty.signed else block.norms()
-    metric = _weighted(block, metrics)
+def _in_runs(
+    penalty: Penalty, block: Partition, chosen: Chosen, step: Step, metrics: Metrics
+) -> None:
+    """The same for each run of neighbours by itself; all of a run are in one row."""
+    norms = _norms(penalty, block, None)
+    metric = _weighted(block, None, metrics)
     in_runs = None if metric is None else block.in_runs(metric)
-    new = proxed(penalty, block.in_runs(norms), step(block), in_runs)
-    block.scale_(_ratio(block.out_of_runs(new), norms))
+    new = block.out_of_runs(proxed(penalty, block.in_runs(norms), step(block), in_runs))
+    _scale_(block, chosen, _of(chosen, new), _of(chosen, norms))
 
 
-def _weighted(block: Partition, metrics: Metrics) -> Tensor | None:
+def _norms(penalty: Penalty, block: Partition, chosen: Chosen) -> Tensor:
+    """What the prox is given: norms, or the weights themselves where signs count."""
+    norms = widen(block.parameters[0].detach()) if penalty.signed else block.norms()
+    return _of(chosen, norms)
+
+
+def _weighted(block: Partition, chosen: Chosen, metrics: Metrics) -> Tensor | None:
     found = metrics(block)
-    return None if found is None else block.weighted(*(d() for d in found))
+    return None if found is None else _of(chosen, block.weighted(*(d() for d in found)))
+
+
+def _of(chosen: Chosen, numbers: Tensor) -> Tensor:
+    return numbers if chosen is None else numbers[chosen]
+
+
+def _scale_(block: Partition, chosen: Chosen, new: Tensor, old: Tensor) -> None:
+    """Rescale the chosen groups from their old norms to new ones."""
+    scales = torch.where(old == 0, 0, new / old)  # never 0/0
+    if chosen is not None:
+        some, scales = scales, scales.new_ones(block.shape)
+        scales[chosen] = some
+    block.scale_(scales)
 
 
 def _in_place(
-    parameter: nn.Parameter, t: float, metric: Preconditioner | None, *, whole: bool
+    values: Tensor, t: float, metric: Preconditioner | None, *, whole: bool
 ) -> list[Part]:
-    """The parameter itself as parts of at most SMALL weights, so that no copy of it is made.
+    """The values themselves as parts of at most SMALL weights, so that no copy of them is made.
 
-    `whole` says that it has to stay one, as where a penalty has a number for each of its weights.
+    `whole` says that they have to stay one, as where a penalty has a number for each of them.
     """
-    values = parameter.detach()
     if whole or values.numel() <= SMALL:
         return [Part(values, t, metric and metric.scratch)]
     rows = max(1, SMALL // values[0].numel())
@@ -121,16 +157,6 @@ def _in_place(
     ]
 
 
-def _signed(block: Partition) -> Tensor:
-    """The weights themselves, of a block of single ones."""
-    return widen(block.parameters[0].detach())
-
-
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """One as it is, since a penalty may have numbers of the same shape; several in a vector."""
     return tensors[0] if len(tensors) == 1 else torch.cat([x.flatten() for x in tensors])
-
-
-def _ratio(new: Tensor, old: Tensor) -> Tensor:
-    """new/old, and 0 where old is 0: never 0/0."""
-    return torch.where(old == 0, 0, new / old)

@@ -5,7 +5,7 @@ scales, metrics, costs and the places of gates follow from them, once, in two ca
 a number for each group out over a tensor, and `sums` adds a tensor up over each group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -147,6 +147,19 @@ class Member:
         """Σ w² over the entries of each group."""
         return self.gathered(self.norms().square())
 
+    def within(self, rows: Tensor) -> Tensor:
+        """Which groups have all their entries in the rows (of dim 0) that have a True.
+
+        Returns:
+            A Boolean for each row where the groups are cut out of rows, otherwise for each group.
+        """
+        if self.index is None and self.dims[:1] == (0,):
+            return rows
+        some = rows if 0 in self.dims else rows.all()
+        left = (~some).view(-1, *[1] * (len(self.dims) - 1))  # dim 0 is the first of dims
+        shape = self.shape if self.index is None else self.index.shape
+        return self.gathered(left.expand(shape).float()) == 0
+
     def counts(self) -> int | Tensor:
         """Entries in each group: one number where they are equally many."""
         each = prod(self.tensor.shape[d] for d in self._inner) if self.tensor.numel() else 0
@@ -266,6 +279,27 @@ class Partition:
         alive = squares > 0  # the root's gradient at 0 is taken to be 0
         return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)
 
+    def within(self, rows: Mapping[nn.Parameter, Tensor | None]) -> Tensor | None:
+        """Which groups lie, with all that counts in their norms, in some rows of their tensors.
+
+        Args:
+            rows: of each parameter, a Boolean for each row (of dim 0); None for all of them, and a
+                parameter that is not there has none.
+
+        Returns:
+            A Boolean over the leading dims of the norms; None for all groups.
+        """
+        found: Tensor | None = None
+        for member in self.normed:
+            tensor = member.tensor
+            if not isinstance(tensor, nn.Parameter):
+                continue
+            some = rows[tensor] if tensor in rows else _no_row(tensor)
+            if some is not None:
+                groups = member.within(some)
+                found = groups if found is None else found & groups.to(found.device)
+        return found
+
     def weighted(self, *metrics: Tensor) -> Tensor:
         """Σ_{i∈g} d_i w_i² / r_g², the metric that every rescaling of a group sees exactly.
 
@@ -360,6 +394,11 @@ def met_first(spreads: Sequence[Spread]) -> list[Tensor]:
             first = first & (mine != earlier)
         found.append(first)
     return found
+
+
+def _no_row(tensor: Tensor) -> Tensor:
+    rows: Tensor = tensor.detach().new_zeros(tensor.shape[:1] or 1, dtype=torch.bool)
+    return rows
 
 
 def _total(terms: Sequence[Any]) -> Any:

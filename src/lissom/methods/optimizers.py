@@ -4,6 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
+from lissom.preconditioners import Group
 
 INNER = ("optimizer", "_optimizer", "base_optimizer")  # accelerate's, Lightning's, SAM's
 OUTSIDE = ("schedulefree", "lookahead")  # in names of those that move weights outside of `step`
@@ -32,6 +33,11 @@ def stepping_optimizer(given: object) -> Optimizer:
             f"a method follows the steps of a torch.optim.Optimizer, got {type(given).__name__}"
         )
     return optimizer
+
+
+def param_groups_of(optimizer: Optimizer) -> dict[nn.Parameter, Group]:
+    """The param group that holds each parameter now: groups may come and go between steps."""
+    return {p: group for group in optimizer.param_groups for p in group["params"]}
 
 
 def parameters_of(optimizer: Optimizer) -> set[nn.Parameter]:

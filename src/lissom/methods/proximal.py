@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import MethodError, OptimizerError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
-from lissom.methods.metric import Metric, check_metric, group_numbers, is_measured, metric_of
+from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
+from lissom.methods.optimizers import param_groups_of
 from lissom.methods.options import Options, Steps, make_options, takes, whole
+from lissom.methods.stepped import Rows, Stepped, chosen
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
@@ -69,8 +72,8 @@ class Proximal(Method):
         options: ProximalOptions | None = None,
     ) -> None:
         super().__init__(optimizer, penalties, options)
-        self._due: set[Partition] = set()  # blocks that were stepped since the last prox
-        self._group_of = {b: group_numbers(self.optimizer, b.parameters) for b in self.blocks()}
+        self._stepped = Stepped(p for block in self.blocks() for p in block.parameters)
+        self._groups_now = param_groups_of(self.optimizer)
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
                 self._metrics(block)
@@ -86,56 +89,65 @@ class Proximal(Method):
         return options.metric == "euclidean"  # where D differs, the two proxes are not one
 
     def after_step(self) -> None:
-        # What the optimizer did not step has no gradient, and is left alone.
-        self._due.update(b for b in self.blocks() if any(p.grad is not None for p in b.parameters))
+        self._stepped.note()
         if self.now % self.options.every == 0:
-            self._rescale(self._due)
-            self._due = set()
+            self._rescale(self._stepped.due)
+            self._stepped.due = {}
 
     def apply(self) -> None:
         """Apply the prox now, with the penalties of the present step, to all groups.
 
-        In the adaptive metric those are left alone that the optimizer has not stepped yet, since it
-        has no metric for them.
+        What no step was about so far is left alone, once there were steps; in the adaptive metric,
+        of which the optimizer has none for it yet, before the first one too.
 
         Raises:
             MethodError: within `deployed`, which has applied what is due.
         """
         if self._deploying:
             raise MethodError("apply within deployed() would be undone at its end: call it later")
-        self._rescale({block for block in self.blocks() if self._measured(block)})
-        self._due = set()
+        self._groups_now = param_groups_of(self.optimizer)
+        everything: dict[nn.Parameter, Rows] = dict.fromkeys(self._stepped.parameters)
+        rows = self._stepped.so_far() or everything
+        self._rescale({p: some for p, some in rows.items() if self._measured(p)})
+        self._stepped.due = {}
 
     def write_(self) -> None:
         """Apply the prox that is due, where there were steps since the last."""
-        self._rescale(self._due)
+        self._rescale(self._stepped.due)
 
     @torch.no_grad()
-    def _rescale(self, chosen: set[Partition]) -> None:
+    def _rescale(self, rows: Mapping[nn.Parameter, Rows]) -> None:
+        """Apply the prox to the groups that lie in the given rows of the parameters."""
+        self._groups_now = param_groups_of(self.optimizer)
+        only = chosen(self.blocks(), rows)
         for groups, penalty in self.penalties.items():
             rescale(
                 penalty.at(self.now),
                 groups.blocks,
                 self._lr,
                 self._metrics,
-                only=chosen,
+                only=only,
                 fused=self.options.fused,
             )
 
-    def _measured(self, block: Partition) -> bool:
-        """Whether the optimizer has a metric for a block."""
+    def _measured(self, parameter: nn.Parameter) -> bool:
+        """Whether the optimizer has a metric for a parameter."""
         euclidean = self.options.metric == "euclidean"
-        return euclidean or is_measured(self.optimizer, self._group_of[block], block.parameters)
+        return euclidean or is_measured(self.optimizer, self._groups_now, [parameter])
 
     def own_state(self) -> dict[str, Any]:
-        return {"due": [block in self._due for block in self.blocks()]}
+        return self._stepped.state_dict()
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
-        due = zip(self.blocks(), state["due"], strict=True)
-        self._due = {block for block, is_due in due if is_due}
+        if "waiting" not in state:  # of a version that knew blocks alone
+            due = zip(self.blocks(), state["due"], strict=True)
+            owed = {p for block, is_due in due for p in block.parameters if is_due}
+            parameters = self._stepped.parameters
+            state = {"due": [p in owed for p in parameters], "waiting": [False] * len(parameters)}
+        self._stepped.load_state_dict(state)
 
     def _lr(self, block: Partition) -> float:
-        rates = {float(self.optimizer.param_groups[i]["lr"]) for i in self._group_of[block]}
+        rates = {float(self._groups_now[p]["lr"]) for p in block.parameters}
         if len(rates) > 1:
             raise OptimizerError(
                 f"the members of {block.name} ({', '.join(block.names)}) are one group, so its "
@@ -147,7 +159,7 @@ class Proximal(Method):
         """D for each parameter of a block; None where the metric is 1 throughout."""
         if self.options.metric == "euclidean":
             return None
-        return metric_of(self.optimizer, self._group_of[block], block.parameters)
+        return metric_of(self.optimizer, self._groups_now, block.parameters)
 
 
 @takes(ProximalOptions)

@@ -181,6 +181,15 @@ class Penalty(Abilities, ABC):
         }
         return replace(self, **listed) if listed else self  # type: ignore[type-var]
 
+    def among(self, chosen: Tensor) -> Self:
+        """This penalty of one block for some of its groups: of tensors, the numbers of those.
+
+        Args:
+            chosen: a Boolean over the leading dims of the block's norms.
+        """
+        some = {name: found[chosen.to(found.device)] for name, [found] in self.tensors.items()}
+        return replace(self, **some) if some else self  # type: ignore[type-var]
+
     def require_groups(self, blocks: Sequence[Asked]) -> None:
         shapes = [list(block.shape) for block in blocks]
         for name, tensors in self.tensors.items():
@@ -357,6 +366,9 @@ class Sum(Penalty):
 
     def of(self, block: int) -> "Sum":
         return Sum(tuple(term.of(block) for term in self.parts)) if self.tensors else self
+
+    def among(self, chosen: Tensor) -> "Sum":
+        return Sum(tuple(term.among(chosen) for term in self.parts)) if self.tensors else self
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.terms))

@@ -11,7 +11,8 @@ from lissom.compressions.compressions import Compression, bound, compress, tenso
 from lissom.compressions.forms import Form, form_of
 from lissom.groups import Groups
 from lissom.methods.lc.pull import pull
-from lissom.methods.metric import group_numbers, is_measured, metric_of
+from lissom.methods.metric import is_measured, metric_of
+from lissom.methods.optimizers import param_groups_of
 from lissom.penalties import Penalty
 
 
@@ -42,7 +43,6 @@ class Task:
         self.targets: list[Tensor] = []
         self.duals = [torch.zeros_like(w) for w in self.weights] if augmented else None
         self._optimizer = optimizer  # in whose metric θ is nearest
-        self._groups = [] if optimizer is None else group_numbers(optimizer, self.weights)
 
     @torch.no_grad()
     def project(self, step: int, mu: float) -> list[Form]:
@@ -107,7 +107,10 @@ class Task:
 
     def _metric(self) -> list[Tensor] | None:
         """The optimizer's, or None before its first step, where it has none yet."""
-        if self._optimizer is None or not is_measured(self._optimizer, self._groups, self.weights):
+        if self._optimizer is None:
             return None
-        found = metric_of(self._optimizer, self._groups, self.weights)
+        groups = param_groups_of(self._optimizer)
+        if not is_measured(self._optimizer, groups, self.weights):
+            return None
+        found = metric_of(self._optimizer, groups, self.weights)
         return None if found is None else [d() for d in found]
