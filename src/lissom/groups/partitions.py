@@ -245,6 +245,12 @@ class Partition:
         return tuple(m.tensor for m in self.normed if isinstance(m.tensor, nn.Parameter))
 
     @property
+    def scaled(self) -> list[nn.Parameter]:
+        """The parameters that `scale_` changes: of the norms, and what is zeroed with them."""
+        tensors = (member.tensor for member in self.members if member.role is not Role.CUT)
+        return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What it can be chosen by."""
         return tuple(member.name for member in self.normed)
@@ -279,22 +285,19 @@ class Partition:
         alive = squares > 0  # the root's gradient at 0 is taken to be 0
         return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)
 
-    def within(self, rows: Mapping[nn.Parameter, Tensor | None]) -> Tensor | None:
-        """Which groups lie, with all that counts in their norms, in some rows of their tensors.
+    def within(self, rows: Mapping[Tensor, Tensor | None]) -> Tensor | None:
+        """Which groups lie in some rows of their tensors, with all that `scale_` would change.
 
         Args:
-            rows: of each parameter, a Boolean for each row (of dim 0); None for all of them, and a
-                parameter that is not there has none.
+            rows: of tensors, a Boolean for each row (of dim 0), or one for all rows; None, as for
+                a tensor that is not there, for every row.
 
         Returns:
             A Boolean over the leading dims of the norms; None for all groups.
         """
         found: Tensor | None = None
-        for member in self.normed:
-            tensor = member.tensor
-            if not isinstance(tensor, nn.Parameter):
-                continue
-            some = rows[tensor] if tensor in rows else _no_row(tensor)
+        for member in self.members:
+            some = None if member.role is Role.CUT else rows.get(member.tensor)
             if some is not None:
                 groups = member.within(some)
                 found = groups if found is None else found & groups.to(found.device)
@@ -394,11 +397,6 @@ def met_first(spreads: Sequence[Spread]) -> list[Tensor]:
             first = first & (mine != earlier)
         found.append(first)
     return found
-
-
-def _no_row(tensor: Tensor) -> Tensor:
-    rows: Tensor = tensor.detach().new_zeros(tensor.shape[:1] or 1, dtype=torch.bool)
-    return rows
 
 
 def _total(terms: Sequence[Any]) -> Any:

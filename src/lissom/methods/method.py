@@ -188,7 +188,8 @@ class Method(metaclass=_MadeFirst):
 
     def follow(self, optimizer: Optimizer) -> None:
         """Hang the method on the optimizer; called once, when all of it is made."""
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        hook = torch.compiler.disable(self._after_step)  # of a compiled step it is no part
+        self._hook = optimizer.register_step_post_hook(hook)
 
     def loss_term(self) -> Tensor | None:
         """What is added to the loss now; None for nothing."""
@@ -478,7 +479,7 @@ class Method(metaclass=_MadeFirst):
 def methods_on(optimizer: Optimizer) -> list[Method]:
     """The methods that follow an optimizer."""
     hooks = stepping_optimizer(optimizer)._optimizer_step_post_hooks.values()
-    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    owners = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
     return [owner for owner in owners if isinstance(owner, Method)]
 
 

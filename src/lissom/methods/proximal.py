@@ -6,6 +6,7 @@ One step of   min_w L(w) + Σ P_i(norms of groups_i)   is
     w  = argmin_w ½‖w − w'‖²_D + lr·Σ P_i          (each group rescaled, many to exact zero)
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
 from lissom.methods.options import Options, Steps, make_options, takes, whole
-from lissom.methods.stepped import Rows, Stepped, chosen
+from lissom.methods.stepped import Rows, Stepped, chosen, no_row
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
@@ -72,8 +73,8 @@ class Proximal(Method):
         options: ProximalOptions | None = None,
     ) -> None:
         super().__init__(optimizer, penalties, options)
-        self._stepped = Stepped(p for block in self.blocks() for p in block.parameters)
         self._groups_now = param_groups_of(self.optimizer)
+        self._stepped = Stepped(self.blocks(), self._groups_now)
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
                 self._metrics(block)
@@ -91,7 +92,7 @@ class Proximal(Method):
     def after_step(self) -> None:
         self._stepped.note()
         if self.now % self.options.every == 0:
-            self._rescale(self._stepped.due)
+            self._rescale(self._stepped.since())
             self._stepped.due = {}
 
     def apply(self) -> None:
@@ -106,17 +107,33 @@ class Proximal(Method):
         if self._deploying:
             raise MethodError("apply within deployed() would be undone at its end: call it later")
         self._groups_now = param_groups_of(self.optimizer)
-        everything: dict[nn.Parameter, Rows] = dict.fromkeys(self._stepped.parameters)
-        rows = self._stepped.so_far() or everything
-        self._rescale({p: some for p, some in rows.items() if self._measured(p)})
+        rows = self._stepped.so_far() if self._stepped.begun else {}
+        rows |= {p: no_row(p) for p in self._stepped.parameters if not self._measured(p)}
+        self._rescale(rows)
         self._stepped.due = {}
 
     def write_(self) -> None:
         """Apply the prox that is due, where there were steps since the last."""
-        self._rescale(self._stepped.due)
+        self._rescale(self._stepped.since())
+
+    def finalize(self) -> None:
+        """End as all methods do, and tell of budgets and units that were not for all weights."""
+        known = {} if self.finalized or not self._stepped.begun else self._stepped.so_far()
+        super().finalize()
+        stepped = chosen(self.blocks(), known)
+        moved = {p for p, rows in known.items() if rows is None or rows.any()}
+        for groups, penalty in self.penalties.items():
+            left = [b for b in groups if stepped.get(b, False) is not None]
+            if left and (penalty.joint or any(set(b.scaled) & moved for b in left)):
+                warnings.warn(
+                    f"{penalty} holds for what the optimizer has stepped, and the rest is as it "
+                    f"was: in {', '.join(b.name for b in left)} something is frozen, or has rows "
+                    "that never had a gradient. Leave it out with .without(…) if that is meant",
+                    stacklevel=2,
+                )
 
     @torch.no_grad()
-    def _rescale(self, rows: Mapping[nn.Parameter, Rows]) -> None:
+    def _rescale(self, rows: Rows) -> None:
         """Apply the prox to the groups that lie in the given rows of the parameters."""
         self._groups_now = param_groups_of(self.optimizer)
         only = chosen(self.blocks(), rows)

@@ -1,12 +1,13 @@
 """Which weights the steps of an optimizer are about: the prox leaves all others alone.
 
-A parameter without a gradient is not stepped. Of one with a sparse gradient those rows (of dim 0)
-are that have an index in it, as in TensorFlow's sparse ProximalAdagrad. Of one with a dense
-gradient all are, but for those that never had a gradient other than 0: embeddings that were never
-looked up, experts that nothing was routed to. In an optimizer's metric they look free to remove.
+A parameter without a gradient is not stepped, nor is one whose gradients were all 0 so far: a head
+that is not in use yet. Of a sparse gradient those rows (of dim 0) are that it has an index of, as
+in TensorFlow's sparse ProximalAdagrad. Of a table with a dense one all are, but for rows that never
+had a gradient other than 0: embeddings that were not looked up, experts that nothing was routed to.
+In an optimizer's metric, where D = ε, all of these would look free to remove.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,56 +16,89 @@ from torch import Tensor, nn
 from lissom.groups import Partition
 from lissom.rescaling import Chosen
 
-Rows = Tensor | None  # a Boolean for each row of a parameter; None for all of them
+Rows = dict[Tensor, Tensor | None]  # of parameters a Boolean for each row; None for all of them
+
+# Of these each row makes an output at every call, and that a unit is dead is no reason to keep it.
+LAYERS = (
+    *(nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention),
+    *(nn.RNNBase, nn.RNNCellBase, nn.PReLU),
+    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
 
 
 class Stepped:
     """The rows of parameters that were stepped, since the last prox and since the beginning.
 
     Attributes:
-        parameters: whose rows they are.
+        parameters: what the optimizer holds of all that the prox may change.
+        tables: those of them whose rows are told apart.
         due: the rows that were stepped since the last prox, of each parameter that was.
-        waiting: the rows that no step was about yet, of each parameter that has any. Rows of zeros
-            have nothing to lose, and do not wait.
+        waiting: the rows that no step was about yet, of each parameter that has any; of what is no
+            table all are one. Zeros have nothing to lose, and do not wait.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(dict.fromkeys(parameters))
-        self.due: dict[nn.Parameter, Rows] = {}
+    def __init__(self, blocks: Sequence[Partition], held: Container[Tensor]) -> None:
+        scaled = dict.fromkeys(p for block in blocks for p in block.scaled)
+        self.parameters = [p for p in scaled if p in held]
+        alone = [b for b in blocks if len(b.members) == 1 and not isinstance(b.module, LAYERS)]
+        self.tables = {p for block in alone for p in block.parameters}
+        self.due: dict[nn.Parameter, Tensor | None] = {}
         self.waiting: dict[nn.Parameter, Tensor] = {
-            p: torch.ones(len(_rows(p)), dtype=torch.bool) for p in self.parameters if p.numel()
+            p: torch.ones(len(self._rows(p)), dtype=torch.bool)
+            for p in self.parameters
+            if p.numel()
         }
 
     @torch.no_grad()
     def note(self) -> None:
         """Called after each step, as long as its gradients are there."""
         for parameter in self.parameters:
-            if parameter.grad is not None:
-                rows = self._stepped(parameter, parameter.grad)
-                before = self.due.get(parameter, rows)
-                self.due[parameter] = None if rows is None or before is None else rows | before
+            if parameter.grad is None:
+                continue
+            rows = self._stepped(parameter, parameter.grad)
+            before = self.due.get(parameter, rows)
+            if rows is None or before is None:
+                self.due[parameter] = None
+            elif rows.any():
+                self.due[parameter] = rows | before
 
-    def so_far(self) -> dict[nn.Parameter, Rows]:
+    @property
+    def begun(self) -> bool:
+        """Whether there was a step, or a state of a training with some."""
+        found = [self.waiting.get(p) for p in self.parameters if p.numel()]
+        return any(waiting is None or not waiting.all() for waiting in found)
+
+    def since(self) -> Rows:
+        """The rows that were stepped since the last prox."""
+        return {p: self.due[p] if p in self.due else no_row(p) for p in self.parameters}
+
+    def so_far(self) -> Rows:
         """The rows that any step was about."""
-        rows = {p: ~self.waiting[p] if p in self.waiting else None for p in self.parameters}
-        return {p: stepped for p, stepped in rows.items() if stepped is None or stepped.any()}
+        return {p: ~self.waiting[p] if p in self.waiting else None for p in self.parameters}
 
-    def _stepped(self, parameter: nn.Parameter, grad: Tensor) -> Rows:
+    def _stepped(self, parameter: nn.Parameter, grad: Tensor) -> Tensor | None:
         """The rows that this step was about, which wait no longer."""
         waiting = self.waiting.get(parameter)
         if grad.layout is torch.sparse_coo:
             rows = torch.zeros(len(parameter), dtype=torch.bool, device=grad.device)
             rows[grad._indices()[0]] = True
             if waiting is not None:
-                self._wait(parameter, waiting.to(grad.device) & ~rows)
+                table = parameter in self.tables
+                self._wait(parameter, waiting.to(rows) & ~(rows if table else rows.any()))
             return rows
         if waiting is None:
             return None
         waiting = waiting.to(grad.device, copy=True)
         at = waiting.nonzero().flatten()
-        waiting[at] = ~_rows(grad)[at].any(1) & _rows(parameter)[at].any(1)
+        waiting[at] = ~self._rows(parameter, grad)[at].any(1) & self._rows(parameter)[at].any(1)
         self._wait(parameter, waiting)
         return ~waiting if parameter in self.waiting else None
+
+    def _rows(self, parameter: nn.Parameter, values: Tensor | None = None) -> Tensor:
+        """A parameter, or what is shaped like it, as [rows, …]: one, if it is no table."""
+        rows = len(parameter) if parameter in self.tables and parameter.ndim else 1
+        values = parameter.detach() if values is None else values
+        return values.reshape(rows, -1)
 
     def _wait(self, parameter: nn.Parameter, waiting: Tensor) -> None:
         if waiting.any():
@@ -84,17 +118,17 @@ class Stepped:
         """Go on where `state_dict` was taken."""
         due = zip(self.parameters, state["due"], strict=True)
         waiting = zip(self.parameters, state["waiting"], strict=True)
-        found_due = {
-            p: None if rows is True else _fitting(p, rows) for p, rows in due if rows is not False
-        }
-        self.waiting = {p: _fitting(p, rows) for p, rows in waiting if rows is not False}
-        self.due = found_due
+        self.due = {p: None if r is True else self._fitting(p, r) for p, r in due if r is not False}
+        self.waiting = {p: self._fitting(p, r) for p, r in waiting if r is not False}
+
+    def _fitting(self, parameter: nn.Parameter, rows: Tensor) -> Tensor:
+        if len(rows) not in (len(self._rows(parameter)), len(parameter)):
+            raise ValueError(f"{len(rows)} rows for a tensor of {list(parameter.shape)}")
+        return rows.to(parameter.device)
 
 
-def chosen(
-    blocks: Iterable[Partition], rows: Mapping[nn.Parameter, Rows]
-) -> dict[Partition, Chosen]:
-    """The groups that lie in the given rows, with all that counts in their norms.
+def chosen(blocks: Iterable[Partition], rows: Rows) -> dict[Partition, Chosen]:
+    """The groups that lie in the given rows, with all that would be scaled or zeroed with them.
 
     A group of which any entry lies elsewhere is left alone as a whole.
     """
@@ -108,12 +142,6 @@ def chosen(
     return found
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """[rows, …]: what has one dim has rows of one number."""
-    return tensor.detach().reshape(len(tensor) if tensor.ndim else 1, -1)
-
-
-def _fitting(parameter: nn.Parameter, rows: Tensor) -> Tensor:
-    if rows.shape != (len(_rows(parameter)),):
-        raise ValueError(f"{list(rows.shape)} rows for a tensor of {list(parameter.shape)}")
-    return rows.to(parameter.device)
+def no_row(parameter: nn.Parameter) -> Tensor:
+    """False, for all rows of a parameter."""
+    return torch.zeros(1, dtype=torch.bool, device=parameter.device)

@@ -200,7 +200,8 @@ class LC(Method):
     def follow(self, optimizer: Optimizer) -> None:
         super().follow(optimizer)
         if self.options.restart:
-            self._restarts = optimizer.register_step_pre_hook(self._before_step)
+            hook = torch.compiler.disable(self._before_step)
+            self._restarts = optimizer.register_step_pre_hook(hook)
 
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
