@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lissom.errors import GroupError, nearest
 from lissom.groups.partitions import Partition
 from lissom.groups.printing import groups_table
+from lissom.running import whole
 
 Choice = str | type[nn.Module] | Callable[[Partition], bool]
 
@@ -72,7 +73,7 @@ class Groups:
         return iter(self.blocks)
 
     def __str__(self) -> str:
-        alive = [int(torch.count_nonzero(norms)) for norms in self.norms()]
+        alive = [int(torch.count_nonzero(whole(norms))) for norms in self.norms()]
         return groups_table(self.kind, self.blocks, alive)
 
     def __repr__(self) -> str:

@@ -184,6 +184,11 @@ def _cut(
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise GroupError(f"groups are chosen from a torch.nn.Module, got {type(model).__name__}")
+    if any("_flat_param" in name for name, _ in model.named_parameters()):
+        raise GroupError(
+            "FullyShardedDataParallel made one flat tensor of the parameters of this model: choose "
+            "the groups before it wraps the model, or use DistributedDataParallel"
+        )
 
 
 def _each(name: str, parameter: nn.Parameter) -> Member:

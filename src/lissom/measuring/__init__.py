@@ -13,7 +13,7 @@ from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
 from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs, require_numbers
+from lissom.running import ExampleInputs, as_inputs, require_numbers, whole
 from lissom.sparse_sizes import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
@@ -59,7 +59,7 @@ def measure(
         )
     require_plain(model, "measure")
     require_numbers(model)
-    parameters = dict(model.named_parameters())
+    parameters = {name: whole(parameter) for name, parameter in model.named_parameters()}
     zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
     variables = tuple(
         Variable(name, p.numel() - int(zeros[name].sum()), p.numel())

@@ -26,9 +26,15 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import LissomError, MethodError, OptimizerError
 from lissom.groups import Groups, Partition
-from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
+from lissom.methods.optimizers import (
+    parameters_of,
+    stepping_optimizer,
+    tell_copies,
+    took_a_step,
+)
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
+from lissom.methods.sharing import require_whole
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
@@ -97,6 +103,7 @@ class Method(metaclass=_MadeFirst):
         self.optimizer = stepping_optimizer(optimizer)
         self.penalties = in_order(penalties, nests=self.nests(self.options))
         self.check(penalties.values(), self.options)
+        require_whole(self.blocks())
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
@@ -170,6 +177,26 @@ class Method(metaclass=_MadeFirst):
                 "it: give it model.parameters(), or leave these out with .without(…)"
             )
 
+    def check_model(self) -> None:
+        """Refuse a model whose parameters are no longer those that the groups are of.
+
+        Raises:
+            MethodError: naming them, and what replaces parameters.
+        """
+        replaced = []
+        for block in self.blocks():
+            first = block.members[0]
+            held = block.module._parameters.get(first.name.rpartition(".")[2], first.tensor)
+            if held is not first.tensor:
+                replaced.append(block.name)
+        if replaced:
+            raise MethodError(
+                f"{', '.join(replaced)} was replaced in the model since method {self.name!r} was "
+                "made, as load_state_dict(assign=True) does, so that its optimizer steps what the "
+                "model does not use: load into the same parameters, or make the optimizer and the "
+                "method anew"
+            )
+
     def check_alone(self, optimizer: Optimizer) -> None:
         """Refuse weights that another method on the same optimizer is at work on.
 
@@ -190,6 +217,7 @@ class Method(metaclass=_MadeFirst):
         """Hang the method on the optimizer; called once, when all of it is made."""
         hook = torch.compiler.disable(self._after_step)  # of a compiled step it is no part
         self._hook = optimizer.register_step_post_hook(hook)
+        tell_copies(optimizer, lambda: [method.name for method in methods_on(optimizer)])
 
     def loss_term(self) -> Tensor | None:
         """What is added to the loss now; None for nothing."""
@@ -428,6 +456,9 @@ class Method(metaclass=_MadeFirst):
         return list(dict.fromkeys(tensor for block in self.blocks() for tensor in block.tensors()))
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self.finalized:
+            self.check_model()
+            self.check_optimizer(optimizer)
         if not took_a_step(optimizer):
             return
         if self._deploying:
@@ -460,6 +491,11 @@ class Method(metaclass=_MadeFirst):
 
     def _arrived(self, gradient: Tensor | None = None) -> None:
         """The penalty was in the loss: its gradient is here."""
+        if self.optimizer is None and not self.finalized:
+            raise MethodError(
+                f"this is a copy of a method {self.name!r}, and follows no optimizer: make one "
+                "anew on the copy's optimizer, and load the original's state_dict()"
+            )
         self._in_loss = True
         self.penalty_was_in_the_loss()
 

@@ -1,17 +1,21 @@
 """The optimizer that really steps, behind the wrappers that training frameworks put around it."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from torch import nn
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
 from lissom.preconditioners import Group
 
-INNER = ("optimizer", "_optimizer", "base_optimizer")  # accelerate's, Lightning's, SAM's
-OUTSIDE = ("schedulefree", "lookahead")  # in names of those that move weights outside of `step`
+OUTSIDE = ("schedulefree", "lookahead", "localsgd")  # in names of those that move weights outside
 
 
 def stepping_optimizer(given: object) -> Optimizer:
-    """The innermost optimizer: the one whose `step` moves the weights.
+    """The innermost optimizer that steps all parameters: the one whose `step` moves the weights.
 
     Raises:
         OptimizerError: for something else, or for one that moves weights outside of `step` too, so
@@ -26,13 +30,89 @@ def stepping_optimizer(given: object) -> Optimizer:
                 f"{name} moves weights outside of its step, so that zeros would be lost there: use "
                 "the optimizer that it is made of"
             )
-        held = getattr(optimizer, "__dict__", {})
-        inner = next((held[key] for key in INNER if isinstance(held.get(key), Optimizer)), None)
+        inner = _held_by(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise OptimizerError(
             f"a method follows the steps of a torch.optim.Optimizer, got {type(given).__name__}"
         )
+    if not _has_hooks(optimizer):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} has no hooks, by which a method follows its steps: its "
+            "__init__ has to call that of torch.optim.Optimizer"
+        )
+    if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} exchanges the weights by train() and eval(), so that "
+            "zeros would be lost there: use an optimizer whose weights are those of its steps"
+        )
     return optimizer
+
+
+def _held_by(outer: object) -> Optimizer | None:
+    """The optimizer that a wrapper hands its steps to; None if it is none, and steps by itself.
+
+    Raises:
+        OptimizerError: for a wrapper of several.
+    """
+    held: dict[int, Optimizer] = {}
+    for value in getattr(outer, "__dict__", {}).values():
+        values = value.values() if isinstance(value, dict) else value
+        listed = list(values) if isinstance(value, dict | list | tuple) else [value]
+        held |= {id(one): one for one in listed if isinstance(one, Optimizer)}
+    if not held or not hasattr(outer, "step"):
+        return None
+    if isinstance(outer, Optimizer) and _has_hooks(outer):
+        # Its own hooks follow the steps of several, or of parameters shared out over processes.
+        every = parameters_of(outer)
+        return next((one for one in held.values() if parameters_of(one) >= every), None)
+    if len(held) > 1:
+        kinds = ", ".join(type(one).__name__ for one in held.values())
+        raise OptimizerError(
+            f"{type(outer).__name__} steps several optimizers ({kinds}): make a method on each of "
+            "them, with the groups that it steps"
+        )
+    return next(iter(held.values()))
+
+
+class LeftBehind:
+    """Stands, on a copy of an optimizer, for the methods that follow the original.
+
+    torch copies no hooks, neither by `copy` nor by `pickle`: the copy would train without zeros.
+
+    Attributes:
+        names: of the methods.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        kind, names = type(optimizer).__name__, ", ".join(map(repr, self.names))
+        raise OptimizerError(
+            f"this {kind} is a copy of one that method {names} follows, which copies of optimizers "
+            "leave behind: make the method anew on the copy, with groups of the copied model, and "
+            "load its state_dict(); without it, load the optimizer's state_dict() into a new one"
+        )
+
+
+def tell_copies(optimizer: Optimizer, names: Callable[[], list[str]]) -> None:
+    """See that a step of a copy of an optimizer is an error, as long as methods follow this one."""
+    for key, hook in list(optimizer._optimizer_step_post_hooks.items()):
+        if isinstance(hook, LeftBehind):  # this is the copy, and now it has a method
+            del optimizer._optimizer_step_post_hooks[key]
+    vars(optimizer)["__getstate__"] = partial(_state_of_copies, optimizer, names)
+
+
+def _state_of_copies(optimizer: Optimizer, names: Callable[[], list[str]]) -> dict[str, Any]:
+    state: dict[str, Any] = type(optimizer).__getstate__(optimizer)
+    state.pop("__getstate__", None)
+    if left := names():
+        state["_optimizer_step_post_hooks"] = OrderedDict({-1: LeftBehind(left)})
+    return state
+
+
+def _has_hooks(optimizer: object) -> bool:
+    return hasattr(optimizer, "_optimizer_step_post_hooks")
 
 
 def param_groups_of(optimizer: Optimizer) -> dict[nn.Parameter, Group]:
@@ -62,6 +142,6 @@ def took_a_step(optimizer: Optimizer) -> bool:
         return False
     groups = optimizer.param_groups
     gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
-    if all(float(group["lr"]) == 0 for group in groups if group["params"]):
+    if all(float(group.get("lr", 1)) == 0 for group in groups if group["params"]):
         return any(bool(gradient.any()) for gradient in gradients)
     return next(gradients, None) is not None

@@ -31,6 +31,7 @@ from lissom.methods.gates.placing import (
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
+from lissom.methods.sharing import require_own_forward, require_reduced
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs
 from lissom.strength import Strength
@@ -75,11 +76,7 @@ class Gates(Method):
         if not isinstance(model, nn.Module):
             what = f"its model is a torch.nn.Module, got {type(model).__name__}"
             raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            raise GateError(
-                "log α has to be on the model before DistributedDataParallel wraps it, or nothing "
-                "would reduce its gradient: gate the model first, then wrap it"
-            )
+        require_own_forward(model)
         check_ungated(model)
         self.model = model
         super().__init__(optimizer, penalties, options)
@@ -146,17 +143,17 @@ class Gates(Method):
         return cls(optimizer, model, penalties, options, example_inputs=example_inputs)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        if is_scheduled(optimizer):
-            raise OptimizerError(
-                "a learning-rate scheduler was made for this optimizer before its gates, and keeps "
-                "one rate for each param group it knew: make the scheduler after lissom.gate, "
-                "which adds a group"
-            )
         trained = {p for p in self.model.parameters() if p.requires_grad}
         if trained and trained.isdisjoint(parameters_of(optimizer)):
             raise OptimizerError(
                 f"the optimizer holds no parameter of this {type(self.model).__name__}: make it of "
                 "model.parameters()"
+            )
+        log_alpha = self.model._parameters.get(LOG_ALPHA)
+        if log_alpha is not None and log_alpha not in parameters_of(optimizer):
+            raise OptimizerError(
+                "log α of the gates is no longer in a param group of the optimizer, so that no "
+                "gate would learn: leave the group that lissom.gate added where it is"
             )
 
     @property
@@ -357,6 +354,8 @@ class Gates(Method):
         """The gates of one call: random in training mode, deterministic in evaluation mode."""
         if not self.model.training:
             return [Values(z if examples is None else z[None]) for z in self.test_gates()]
+        if not torch.compiler.is_compiling():
+            require_reduced(self.log_alpha)
         self.log_alpha.data.clamp_(-LIMIT, LIMIT)
         like: Tensor = self.log_alpha
         if like.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -481,6 +480,12 @@ def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) 
     Raises:
         OptimizerError: for an optimizer that takes no further group.
     """
+    if is_scheduled(optimizer):
+        raise OptimizerError(
+            "a learning-rate scheduler was made for this optimizer before its gates, and keeps "
+            "one rate for each param group it knew: make the scheduler after lissom.gate, "
+            "which adds a group"
+        )
     group: dict[str, Any] = {"params": [log_alpha]}
     group["lr"] = FASTER * optimizer.param_groups[0]["lr"] if gate_lr is None else gate_lr
     if "weight_decay" in optimizer.defaults:

@@ -348,9 +348,20 @@ class LC(Method):
             self._compress_directly()
         self._provisional = False
 
+    def _require_trained(self) -> None:
+        """Refuse what no loss can draw to θ: it would be changed at the end, all at once."""
+        frozen = [b.name for b in self.blocks() if not all(p.requires_grad for p in b.parameters)]
+        if frozen:
+            raise MethodError(
+                f"{', '.join(frozen)} is frozen (requires_grad=False), and method {self.name!r} "
+                "draws weights to their compressed form by the loss: leave it out with "
+                ".without(…), or train it"
+            )
+
     @torch.no_grad()
     def _compress_directly(self) -> None:
         """θ is the form nearest to the weights as they are."""
+        self._require_trained()
         for task in self._tasks:
             task.begin(self.mu)
             task.aim()
@@ -359,6 +370,7 @@ class LC(Method):
 
     def _compress(self) -> None:
         """The C step, which ends an L step and begins the next."""
+        self._require_trained()
         if self._steps_without >= self._since:
             raise MethodError(
                 f"L step {self.number} ended, and the penalty of method {self.name!r} was in the "
