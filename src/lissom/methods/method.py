@@ -185,9 +185,9 @@ class Method(metaclass=_MadeFirst):
         """
         replaced = []
         for block in self.blocks():
-            first = block.members[0]
-            held = block.module._parameters.get(first.name.rpartition(".")[2], first.tensor)
-            if held is not first.tensor:
+            named = next((m.tensor for m in block.members if m.name == block.name), None)
+            held = block.module._parameters.get(block.name.rpartition(".")[2], named)
+            if held is not named:
                 replaced.append(block.name)
         if replaced:
             raise MethodError(

@@ -59,7 +59,7 @@ def _held_by(outer: object) -> Optimizer | None:
         values = value.values() if isinstance(value, dict) else value
         listed = list(values) if isinstance(value, dict | list | tuple) else [value]
         held |= {id(one): one for one in listed if isinstance(one, Optimizer)}
-    if not held or not hasattr(outer, "step"):
+    if not held:
         return None
     if isinstance(outer, Optimizer) and _has_hooks(outer):
         # Its own hooks follow the steps of several, or of parameters shared out over processes.
