@@ -17,21 +17,26 @@ def pruners(record: Record) -> Table:
         for tool in tools(record):
             reports = [n["damages"][damage]["tools"][tool] for n in networks(record)]
             outcomes = [report["outcome"] for report in reports]
-            dead = sum(n["damages"][damage]["dead"] for n in networks(record))
+            zeroed = [n["damages"][damage]["dead"] for n in networks(record)]
             exact = [report for report in reports if report["outcome"] == "exact"]
             units = sum(report["units"] for report in exact)
+            pairs = list(zip(zeroed, reports, strict=True))
+            whole = sum(r in exact and r["units"] >= dead for dead, r in pairs)
+            nothing = sum(r in exact and r["units"] == 0 for _, r in pairs)
             rows.append(
                 [
                     shown,
                     tool,
                     *(str(outcomes.count(each)) for each in ("exact", "wrong", "crashed")),
-                    f"{dead:,}",
+                    f"{whole}, {nothing}",
+                    f"{sum(zeroed):,}",
                     f"{units:,}",
                     f"{sum(report['parameters_removed'] for report in exact):,}",
                     f"{statistics.median(report['seconds'] for report in reports):.2f}",
                 ]
             )
-    columns = ["damage", "tool", "exact", "wrong", "crashed", "units zeroed"]
+    columns = ["damage", "tool", "exact", "wrong", "crashed"]
+    columns += ["exact with all, with nothing removed", "units zeroed"]
     columns += ["units removed exactly", "parameters removed exactly", "seconds, median"]
     return columns, rows
 
