@@ -126,6 +126,7 @@ def compare(entry: Entry) -> Report:
     return found
 
 
+@torch.no_grad()
 def zero_half_(families: tuple[Any, ...], damage: str) -> list[Tensor]:
     """Zero a random half of each family's units; returned is which."""
     generator = torch.Generator().manual_seed(0)
@@ -140,7 +141,7 @@ def zero_half_(families: tuple[Any, ...], damage: str) -> list[Tensor]:
             continue
         for member in family.members:
             if member.role is not Role.CUT and "bias" not in member.name.rpartition(".")[-1]:
-                member.scale_((~gone).double())
+                member.tensor.mul_(member.spread((~gone).to(member.tensor)))
     return dead
 
 
