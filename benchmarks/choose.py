@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from provenance import ROOT, TRAINING, digest, provenance, recipe_file
+from provenance import ROOT, TRAINING, digest, provenance, recipe_files
 from run import HERE, trained
 
 Trial = dict[str, Any]
@@ -39,8 +39,8 @@ def main(
         os.environ["LISSOM_DATA_DIR"] = str(data_dir)
     os.environ["OMP_NUM_THREADS"] = "1"
     origin = provenance(TRAINING)
-    recipe = recipe_file(plan["recipe"])
-    folder = runs / f"choice-{choice}" / digest([*origin["code"]["files"], recipe])
+    recipe, *teachers = recipe_files(plan["recipe"])
+    folder = runs / f"choice-{choice}" / digest([*origin["code"]["files"], recipe, *teachers])
     with ThreadPoolExecutor(jobs) as pool:
         trials, chosen = search(
             plan["vary"],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from provenance import REMOVING, TRAINING, provenance, recipe_file
+from provenance import REMOVING, TRAINING, provenance, recipe_files
 
 from lissom.curves.storing import PATH_KIND, POINT_KIND, TENSORS_KIND
 from lissom.recipes.runs import RESULT_KIND
@@ -40,8 +40,8 @@ def main(
     # One thread for each process: the same sums in the same order wherever it is repeated.
     os.environ["OMP_NUM_THREADS"] = "1"
     asked = studies[study]
-    recipes = [recipe_file(entry["recipe"]) for entry in asked["curves"]]
-    origin = provenance([*TRAINING, *REMOVING, "src/lissom/curves", *recipes])
+    recipes = [file for entry in asked["curves"] for file in recipe_files(entry["recipe"])]
+    origin = provenance([*TRAINING, *REMOVING, "src/lissom/curves", *set(recipes)])
     curves = [
         make(runs / study / f"curve{i}", entry, asked.get("set", []), jobs)
         for i, entry in enumerate(asked["curves"])

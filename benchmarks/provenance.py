@@ -1,14 +1,15 @@
 """Where a record comes from: the code that made it, the machine, and what else ran there.
 
 A record keeps under "code" the files that it speaks of and their digest, and tables.py tells from
-them whether the code has changed since. Comments, docstrings and layout do not count: the digest is
-that of the syntax trees, and of what recipes say.
+them whether the code has changed since. Comments, docstrings and empty lines do not count.
 """
 
 import ast
 import hashlib
+import io
 import os
 import platform
+import tokenize
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -47,9 +48,11 @@ def provenance(code: Iterable[str], packages: Iterable[str] = ("torch", "numpy")
     }
 
 
-def recipe_file(name: str) -> str:
-    """Where a bundled recipe is."""
-    return f"src/lissom/recipes/{name}.toml"
+def recipe_files(name: str) -> list[str]:
+    """Where a bundled recipe is, and that of its teacher."""
+    file = f"src/lissom/recipes/{name}.toml"
+    teacher = tomllib.loads((ROOT / file).read_text(encoding="utf-8")).get("teacher")
+    return [file, *(recipe_files(teacher["recipe"]) if teacher else [])]
 
 
 def idle(busy: bool = False) -> float:
@@ -67,7 +70,7 @@ def told(record: dict[str, Any], root: Path = ROOT) -> str:
     """What a page says of where a record comes from: its code, then and now, and the load."""
     said = []
     if "code" not in record:
-        said.append("the record is from before records named their code")
+        said.append("a record from before records named their code")
     else:
         was = record["code"]["digest"]
         now = digest(record["code"]["files"], root)
@@ -91,17 +94,22 @@ def digest(code: Iterable[str], root: Path = ROOT) -> str:
 
 
 def _meaning(file: Path) -> str:
-    """A file without its comments, docstrings and layout."""
+    """A file without its comments, docstrings and empty lines."""
     if not file.exists():
         return "gone"
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".toml":
         return repr(tomllib.loads(text))
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                del body[0]
-    return ast.dump(tree)
+                for number in range(value.lineno, (value.end_lineno or 0) + 1):
+                    lines[number - 1] = ""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -56,7 +56,7 @@ from lissom.running import leaves  # noqa: E402
 RESULT = ROOT / "benchmarks" / "results" / "pruners.json"
 CODE = [*REMOVING, "tests/zoo.py", "tests/zoo_networks.py", "benchmarks/pruners.py"]
 DAMAGES = ("clean", "biases left")
-SECONDS = 120  # for one tool on one network
+SECONDS = 40  # for one tool on one network
 TOLERANCE = 1e-9
 ROUNDING = 1e-5  # where the network itself rounds to float32 inside
 HEADS = (

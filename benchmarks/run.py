@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from provenance import TRAINING, provenance, recipe_file
+from provenance import TRAINING, provenance, recipe_files
 from safetensors.torch import load_file
 from torch import nn
 
@@ -54,7 +54,7 @@ def main(
         os.environ["LISSOM_DATA_DIR"] = str(data_dir)
     # One thread for each run: the same sums in the same order wherever it is repeated.
     os.environ["OMP_NUM_THREADS"] = "1"
-    recipes = {recipe_file(entry["recipe"]) for entry, _ in todo}
+    recipes = {file for entry, _ in todo for file in recipe_files(entry["recipe"])}
     origin = provenance([*TRAINING, *recipes])
     folder = runs / study / origin["code"]["digest"]
     with ThreadPoolExecutor(jobs) as pool:

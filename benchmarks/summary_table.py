@@ -84,7 +84,13 @@ def summary(load: Load) -> Table:
             helps(of_curve(radio)),
         ],
         [
-            "784-64-64-10 by L1 as in the article, in Adagrad",
+            "784-64-64-10 by L1, exact zeros",
+            f"{zeros(load('henrikson'), 'subgradient')} by a term in the loss",
+            f"**{zeros(load('henrikson-l1'), 'L1')}** by proximal steps",
+            helps(by_label(load("henrikson-l1"))["L1"][0]),
+        ],
+        [
+            "the same as the article does it, in Adagrad",
             "over 35 % (Henrikson)",
             zeros(load("henrikson"), "proximal Adagrad"),
             helps(by_label(load("henrikson"))["proximal Adagrad"][0]),
@@ -102,13 +108,15 @@ def lost(load: Load) -> Table:
     bc = published.thousands("LeNet-5", published.row("gates", "LeNet-5", "BC-GHS"))
     rivals = curve_tables.rivals(load("curves-lenet5-weights"))[1]
     sparse_vd = next(row for row in rivals if row[1] == "sparse variational dropout")
+    ranks = "select ranks, α = 1e-6"
     poster = by_label(load("lc-poster"))["ℓ0 + ℓ2"]
     layer, decayed = load("curves-lenet300-first-layer"), load("modrec-dense")
+    henrikson = by_label(load("henrikson"))
     rows = [
         [
             "LeNet-5, single weights",
             f"{sparse_vd[2]} % at {sparse_vd[0]} (sparse variational dropout)",
-            f"{sparse_vd[3]} (TopK, one seed, nothing tuned)",
+            f"{sparse_vd[3].replace(' at', ' % at')} (TopK, one seed, not tuned)",
         ],
         [
             "LeNet-5 by units, as small as can be",
@@ -133,6 +141,11 @@ def lost(load: Load) -> Table:
             error(poster),
         ],
         [
+            "LeNet-300-100 by ranks that are selected, the toolkit's example",
+            published.PUBLISHED["toolkit"][ranks] + " % (LC toolkit)",
+            f"{error(by_label(load('lc-toolkit'))[ranks])} (one seed)",
+        ],
+        [
             "first layer of LeNet-300-100 by gates, for 0.1 points",
             "16 × smaller (Ahmed)",
             factor(layer, 0.001),
@@ -142,6 +155,12 @@ def lost(load: Load) -> Table:
             f"error {error(by_label(decayed)['weight decay'])}, dense under weight decay "
             f"({seeds(by_label(decayed)['weight decay'])})",
             f"error {spread(curve_tables.tested(sparse(load('curves-modrec'))))} %, sparse",
+        ],
+        [
+            "784-64-64-10, the dense network",
+            error(henrikson["dense, trained as the next row"])
+            + f" ({helps(henrikson['dense, trained as the next row'][0])})",
+            error(by_label(load("henrikson-l1"))["L1"]),
         ],
     ]
     return ["", "others", "lissom"], rows
@@ -155,7 +174,7 @@ def error(runs: list[Record]) -> str:
 def weights(method: str) -> str:
     """What others report of LeNet-300-100's single weights."""
     row = published.row("weights", "LeNet-300-100", method)
-    return f"{published.error(row)} % at {row['left']} ({method})".replace(" (last epoch) %", " %")
+    return f"{row['error']} % at {row['left']} ({method})"
 
 
 def theirs(network: str, method: str) -> str:
@@ -221,7 +240,7 @@ def removed(record: Record) -> list[list[str]]:
             cells.append(f"{row['units removed exactly']} of {row['units zeroed']}")
         number = len(exact_tables.networks(record))
         what = f"dead units of {number} architectures, {shown}: removed exactly"
-        theirs = f"{cells[0]} (Torch-Pruning, told what is dead)"
+        theirs = f"{cells[0]} (Torch-Pruning, told which and what comes out exact)"
         found.append([what, theirs, f"**{cells[1]}**", ""])
     return found
 

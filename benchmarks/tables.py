@@ -112,7 +112,7 @@ def plain_table(name: str) -> str:
 def henrikson_table() -> str:
     """Zeros as the article counts them: of all variables, biases included."""
     rows = []
-    for entry in settings("henrikson"):
+    for entry in settings("henrikson", "henrikson-l1"):
         totals = [run["nonzeros"]["total"] for run in entry["runs"]]
         zeros = [100 * (1 - t["nonzeros"] / t["weights"]) for t in totals]
         helped = helps(entry["runs"][0])
@@ -234,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coupling-cost": lambda: exact_table("coupling-cost", exact_tables.coupling),
     "unit-norms": lambda: exact_table("coupling-cost", exact_tables.unit_norms),
     "latency": lambda: exact_table("latency", exact_tables.latency),
+    "speed": lambda: exact_tables.speed(load("latency")),
     "topk": lambda: plain_table("topk"),
     "henrikson": henrikson_table,
     "formanek-weights": lambda: plain_table("formanek-weights"),

@@ -34,7 +34,7 @@ SAME = {
     "comment": CODE.replace("    return", "    # why\n    return"),
     "docstring": CODE.replace("Two of it.", "As much again."),
     "no docstring": CODE.replace('    """Two of it."""\n', ""),
-    "layout": CODE.replace("2 * x", "(\n        2 * x\n    )"),
+    "empty lines": CODE.replace("\n\n\n", "\n\n\n\n"),
 }
 OTHER = {
     "number": CODE.replace("2 * x", "3 * x"),
