@@ -154,7 +154,7 @@ def speed(record: Record) -> str:
     models = record["models"]
     macs = models["dense"]["macs"] / models["shrunk to half width"]["macs"]
     return (
-        f"The VGG of the papers, shrunk to half its width, takes 1/{macs:.1f} of the MACs\n"
+        f"The VGG of the papers, shrunk to half its width, takes 1/{macs:.3g} of the MACs\n"
         f"and runs {ranges['ONNX Runtime']} times faster in ONNX Runtime, and {ranges['torch']}\n"
         "times in eager PyTorch, on one core or two; the same VGG built at half width is no\n"
         "faster ([table](docs/results.md#latency))."

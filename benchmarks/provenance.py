@@ -70,7 +70,7 @@ def told(record: dict[str, Any], root: Path = ROOT) -> str:
     """What a page says of where a record comes from: its code, then and now, and the load."""
     said = []
     if "code" not in record:
-        said.append("a record from before records named their code")
+        said.append("from before records named their code")
     else:
         was = record["code"]["digest"]
         now = digest(record["code"]["files"], root)

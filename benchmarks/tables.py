@@ -3,8 +3,8 @@
     python benchmarks/tables.py            write them
     python benchmarks/tables.py --check    fail if a table is not what the results say
 
-A table stands in a Markdown file between <!-- results: NAME --> and <!-- end -->. Below it stands
-where its records come from, and whether the code that they speak of has changed since.
+A table stands in a Markdown file between <!-- results: NAME --> and <!-- end -->. Below it stand
+its records, where they come from, and whether the code that they speak of has changed since.
 """
 
 import json
@@ -45,19 +45,22 @@ COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"} 
 def load(name: str) -> dict[str, Any]:
     """A result file."""
     record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    LOADED.append(record)
+    LOADED[name] = record
     return record
 
 
-LOADED: list[dict[str, Any]] = []  # by the table that is being made
+LOADED: dict[str, dict[str, Any]] = {}  # by the table that is being made
 
 
 def made(name: str) -> str:
     """A table, and below it where its records come from."""
     LOADED.clear()
     table = TABLES[name]()
-    origins = dict.fromkeys(told(record) for record in LOADED)
-    return f"{table}\n\n*Origin: {'. '.join(origins)}.*"
+    origins: dict[str, list[str]] = {}
+    for record, found in sorted(LOADED.items()):
+        origins.setdefault(told(found), []).append(f"{record}.json")
+    said = ". ".join(f"{', '.join(records)}: {origin}" for origin, records in origins.items())
+    return f"{table}\n\n*{said}.*"
 
 
 def settings(*names: str) -> list[dict[str, Any]]:
