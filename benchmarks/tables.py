@@ -119,8 +119,10 @@ def henrikson_table() -> str:
         totals = [run["nonzeros"]["total"] for run in entry["runs"]]
         zeros = [100 * (1 - t["nonzeros"] / t["weights"]) for t in totals]
         helped = helps(entry["runs"][0])
-        rows.append([entry["label"], spread(zeros), spread(entry["errors"]), helped])
-    return markdown(["recipe", "exact zeros, % of 55,050", "test error, %", "helped by"], rows)
+        numbers = spread(zeros), spread(entry["errors"]), str(len(zeros))
+        rows.append([entry["label"], *numbers, helped])
+    columns = ["recipe", "exact zeros, % of 55,050", "test error, %", "seeds", "helped by"]
+    return markdown(columns, rows)
 
 
 def choices() -> list[Path]:
