@@ -13,16 +13,14 @@ settings, are not repeated.
 
 import json
 import math
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
+from provenance import REMOVING, TRAINING, provenance
 from torch import nn
 from torch.nn import functional as F
 
@@ -76,14 +74,12 @@ def main(
         "data": data.name,
         "settings": asdict(settings),
         "runs": [],
-        "versions": {"torch": version("torch")},
-        "machine": f"{platform.machine()}, {platform.system()}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores, 1 thread",
+        **provenance([*TRAINING, *REMOVING, "benchmarks/budgets.py"]),
     }
     done: dict[tuple[Any, ...], Run] = {}
     if out.exists():
         old = json.loads(out.read_text())
-        if old["settings"] == record["settings"]:
+        if all(old.get(key) == record[key] for key in ("settings", "code")):
             done = {key(run): run for run in old["runs"]}
     for seed in range(seeds):
         for gated, cost in BUDGETS:

@@ -10,15 +10,16 @@ many weights and tells the time and the memory of one global TopK.
 """
 
 import json
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import typer
+from provenance import TRAINING, idle, provenance
 from torch.nn import functional as F
 
 import lissom
@@ -62,9 +63,15 @@ def stepper(
     return step
 
 
-def main(rounds: int = 15, batch_size: int = 128, large: int = 0, save: bool = False) -> None:
+def main(
+    rounds: int = 15,
+    batch_size: int = 128,
+    large: int = 0,
+    save: bool = False,
+    busy: bool = False,
+) -> None:
     """Print the table, and with --save keep it under benchmarks/results."""
-    about = {"torch": torch.__version__, "numpy": np.__version__}
+    load = idle(busy)
     if large:
         record = {"command": f"python benchmarks/cost.py --large {large}", **global_topk(large)}
     else:
@@ -77,7 +84,8 @@ def main(rounds: int = 15, batch_size: int = 128, large: int = 0, save: bool = F
         record = {"command": command, "batch_size": batch_size, "threads": threads}
     if save:
         path = RESULTS / ("cost-large.json" if large else "cost.json")
-        path.write_text(json.dumps({**record, "versions": about}, indent=1) + "\n")
+        about = {**provenance(TRAINING), "load": [load, os.getloadavg()[0]], "jobs": 2}
+        path.write_text(json.dumps({**record, **about}, indent=1) + "\n")
 
 
 def compare(rounds: int, batch_size: int) -> dict[str, dict[str, float]]:

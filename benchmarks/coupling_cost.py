@@ -15,18 +15,17 @@ installed.
 import copy
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from provenance import REMOVING, idle, provenance
 
 # Threads that wait actively take the cores from whatever else the machine does.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -62,10 +61,11 @@ def main(
     rounds: int = 5,
     batch_size: int = 32,
     batch: Annotated[int, typer.Option(help="Of the inputs that are traced.")] = 2,
+    busy: bool = False,
     out: Path = RESULT,
 ) -> None:
     """Time everything, and keep the record."""
-    load = os.getloadavg()[0]
+    load = idle(busy)
     shrinking: dict[str, Any] = {}
     training: dict[str, Any] = {}
     for clock, threads in CLOCKS.items():
@@ -88,9 +88,8 @@ def main(
         "shrinking": shrinking,
         "training": training,
         "load": [load, os.getloadavg()[0]],
-        "versions": {p: version(p) for p in packages if find_spec(p.replace("-", "_"))},
-        "machine": f"{platform.machine()}, {platform.system()}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores",
+        "jobs": 2,
+        **provenance(REMOVING, [p for p in packages if find_spec(p.replace("-", "_"))]),
     }
     out.write_text(json.dumps(record, indent=1) + "\n")
 

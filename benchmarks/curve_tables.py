@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import published
 from gate_tables import spread
 
 from lissom.curves import Curve, Point, Setting
@@ -108,6 +109,20 @@ def asked(record: Record) -> Table:
             )
     columns = ["curve", "asked for", "non-zeros, largest of the seeds"]
     return [*columns, "validation error added, points", "test error added, points"], rows
+
+
+def rivals(record: Record) -> Table:
+    """What others report of LeNet-5's single weights, and our curves at no more weights."""
+    found = curves(record)
+    dense = next(iter(found.values())).settings[0].size()
+    rows = []
+    for row in published.rows("weights", "LeNet-5"):
+        cells = [f"1/{row['smaller']}", row["method"], published.error(row)]
+        for curve in found.values():
+            setting = curve.budget(nonzeros=dense / row["smaller"])
+            cells.append(f"{spread(tested(setting))} at 1/{dense / setting.size():.0f}")
+        rows.append([*cells, published.source(row)])
+    return ["weights left", "published", "error, %", *found, "source"], rows
 
 
 def settings(record: Record) -> Table:

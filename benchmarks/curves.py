@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from provenance import REMOVING, TRAINING, provenance, recipe_files
 
-from lissom.checkpoints import load_json, load_tensors, read_events
+from lissom.curves.storing import PATH_KIND, POINT_KIND, TENSORS_KIND
+from lissom.recipes.runs import RESULT_KIND
+from lissom.report.classes import KIND as CLASSES_KIND
+from lissom.storage import load_json, load_tensors, read_events
 
 HERE = Path(__file__).parent
 
@@ -36,6 +40,8 @@ def main(
     # One thread for each process: the same sums in the same order wherever it is repeated.
     os.environ["OMP_NUM_THREADS"] = "1"
     asked = studies[study]
+    recipes = [file for entry in asked["curves"] for file in recipe_files(entry["recipe"])]
+    origin = provenance([*TRAINING, *REMOVING, "src/lissom/curves", *set(recipes)])
     curves = [
         make(runs / study / f"curve{i}", entry, asked.get("set", []), jobs)
         for i, entry in enumerate(asked["curves"])
@@ -46,6 +52,7 @@ def main(
         "axis": asked.get("axis", "nonzeros"),
         "command": f"python benchmarks/curves.py {study}",
         "curves": curves,
+        **origin,
     }
     out = HERE / "results" / f"curves-{study}.json"
     out.parent.mkdir(exist_ok=True)
@@ -70,19 +77,19 @@ def make(folder: Path, entry: dict[str, Any], common: list[str], jobs: int) -> d
     return {
         "name": entry["name"],
         "command": shlex.join(["lissom", *arguments]),
-        "versions": load_json(folder / "result.json")["versions"],
-        "path": load_json(folder / "path.json"),
+        "versions": load_json(folder / "result.json", RESULT_KIND)["versions"],
+        "path": load_json(folder / "path.json", PATH_KIND),
         "points": [point(file.parent) for file in files],
-        "classes": load_json(folder / "classes.json"),
+        "classes": load_json(folder / "classes.json", CLASSES_KIND),
     }
 
 
 def point(folder: Path) -> dict[str, Any]:
     """What came of one point, how long it was trained, and the non-zeros of each tensor."""
-    found = load_json(folder / "point.json")
+    found = load_json(folder / "point.json", POINT_KIND)
     if found["failed"]:
         return found
-    tensors = load_tensors(folder / "network.safetensors")
+    _, tensors = load_tensors(folder / "network.safetensors", TENSORS_KIND)
     return {
         **found,
         "epochs": read_events(folder / "fit" / "events.jsonl")[-1]["epoch"],

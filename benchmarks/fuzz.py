@@ -9,9 +9,8 @@ float64, on one thread a process. The record is written after every chunk of net
 that was stopped goes on where it was; it starts anew if the package has changed meanwhile.
 """
 
-import hashlib
 import json
-import platform
+import os
 import re
 import signal
 import sys
@@ -24,9 +23,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import typer
+from provenance import REMOVING, provenance
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
@@ -41,18 +40,20 @@ RESULT = ROOT / "benchmarks" / "results" / "fuzz.json"
 TOLERANCE = 1e-10
 SECONDS = 120  # for one network, before it counts as a crash
 CHUNK = 50
+DRAWN = ["tests/random_networks.py", "tests/random_blocks.py"]
 COUNTS = ("crashes", "differences", "networks", "units", "removed", "folded", "weights")
 
 
 def main(networks: int = 5000, first: int = 0, jobs: int = 1, out: Path = RESULT) -> None:
     """Shrink the networks of these seeds, and keep the record."""
-    record = resumed(out, first, networks)
+    record = resumed(out, first, networks, jobs)
     seeds = range(first + record["networks"], first + networks)
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         for chunk, results in zip(chunks, pool.map(attempts, chunks), strict=True):
             for seed, found in zip(chunk, results, strict=True):
                 add(record, seed, found)
+            record["load"] = [record["load"][0], os.getloadavg()[0]]
             write(out, record)
             print(
                 "{networks:,} networks, {removed:,} of {units:,} units removed, {crashes} "
@@ -68,7 +69,7 @@ def attempts(seeds: range) -> list[dict[str, Any]]:
     return list(map(attempt, seeds))
 
 
-def resumed(out: Path, first: int, networks: int) -> dict[str, Any]:
+def resumed(out: Path, first: int, networks: int, jobs: int) -> dict[str, Any]:
     """The record so far, or an empty one."""
     command = f"python benchmarks/fuzz.py --networks {networks} --first {first}"
     record: dict[str, Any] = {
@@ -87,28 +88,16 @@ def resumed(out: Path, first: int, networks: int) -> dict[str, Any]:
         "unknown": {},
         "blocks": {},
         "failures": [],
-        "source": source(),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "machine": machine(),
+        "load": [os.getloadavg()[0]] * 2,
+        "jobs": jobs,
+        **provenance([*REMOVING, *DRAWN, "benchmarks/fuzz.py"]),
     }
     if out.exists():
         old = json.loads(out.read_text())
-        same = all(old.get(key) == record[key] for key in ("first", "source", "versions"))
+        same = all(old.get(key) == record[key] for key in ("first", "code", "versions"))
         if same and old["networks"] <= networks:
             return {**old, "command": command}
     return record
-
-
-def source() -> str:
-    """A digest of the package, of what draws the networks, and of this file."""
-    package, drawn = (ROOT / "src").rglob("*.py"), (ROOT / "tests").glob("random_*.py")
-    files = [*package, *drawn, Path(__file__).resolve()]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in sorted(files))).hexdigest()[:16]
-
-
-def machine() -> str:
-    """What it ran on."""
-    return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
 
 
 def attempt(seed: int) -> dict[str, Any]:

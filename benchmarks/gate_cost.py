@@ -10,6 +10,7 @@ gated weights; log α, its gradient and its moments come on top, as for any para
 """
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import typer
+from provenance import TRAINING, idle, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,8 +80,9 @@ def case(gated: str, batch: int, *, fused: bool, compiled: bool) -> Case:
     return Case(net, step, loss)
 
 
-def main(rounds: int = 15, save: bool = False) -> None:
+def main(rounds: int = 15, save: bool = False, busy: bool = False) -> None:
     """Print the tables, and with --save keep them under benchmarks/results."""
+    load = idle(busy)
     torch.set_num_threads(1)
     times = [
         compare(batch, rounds, fused=fused, compiled=compiled)
@@ -92,7 +95,8 @@ def main(rounds: int = 15, save: bool = False) -> None:
         "threads": 1,
         "times": times,
         "memory": {gated: copies(gated) for gated in GATES},
-        "versions": {"torch": torch.__version__},
+        "load": [load, os.getloadavg()[0]],
+        **provenance(TRAINING),
     }
     print(record["memory"])
     if save:

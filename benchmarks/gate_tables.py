@@ -3,22 +3,12 @@
 import statistics
 from typing import Any
 
+import published
+
+from lissom.recipes import read_recipe
+
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
-
-# Network, method, what is left (maps of convolutions, inputs of dense layers), thousand weights,
-# error in %: as published, many of them the best test error seen in training.
-PUBLISHED = (
-    ("MLP", "L0, λ = 0.1/N (Louizos et al.)", "219-214-100", 69.3, "1.4"),
-    ("MLP", "the same, the authors' code, last epoch", "220-212-100", 68.8, "1.37"),
-    ("MLP", "SBP (Neklyudov et al.)", "245-160-55", 48.6, "1.6"),
-    ("MLP", "L0, λ by layer (Louizos et al.)", "266-88-33", 26.6, "1.8"),
-    ("MLP", "the same, the authors' code, last epoch", "290-78-38", 26.0, "1.89"),
-    ("MLP", "VIBNet (Dai et al.)", "97-71-33", 9.6, "1.6"),
-    ("LeNet-5", "L0, λ = 0.1/N (Louizos et al.)", "20-25-45-462", 38.3, "0.9"),
-    ("LeNet-5", "L0, λ by layer (Louizos et al.)", "9-18-65-25", 6.2, "1.0"),
-    ("LeNet-5", "BC-GHS (Louizos et al.)", "5-10-76-16", 2.75, "1.0"),
-)
 
 
 def gates(records: dict[str, Record]) -> Table:
@@ -29,12 +19,17 @@ def gates(records: dict[str, Record]) -> Table:
             small = [run["small"] for run in found]
             errors = spread([100 * one["test"]["error"] for one in small])
             weights = spread([one["weights"] / 1000 for one in small])
+            macs = spread([one["macs"] / 1000 for one in small], 0)
             left = ", ".join("-".join(map(str, one["neurons"])) for one in small)
-            rows.append([network, f"**lissom, {label}**", left, weights, errors, str(len(small))])
-        for row in PUBLISHED:
-            if row[0] == network:
-                rows.append([network, row[1], row[2], f"{row[3]:g}", row[4], ""])
-    return ["network", "method", "left", "thousand weights", "test error, %", "seeds"], rows
+            seeds = f"{len(small)} seeds"
+            method = f"**lissom, {label}**"
+            rows.append([network, method, left, weights, macs, errors, seeds, helps(found[0])])
+        for row in published.rows("gates", network):
+            weights, macs = published.thousands(network, row)
+            told = published.error(row), published.source(row)
+            rows.append([network, row["method"], row.get("left", ""), weights, macs, *told, ""])
+    columns = ["network", "method", "left", "thousand weights", "thousand MACs"]
+    return [*columns, "test error, %", "seeds, or source", "helped by"], rows
 
 
 def budgets(record: Record) -> Table:
@@ -77,6 +72,20 @@ def cost(record: Record) -> Table:
     rows.append(["kept for backward", "", "", "", *(f"{record['memory'][k]:.2f}" for k in kinds)])
     shown = ["dense, against itself" if kind == "dense" else kind for kind in kinds]
     return ["step", "Adam", "batch", "dense, ms", *shown], rows
+
+
+def helps(run: Record) -> str:
+    """What a recipe trains with besides its method, of what makes errors lower."""
+    recipe = read_recipe(run["recipe"], run["set"])
+    dropout = recipe.model.input_dropout or 0
+    named = {
+        "a teacher": recipe.teacher,
+        f"input dropout {dropout:g}": dropout,
+        "augmentation": recipe.train.augment,
+        "weight decay": recipe.optimizer.weight_decay,
+        "an average of weights": recipe.train.average_from is not None,
+    }
+    return ", ".join(name for name, given in named.items() if given) or "none"
 
 
 def by_label(record: Record) -> dict[str, list[Record]]:

@@ -1,26 +1,26 @@
 """Does a shrunk VGG run as fast as the same VGG built small? Latency beside multiply–accumulates.
 
-    python benchmarks/latency.py [--rounds 41]
+    python benchmarks/latency.py [--rounds 41] [--busy]
 
 Formanek & Hadházi's VGG variant at 32 × 32. A random half of the channels of every convolution is
 zeroed and shrunk away: the result has the widths of the same VGG built at half width. In a second
 damage every channel is zeroed with probability ½, which leaves widths that are no multiples of 8;
 it is shrunk as it is, and with `round_to=8`. All take turns (`lissom.measure`'s
-latency), in torch and in ONNX Runtime, with batches of 1 and 32, on one thread and on two.
+latency), in torch and in ONNX Runtime, with batches of 1 and 32, on one thread and on two. Where
+other work runs on the machine nothing is timed, unless --busy says so.
 """
 
 import json
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from provenance import REMOVING, idle, provenance
 
 # Threads that wait actively take the cores from whoever has a turn on them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -34,6 +34,13 @@ from lissom.models import vgg
 
 RESULT = Path(__file__).parent / "results" / "latency.json"
 BOUND = 0.10
+CODE = [
+    *REMOVING,
+    "src/lissom/measuring",
+    "src/lissom/exporting.py",
+    "src/lissom/models/vgg.py",
+    "benchmarks/latency.py",
+]
 NAMES = (
     "built at half width",
     "built once more",
@@ -44,9 +51,15 @@ NAMES = (
 )
 
 
-def main(rounds: int = 41, out: Path = RESULT) -> None:
+def main(
+    rounds: int = 41,
+    busy: Annotated[
+        bool, typer.Option("--busy", help="Although other work runs on the machine.")
+    ] = False,
+    out: Path = RESULT,
+) -> None:
     """Time everything, and keep the record."""
-    load = os.getloadavg()[0]
+    load = idle(busy)
     models = networks()
     runs = []
     for batch in (1, 32):
@@ -80,9 +93,8 @@ def main(rounds: int = 41, out: Path = RESULT) -> None:
         },
         "runs": runs,
         "load": [load, os.getloadavg()[0]],
-        "versions": {name: version(name) for name in packages if find_spec(name)},
-        "machine": f"{platform.machine()}, {platform.system()}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores",
+        "jobs": 2,  # threads, at most
+        **provenance(CODE, filter(find_spec, packages)),
     }
     out.write_text(json.dumps(record, indent=1) + "\n")
 

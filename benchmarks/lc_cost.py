@@ -9,15 +9,16 @@ in one tensor on all threads, once.
 """
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
+from provenance import TRAINING, idle, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,8 +117,9 @@ def c_step(weights: list[Tensor], what: Compression | Penalty, times: int) -> fl
     return statistics.median(found[1:] or found)
 
 
-def main(rounds: int = 15, save: bool = False) -> None:
+def main(rounds: int = 15, save: bool = False, busy: bool = False) -> None:
     """Measure, print, and keep it in results/lc-cost.json if asked."""
+    load = idle(busy)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     steps = []
@@ -143,7 +145,9 @@ def main(rounds: int = 15, save: bool = False) -> None:
         "large_threads": threads,
         "l_steps": steps,
         "c_steps": compressions,
-        "versions": {name: version(name) for name in ("lissom", "torch")},
+        "load": [load, os.getloadavg()[0]],
+        "jobs": threads,
+        **provenance(TRAINING),
     }
     if save:
         (RESULTS / "lc-cost.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,66 +1,48 @@
 """Tables of docs/results.md on learning–compression, from their records: (columns, rows) each."""
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
-from gate_tables import by_label, spread
+import published
+from gate_tables import by_label, helps, spread
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
-# Method, weights left, error in %: as published, some of them the best test error in training.
-PUBLISHED = (
-    ("ℓ0 + ℓ2 (Idelbayev & Carreira-Perpiñán)", "2.00 %", "1.76"),
-    ("dynamic network surgery (Guo et al.)", "1.8 %", "1.99"),
-    ("sparse variational dropout (Molchanov et al.)", "1.5 %", "1.92"),
-    ("RigL+, last epoch", "about 3,100", "1.69"),
-)
-POSTER = {
-    "reference": ("2.01", "100 %", "784-300-100"),
-    "ℓ0": ("2.33", "2.0 %", "344-210-100"),
-    "ℓ1": ("2.44", "2.4 %", "476-37-84"),
-    "ℓ0 + ℓ2": ("1.76", "2.0 %", "420-70-82"),
-}
-TOOLKIT = {
-    "quantize all layers, k = 2 each": "2.56",
-    "quantize first and third, k = 2 each": "2.26",
-    "prune all but 5 %": "2.18",
-    "prune all but 1 %, plus one codebook of k = 2": "2.17",
-    "prune first to 5,000, second of rank 10, third k = 2": "2.13",
-    "select ranks, α = 1e-6": "1.90",
-}
 BITS = 32  # of a weight
 
 
-def best(record: Record) -> Table:
+def best(records: Iterable[Record]) -> Table:
     """Our recipes at a given number of weights, with published rows beside."""
     rows = []
-    for (label, value), found in settings(record).items():
+    for (label, value), found in settings(*records).items():
         counts = {left(run) for run in found}
         shown = ", ".join(f"{count:,}" for count in sorted(counts))
         errors = spread([100 * run["test"]["error"] for run in found])
-        rows.append(
-            [f"**lissom, {label}**", f"{shown} ({100 * value:g} %)", errors, str(len(found))]
-        )
-    rows += [[method, size, error, ""] for method, size, error in PUBLISHED]
-    return ["method", "weights left", "test error, %", "seeds"], rows
+        size, seeds = f"{shown} ({100 * value:g} %)", f"{len(found)} seeds"
+        rows.append([f"**lissom, {label}**", size, errors, seeds, helps(found[0])])
+    for row in published.rows("weights", "LeNet-300-100"):
+        told = published.error(row), published.source(row)
+        rows.append([row["method"], row["left"], *told, ""])
+    return ["method", "weights left", "test error, %", "seeds, or source", "helped by"], rows
 
 
 def poster(record: Record) -> Table:
     """The poster's rows and ours: error, weights, and neurons that are left."""
     rows = []
     for label, found in by_label(record).items():
-        error, weights, neurons = POSTER.get(label, ("", "", ""))
+        theirs = published.PUBLISHED["poster"].get(label, {})
         part = statistics.mean(100 * left(run) / total(run) for run in found)
         rows.append(
             [
                 label,
                 spread([100 * run["test"]["error"] for run in found]),
-                error,
+                theirs.get("error", ""),
                 f"{part:.1f} %",
-                weights,
+                theirs.get("weights", ""),
                 ", ".join("-".join(map(str, run["small"]["neurons"])) for run in found),
-                neurons,
+                theirs.get("neurons", ""),
             ]
         )
     columns = ["method", "test error, %", "poster", "weights left", "poster", "neurons left"]
@@ -74,9 +56,9 @@ def toolkit(record: Record) -> Table:
         bits = statistics.mean(run["compressed"]["bits"] for run in found)
         ranks = ["-".join(map(str, run["compressed"]["ranks"].values())) for run in found]
         errors = spread([100 * run["test"]["error"] for run in found])
+        theirs = published.PUBLISHED["toolkit"].get(label, "")
         smaller = f"{BITS * total(found[0]) / bits:.1f} ×"
-        left_ranks = ", ".join(dict.fromkeys(ranks))
-        rows.append([label, errors, TOOLKIT.get(label, ""), smaller, left_ranks])
+        rows.append([label, errors, theirs, smaller, ", ".join(dict.fromkeys(ranks))])
     return ["compression", "test error, %", "toolkit", "smaller", "ranks"], rows
 
 
@@ -108,10 +90,10 @@ def c_steps(record: Record) -> Table:
     return ["C step", "266,200 weights, ms", f"{record['large_weights']:,} weights, s"], rows
 
 
-def settings(record: Record) -> dict[tuple[str, float], list[Record]]:
-    """The runs of a study, in order, gathered by label and value."""
+def settings(*records: Record) -> dict[tuple[str, float], list[Record]]:
+    """The runs of studies, in order, gathered by label and value."""
     found: dict[tuple[str, float], list[Record]] = {}
-    for run in record["runs"]:
+    for run in (run for record in records for run in record["runs"]):
         found.setdefault((run["label"], run["value"]), []).append(run)
     return found
 

@@ -1,7 +1,7 @@
 """lissom.shrink and Torch-Pruning on the same damage: exact, wrong or crashed, how much, how long.
 
     pip install torch-pruning
-    python benchmarks/pruners.py [--only NAME]
+    python benchmarks/pruners.py [--only NAME] [--busy]
 
 The architectures are those of tests/zoo.py, in float64. A random half of the units of each family
 is zeroed: completely, biases and β included ("clean"), or weights and γ alone, biases and β left in
@@ -21,20 +21,19 @@ and with an oracle that tries every family alone first and leaves out those that
 import copy
 import json
 import os
-import platform
 import signal
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from provenance import REMOVING, idle, provenance
 from torch import Tensor, nn
 
 if find_spec("torch_pruning") is None:
@@ -55,8 +54,9 @@ from lissom.coupling import Family, Role, units  # noqa: E402
 from lissom.running import leaves  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "pruners.json"
+CODE = [*REMOVING, "tests/zoo.py", "tests/zoo_networks.py", "benchmarks/pruners.py"]
 DAMAGES = ("clean", "biases left")
-SECONDS = 120  # for one tool on one network
+SECONDS = 40  # for one tool on one network
 TOLERANCE = 1e-9
 ROUNDING = 1e-5  # where the network itself rounds to float32 inside
 HEADS = (
@@ -71,9 +71,13 @@ def main(
     only: Annotated[
         str | None, typer.Option(help="Run those with this in their name again.")
     ] = None,
+    busy: Annotated[
+        bool, typer.Option("--busy", help="Although other work runs on the machine.")
+    ] = False,
     out: Path = RESULT,
 ) -> None:
     """Compare the tools on every architecture, and keep the record."""
+    load = idle(busy)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     lissom.shrink(nn.Linear(2, 2), torch.ones(2, 2))  # the first trace loads much of torch
@@ -84,17 +88,18 @@ def main(
         "tolerance": TOLERANCE,
         "tolerance_rounding": ROUNDING,
         "networks": [],
-        "versions": {name: version(name) for name in packages if find_spec(name.replace("-", "_"))},
-        "machine": f"{platform.machine()}, {platform.system()}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores, 1 thread",
+        **provenance(CODE, [name for name in packages if find_spec(name.replace("-", "_"))]),
     }
     done: dict[str, Report] = {}
     if only is not None and out.exists():
-        done = {network["name"]: network for network in json.loads(out.read_text())["networks"]}
+        old = json.loads(out.read_text())
+        if old.get("code") == record["code"]:  # else all of it is to be made again
+            done = {network["name"]: network for network in old["networks"]}
     for entry in ZOO:
         if only is None or only in entry.name:
             done[entry.name] = {"name": entry.name, **compare(entry)}
             record["networks"] = [done[e.name] for e in ZOO if e.name in done]
+            record["load"] = [load, os.getloadavg()[0]]
             out.write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -121,6 +126,7 @@ def compare(entry: Entry) -> Report:
     return found
 
 
+@torch.no_grad()
 def zero_half_(families: tuple[Any, ...], damage: str) -> list[Tensor]:
     """Zero a random half of each family's units; returned is which."""
     generator = torch.Generator().manual_seed(0)
@@ -135,7 +141,7 @@ def zero_half_(families: tuple[Any, ...], damage: str) -> list[Tensor]:
             continue
         for member in family.members:
             if member.role is not Role.CUT and "bias" not in member.name.rpartition(".")[-1]:
-                member.scale_((~gone).double())
+                member.tensor.mul_(member.spread((~gone).to(member.tensor)))
     return dead
 
 

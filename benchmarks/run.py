@@ -3,10 +3,11 @@
     python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR]
 
 A study is a table of benchmarks/studies.toml. A run that is finished is not run again, one that was
-killed goes on from its checkpoint. Where the study says `shrink = true`, each network is shrunk and
-measured afterwards; where it says `ensemble = 50`, so many networks are drawn from the gates of
-each run and answer together. The result goes to benchmarks/results/STUDY.json, from which
-benchmarks/tables.py makes the tables and figures of the documentation.
+killed goes on from its checkpoint, as long as the code and the recipes are the same. Where the
+study says `shrink = true`, each network is shrunk and measured afterwards; where it says
+`ensemble = 50`, so many networks are drawn from the gates of each run and answer together. The
+result goes to benchmarks/results/STUDY.json, from which benchmarks/tables.py makes the tables and
+figures of the documentation.
 """
 
 import json
@@ -21,6 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from provenance import TRAINING, provenance, recipe_files
 from safetensors.torch import load_file
 from torch import nn
 
@@ -52,23 +54,27 @@ def main(
         os.environ["LISSOM_DATA_DIR"] = str(data_dir)
     # One thread for each run: the same sums in the same order wherever it is repeated.
     os.environ["OMP_NUM_THREADS"] = "1"
+    recipes = {file for entry, _ in todo for file in recipe_files(entry["recipe"])}
+    origin = provenance([*TRAINING, *recipes])
+    folder = runs / study / origin["code"]["digest"]
     with ThreadPoolExecutor(jobs) as pool:
-        done = list(pool.map(lambda task: train(runs / study, *task), todo))
+        done = list(pool.map(lambda task: train(folder, *task), todo))
     if plan.get("shrink"):
         torch.set_num_threads(1)
         for (entry, seed), result in zip(todo, done, strict=True):
-            result["shrunk"] = shrunk(runs / study / name_of(entry, seed))
+            result["shrunk"] = shrunk(folder / name_of(entry, seed))
     if plan.get("select"):
         for (entry, seed), result in zip(todo, done, strict=True):
-            result["small"] = selected(runs / study / name_of(entry, seed))
+            result["small"] = selected(folder / name_of(entry, seed))
     if "ensemble" in plan:
         for (entry, seed), result in zip(todo, done, strict=True):
-            result["ensemble"] = drawn(runs / study / name_of(entry, seed), plan["ensemble"])
+            result["ensemble"] = drawn(folder / name_of(entry, seed), plan["ensemble"])
     record = {
         "study": study,
         "title": plan["title"],
         "command": command(study, seeds),
         "runs": done,
+        **origin,
     }
     out = HERE / "results" / f"{study}.json"
     out.parent.mkdir(exist_ok=True)
@@ -92,9 +98,20 @@ def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One run, unless its result is there already."""
-    name = name_of(entry, seed)
-    out = folder / name
+    """One run, told with its test error."""
+    result = trained(folder, entry, seed)
+    total = result["nonzeros"]["total"]
+    print(
+        f"{name_of(entry, seed)}: error {100 * result['test']['error']:.2f} %, "
+        f"non-zeros {total['nonzeros']:,} of {total['weights']:,}",
+        flush=True,
+    )
+    return result
+
+
+def trained(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What came out of one run, made unless its result is there already."""
+    out = folder / name_of(entry, seed)
     if not (out / "result.json").exists():
         changes = [option for change in entry["set"] for option in ("--set", change)]
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
@@ -102,12 +119,6 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
             arguments.append("--resume")
         call(*arguments)
     result = json.loads((out / "result.json").read_text())
-    total = result["nonzeros"]["total"]
-    print(
-        f"{name}: error {100 * result['test']['error']:.2f} %, "
-        f"non-zeros {total['nonzeros']:,} of {total['weights']:,}",
-        flush=True,
-    )
     tensors = load_file(out / "model.safetensors")
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = re.sub(r" --out ('[^']*'|\S+)", "", result["command"])

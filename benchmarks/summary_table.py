@@ -1,122 +1,255 @@
-"""The table of the README: what was published, and what lissom's records say."""
+"""The tables of the README: what was published, what lissom's records say, and who is better."""
 
+import shlex
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import curve_tables
 import exact_tables
-from gate_tables import by_label, spread
+import published
+from gate_tables import by_label, helps, spread
 from lc_tables import settings
+
+from lissom.curves import Setting
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
+Load = Callable[[str], Record]
+
+SEEDS = 3
 
 
-def summary(load: Callable[[str], Record]) -> Table:
+def summary(load: Load) -> Table:
     """One row for each claim.
 
     Args:
         load: load(study), its record.
     """
-    compressed = settings(load("lc"))
+    compressed = settings(load("lc"), load("lc-no-teacher"))
     perceptron, lenet5 = (by_label(load(f"gates-{name}")) for name in ("mlp", "lenet5"))
+    without, taught, tiny = (
+        compressed[key] for key in (("no teacher", 0.02), ("teacher", 0.02), ("teacher", 0.01))
+    )
+    radio = load("curves-modrec")
+    layer = load("curves-lenet300-first-layer")
     rows = [
         [
             "LeNet-300-100, 2 % of the weights",
-            "1.76 % (LC, ℓ0 + ℓ2)",
-            f"**{error(compressed['no teacher', 0.02])}**; "
-            f"**{error(compressed['teacher', 0.02])}** with a teacher",
+            f"{weights('LC, ℓ0 + ℓ2')}; {weights('RigL')}",
+            f"**{error(without)}**",
+            helps(without[0]),
         ],
+        ["the same", "", f"**{error(taught)}**", helps(taught[0])],
         [
             "LeNet-300-100, 1 % of the weights",
-            "1.69 % at 3,100 weights (RigL+)",
-            f"**{error(compressed['teacher', 0.01])}** at 2,662 weights, with a teacher",
+            weights("RigL+"),
+            f"**{error(tiny)}** at 2,662 weights",
+            helps(tiny[0]),
         ],
         [
             "784-300-100 by gates on pixels and neurons",
-            "1.4 % at 69.3 k weights (L0)",
-            units(perceptron["λ = 0.1/N"]),
+            theirs("MLP", "L0, λ = 0.1/N"),
+            *units(perceptron["λ = 0.1/N"]),
         ],
-        ["the same, λ by layer", "1.8 % at 26.6 k (L0)", units(perceptron["λ by layer"])],
+        [
+            "the same, λ by layer",
+            theirs("MLP", "L0, λ by layer"),
+            *units(perceptron["λ by layer"]),
+        ],
         [
             "the same, as small as can be",
-            "1.6 % at 9.6 k (VIBNet)",
-            f"{units(perceptron['budget, teacher'], bold=False)}, with a teacher",
+            theirs("MLP", "VIBNet"),
+            *units(perceptron["budget, teacher"], bold=False),
         ],
-        ["LeNet-5 by gates", "0.9 % at 38.3 k (L0)", units(lenet5["λ = 0.1/N"])],
+        [
+            "LeNet-5 by gates",
+            theirs("LeNet-5", "L0, λ = 0.1/N"),
+            *units(lenet5["λ = 0.1/N"]),
+        ],
         [
             "the same, as small as can be",
-            "1.0 % at 2.75 k (BC-GHS)",
-            f"{units(lenet5['budget, teacher'], bold=False)}, with a teacher",
+            theirs("LeNet-5", "BC-GHS"),
+            *units(lenet5["budget, teacher"], bold=False),
         ],
         [
             "first layer of LeNet-300-100 by gates, for 20 points of accuracy",
             "8,000 × smaller (Ahmed)",
-            largest_factor(load("curves-lenet300-first-layer")),
+            f"**{factor(layer, 0.2)}**",
+            helps(of_curve(layer)),
         ],
         [
-            "dense layer of a radio network by gates, no dropout or weight decay",
+            "dense layer of a radio network by gates",
             "95 % removed, accuracy + 1 point (Ahmed, on RML2016.10a)",
-            gain(load("curves-modrec")),
+            f"{gain(radio)}, on RML2016-like data",
+            helps(of_curve(radio)),
         ],
         [
             "784-64-64-10 by L1, exact zeros",
-            f"{zeros(load, 'subgradient')} by a term in the loss",
-            f"**{zeros(load, 'per layer')}** by proximal steps",
+            f"{zeros(load('henrikson'), 'subgradient')} by a term in the loss",
+            f"**{zeros(load('henrikson-l1'), 'L1')}** by proximal steps",
+            helps(by_label(load("henrikson-l1"))["L1"][0]),
         ],
         [
-            "58 architectures, dead units with biases left: removed exactly",
-            f"{exact(load, 'Torch-Pruning')} (Torch-Pruning)",
-            f"**{exact(load, 'lissom')}**",
+            "the same as the article does it, in Adagrad",
+            "over 35 % (Henrikson)",
+            zeros(load("henrikson"), "proximal Adagrad"),
+            helps(by_label(load("henrikson"))["proximal Adagrad"][0]),
+        ],
+        *removed(load("pruners")),
+    ]
+    return ["", "published, or another tool", "lissom", "helped by"], rows
+
+
+def lost(load: Load) -> Table:
+    """Where others are better, or the dense network is."""
+    lenet5 = by_label(load("gates-lenet5"))
+    smallest = lenet5["budget, teacher"]
+    macs = [run["small"]["macs"] / 1000 for run in smallest]
+    bc = published.thousands("LeNet-5", published.row("gates", "LeNet-5", "BC-GHS"))
+    rivals = curve_tables.rivals(load("curves-lenet5-weights"))[1]
+    sparse_vd = next(row for row in rivals if row[1] == "sparse variational dropout")
+    ranks = "select ranks, α = 1e-6"
+    poster = by_label(load("lc-poster"))["ℓ0 + ℓ2"]
+    layer, decayed = load("curves-lenet300-first-layer"), load("modrec-dense")
+    henrikson = by_label(load("henrikson"))
+    rows = [
+        [
+            "LeNet-5, single weights",
+            f"{sparse_vd[2]} % at {sparse_vd[0]} (sparse variational dropout)",
+            f"{sparse_vd[3].replace(' at', ' % at')} (TopK, one seed, not tuned)",
+        ],
+        [
+            "LeNet-5 by units, as small as can be",
+            f"1.0 % at {bc[0]} k weights and {bc[1]} k MACs, no teacher (BC-GHS)",
+            f"{units(smallest, bold=False)[0]} and {min(macs):.0f} to {max(macs):.0f} k MACs, "
+            "with a teacher",
+        ],
+        [
+            "LeNet-5 by units, about 10 k weights",
+            theirs("LeNet-5", "constrained L0"),
+            "no run of this size",
+        ],
+        [
+            "784-300-100 by units, as small as can be",
+            theirs("MLP", "VIBNet") + ", no teacher",
+            units(by_label(load("gates-mlp"))["budget, teacher"], bold=False)[0]
+            + ", with a teacher",
+        ],
+        [
+            "LeNet-300-100, 2 %, under the poster's protocol",
+            weights("LC, ℓ0 + ℓ2"),
+            error(poster),
+        ],
+        [
+            "LeNet-300-100 by ranks that are selected, the toolkit's example",
+            published.PUBLISHED["toolkit"][ranks] + " % (LC toolkit)",
+            error(by_label(load("lc-toolkit"))[ranks]),
+        ],
+        [
+            "first layer of LeNet-300-100 by gates, for 0.1 points",
+            "16 × smaller (Ahmed)",
+            factor(layer, 0.001),
+        ],
+        [
+            "radio network, its accuracy at any size",
+            f"error {error(by_label(decayed)['weight decay'])}, dense under weight decay",
+            f"error {spread(curve_tables.tested(sparse(load('curves-modrec'))))} %, sparse",
+        ],
+        [
+            "784-64-64-10, the dense network",
+            error(henrikson["dense, trained as the next row"])
+            + f" ({helps(henrikson['dense, trained as the next row'][0])})",
+            error(by_label(load("henrikson-l1"))["L1"]),
         ],
     ]
-    return ["", "published, or another tool", "lissom"], rows
+    return ["", "others", "lissom"], rows
 
 
 def error(runs: list[Record]) -> str:
-    """Test error over the seeds."""
-    return f"{spread([100 * run['test']['error'] for run in runs])} %"
+    """Test error over the seeds, whose number is said where it is not the page's three."""
+    shown = f"{spread([100 * run['test']['error'] for run in runs])} %"
+    return shown if len(runs) == SEEDS else f"{shown} ({seeds(runs)})"
 
 
-def units(runs: list[Record], *, bold: bool = True) -> str:
-    """Error and weights of networks without their dead units."""
+def weights(method: str) -> str:
+    """What others report of LeNet-300-100's single weights."""
+    row = published.row("weights", "LeNet-300-100", method)
+    return f"{row['error']} % at {row['left']} ({method})"
+
+
+def theirs(network: str, method: str) -> str:
+    """What others report of a network without units, and its size."""
+    row = published.row("gates", network, method)
+    size, _ = published.thousands(network, row)
+    return f"{row['error']} % at {size} k ({method.split(',')[0]})"
+
+
+def units(runs: list[Record], *, bold: bool = True) -> tuple[str, str]:
+    """Error and weights of networks without their dead units, and what helped."""
     small = [run["small"] for run in runs]
-    weights = statistics.mean(one["weights"] for one in small) / 1000
+    size = statistics.mean(one["weights"] for one in small) / 1000
     shown = f"**{error(small)}**" if bold else error(small)
-    return f"{shown} at {weights:.{1 if weights >= 10 else 2}f} k"
+    return f"{shown} at {size:.{1 if size >= 10 else 2}f} k", helps(runs[0])
 
 
-def largest_factor(record: Record) -> str:
-    """By how much the layer is smaller within 20 points on validation data, and the points lost."""
+def of_curve(record: Record) -> Record:
+    """The recipe of a curve and what was changed of it, as a run has them."""
+    _, _, recipe, *options = shlex.split(record["curves"][0]["command"])
+    changes = [after for flag, after in pairwise(options) if flag == "--set"]
+    return {"recipe": recipe, "set": changes}
+
+
+def factor(record: Record, loss: float) -> str:
+    """By how much the layer is smaller within a loss on validation data, and the test points."""
     [found] = curve_tables.curves(record).values()
-    times, points = curve_tables.factor(found, 0.2, record["axis"]).split(" (+")
-    return f"**{times} smaller** for {points.removesuffix(')')} points"
+    times, points = curve_tables.factor(found, loss, record["axis"]).split(" (")
+    return f"{times} smaller (test error {points.removesuffix(')')})"
 
 
 def gain(record: Record) -> str:
+    """What the sparse radio network has removed and gained."""
+    [found] = curve_tables.curves(record).values()
+    axis = record["axis"]
+    setting = sparse(record)
+    gained = -float(curve_tables.added(found, setting))
+    removed = 100 * (1 - setting.size(axis) / found.settings[0].size(axis))
+    return f"{removed:.1f} % removed, accuracy {gained:+.2f} points"
+
+
+def sparse(record: Record) -> Setting:
     """The best of the settings that are 95 % of the layer smaller, by validation data."""
     [found] = curve_tables.curves(record).values()
     axis = record["axis"]
-    dense = found.settings[0].size(axis)
-    setting = found.budget(**{axis: 0.05 * dense})
-    gained = -float(curve_tables.added(found, setting))
-    removed = 100 * (1 - setting.size(axis) / dense)
-    return f"**{removed:.1f} % removed, accuracy {gained:+.2f} points**, on RML2016-like data"
+    return found.budget(**{axis: 0.05 * found.settings[0].size(axis)})
 
 
-def zeros(load: Callable[[str], Record], label: str) -> str:
+def seeds(runs: list[Record]) -> str:
+    """How many there were."""
+    return "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+
+
+def removed(record: Record) -> list[list[str]]:
+    """Units removed without a difference, by lissom and by Torch-Pruning with an oracle."""
+    columns, rows = exact_tables.pruners(record)
+    by_tool = {(row[0], row[1]): dict(zip(columns, row, strict=True)) for row in rows}
+    found = []
+    for damage, shown in (("biases left", "biases left in"), ("all zero", "biases zero as well")):
+        cells = []
+        for tool in ("Torch-Pruning with an oracle", "lissom"):
+            row = by_tool[damage, tool]
+            cells.append(f"{row['units removed exactly']} of {row['units zeroed']}")
+        number = len(exact_tables.networks(record))
+        what = f"dead units of {number} architectures, {shown}: removed exactly"
+        theirs = f"{cells[0]} (Torch-Pruning, told which and what comes out exact)"
+        found.append([what, theirs, f"**{cells[1]}**", ""])
+    return found
+
+
+def zeros(record: Record, label: str) -> str:
     """Exact zeros of all variables, and the error."""
-    runs = by_label(load("henrikson"))[label]
+    runs = by_label(record)[label]
     totals = [run["nonzeros"]["total"] for run in runs]
     part = statistics.mean(100 * (1 - total["nonzeros"] / total["weights"]) for total in totals)
     return f"{part:.0f} %, error {error(runs)}"
-
-
-def exact(load: Callable[[str], Record], tool: str) -> str:
-    """How many architectures a tool left with the same output, and how much it removed."""
-    row = next(
-        row for row in exact_tables.pruners(load("pruners"))[1]
-        if row[:2] == ["biases left", tool]
-    )  # fmt: skip
-    return f"{row[2]} of {sum(map(int, row[2:5]))}"

@@ -3,7 +3,8 @@
     python benchmarks/tables.py            write them
     python benchmarks/tables.py --check    fail if a table is not what the results say
 
-A table stands in a Markdown file between <!-- results: NAME --> and <!-- end -->.
+A table stands in a Markdown file between <!-- results: NAME --> and <!-- end -->. Below it stand
+its records, where they come from, and whether the code that they speak of has changed since.
 """
 
 import json
@@ -25,9 +26,10 @@ import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
 import torch
-from gate_tables import spread
+from gate_tables import helps, spread
 from matplotlib.figure import Figure
-from summary_table import summary
+from provenance import told
+from summary_table import lost, summary
 
 from lissom.report import ClassAccuracy, connectivity, per_class, rate_distortion, trade_off
 
@@ -43,18 +45,33 @@ COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"} 
 def load(name: str) -> dict[str, Any]:
     """A result file."""
     record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    LOADED[name] = record
     return record
 
 
-def settings(name: str) -> list[dict[str, Any]]:
-    """The settings of a study, each with the errors (%) and non-zero weights of its seeds."""
+LOADED: dict[str, dict[str, Any]] = {}  # by the table that is being made
+
+
+def made(name: str) -> str:
+    """A table, and below it where its records come from."""
+    LOADED.clear()
+    table = TABLES[name]()
+    origins: dict[str, list[str]] = {}
+    for record, found in sorted(LOADED.items()):
+        origins.setdefault(told(found), []).append(f"{record}.json")
+    said = ". ".join(f"{', '.join(records)}: {origin}" for origin, records in origins.items())
+    return f"{table}\n\n*{said}.*"
+
+
+def settings(*names: str) -> list[dict[str, Any]]:
+    """The settings of studies, each with the errors (%) and non-zero weights of its seeds."""
     found: dict[tuple[str, Any], dict[str, Any]] = {}
-    for run in load(name)["runs"]:
+    for run in (run for name in names for run in load(name)["runs"]):
         key = (run["label"], run["value"])
         entry = found.setdefault(
             key, {"label": key[0], "value": key[1], "errors": [], "alive": [], "runs": []}
         )
-        weights = [v for k, v in run["nonzeros"].items() if counted(name, k)]
+        weights = [v for k, v in run["nonzeros"].items() if counted(names[0], k)]
         entry["errors"].append(100 * run["test"]["error"])
         entry["alive"].append(sum(v["nonzeros"] for v in weights))
         entry["all"] = sum(v["weights"] for v in weights)
@@ -90,18 +107,41 @@ def plain_table(name: str) -> str:
     rows = []
     for entry in settings(name):
         errors = spread(entry["errors"])
-        rows.append([label_of(entry), alive(entry), errors, str(len(entry["errors"]))])
-    return markdown(["setting", "weights left", "test error, %", "seeds"], rows)
+        seeds = str(len(entry["errors"]))
+        rows.append([label_of(entry), alive(entry), errors, seeds, helps(entry["runs"][0])])
+    return markdown(["setting", "weights left", "test error, %", "seeds", "helped by"], rows)
 
 
 def henrikson_table() -> str:
     """Zeros as the article counts them: of all variables, biases included."""
     rows = []
-    for entry in settings("henrikson"):
+    for entry in settings("henrikson", "henrikson-l1"):
         totals = [run["nonzeros"]["total"] for run in entry["runs"]]
         zeros = [100 * (1 - t["nonzeros"] / t["weights"]) for t in totals]
-        rows.append([entry["label"], spread(zeros), spread(entry["errors"])])
-    return markdown(["recipe", "exact zeros, % of 55,050", "test error, %"], rows)
+        helped = helps(entry["runs"][0])
+        numbers = spread(zeros), spread(entry["errors"]), str(len(zeros))
+        rows.append([entry["label"], *numbers, helped])
+    columns = ["recipe", "exact zeros, % of 55,050", "test error, %", "seeds", "helped by"]
+    return markdown(columns, rows)
+
+
+def choices() -> list[Path]:
+    """The records of all searches by held-out examples."""
+    return sorted(RESULTS.glob("choice-*.json"))
+
+
+def choice_table(record: dict[str, Any]) -> str:
+    """Every trial of a search, the chosen one in bold."""
+    keys = list(record["chosen"])
+    rows = []
+    for trial in record["trials"]:
+        cells = [str(trial["values"][key]) for key in keys]
+        cells += [f"{100 * trial['valid']['error']:.2f}", f"{trial['valid']['loss']:.4f}"]
+        cells.append(f"{trial['nonzeros']:,}")
+        best = trial["values"] == record["chosen"]
+        rows.append([f"**{cell}**" if best else cell for cell in cells])
+    columns = [*(f"`{key}`" for key in keys), "validation error, %", "loss", "non-zeros"]
+    return f"{record['title']}:\n\n{markdown(columns, rows)}"
 
 
 def lambda_table() -> str:
@@ -199,6 +239,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coupling-cost": lambda: exact_table("coupling-cost", exact_tables.coupling),
     "unit-norms": lambda: exact_table("coupling-cost", exact_tables.unit_norms),
     "latency": lambda: exact_table("latency", exact_tables.latency),
+    "speed": lambda: exact_tables.speed(load("latency")),
     "topk": lambda: plain_table("topk"),
     "henrikson": henrikson_table,
     "formanek-weights": lambda: plain_table("formanek-weights"),
@@ -212,15 +253,18 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
     "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
-    "lc": lambda: exact_table("lc", lc_tables.best),
+    "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
     "curves": lambda: markdown(*curve_tables.answers(mnist_curves())),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
+    "curves-lenet5-rivals": lambda: exact_table("curves-lenet5-weights", curve_tables.rivals),
+    "choices": lambda: "\n\n".join(choice_table(load(path.stem)) for path in choices()),
     "curves-first-layer": lambda: exact_table("curves-lenet300-first-layer", curve_tables.settings),
     "curves-from-scratch": lambda: exact_table(
         "curves-lenet300-weights", curve_tables.from_scratch
     ),
     "curves-cost": lambda: markdown(*curve_tables.costs(mnist_curves())),
     "summary": lambda: markdown(*summary(load)),
+    "lost": lambda: markdown(*lost(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),
     "ahmed-pixels": lambda: markdown(*ahmed_tables.pixels(closer("lenet300-first-layer"))),
     "ahmed-trees": lambda: markdown(
@@ -347,7 +391,10 @@ def curve_figures() -> None:
         save(trade_off(found, axis), name)
         save(rate_distortion(found, axis), f"{name}-halvings")
         first, entry = next(iter(found.values())), record["curves"][0]
-        save(per_class(first, ClassAccuracy.from_dict(entry["classes"]), axis), f"{name}-classes")
+        known = entry["classes"]
+        points = {key: tuple(told) for key, told in known["points"].items()}
+        classes = ClassAccuracy(tuple(known["names"]), points)
+        save(per_class(first, classes, axis), f"{name}-classes")
 
 
 def ahmed_figures() -> None:
@@ -380,7 +427,7 @@ def main(check: bool) -> int:
         old = page.read_text()
         new = re.sub(
             r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)",
-            lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}",
+            lambda m: f"{m[1]}\n{made(m[2])}\n\n{m[3]}",
             old,
             flags=re.DOTALL,
         )

@@ -29,6 +29,11 @@ def _studies() -> dict[str, tuple[str, list[str]]]:
         for i, entry in enumerate(plan["curves"]):
             changes = [*plan.get("set", []), *entry.get("set", [])]
             found[f"curves-{study}-{i}"] = entry["recipe"], changes
+    for choice, plan in tomllib.loads((BENCHMARKS / "choices.toml").read_text("utf-8")).items():
+        for entry in plan["vary"]:
+            for value in entry["values"]:
+                changes = [*plan["set"], f"{entry['key']}={value}"]
+                found[f"choice-{choice}-{entry['key']}-{value}"] = plan["recipe"], changes
     return found
 
 

@@ -1,0 +1,115 @@
+"""Where a record comes from: the code that made it, the machine, and what else ran there.
+
+A record keeps under "code" the files that it speaks of and their digest, and tables.py tells from
+them whether the code has changed since. Comments, docstrings and empty lines do not count.
+"""
+
+import ast
+import hashlib
+import io
+import os
+import platform
+import tokenize
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+IDLE = 0.5  # processes that want a core, beside our own, under which times are worth keeping
+# What a training's numbers depend on.
+TRAINING = (
+    "src/lissom/methods src/lissom/penalties src/lissom/groups src/lissom/training "
+    "src/lissom/recipes src/lissom/models src/lissom/data src/lissom/compressions "
+    "src/lissom/preconditioners.py src/lissom/rescaling.py src/lissom/selection.py "
+    "src/lissom/schedules.py src/lissom/hard_concrete.py"
+).split()
+# What removing units depends on.
+REMOVING = (
+    "src/lissom/coupling src/lissom/shrinking src/lissom/groups src/lissom/operators.py "
+    "src/lissom/measuring/units.py"
+).split()
+
+
+def provenance(code: Iterable[str], packages: Iterable[str] = ("torch", "numpy")) -> dict[str, Any]:
+    """The fields of a record that say where it comes from.
+
+    Args:
+        code: files and folders that it speaks of, from the repository's root.
+        packages: whose versions matter.
+    """
+    files = sorted(code)
+    return {
+        "code": {"files": files, "digest": digest(files)},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("lissom", *packages)},
+        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
+    }
+
+
+def recipe_files(name: str) -> list[str]:
+    """Where a bundled recipe is, and that of its teacher."""
+    file = f"src/lissom/recipes/{name}.toml"
+    teacher = tomllib.loads((ROOT / file).read_text(encoding="utf-8")).get("teacher")
+    return [file, *(recipe_files(teacher["recipe"]) if teacher else [])]
+
+
+def idle(busy: bool = False) -> float:
+    """The load before anything is timed; on a machine with other work nothing is, unless told."""
+    load = os.getloadavg()[0]
+    if load > IDLE and not busy:
+        raise SystemExit(
+            f"the load of this machine is {load:.2f}: other work would be in the times. Wait until "
+            f"it is at most {IDLE}, or give --busy, and the table will say so"
+        )
+    return load
+
+
+def told(record: dict[str, Any], root: Path = ROOT) -> str:
+    """What a page says of where a record comes from: its code, then and now, and the load."""
+    said = []
+    if "code" not in record:
+        said.append("from before records named their code")
+    else:
+        was = record["code"]["digest"]
+        now = digest(record["code"]["files"], root)
+        said.append(f"code {was}, " + ("as it is now" if was == now else "which has changed since"))
+    if "load" in record:
+        before, after = record["load"]
+        said.append(f"load {before:.1f} before and {after:.1f} after")
+        if before > IDLE or after > record.get("jobs", 1) + IDLE:
+            said[-1] += ": other work ran beside it, so do not trust the times"
+    return "; ".join(said)
+
+
+def digest(code: Iterable[str], root: Path = ROOT) -> str:
+    """Sixteen hex digits of what these files say, and the Python files of these folders."""
+    found = hashlib.sha256()
+    for name in sorted(code):
+        path = root / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(f"{file.relative_to(root).as_posix()}\n{_meaning(file)}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _meaning(file: Path) -> str:
+    """A file without its comments, docstrings and empty lines."""
+    if not file.exists():
+        return "gone"
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".toml":
+        return repr(tomllib.loads(text))
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                for number in range(value.lineno, (value.end_lineno or 0) + 1):
+                    lines[number - 1] = ""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
