@@ -175,6 +175,35 @@ def test_a_dead_unit_is_no_row_that_was_not_looked_up(penalty: Any) -> None:
         assert sum(int(p.count_nonzero()) for p in (net[0].weight, net[2].weight)) == 40
 
 
+def test_positions_that_are_stretched_over_a_batch_are_rows_too() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(1, 6, 4))
+
+    net = Places()
+    before = net.places.detach().clone()
+    opt = Adam(net.parameters(), 0.01)
+    method = lissom.proximal(opt, {lissom.weights(net): TopK(fraction=0.5)}, metric="adaptive")
+    net.places[:, :3].square().sum().backward()
+    opt.step()
+    assert torch.equal(net.places[:, 3:], before[:, 3:])
+    assert int(net.places[:, :3].count_nonzero()) == 6
+    method.load_state_dict(copy.deepcopy(method.state_dict()))
+
+
+def test_a_number_of_no_dim_waits_for_its_gradient_too() -> None:
+    net = nn.Module()
+    net.weight, net.bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.tensor(2.0))
+    opt = SGD(net.parameters(), 1e-6)
+    lissom.proximal(opt, {lissom.weights(net, biases=True): L1(1e6)})
+    for used in (0, 1):
+        opt.zero_grad(set_to_none=False)
+        (net.weight.sum() + used * net.bias).backward()
+        opt.step()
+        assert float(net.bias.detach()) == pytest.approx([2.0, 1.0][used])
+
+
 def unit(net: nn.Module) -> lissom.Groups:
     return lissom.neurons(net, torch.rand(2, 8))
 

@@ -148,15 +148,19 @@ class Member:
         return self.gathered(self.norms().square())
 
     def within(self, rows: Tensor) -> Tensor:
-        """Which groups have all their entries in the rows (of dim 0) that have a True.
+        """Which groups have all their entries in the rows that have a True.
+
+        Args:
+            rows: a Boolean along the leading dims of the tensor.
 
         Returns:
             A Boolean for each row where the groups are cut out of rows, otherwise for each group.
         """
-        if self.index is None and self.dims[:1] == (0,):
+        if self.index is None and self.dims[: rows.ndim] == tuple(range(rows.ndim)):
             return rows
-        some = rows if 0 in self.dims else rows.all()
-        left = (~some).view(-1, *[1] * (len(self.dims) - 1))  # dim 0 is the first of dims
+        n = self.tensor.ndim
+        left = (~rows).reshape([*rows.shape[:n], *[1] * (n - rows.ndim)])
+        left = left.any(self._inner) if self._inner else left
         shape = self.shape if self.index is None else self.index.shape
         return self.gathered(left.expand(shape).float()) == 0
 
@@ -289,8 +293,8 @@ class Partition:
         """Which groups lie in some rows of their tensors, with all that `scale_` would change.
 
         Args:
-            rows: of tensors, a Boolean for each row (of dim 0), or one for all rows; None, as for
-                a tensor that is not there, for every row.
+            rows: of tensors, a Boolean along their leading dims, or one for all; None, as for a
+                tensor that is not there, for every row.
 
         Returns:
             A Boolean over the leading dims of the norms; None for all groups.

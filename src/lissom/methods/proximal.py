@@ -187,6 +187,10 @@ def proximal(optimizer: Optimizer, penalties: Mapping[Groups, Penalty], **option
     (the prox acts on the iterate), so schedulers, GradScaler, gradient accumulation, compiled
     models and `state_dict` work as before. A zero may come back until the method is finalized.
 
+    What the optimizer did not step stays as it is, in either metric, and budgets do not count it:
+    what has no gradient, rows that a sparse one has no index of, and rows of tables (embeddings)
+    that never had another gradient than 0. So does a group of which that holds for a part.
+
     Heavy-ball momentum μ (SGD, RMSprop) lengthens steps to lr/(1 − μ) in the long run. The adaptive
     metric knows it; in the Euclidean one t stays lr, so that λ acts as (1 − μ)λ.
 

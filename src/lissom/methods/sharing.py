@@ -22,9 +22,9 @@ def require_whole(blocks: Iterable[Partition]) -> None:
     sharded = [b.name for b in blocks if any(_is_sharded(m.name, m.tensor) for m in b.members)]
     if sharded:
         raise MethodError(
-            f"{', '.join(sharded)} is sharded over processes, as by fully_shard, "
-            "FullyShardedDataParallel or tensor parallelism, where norms and budgets would be "
-            f"those of a shard. {WHAT_WORKS}"
+            f"tensors are sharded over processes, as by fully_shard, FullyShardedDataParallel or "
+            f"tensor parallelism, and norms and budgets would be those of a shard: "
+            f"{', '.join(sharded)}. {WHAT_WORKS}"
         )
 
 

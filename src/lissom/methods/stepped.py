@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lissom.groups import Partition
 from lissom.rescaling import Chosen
 
-Rows = dict[Tensor, Tensor | None]  # of parameters a Boolean for each row; None for all of them
+Rows = dict[Tensor, Tensor | None]  # a Boolean along the leading dims; None for all of them
 
 # Of these each row makes an output at every call, and that a unit is dead is no reason to keep it.
 LAYERS = (
@@ -44,9 +44,7 @@ class Stepped:
         self.tables = {p for block in alone for p in block.parameters}
         self.due: dict[nn.Parameter, Tensor | None] = {}
         self.waiting: dict[nn.Parameter, Tensor] = {
-            p: torch.ones(len(self._rows(p)), dtype=torch.bool)
-            for p in self.parameters
-            if p.numel()
+            p: torch.ones(self._shape(p), dtype=torch.bool) for p in self.parameters if p.numel()
         }
 
     @torch.no_grad()
@@ -88,17 +86,16 @@ class Stepped:
             return rows
         if waiting is None:
             return None
-        waiting = waiting.to(grad.device, copy=True)
-        at = waiting.nonzero().flatten()
-        waiting[at] = ~self._rows(parameter, grad)[at].any(1) & self._rows(parameter)[at].any(1)
-        self._wait(parameter, waiting)
-        return ~waiting if parameter in self.waiting else None
+        moved, alive = (x.reshape([*waiting.shape, -1]).any(-1) for x in (grad, parameter))
+        self._wait(parameter, waiting.to(grad.device) & ~moved & alive)
+        return ~self.waiting[parameter] if parameter in self.waiting else None
 
-    def _rows(self, parameter: nn.Parameter, values: Tensor | None = None) -> Tensor:
-        """A parameter, or what is shaped like it, as [rows, …]: one, if it is no table."""
-        rows = len(parameter) if parameter in self.tables and parameter.ndim else 1
-        values = parameter.detach() if values is None else values
-        return values.reshape(rows, -1)
+    def _shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Of its rows: [n], or [1, …, n] of what is stretched over a batch; one, if no table."""
+        if parameter not in self.tables:
+            return (1,)
+        first = next((d for d, size in enumerate(parameter.shape[:-1]) if size > 1), 0)
+        return tuple(parameter.shape[: first + 1])
 
     def _wait(self, parameter: nn.Parameter, waiting: Tensor) -> None:
         if waiting.any():
@@ -122,8 +119,8 @@ class Stepped:
         self.waiting = {p: self._fitting(p, r) for p, r in waiting if r is not False}
 
     def _fitting(self, parameter: nn.Parameter, rows: Tensor) -> Tensor:
-        if len(rows) not in (len(self._rows(parameter)), len(parameter)):
-            raise ValueError(f"{len(rows)} rows for a tensor of {list(parameter.shape)}")
+        if rows.shape not in (self._shape(parameter), parameter.shape[:1]):
+            raise ValueError(f"{list(rows.shape)} rows for a tensor of {list(parameter.shape)}")
         return rows.to(parameter.device)
 
 

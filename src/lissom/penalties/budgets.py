@@ -1,7 +1,8 @@
 """Penalties that are budgets: 0 where the budget is met and ∞ elsewhere.
 
 The prox of a budget is the projection onto it in the given metric, and does not depend on t.
-It is met exactly, over all the norms that come together: those of one layer or of all layers.
+It is met exactly, over all the norms that come together: those of one layer or of all layers. A
+proximal optimizer asks it of what its steps were about; the rest stays, and is not counted.
 """
 
 import math

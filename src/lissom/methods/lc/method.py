@@ -249,7 +249,7 @@ class LC(Method):
     def loss_term(self) -> Tensor:
         """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed."""
         if not self.begun or self._provisional:
-            self._compress_directly()
+            torch.compiler.disable(self._compress_directly)()
             self._provisional = True
         first, *others = [task.pull(self.mu) for task in self._tasks]
         return sum((other.to(first.device) for other in others), first)
