@@ -1,4 +1,4 @@
-"""One exception per kind of mistake, each a `ValueError`; warnings; and help with misspelt names."""
+"""One exception per kind of mistake, each a `ValueError`; warnings; help with misspelt names."""
 
 import sys
 import warnings
@@ -84,7 +84,7 @@ def warn(message: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("lissom", "torch"):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level - 1)
+    warnings.warn(message, stacklevel=level)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
