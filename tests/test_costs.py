@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
+from torch.optim import Adam
 
-from lissom import LissomError, measure
+import lissom
+from lissom import L0, LissomError, measure
 from lissom.measuring import units
 from lissom.models import lenet5, lenet300
 from lissom.sparse_sizes import storage
@@ -65,6 +67,45 @@ def test_macs_are_those_made_by_hand(
     found = measure(layer.to(device), torch.rand(shape, device=device))
     assert (found.macs, found.uncounted) == (count, ())
     assert sum(of_layer.macs or 0 for of_layer in found.layers) == count
+
+
+@pytest.mark.parametrize("make", [lenet300, lenet5])
+def test_the_batch_does_not_count(make: Any) -> None:
+    net, x = make(), torch.rand(5, 1, 28, 28)
+    x = x.flatten(1) if make is lenet300 else x
+    with torch.no_grad():
+        next(net.parameters())[::2] = 0
+    of_one = measure(net, x[:1]).to_dict()
+    assert of_one.pop("examples") == 1 and of_one["effective_macs"] < of_one["macs"]
+    groups = lissom.neurons(net, x)
+    method = lissom.gate(Adam(net.parameters()), net, {groups: L0(0)}, example_inputs=x)
+    assert method.total("macs") == of_one["macs"]
+    method.remove()
+    for n in (2, 5):
+        found = measure(net, x[:n])
+        assert f"{n} examples; MACs are for one" in str(found)
+        of_many = found.to_dict()
+        assert of_many.pop("examples") == n
+        for layer in (*of_one["layers"], *of_many["layers"]):
+            layer.pop("shape", None)
+        assert of_many == of_one
+
+
+def test_what_has_no_batch_is_one_example() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).sum(0)  # type: ignore[no-any-return]
+
+    found = measure(Pooled(), torch.rand(5, 4))
+    assert (found.examples, found.macs) == (1, 5 * 12)
+    assert "examples" not in str(found)
+    assert measure(nn.Linear(4, 3), torch.rand(4)).examples == 1
+    with_state = measure(nn.LSTM(4, 3, batch_first=True), torch.rand(5, 2, 4))
+    assert (with_state.examples, with_state.macs) == (5, 2 * 4 * 3 * (4 + 3))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -5,6 +5,7 @@ import logging
 import math
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
     empty = curve.settings[-1]
     assert all(p.empty and p.size() == 0 for p in empty.points)
     assert not any(p.empty for s in curve.settings[:3] for p in s.points)
+
+
+def accuracy(net: nn.Module) -> float:
+    return 1 / (1 + error(net))
+
+
+@pytest.mark.parametrize("score", [accuracy, error])
+def test_an_accuracy_as_the_error_is_told(score: Any) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = path([1e-4, 1e-2, 1.0], error=score, seeds=2)
+    told = [str(w.message) for w in caught if "largest error" in str(w.message)]
+    assert len(told) == (score is accuracy)
+    if told:
+        dense, *_, last = found.settings
+        assert f"largest error of all 4 strengths, {dense.error:.4g}, and strength 1" in told[0]
+        assert f"{last.error:.4g}" in told[0] and "1 − accuracy" in told[0]
 
 
 def test_every_point_starts_from_the_next_denser_one(curve: Curve) -> None:

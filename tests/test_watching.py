@@ -326,6 +326,26 @@ def test_gates_and_learning_compression_are_told_at_their_end() -> None:
     assert sum(EMPTY in str(w.message) for w in caught) == 1
 
 
+@pytest.mark.parametrize("open_at_test", [8, 6, 5, 3])
+def test_a_budget_that_closes_gates_at_the_end_is_told(open_at_test: int) -> None:
+    net = nn.Sequential(nn.Linear(8, 10, bias=False), nn.ReLU(), nn.Linear(10, 8, bias=False))
+    groups = lissom.neurons(net, torch.rand(2, 8))
+    opt = Adam(net.parameters())
+    method = lissom.gate(opt, net, {groups: L0(0)}, budget=Budget(weights=0.5), seed=0)
+    with torch.no_grad():
+        method.log_alpha.fill_(-9)[:open_at_test] = 9
+    expected = ("closes",) if open_at_test > 6 else ()  # 5 are allowed; one too many is rounding
+    with method.deployed():
+        left = sum(int(norms.count_nonzero()) for norms in groups.norms())
+    with told(*expected) as messages:
+        method.finalize()
+        method.finalize()
+    assert left == 5 == sum(int(n.count_nonzero()) for n in groups.norms())
+    if messages:
+        assert "closes 3 of 8 gates that are open" in messages[0]
+        assert "128 weights are expected, and the budget is 80" in messages[0]
+
+
 def test_what_is_no_layer_may_vanish() -> None:
     net = chain()
     opt = SGD(net.parameters(), lr=0.01)

@@ -12,12 +12,20 @@ from lissom.methods.optimizers import parameters_of, stepping_optimizer
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse an optimizer of another model.
+    """Refuse an optimizer of another model, or of the model as it was before a layer was replaced.
 
     Raises:
-        RunError: if it holds none of the model's parameters.
+        RunError: if it holds none of the model's parameters, or lacks some and has others.
     """
-    if parameters_of(optimizer).isdisjoint(model.parameters()):
+    held, own = parameters_of(optimizer), set(model.parameters())
+    lacks = [n for n, p in model.named_parameters() if p.requires_grad and p not in held]
+    if lacks and not held <= own and held & own:
+        raise RunError(
+            f"the optimizer does not hold {', '.join(lacks)} of this {type(model).__name__}, and "
+            "holds parameters that are not its own, as where a layer was replaced: make it of "
+            "model.parameters() as they are now"
+        )
+    if held.isdisjoint(own):
         raise RunError(
             f"the optimizer holds no parameter of this {type(model).__name__}, which would not be "
             "trained: make it of model.parameters()"
@@ -42,7 +50,7 @@ def check_last_batch(model: nn.Module, train_x: Tensor, batch_size: int) -> None
         size = next(size for size in range(batch_size + 1, n + 2) if (n - 1) % size)
         raise RunError(
             f"the last batch of {n:,} examples has one, with batch_size={batch_size}, and "
-            f"{type(model).__name__} cannot be trained on one: {one}. batch_size={size} leaves more",
+            f"{type(model).__name__} cannot be trained on one: {one}. Take batch_size={size}",
             field="batch_size",
         ) from one
 
