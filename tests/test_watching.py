@@ -279,7 +279,7 @@ def test_a_budget_that_empties_a_layer_is_told_once_and_per_layer_is_the_remedy(
             steps(net, opt, method, 130)
             method.finalize()
         if messages:
-            assert re.search(r"leaves 0 of 192 groups in 2\.weight, and 10 % of all", messages[0])
+            assert re.search(r"leaves 0 of 192 weights in 2\.weight, and 10 % of all", messages[0])
             assert "TopK(fraction=0.1)" in messages[0] and "per='layer'" in messages[0]
 
 

@@ -234,7 +234,7 @@ class Method(metaclass=_MadeFirst):
         """
         if optimizer_state is not None and self.optimizer is not None:
             self.optimizer.load_state_dict(optimizer_state)
-            self.begins_here()
+            self._watch.together()
 
     def event(self) -> dict[str, Any]:
         """How it stands, for a record: plain values by name, of which "summary" is read out."""
@@ -350,10 +350,6 @@ class Method(metaclass=_MadeFirst):
             for block, mask in zip(self._kept(), alive, strict=True):
                 self.keep_zeros_(block, mask.to(block.parameters[0]))
 
-    def begins_here(self) -> None:
-        """Take the optimizer's state as it is for that with which this method begins."""
-        self._watch.together()
-
     def forget_moments(self) -> None:
         """Clear the optimizer's state, but for what another method is at work on: its metric."""
         if self.optimizer is None:
@@ -436,7 +432,7 @@ class Method(metaclass=_MadeFirst):
             mask.to(b.parameters[0].device, b.parameters[0].dtype)
             for mask, b in zip(state["alive"], self._kept(), strict=True)
         ]
-        self.begins_here()
+        self._watch.together()
 
     def blocks(self) -> list[Partition]:
         """All groups, by block, in their order."""

@@ -49,13 +49,15 @@ class Watch:
     def follow(self, optimizer: Optimizer) -> None:
         """Begin, with the method."""
         self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
+            # Of a compiled step it is no part.
+            optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
             optimizer.register_load_state_dict_pre_hook(self._loading),
             optimizer.register_load_state_dict_post_hook(self._loaded),
         ]
         _watches.add(self)
         if not _on_all_optimizers:
-            _on_all_optimizers.append(register_optimizer_step_post_hook(_stepped))
+            hook = torch.compiler.disable(_stepped)
+            _on_all_optimizers.append(register_optimizer_step_post_hook(hook))
 
     def remove(self) -> None:
         """End, with the method."""
@@ -86,7 +88,7 @@ class Watch:
             )
 
     def together(self) -> None:
-        """The method's state belongs to the optimizer's as it is, or will be loaded now."""
+        """The method's state belongs to the optimizer's as it is, or as it will be loaded now."""
         self._together, self._apart = self.method.step, False
         self._told.discard("back")
         self.note_weights()
@@ -186,8 +188,9 @@ def emptied(method: "Method") -> dict[Partition, str]:
         for block, alive, size in zip(groups, left, sizes, strict=True):
             matrix = any(tensor.ndim > 1 for tensor in block.tensors())
             if matrix and size > 1 and (alive == 0 or alive < POOR * equal * size):
+                what = "weights" if block.single else "groups"
                 of_all = f", and {100 * equal:.2g} % of all under {penalty}"
-                found[block] = f"{alive:,} of {size:,} groups in {block.name}{of_all}"
+                found[block] = f"{alive:,} of {size:,} {what} in {block.name}{of_all}"
     return found
 
 

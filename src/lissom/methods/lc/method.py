@@ -33,7 +33,7 @@ from lissom.penalties import SIZE, Abilities, Penalty, refusal
 
 C_STEPS = 40
 TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
-APART = 0.5  # of the same in the metric, at the end; above it θ was another network than w
+APART = 0.6  # of the same in the metric, at the end; above it θ was another network than w
 
 
 @dataclass(frozen=True, kw_only=True)
