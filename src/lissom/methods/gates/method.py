@@ -278,8 +278,9 @@ class Gates(Method):
         )
         warn(
             f"the budget closes {int(closed.sum()):,} of {int((opened != 0).sum()):,} gates that "
-            f"are open: {sizes}. The network was not trained without them. More steps help, a "
-            "larger gate_lr or rate of the Budget, or a target that falls by a schedule"
+            f"are open in evaluation, P(z ≠ 0) = {float(p[closed].mean()):.2g} on average: {sizes}"
+            ". The network was not trained without them. More steps help, a larger gate_lr or rate "
+            "of the Budget, or a target that falls by a schedule"
         )
 
     def let_go(self) -> None:
