@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lissom
 from lissom import L0, L1, Budget, TopK
-from lissom.errors import MethodError
+from lissom.errors import MethodError, OptimizerError
 from lissom.methods import Method
 
 SOME = (METHODS["proximal"], METHODS["lc"])
@@ -209,6 +209,21 @@ def test_steps_of_another_optimizer_on_the_same_weights_are_told(make: Make) -> 
     method.remove()
     with told():
         steps(net, new, None, 15)
+
+
+def test_gates_whose_group_was_taken_off_the_optimizer_are_told() -> None:
+    net = network()
+    opt = Adam(net.parameters())
+    method = lissom.gate(opt, net, {lissom.weights(net): L0(1e-3)})
+    steps(net, opt, method, 2)
+    group = opt.param_groups.pop()
+    with pytest.raises(OptimizerError, match=r"^log α is in no param group of the optimizer any"):
+        steps(net, opt, method, 1)
+    opt.add_param_group(group)
+    steps(net, opt, method, 1)
+    method.finalize()
+    opt.param_groups.pop()
+    steps(net, opt, method, 1)
 
 
 def test_zeros_that_another_optimizer_will_not_keep_are_told() -> None:
@@ -431,6 +446,10 @@ def test_copies_that_do_not_fit_are_named_and_left_alone() -> None:
     wrong = "2.weight of the copy is [3], and 2.weight [12, 16]"
     with pytest.raises(MethodError, match=re.escape(wrong)):
         method.copy_zeros({**named, "2.weight": torch.rand(3)})
+    with pytest.raises(
+        MethodError, match=r"a copy of weights is a model or \{name: tensor\}, got \["
+    ):
+        method.copy_zeros([*named.values()])  # type: ignore[arg-type]
     assert all(torch.equal(p, whole[name]) for name, p in named.items())
 
 

@@ -25,10 +25,11 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
+from lissom.methods.copies import copies_in
 from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
-from lissom.methods.watching import Watch, copies_in
+from lissom.methods.watching import Watch
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength

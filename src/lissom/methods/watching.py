@@ -8,17 +8,17 @@
 Each is a warning, since each may be meant.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from lissom.errors import MethodError, nearest, warn
+from lissom.errors import warn
 from lissom.groups import Partition
 
 if TYPE_CHECKING:
@@ -203,35 +203,6 @@ def _remedy(method: "Method", block: Partition) -> str:
             "cubic(1, 0.05, steps), mostly"
         )
     return "A smaller strength helps, or one of its own for this layer, by groups.only(…)"
-
-
-def copies_in(
-    to: nn.Module | Mapping[str, Tensor], blocks: Sequence[Partition]
-) -> dict[Tensor, Tensor]:
-    """The tensors of a copy of a network, by the parameters of which they are copies.
-
-    Args:
-        to: the copy, or a wrapper of it, which puts something before each name.
-        blocks: the parameters are theirs.
-
-    Raises:
-        MethodError: naming what is missing, or of another shape.
-    """
-    named: Mapping[str, Tensor]
-    named = dict(to.named_parameters(remove_duplicate=False)) if isinstance(to, nn.Module) else to
-    copies: dict[Tensor, Tensor] = {}
-    members = [m for b in blocks for m in b.members if isinstance(m.tensor, nn.Parameter)]
-    for name, tensor in ((member.name, member.tensor) for member in members):
-        found = [key for key in named if key == name or key.endswith(f".{name}")]
-        key = name if name in found else found[0] if len(found) == 1 else None
-        if key is None:
-            raise MethodError(f"the copy has no {name}.{nearest(name, named)}")
-        if named[key].shape != tensor.shape:
-            raise MethodError(
-                f"{key} of the copy is {list(named[key].shape)}, and {name} {list(tensor.shape)}"
-            )
-        copies[tensor] = named[key].detach()
-    return copies
 
 
 def _stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

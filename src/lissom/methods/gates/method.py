@@ -208,6 +208,13 @@ class Gates(Method):
             constraint.in_the_loss()
 
     def after_step(self) -> None:
+        assert self.optimizer is not None
+        held = (p for group in reversed(self.optimizer.param_groups) for p in group["params"])
+        if not any(parameter is self.log_alpha for parameter in held):
+            raise OptimizerError(
+                "log α is in no param group of the optimizer any more, so that no gate would move: "
+                "leave the group that lissom.gate added, or call method.finalize()"
+            )
         for constraint in self.constraints:
             constraint.follow()
 
