@@ -5,7 +5,7 @@
     L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer)
     C step:  Θ = argmin ‖(w − u) − Δ(Θ)‖²_D,   then   u ← u − (w − Δ(Θ))
 
-u holds the multipliers of the constraint, divided by μ; it is 0 in the quadratic-penalty method.
+u holds the multipliers of the constraint, divided by μD; it is 0 in the quadratic-penalty method.
 As μ grows, w becomes Δ(Θ).
 """
 
