@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
+from torch.optim import Adam
 
-from lissom import LissomError, measure
+import lissom
+from lissom import L0, LissomError, measure
 from lissom.measuring import units
 from lissom.models import lenet5, lenet300
 from lissom.sparse_sizes import storage
@@ -27,14 +29,14 @@ def macs(model: nn.Module, *inputs: Tensor) -> int:
     return found.macs
 
 
-# By hand: outputs × the numbers that each is a sum of.
+# By hand, for one example: outputs × the numbers that each is a sum of.
 COUNTS = [
-    (nn.Linear(5, 7), [3, 5], 3 * 7 * 5),
-    (nn.Linear(5, 7, bias=False), [2, 3, 5], 2 * 3 * 7 * 5),
+    (nn.Linear(5, 7), [3, 5], 7 * 5),
+    (nn.Linear(5, 7, bias=False), [2, 3, 5], 3 * 7 * 5),
     (nn.Linear(5, 7), [5], 7 * 5),
-    (nn.Conv1d(4, 6, 3), [2, 4, 9], 2 * 6 * 7 * 4 * 3),
-    (nn.Conv1d(4, 6, 3, padding="same"), [2, 4, 9], 2 * 6 * 9 * 4 * 3),
-    (nn.Conv2d(3, 8, 5), [2, 3, 9, 11], 2 * 8 * 5 * 7 * 3 * 25),
+    (nn.Conv1d(4, 6, 3), [2, 4, 9], 6 * 7 * 4 * 3),
+    (nn.Conv1d(4, 6, 3, padding="same"), [2, 4, 9], 6 * 9 * 4 * 3),
+    (nn.Conv2d(3, 8, 5), [2, 3, 9, 11], 8 * 5 * 7 * 3 * 25),
     (nn.Conv2d(3, 8, 5), [3, 9, 11], 8 * 5 * 7 * 3 * 25),
     (nn.Conv2d(3, 8, 3, stride=2, padding=1), [1, 3, 9, 9], 8 * 5 * 5 * 3 * 9),
     (nn.Conv2d(3, 8, 3, dilation=2), [1, 3, 9, 9], 8 * 5 * 5 * 3 * 9),
@@ -42,15 +44,16 @@ COUNTS = [
     (nn.Conv2d(4, 8, 3, groups=4), [1, 4, 5, 5], 8 * 3 * 3 * 1 * 9),
     (nn.Conv3d(2, 3, (1, 2, 3)), [1, 2, 4, 5, 6], 3 * 4 * 4 * 4 * 2 * 6),
     # Each input number is multiplied with all kernel weights of its group.
-    (nn.ConvTranspose2d(4, 6, 3), [2, 4, 5, 5], 2 * 4 * 5 * 5 * 6 * 9),
-    (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), [2, 4, 5, 5], 2 * 4 * 5 * 5 * 3 * 9),
-    (nn.RNN(5, 7), [4, 2, 5], 4 * 2 * 7 * (5 + 7)),
-    (nn.GRU(5, 7), [4, 2, 5], 4 * 2 * 3 * 7 * (5 + 7)),
-    (nn.LSTM(5, 7), [4, 2, 5], 4 * 2 * 4 * 7 * (5 + 7)),
+    (nn.ConvTranspose2d(4, 6, 3), [2, 4, 5, 5], 4 * 5 * 5 * 6 * 9),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), [2, 4, 5, 5], 4 * 5 * 5 * 3 * 9),
+    (nn.RNN(5, 7, batch_first=True), [4, 2, 5], 2 * 7 * (5 + 7)),
+    (nn.GRU(5, 7, batch_first=True), [4, 2, 5], 2 * 3 * 7 * (5 + 7)),
+    (nn.LSTM(5, 7), [4, 2, 5], 2 * 4 * 7 * (5 + 7)),  # the first dim, whatever it means
+    (nn.LSTM(5, 7), [4, 5], 4 * 7 * (5 + 7)),
     (
         nn.LSTM(5, 7, 2, bidirectional=True, batch_first=True),
         [2, 4, 5],
-        2 * (4 * 2 * 4 * 7 * (5 + 7) + 4 * 2 * 4 * 7 * (14 + 7)),
+        2 * (4 * 4 * 7 * (5 + 7) + 4 * 4 * 7 * (14 + 7)),
     ),
     (nn.BatchNorm2d(3), [2, 3, 4, 4], 0),
 ]
@@ -64,6 +67,45 @@ def test_macs_are_those_made_by_hand(
     found = measure(layer.to(device), torch.rand(shape, device=device))
     assert (found.macs, found.uncounted) == (count, ())
     assert sum(of_layer.macs or 0 for of_layer in found.layers) == count
+
+
+@pytest.mark.parametrize("make", [lenet300, lenet5])
+def test_the_batch_does_not_count(make: Any) -> None:
+    net, x = make(), torch.rand(5, 1, 28, 28)
+    x = x.flatten(1) if make is lenet300 else x
+    with torch.no_grad():
+        next(net.parameters())[::2] = 0
+    of_one = measure(net, x[:1]).to_dict()
+    assert of_one.pop("examples") == 1 and of_one["effective_macs"] < of_one["macs"]
+    groups = lissom.neurons(net, x)
+    method = lissom.gate(Adam(net.parameters()), net, {groups: L0(0)}, example_inputs=x)
+    assert method.total("macs") == of_one["macs"]
+    method.remove()
+    for n in (2, 5):
+        found = measure(net, x[:n])
+        assert f"{n} examples; MACs are for one" in str(found)
+        of_many = found.to_dict()
+        assert of_many.pop("examples") == n
+        for layer in (*of_one["layers"], *of_many["layers"]):
+            layer.pop("shape", None)
+        assert of_many == of_one
+
+
+def test_what_has_no_batch_is_one_example() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).sum(0)  # type: ignore[no-any-return]
+
+    found = measure(Pooled(), torch.rand(5, 4))
+    assert (found.examples, found.macs) == (1, 5 * 12)
+    assert "examples" not in str(found)
+    assert measure(nn.Linear(4, 3), torch.rand(4)).examples == 1
+    with_state = measure(nn.LSTM(4, 3, batch_first=True), torch.rand(5, 2, 4))
+    assert (with_state.examples, with_state.macs) == (5, 2 * 4 * 3 * (4 + 3))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -82,10 +124,10 @@ def test_macs_of_attention(training: bool, device: str) -> None:
         "norm2": 0,
     }
     assert {layer.name: layer.macs for layer in found.layers} == {
-        name: n * tokens * count for name, count in per_token.items()
+        name: tokens * count for name, count in per_token.items()
     }
-    scores = 2 * n * tokens * tokens * width  # q·k, and the weighted sum of v
-    assert found.macs == n * tokens * sum(per_token.values()) + scores
+    scores = 2 * tokens * tokens * width  # q·k, and the weighted sum of v
+    assert found.macs == tokens * sum(per_token.values()) + scores
     assert "without weights" in str(found) and f"{scores:,}" in str(found)
 
 
@@ -99,14 +141,14 @@ def test_macs_of_attention_functions() -> None:
             return self.scale * F.scaled_dot_product_attention(q, k, v)
 
     q, k, v = torch.rand(2, 3, 5, 8), torch.rand(2, 3, 7, 8), torch.rand(2, 3, 7, 6)
-    assert macs(Scores(), q, k, v) == 2 * 3 * 5 * 7 * (8 + 6)
+    assert macs(Scores(), q, k, v) == 3 * 5 * 7 * (8 + 6)
 
 
 def test_what_cannot_be_counted_is_named() -> None:
     net = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm([3, 4]), nn.Linear(4, 2))
     found = measure(net, torch.zeros(2, 3, dtype=torch.long))
     assert found.uncounted == ("0.weight", "1.weight", "1.bias")
-    assert found.macs == 2 * 3 * 4 * 2
+    assert found.macs == 3 * 4 * 2
     assert re.search(r"MACs not counted +0\.weight, 1\.weight, 1\.bias", str(found))
     bilinear = nn.Bilinear(4, 6, 3)
     found = measure(bilinear, (torch.rand(2, 4), torch.rand(2, 6)))
@@ -138,17 +180,17 @@ def test_layers_are_in_the_order_in_which_they_run() -> None:
         (y.name, y.type, y.shape, y.nonzeros, y.weights, y.macs, y.effective_macs)
         for y in found.layers
     ] == [
-        ("", "Twice", (5, 2), 12, 16, 5 * 16, 5 * 12),
-        ("first", "Linear", (5, 4), 8, 20, 2 * 5 * 16, 2 * 5 * 4),
-        ("last", "Linear", (5, 2), 10, 10, 5 * 8, 5 * 8),
+        ("", "Twice", (5, 2), 12, 16, 16, 12),
+        ("first", "Linear", (5, 4), 8, 20, 2 * 16, 2 * 4),
+        ("last", "Linear", (5, 2), 10, 10, 8, 8),
         ("unused", "Linear", None, 12, 12, 0, 0),
     ]
-    assert (found.macs, found.effective_macs) == (80 + 160 + 40, 60 + 40 + 40)
+    assert (found.macs, found.effective_macs) == (16 + 32 + 8, 12 + 8 + 8)
     assert found.uncounted == ()
     lines = [line.split() for line in str(found).splitlines()]
-    assert ["first", "Linear", "5×4", "8", "20", "160", "40"] in lines
-    assert ["all", "layers", "42", "58", "280", "140"] in lines
-    assert ["(model)", "Twice", "5×2", "12", "16", "80", "60"] in lines
+    assert ["first", "Linear", "5×4", "8", "20", "32", "8"] in lines
+    assert ["all", "layers", "42", "58", "56", "28"] in lines
+    assert ["(model)", "Twice", "5×2", "12", "16", "16", "12"] in lines
 
 
 def test_without_an_example_there_is_only_what_can_be_seen() -> None:
@@ -168,7 +210,7 @@ def test_tied_weights_are_counted_once_and_multiplied_where_they_are_used() -> N
     found = measure(net, torch.zeros(2, 3, dtype=torch.long))
     embedding, linear = found.layers
     assert (embedding.weights, embedding.nonzeros, embedding.macs) == (20, 16, 0)
-    assert (linear.weights, linear.macs, linear.effective_macs) == (5, 6 * 20, 6 * 16)
+    assert (linear.weights, linear.macs, linear.effective_macs) == (5, 3 * 20, 3 * 16)
     assert found.uncounted == ()
 
 
@@ -182,7 +224,7 @@ def test_views_of_a_weight_are_that_weight() -> None:
             return sum(F.linear(x, part) for part in self.w.chunk(3))  # type: ignore[return-value]
 
     found = measure(Parts(), torch.rand(2, 4))
-    assert (found.layers[0].macs, found.uncounted) == (2 * 24, ())
+    assert (found.layers[0].macs, found.uncounted) == (24, ())
 
 
 def test_effective_macs_of_a_convolution_by_brute_force() -> None:
@@ -190,7 +232,7 @@ def test_effective_macs_of_a_convolution_by_brute_force() -> None:
     with torch.no_grad():
         net.weight[torch.rand_like(net.weight) < 0.7] = 0
     products = 0  # every output pixel meets every weight that is not zero
-    for _ in range(2 * 4 * 6):
+    for _ in range(4 * 6):
         products += int(net.weight.count_nonzero())
     assert measure(net, torch.rand(2, 3, 6, 8)).effective_macs == products
 

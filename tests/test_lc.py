@@ -5,6 +5,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -859,6 +860,30 @@ def test_the_outcome_is_of_one_model() -> None:
         "inner.0.weight",
         "inner.2.weight",
     ]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
+@pytest.mark.parametrize("mu", [1e-6, 3.0])
+def test_an_end_far_from_its_compressed_form_is_told(mu: float, metric: Any) -> None:
+    net = nn.Linear(6, 4, bias=False)
+    opt = Adam(net.parameters(), lr=0.05)
+    method = lissom.lc(opt, {weights(net): TopK(3)}, every=20, c_steps=8, mu=mu, metric=metric)
+    x = torch.randn(64, 6)
+    target = x @ torch.randn(6, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while not method.finalized:
+            opt.zero_grad()
+            ((net(x) - target).square().mean() + method.penalty()).backward()
+            opt.step()
+    told = [str(w.message) for w in caught]
+    if mu != 1e-6:
+        assert not told
+        return
+    [message] = told
+    assert "ends after 8 C steps, and ‖w − θ‖/‖w‖ is still" in message
+    assert "a larger μ towards the end, which is 1e-06 now" in message
+    assert Path(caught[0].filename).name == Path(__file__).name
 
 
 def test_training_on_after_a_codebook_warns_once() -> None:

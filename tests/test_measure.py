@@ -141,6 +141,7 @@ def test_as_json() -> None:
         ],
         "dense_bytes": 56,
         "sparse_bytes": 42,
+        "examples": None,
         "macs": None,
         "effective_macs": None,
         "uncounted": None,

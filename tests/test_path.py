@@ -5,6 +5,7 @@ import logging
 import math
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import TopK, shrink
-from lissom.curves import Curve, Start, running
+from lissom.curves import Curve, Point, Start, running
+from lissom.curves.checks import notice_upside_down
 from lissom.errors import PathError, RunError
 
 
@@ -70,6 +72,42 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
     empty = curve.settings[-1]
     assert all(p.empty and p.size() == 0 for p in empty.points)
     assert not any(p.empty for s in curve.settings[:3] for p in s.points)
+
+
+def test_an_accuracy_as_the_error_is_told() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = path([1e-4, 1e-2, 1.0], error=lambda net: 1 / (1 + error(net)), seeds=1)
+    [told] = [w for w in caught if "largest error" in str(w.message)]
+    dense, *_, last = found.settings
+    assert f"largest error of all 4 strengths, {dense.error:.4g}, and strength 1" in str(
+        told.message
+    )
+    assert f"{last.error:.4g}" in str(told.message) and "1 − accuracy" in str(told.message)
+    assert told.filename.endswith("path_cases.py")
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_told"),
+    [
+        ([0.98, 0.97, 0.2], True),
+        ([0.02, 0.02, 0.9], False),
+        ([0.03, 0.02, 0.9], False),  # a little sparser is often a little better
+        ([0.5, 0.5, 0.5], False),
+        ([0.98, 0.2], False),  # of two points nothing can be said
+        ([0.98, math.nan, 0.97, 0.2], True),  # one failed
+        ([math.nan, 0.97, 0.2, 0.1], False),
+    ],
+)
+def test_who_gives_an_error_is_told_nothing(errors: list[float], is_told: bool) -> None:
+    points = [
+        Point(n * 0.1 or None, 0, n, Path(), error=e, failed="why" if math.isnan(e) else None)
+        for n, e in enumerate(errors)
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        notice_upside_down(points)
+    assert len(caught) == is_told
 
 
 def test_every_point_starts_from_the_next_denser_one(curve: Curve) -> None:

@@ -668,6 +668,44 @@ def test_objects_that_do_not_belong_together_are_refused() -> None:
     trainer(net, optimizer=optimizer).fit()
 
 
+def test_an_optimizer_of_before_a_layer_was_replaced_is_refused() -> None:
+    net = dense()
+    optimizer = Adam(net.parameters())
+    last = len(net) - 1
+    net[last] = nn.Linear(net[last].in_features, net[last].out_features)
+    told = rf"does not hold {last}\.weight, {last}\.bias of this Sequential, and holds"
+    with pytest.raises(RunError, match=told):
+        trainer(net, optimizer=optimizer)
+    net[last].requires_grad_(False)  # as for features alone
+    trainer(net, optimizer=optimizer)
+    other = dense()
+    trainer(other, optimizer=Adam([*other.parameters(), *net.parameters()]))  # two at once
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "better"),
+    [(9, 8, 9), (9, 4, 5), (9, 2, 3), (9, 1, 3), (9, 3, 0), (9, 9, 0)],
+)
+def test_a_last_batch_of_one_under_batchnorm_is_named(n: int, batch_size: int, better: int) -> None:
+    x, y = torch.randn(n, 4), torch.arange(n) % 2
+    data = Dataset("nine", x, y, x, y, classes=2)
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    before = copy.deepcopy(net.state_dict())
+    optimizer = Adam(net.parameters())
+    if better:
+        with pytest.raises(RunError, match=f"last batch of {n} examples has one, .*{better}$") as e:
+            Trainer(net, optimizer, data, epochs=1, batch_size=batch_size)
+        assert e.value.field == "batch_size"
+        Trainer(net, optimizer, data, epochs=1, batch_size=better).fit()
+    else:
+        Trainer(net, optimizer, data, epochs=1, batch_size=batch_size)
+        assert all(torch.equal(net.state_dict()[name], x) for name, x in before.items())
+    maps = nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    Trainer(maps, Adam(maps.parameters()), data, epochs=1, batch_size=batch_size).fit()
+
+
 def test_gates_that_were_not_given_are_told() -> None:
     net = dense()
     optimizer = Adam(net.parameters(), lr=0.01)

@@ -1,5 +1,7 @@
-"""One exception per kind of mistake, each a `ValueError`, and help with misspelt names."""
+"""One exception per kind of mistake, each a `ValueError`; warnings; help with misspelt names."""
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -75,6 +77,14 @@ class RunError(LissomError):
 
 class StorageError(RunError, OSError):
     """A file that the machine could not write: a full disk, say. What was there is untouched."""
+
+
+def warn(message: str) -> None:
+    """Warn of what may be meant and mostly is not, at the line of the user's own code."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("lissom", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -111,6 +111,16 @@ def leaves(output: object) -> list[Tensor]:
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
 
+def examples_in(inputs: tuple[Any, ...], output: object) -> int:
+    """How many examples a batch has: the first dim of the first input, if an output has it too.
+
+    Where none has, as for a single image [channels, height, width], all is one example.
+    """
+    batch = next((x.shape[:1] for x in leaves(inputs)), torch.Size())
+    shared = any(y.shape[:1] == batch for y in leaves(output))
+    return max(1, batch[0]) if batch and shared else 1
+
+
 @contextmanager
 def holding(owners: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
     """Let tensors hold other values for a while, which may be changed in place meanwhile.

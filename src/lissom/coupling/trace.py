@@ -16,7 +16,14 @@ from torch import Tensor, fx, nn
 from lissom.coupling.ops import call, shape
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
-from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors, require_numbers
+from lissom.running import (
+    ExampleInputs,
+    as_inputs,
+    evaluating,
+    examples_in,
+    named_tensors,
+    require_numbers,
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,10 @@ class Trace:
     @property
     def examples(self) -> int:
         """How many examples the batch has that was traced."""
-        first = self.example_inputs[0]
-        return max(1, first.shape[0] if first.ndim else 1)
+        made = self.program.graph.output_node().all_input_nodes
+        tensors = [node for node in made if isinstance(node.meta.get("val"), Tensor)]
+        outputs = [torch.empty(self.shape(node), device="meta") for node in tensors]
+        return examples_in(self.example_inputs, outputs)
 
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""

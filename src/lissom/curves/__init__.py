@@ -17,6 +17,7 @@ from lissom.curves.checks import (
     check_functions,
     check_strength_name,
     check_strengths,
+    notice_upside_down,
 )
 from lissom.curves.curve import Curve
 from lissom.curves.front import halvings
@@ -141,6 +142,7 @@ def path(
                 tried += following
             if from_scratch:
                 make_points(from_scratch, points_made, from_scratch=True)
+        notice_upside_down(points_made)
         curve = Curve.load(folder, make_model)
         finalize(curve, temporary.pop_all().close)
     return curve

@@ -1,13 +1,15 @@
 """What `lissom.path` is given, checked before anything is trained."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
+from statistics import fmean
 
 from torch import nn
 
-from lissom.errors import PathError
+from lissom.curves.point import Point, strength_text
+from lissom.errors import PathError, warn
 
 WAYS = (
     "strengths are (first, last), an interval to be filled; (guess,), one λ > 0 to search from; or "
@@ -75,6 +77,29 @@ def check_strength_name(name: object) -> None:
     """Refuse what is no text for the head of a column."""
     if not isinstance(name, str) or not name.strip():
         raise PathError(f"strength_name is text such as 'λ' or 'fraction kept', got {name!r}")
+
+
+def notice_upside_down(points: Sequence[Point]) -> None:
+    """Warn if the dense network has the largest error of all strengths, as an accuracy would have.
+
+    Args:
+        points: of all seeds, none of them from scratch.
+    """
+    errors: dict[float | None, list[float]] = {}
+    for point in points:
+        if not point.failed:
+            errors.setdefault(point.strength, []).append(point.error)
+    means = {strength: fmean(of_seeds) for strength, of_seeds in errors.items()}
+    dense = means.pop(None, None)
+    if dense is None or len(means) < 2 or dense <= max(means.values()):
+        return
+    least = min(means, key=lambda strength: means[strength])
+    warn(
+        f"the dense network has the largest error of all {1 + len(means)} strengths, {dense:.4g}, "
+        f"and {strength_text(least)} the smallest, {means[least]:.4g}. error(net) is smaller for "
+        "better networks, such as the fraction of wrong answers or a loss: for an accuracy give "
+        "1 − accuracy"
+    )
 
 
 def _numbers(name: str, values: object) -> tuple[float, ...]:

@@ -195,12 +195,11 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
     """The sizes of point.AXES."""
     counted = measure(small)
     inputs = as_inputs(job.example_inputs)
-    first = leaves(inputs)[0]
-    examples = max(1, first.shape[0] if first.ndim else 1)
+    done = forward_pass(small, inputs)
     sizes: dict[str, float] = {
         "nonzeros": counted.nonzeros,
         "weights": counted.weights,
-        "macs": forward_pass(small, inputs).total / examples,
+        "macs": done.total / done.examples,
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
     }

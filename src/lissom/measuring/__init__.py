@@ -32,8 +32,9 @@ def measure(
     The model is run in eval mode on the example inputs, and left as it was found.
 
     * Non-zeros are counted by variable and by layer, biases included, buffers not.
-    * MACs are what the records of the operators that run say (`lissom.operators`), for the whole
-      batch of example inputs. Additions of biases, normalisation and activation functions are none.
+    * MACs are what the records of the operators that run say (`lissom.operators`), for one example
+      of the batch, which is the first dim of the first input where an output has it too.
+      Additions of biases, normalisation and activation functions are none.
       A weight that is used several times counts each time. The effective MACs of a weight are its
       MACs times the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
@@ -111,8 +112,10 @@ def _run(
     macs: Counter[str] = Counter()
     effective: Counter[str] = Counter()
     for (layer, name), count in done.macs.items():
-        macs[layer] += count
-        effective[layer] += count * by_name[name].nonzeros // by_name[name].weights
+        macs[layer] += count // done.examples
+        alive = by_name[name].nonzeros
+        effective[layer] += count * alive // (by_name[name].weights * done.examples)
+    total = done.total // done.examples
     place = {layer: i for i, layer in enumerate(done.shapes)}
     layers = tuple(
         replace(
@@ -142,8 +145,9 @@ def _run(
     return replace(
         counted,
         layers=layers,
-        macs=done.total,
-        effective_macs=done.total - sum(macs.values()) + sum(effective.values()),
+        examples=done.examples,
+        macs=total,
+        effective_macs=total - sum(macs.values()) + sum(effective.values()),
         uncounted=uncounted,
         neurons=left,
         shrunk_weights=shrunk,

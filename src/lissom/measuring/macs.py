@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lissom.coupling.ops import named
 from lissom.coupling.records import Unsupported, counts, products
 from lissom.errors import LissomError
-from lissom.running import evaluating, leaves, run
+from lissom.running import evaluating, examples_in, leaves, run
 
 
 @dataclass
@@ -22,12 +22,14 @@ class Pass:
     """What one forward pass did.
 
     Attributes:
-        total: MACs of all operations.
+        examples: how many the batch has.
+        total: MACs of all operations, for all of the batch.
         macs: MACs by (layer, parameter): each counted operation that multiplies with a parameter.
         shapes: output shape of each layer that ran, in the order in which they began; None where
             only its parameters were used, by another module.
     """
 
+    examples: int = 1
     total: int = 0
     macs: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
@@ -97,7 +99,7 @@ def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
         hooks.append(modules[layer].register_forward_hook(ends(layer)))
     try:
         with evaluating(model), torch.no_grad(), _whole_operators(), _Counting(count):
-            run(model, inputs)
+            done.examples = examples_in(inputs, run(model, inputs))
     finally:
         for hook in hooks:
             hook.remove()

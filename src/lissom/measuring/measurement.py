@@ -30,7 +30,7 @@ class Layer:
             layer.
         weights: all its weights, biases and zeros included.
         shape: of its output; None if it did not run, or was not asked to.
-        macs: multiply–accumulates with its weights; None without example inputs.
+        macs: multiply–accumulates with its weights, for one example; None without example inputs.
         effective_macs: those with its weights that are not zero.
     """
 
@@ -47,14 +47,15 @@ class Layer:
 class Measurement:
     """What `measure` found; printed as Henrikson's table, then by layer, then what it costs.
 
-    Without example inputs, all from `macs` on is None.
+    Without example inputs, all from `examples` on is None.
 
     Attributes:
         variables: one entry for each parameter tensor, tied ones once.
         tolerance: weights with |w| ≤ tolerance were counted as zero.
         layers: one entry for each module with parameters, in the order in which they ran.
         storage: bytes of each parameter tensor, dense and in its smallest format.
-        macs: multiply–accumulates of one forward pass on the example inputs, all of the batch.
+        examples: how many the batch of example inputs has.
+        macs: multiply–accumulates of a forward pass, for one of them.
         effective_macs: those that meet a weight that is not zero; products of activations with
             activations (attention) count in full.
         uncounted: parameters of two or more dimensions in layers that ran, which no operation with
@@ -65,13 +66,14 @@ class Measurement:
         shrunk_weights: all weights, biases and zeros included, of the network that `lissom.shrink`
             makes.
         unshrunk: why the last two are None though there are example inputs.
-        latency: of one forward pass; None if not asked for.
+        latency: of a forward pass on the whole batch; None if not asked for.
     """
 
     variables: tuple[Variable, ...]
     tolerance: float = 0.0
     layers: tuple[Layer, ...] = ()
     storage: tuple[Storage, ...] = ()
+    examples: int | None = None
     macs: int | None = None
     effective_macs: int | None = None
     uncounted: tuple[str, ...] | None = None
@@ -122,6 +124,7 @@ class Measurement:
             "storage": [asdict(stored) for stored in self.storage],
             "dense_bytes": self.dense_bytes,
             "sparse_bytes": self.sparse_bytes,
+            "examples": self.examples,
             "macs": self.macs,
             "effective_macs": self.effective_macs,
             "uncounted": self.uncounted,
@@ -189,6 +192,8 @@ class Measurement:
             rows.append(["not shrunk", self.unshrunk])
         if self.uncounted:
             rows.append(["MACs not counted", ", ".join(self.uncounted)])
+        if self.examples is not None and self.examples > 1:
+            rows.append(["batch", f"{self.examples:,} examples; MACs are for one"])
         if self.latency is not None:
             rows.append(["latency", str(self.latency)])
         return rows

@@ -12,7 +12,6 @@ is said in a subclass, mostly in three short functions: a term of the loss (`los
 happens after a step (`after_step`), and what would be delivered (`write_`).
 """
 
-import warnings
 from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +23,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.errors import LissomError, MethodError, OptimizerError
+from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
+from lissom.methods.copies import copies_in
 from lissom.methods.optimizers import (
     parameters_of,
     stepping_optimizer,
@@ -35,6 +35,7 @@ from lissom.methods.optimizers import (
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
 from lissom.methods.sharing import require_whole
+from lissom.methods.watching import Watch
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
@@ -115,6 +116,7 @@ class Method(metaclass=_MadeFirst):
         self.check_optimizer(self.optimizer)
         self.check_alone(self.optimizer)
         self._hook = RemovableHandle(OrderedDict())  # on nothing, until all of it is made
+        self._watch = Watch(self)
 
     # What a subclass says.
 
@@ -215,6 +217,7 @@ class Method(metaclass=_MadeFirst):
 
     def follow(self, optimizer: Optimizer) -> None:
         """Hang the method on the optimizer; called once, when all of it is made."""
+        self._watch.follow(optimizer)
         hook = torch.compiler.disable(self._after_step)  # of a compiled step it is no part
         self._hook = optimizer.register_step_post_hook(hook)
         tell_copies(optimizer, lambda: [method.name for method in methods_on(optimizer)])
@@ -261,6 +264,7 @@ class Method(metaclass=_MadeFirst):
         """
         if optimizer_state is not None and self.optimizer is not None:
             self.optimizer.load_state_dict(optimizer_state)
+            self._watch.together()
 
     def event(self) -> dict[str, Any]:
         """How it stands, for a record: plain values by name, of which "summary" is read out."""
@@ -346,10 +350,35 @@ class Method(metaclass=_MadeFirst):
             self.forget_moments()
         self.finalized_at = self.step
         self.note_zeros()
+        self._watch.look_at_layers()
+        self._watch.note_weights()
 
     def note_zeros(self) -> None:
         """Take the zeros that are there now for those that stay, as where weights were loaded."""
         self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self._kept()]
+
+    @torch.no_grad()
+    def copy_zeros(self, to: nn.Module | Mapping[str, Tensor]) -> None:
+        """Make zero in a copy of the network's weights, such as an average, what has vanished here.
+
+            method.finalize()
+            method.copy_zeros(ema)        # AveragedModel(net), or {name: tensor}
+
+        An average that began while weights came and went has no zeros, and never gets any. Averaged
+        on from here, it keeps them.
+
+        Args:
+            to: a model of the same parameters, also within a wrapper, or tensors by their names.
+
+        Raises:
+            MethodError: naming a parameter that it does not have, or not of this shape.
+        """
+        with self.deployed():
+            alive = [b.norms() > 0 for b in self._kept()]
+        copies = copies_in(to, self._kept())
+        with holding(list(copies), list(copies.values())):
+            for block, mask in zip(self._kept(), alive, strict=True):
+                self.keep_zeros_(block, mask.to(block.parameters[0]))
 
     def forget_moments(self) -> None:
         """Clear the optimizer's state, but for what another method is at work on: its metric."""
@@ -364,6 +393,7 @@ class Method(metaclass=_MadeFirst):
     def remove(self) -> None:
         """Take the method off the optimizer and the model, and leave the weights as they are."""
         self._hook.remove()
+        self._watch.remove()
         if not self.finalized:
             self.let_go()
             self.finalized_at = self.step
@@ -432,6 +462,7 @@ class Method(metaclass=_MadeFirst):
             mask.to(b.parameters[0].device, b.parameters[0].dtype)
             for mask, b in zip(state["alive"], self._kept(), strict=True)
         ]
+        self._watch.together()
 
     def blocks(self) -> list[Partition]:
         """All groups, by block, in their order."""
@@ -468,10 +499,12 @@ class Method(metaclass=_MadeFirst):
         self.step += 1
         if self.finalized:
             self._keep_zeros()
+            self._watch.note_weights()
             return
         if self.step > self.options.start:
             self._notice_missing_penalty()
             self.after_step()
+            self._watch.look_at_layers_now_and_then()
         end = self.options.finalize_at
         if end is not None and self.step >= end:
             self.finalize()
@@ -481,10 +514,9 @@ class Method(metaclass=_MadeFirst):
         if self._alive is None:  # its state is of a method that was removed
             return
         if self.step - 1 == self.finalized_at and not self.lasts(self.penalties.values()):
-            warnings.warn(
+            warn(
                 f"method {self.name!r} has ended, and training goes on: its zeros stay, but other "
-                "forms of the weights, such as codebooks, are lost with this step",
-                stacklevel=2,
+                "forms of the weights, such as codebooks, are lost with this step"
             )
         for block, alive in zip(self._kept(), self._alive, strict=True):
             self.keep_zeros_(block, alive.to(block.parameters[0]))

@@ -27,7 +27,7 @@ from lissom.training.checkpoint import (
     optimized,
     save_checkpoint,
 )
-from lissom.training.checks import check_method, check_optimizer
+from lissom.training.checks import check_last_batch, check_method, check_optimizer
 from lissom.training.evaluation import Evaluation, evaluate
 from lissom.training.options import TrainOptions
 from lissom.training.subnormals import flush_subnormals
@@ -163,6 +163,7 @@ class Trainer:
         options.check_data(validation=data.valid_y is not None, shape=data.train_x.shape[1:])
         check_method(method, self.optimizer, self.model)
         check_optimizer(self.optimizer, self.model)
+        check_last_batch(self.model, self.data.train_x, options.batch_size)
         if method is not None and not method.finalized:
             penalties = method.penalties.values()
             options.check_method(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from lissom.errors import GateError, OptimizerError
+from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints
@@ -37,6 +37,7 @@ from lissom.running import ExampleInputs
 from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
+CLOSED = 0.2  # of the gates expected to be open, that a budget closes at the end
 FASTER = 10.0  # log α learns so many times faster than the weights, if nothing else is said
 
 
@@ -204,6 +205,13 @@ class Gates(Method):
             constraint.in_the_loss()
 
     def after_step(self) -> None:
+        assert self.optimizer is not None
+        held = (p for group in reversed(self.optimizer.param_groups) for p in group["params"])
+        if not any(parameter is self.log_alpha for parameter in held):
+            raise OptimizerError(
+                "log α is in no param group of the optimizer any more, so that no gate would move: "
+                "leave the group that lissom.gate added, or call method.finalize()"
+            )
         for constraint in self.constraints:
             constraint.follow()
 
@@ -253,6 +261,31 @@ class Gates(Method):
         Those that evaluation mode has open beyond are closed; those it has closed get E[z].
         """
         self._write(self._within_budgets() if self.constraints else self.test_gates())
+
+    def finalize(self) -> None:
+        """Plain weights; says so if a budget closes many gates that were learned to be open."""
+        if self.constraints and not self.finalized and not self._deploying:
+            self._notice_closing()
+        super().finalize()
+
+    @torch.no_grad()
+    def _notice_closing(self) -> None:
+        flat = (self.p_nonzero(), self.test_gates(), self._within_budgets())
+        p, opened, within = (torch.cat([x.flatten() for x in parts]) for parts in flat)
+        closed = (opened != 0) & (within == 0)
+        if float(p[closed].sum()) <= CLOSED * float(p.sum()):
+            return
+        sizes = ", ".join(
+            f"{float(self.expected(one.cost)):,.0f} {one.cost} are expected, and the budget is "
+            f"{one.limit(self.now):,.0f}"
+            for one in self.constraints
+        )
+        warn(
+            f"the budget closes {int(closed.sum()):,} of {int((opened != 0).sum()):,} gates that "
+            f"are open in evaluation, P(z ≠ 0) = {float(p[closed].mean()):.2g} on average: {sizes}"
+            ". The network was not trained without them. More steps help, a larger gate_lr or rate "
+            "of the Budget, or a target that falls by a schedule"
+        )
 
     def let_go(self) -> None:
         log_alpha = self.log_alpha  # refuses a second time

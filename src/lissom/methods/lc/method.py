@@ -5,7 +5,7 @@
     L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer)
     C step:  Θ = argmin ‖(w − u) − Δ(Θ)‖²_D,   then   u ← u − (w − Δ(Θ))
 
-u holds the multipliers of the constraint, divided by μ; it is 0 in the quadratic-penalty method.
+u holds the multipliers of the constraint, divided by μD; it is 0 in the quadratic-penalty method.
 As μ grows, w becomes Δ(Θ).
 """
 
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from lissom.compressions.compressions import Compression, distance
 from lissom.compressions.result import Compressed
-from lissom.errors import CompressionError, MethodError
+from lissom.errors import CompressionError, MethodError, warn
 from lissom.groups import Groups
 from lissom.methods.lc.mu import Automatic, Given
 from lissom.methods.lc.task import Task
@@ -33,6 +33,7 @@ from lissom.penalties import SIZE, Abilities, Penalty, refusal
 
 C_STEPS = 40
 TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
+APART = 0.6  # of the same in the metric, at the end; above it θ was another network than w
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +285,7 @@ class LC(Method):
             self._begin()
             if self._since:
                 self._compress()
+            self._notice_gap()
         super().finalize()
 
     def let_go(self) -> None:
@@ -394,14 +396,34 @@ class LC(Method):
         if not self._since and not self.finalized and self.step >= self.options.start:
             self.forget_moments()
 
+    def _gap(self, *, weighed: bool) -> float:
+        """‖w − θ‖/‖w‖ over all tasks; weighed, in the metric of the last C step."""
+        apart, size = [], []
+        for task in self._tasks:
+            metric = task.metric if weighed else None
+            zeros = [torch.zeros(()).to(w) for w in task.weights]
+            apart.append(distance(task.weights, task.values(), metric))
+            size.append(distance(task.weights, zeros, metric))
+        return math.hypot(*apart) / max(math.hypot(*size), 1e-30)
+
     def _distance(self) -> float:
         """‖w − θ‖ over all tasks."""
         return math.hypot(*(distance(task.weights, task.values()) for task in self._tasks))
 
+    def _notice_gap(self) -> None:
+        """Warn where w has not come near θ, which is about to replace it."""
+        gap = self._gap(weighed=True)
+        if gap > APART:
+            asked = f", and was to be {self._mu.tolerance:g}" if self._mu.tolerance else ""
+            warn(
+                f"method 'lc' ends after {self.number} C steps, and ‖w − θ‖/‖w‖ is still "
+                f"{gap:.2g}{asked}: the compressed weights θ, which are written now, are far from "
+                "those that were trained. More or longer L steps help, or a larger μ towards the "
+                f"end, which is {self.mu:.3g} now"
+            )
+
     def _measure_gap(self) -> None:
-        zeros = [[torch.zeros(()).to(w) for w in task.weights] for task in self._tasks]
-        norms = [distance(t.weights, zero) for t, zero in zip(self._tasks, zeros, strict=True)]
-        self.gap = self._distance() / max(math.hypot(*norms), 1e-30)
+        self.gap = self._gap(weighed=False)
         if not math.isfinite(self.gap):
             raise CompressionError(
                 f"training diverged in L step {self.number}: ‖w − θ‖/‖w‖ is {self.gap} at μ = "

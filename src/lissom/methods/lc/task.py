@@ -25,7 +25,7 @@ class Task:
         forms: Θ, one for each of the weights.
         metric: D of the last C step; None for 1.
         targets: c = Δ(Θ) + u.
-        duals: u, the multipliers of w = Δ(Θ) over μ; None in the quadratic-penalty method.
+        duals: u, the multipliers of w = Δ(Θ) over μD; None in the quadratic-penalty method.
     """
 
     def __init__(
