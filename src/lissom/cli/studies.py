@@ -15,7 +15,7 @@ from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
 from lissom.recipes import load_method, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
-from lissom.storage import replacing, save_json
+from lissom.storage import make_folder, replacing, save_json
 from lissom.tables import table
 from lissom.training import loss_and_error
 
@@ -66,7 +66,7 @@ def ensemble(
             "accuracy": {str(size): accuracies for size, accuracies in found.items()},
             "calibration_error": trust.error,
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         save_json(kept, folder / "ensemble.json", "lissom ensemble 1")
         figures = {"ensemble": ensemble_sizes(found, single), "calibration": reliability(trust)}
         for name, figure in figures.items():

@@ -41,8 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
     clears away.
 
     Raises:
-        RunError: if `path` is a directory or a device, or is in no directory.
-        StorageError: if the disk is full, say.
+        RunError: if `path` is a directory or a device.
+        StorageError: if it is in no directory, or the disk is full, say.
     """
     try:
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -63,6 +63,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(beside, place)
             with suppress(OSError):  # not all file systems can, and the file is in its place
                 _sync(place.parent)
+    except StorageError:
+        raise
     except OSError as error:
         why = error.strerror or error
         raise StorageError(f"{path} cannot be written: {why}. It is as it was before") from error
@@ -74,7 +76,9 @@ def _check(place: Path) -> None:
     if place.exists() and not place.is_file():
         raise RunError(f"{place} is a device or a pipe, which a file would replace")
     if not place.parent.is_dir():
-        raise RunError(f"{place.parent} is no directory, so {place.name} cannot be written there")
+        raise StorageError(
+            f"{place.parent} is no directory, so {place.name} cannot be written there"
+        )
 
 
 @contextmanager
