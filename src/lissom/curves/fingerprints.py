@@ -179,8 +179,8 @@ def _is_own(value: Any) -> bool:
     else:
         module = (value if isinstance(value, type) else type(value)).__module__
     top = str(module).partition(".")[0]
-    if top in ("lissom", *sys.stdlib_module_names) and top != "__main__":
-        return False
+    if top == "__main__" or top in ("lissom", *sys.stdlib_module_names):
+        return top == "__main__"  # whose file is the kernel's where the user has a notebook
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     return "site-packages" not in file and "dist-packages" not in file
 

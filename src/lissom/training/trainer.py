@@ -143,7 +143,7 @@ class Trainer:
         state = load_checkpoint(path)
         try:
             self._load(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of any type, where types within it are wrong
             raise RunError(f"{path} is of another model, optimizer or method: {error}") from error
 
     @contextmanager
