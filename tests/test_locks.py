@@ -136,9 +136,9 @@ def test_a_file_system_without_locks_is_told(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locking, "_lock", none)
-    with pytest.warns(UserWarning, match="has no locks .No locks available.: nothing keeps"):
-        with alone_in(tmp_path), alone_in(tmp_path):  # once
-            pass
+    told = pytest.warns(UserWarning, match="has no locks .No locks available.: nothing keeps")
+    with told as warned, alone_in(tmp_path), alone_in(tmp_path):
+        assert len(warned) == 1
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,9 @@ def check_checkpoint(
     best, average = state["best"], state["average"]
     if best is not None:
         _check_best(best)
-    if average is not None and not _is_number(average.get("n_averaged")):
-        raise RunError(f"n_averaged of the average is a number, got {average.get('n_averaged')!r}")
+    count = None if average is None else average.get("n_averaged")
+    if average is not None and not (isinstance(count, Tensor) and _is_number(count)):
+        raise RunError(f"n_averaged of the average is a number, got {count!r}")
     for name, expected, tensors in (
         ("model", own, state["model"]),
         ("average", own, average and averaged(average)),
@@ -129,27 +130,33 @@ def _check_optimizer(
         raise RunError(f"the optimizer's state is of {len(flat)} parameters, in their order")
     for own, group in zip(optimizer.param_groups, groups, strict=True):
         for name, value in own.items():
-            if name != "params" and not _alike(value, group.get(name, ...)):
+            missing = None if isinstance(value, bool | NoneType) else ...  # torch adds such itself
+            if name != "params" and not _alike(value, group.get(name, missing)):
                 raise RunError(
                     f"{name} of the optimizer is now {value!r}, and was {group.get(name)!r}"
                 )
     kind = type(optimizer)
     if not kind.__module__.startswith("torch.optim") or kind.__name__ in ODD_MOMENTS:
         return  # nobody but its authors knows what it keeps
-    names = [set(kept) for kept in states.values() if isinstance(kept, dict) and kept]
+    first: dict[int, dict[str, str]] = {}  # of each group
+    group_of = [i for i, group in enumerate(shapes) for _ in group]
     for number, kept in states.items():
-        if not isinstance(kept, dict) or (kept and set(kept) != names[0]):
-            raise RunError(
-                f"the optimizer's state of parameter {number} is another than the others'"
-            )
-        for name, value in kept.items():
-            like = isinstance(value, Tensor) and list(value.shape) == flat[number]
-            like = like and (value.is_floating_point() or value.is_complex())
-            if not like and not (_is_number(value) or value is None):
-                told = list(value.shape) if isinstance(value, Tensor) else value
-                raise RunError(
-                    f"{name} of a weight shaped {flat[number]} is {told!r} in the optimizer's state"
-                )
+        shape = flat[number]
+        if not isinstance(kept, dict):
+            raise RunError(f"the optimizer's state of a weight is {kept!r}")
+        if not kept or shape == []:  # it had no gradient; moments look as numbers do
+            continue
+        now = {name: _moment(value, shape) for name, value in kept.items()}
+        if "" in now.values() or now != first.setdefault(group_of[number], now):
+            told = {n: list(x.shape) if isinstance(x, Tensor) else x for n, x in kept.items()}
+            raise RunError(f"the optimizer's state of a weight shaped {shape} is {told}")
+
+
+def _moment(value: object, shape: Sequence[int]) -> str:
+    """What torch's optimizers keep for a weight: numbers of its shape, or a number; else ""."""
+    if isinstance(value, Tensor) and list(value.shape) == list(shape):
+        return "moment" if value.is_floating_point() or value.is_complex() else ""
+    return "number" if _is_number(value) else "nothing" if value is None else ""
 
 
 def _list(group: Mapping[str, Any]) -> list[Any]:
