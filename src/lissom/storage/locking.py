@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lissom.errors import RunError, StorageError
+from lissom.storage.replacing import clear_leftovers
 
 if sys.platform == "win32":
     import msvcrt
@@ -36,8 +37,8 @@ _own = threading.local()  # .folders: those that this thread has
 def alone_in(folder: Path) -> Iterator[None]:
     """Have a folder, which is made if it is not there, for oneself; whoever only reads is not kept.
 
-    Within it the same thread may ask for the same folder again. On a file system without locks
-    there is a warning instead of a lock.
+    What killed writers left there is cleared away. Within it the same thread may ask for the same
+    folder again. On a file system without locks there is a warning instead of a lock.
 
     Raises:
         RunError: if another process, or thread, has the folder and keeps it.
@@ -52,6 +53,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     descriptor = _descriptor(folder)
     own.add(place)
     try:
+        clear_leftovers(folder)
         yield
     finally:
         own.discard(place)

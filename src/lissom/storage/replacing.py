@@ -2,8 +2,9 @@
 
 import glob
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ except ImportError:  # Windows, where what a killed process left stays until som
     fcntl = None  # type: ignore[assignment]
 
 PART = ".part"
+MADE = re.compile(r"\..+\.\w{8}\.part", re.DOTALL)  # as mkdtemp names folders
 
 
 def replace(path: Path, content: bytes | str) -> None:
@@ -47,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         _check(place)
-        _clear_leftovers(place)
+        _clear(leftovers(place))
         with _folder_beside(place) as folder:
             beside = folder / path.name
             beside.touch()
@@ -99,7 +101,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file, if there is one, and what writers of it left when they were killed."""
     path.unlink(missing_ok=True)
-    _clear_leftovers(path)
+    _clear(leftovers(path))
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -108,9 +110,14 @@ def leftovers(path: Path) -> list[Path]:
     return [path.parent / name for name in names]
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(within: Path) -> None:
+    """Remove what killed writers left of any file in a folder, or in those within it."""
+    _clear(found for found in within.rglob(f".*{PART}") if MADE.fullmatch(found.name))
+
+
+def _clear(folders: Iterable[Path]) -> None:
     """Remove the folders of writers that were killed; those of living ones are locked."""
-    for folder in leftovers(path) if fcntl is not None else ():
+    for folder in list(folders) if fcntl is not None else ():
         with _locked(folder, wait=False) as free:
             if free:
                 shutil.rmtree(folder, ignore_errors=True)
