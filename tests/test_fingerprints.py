@@ -228,7 +228,7 @@ def test_a_changed_function_is_refused_in_a_folder_that_holds_points(tmp_path: P
 
         return training
 
-    given = {"strengths": [1e-3], "seeds": 1, "out": tmp_path / "p"}
+    given = {"strengths": (1e-3, 1.0), "points": 3, "seeds": 1, "out": tmp_path / "p"}
     whole = path(fit=fit_at(1.0), **given)
     assert path(fit=fit_at(1.0), **given).points == whole.points  # as a cell that is run again
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

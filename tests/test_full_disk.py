@@ -80,7 +80,7 @@ def shrunk() -> None:
 
 @pytest.fixture(scope="module")
 def curve(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return path([1e-3], seeds=1, out=tmp_path_factory.mktemp("curve") / "path").out
+    return path((1e-3, 1.0), points=3, seeds=1, out=tmp_path_factory.mktemp("curve") / "path").out
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every
 
 @pytest.mark.parametrize("every", [pytest.param(5, marks=pytest.mark.exhaustive), 83])
 def test_a_path_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
-    given: dict[str, Any] = {"strengths": [1e-3], "seeds": 1}
+    given: dict[str, Any] = {"strengths": (1e-3, 1.0), "points": 3, "seeds": 1}
     with full_at(0, monkeypatch) as calls:
         whole = path(**given, out=tmp_path / "whole")
     for n in range(1, calls.calls + 1, every):
@@ -202,7 +202,7 @@ def test_a_path_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: 
 
 @pytest.mark.exhaustive
 def test_a_path_on_a_small_disk_goes_on(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"strengths": [1e-4, 1e-3], "seeds": 2}
+    given: dict[str, Any] = {"strengths": (1e-3, 1.0), "points": 3, "seeds": 2}
     whole = path(**given)
     with mounted(tmp_path / "disk", "256K") as disk:
         stopped = 0

@@ -57,7 +57,7 @@ def path_of(jobs: int) -> Work:
     def work(out: Path) -> None:
         # Workers are forked as well, to be as fast; the spawned ones are in test_path_kill.py.
         workers.get_context = lambda method: multiprocessing.get_context("fork")  # type: ignore
-        path([1e-3], seeds=2, out=out, jobs=jobs)
+        path((1e-3, 1.0), points=3, seeds=2, out=out, jobs=jobs)
 
     return work
 

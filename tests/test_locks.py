@@ -41,8 +41,8 @@ def another_in(folder: Path) -> Iterator[int]:
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "path": lambda out: path([1e-3], seeds=1, out=out),
-    "a seed of a path": lambda out: path([1e-3], seeds=1, out=out.parent),
+    "path": lambda out: path((1e-3, 1.0), points=3, seeds=1, out=out),
+    "a seed of a path": lambda out: path((1e-3, 1.0), points=3, seeds=1, out=out.parent),
     "training": lambda out: trainer(out=out, epochs=1).fit(),
 }
 
@@ -75,7 +75,7 @@ def test_commands_are_refused_too(
 
 
 def test_readers_are_not_kept(tmp_path: Path) -> None:
-    whole = path([1e-3], seeds=1, out=tmp_path)
+    whole = path((1e-3, 1.0), points=3, seeds=1, out=tmp_path)
     with another_in(tmp_path):
         assert Curve.load(tmp_path, make).points == whole.points
         lissom.report.write_curve_report([tmp_path], tmp_path / "report.html")
