@@ -3,11 +3,13 @@
 Where a byte does not matter, what is read is what was written.
 """
 
+import copy
 import json
 import os
+import random
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from path_cases import fit, make, path
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from training_cases import dense, same, state, trainer
+from training_cases import blobs, dense, same, state, trainer
 
 import lissom
 from lissom import L0, L1, TopK, weights
@@ -30,7 +32,8 @@ from lissom.errors import LissomError, RunError
 from lissom.recipes import Record, read_recipe, read_record
 from lissom.recipes.runs import RESULT_KIND, keep_record, keep_result, keep_weights, load_weights
 from lissom.report import ClassAccuracy
-from lissom.storage import load_json, read_events, save_json
+from lissom.storage import load_json, load_state, read_events, save_json, save_state
+from lissom.training.checkpoint import KIND as CHECKPOINT
 from lissom.training.checkpoint import check_checkpoint, load_checkpoint
 
 X = torch.linspace(-1, 1, 12).reshape(2, 6)
@@ -479,3 +482,92 @@ def test_a_checkpoint_of_another_model_changes_nothing_with_gates_either(tmp_pat
     with pytest.raises(RunError, match="is of another model, optimizer or method: "):
         refusing.resume()
     assert same(everything(refusing), before)
+
+
+# A checkpoint that fits its checksum and in which one value is another, at any depth.
+
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "none": lambda value: None,
+    "a word": lambda value: "x",
+    "a list": lambda value: [value],
+    "a dict": lambda value: {"a": value},
+    "a tensor": lambda value: torch.ones(2, 7),
+    "a number": lambda value: -3,
+    "another type": lambda value: value.to(torch.int8) if isinstance(value, Tensor) else 2.5,
+}
+
+
+def a_run(kind: str, folder: Path, epochs: int) -> Any:
+    model, more = dense(), {}
+    optimizer = Adam(model.parameters(), lr=0.01)
+    method: Any = None
+    if kind == "average":
+        more = {"average_from": 1}
+    elif kind == "patience":
+        more = {"data": blobs(valid=8), "patience": 3}
+    elif kind == "proximal":
+        method = lissom.proximal(optimizer, {weights(model): TopK(20)}, every=2, finalize_at=5)
+    elif kind == "gates":
+        method = lissom.gate(optimizer, model, {weights(model): L0(1e-3)})
+    elif kind == "lc":
+        given = {"every": 2, "c_steps": 3, "mu": 1e-3, "mu_factor": 1.5}
+        method = lissom.lc(optimizer, {weights(model): TopK(20)}, **given)
+    given = {"optimizer": optimizer, "method": method, "out": folder, "epochs": epochs}
+    return trainer(model, **given, **more)
+
+
+def places_in(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value within is that stands in a dict or a list."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        yield (*before, key)
+        if isinstance(inner, dict | list):
+            yield from places_in(inner, (*before, key))
+
+
+def changed_at(state: Any, place: tuple[Any, ...], wrong: str) -> Any:
+    found = copy.deepcopy(state)
+    holder = found
+    for key in place[:-1]:
+        holder = holder[key]
+    if wrong == "gone":
+        del holder[place[-1]]
+    else:
+        holder[place[-1]] = WRONG[wrong](holder[place[-1]])
+    return found
+
+
+RUNS = {"average": 300, "patience": 300, "proximal": 300, "gates": 300, "lc": 300}
+
+
+@pytest.mark.parametrize(
+    ("kind", "many"),
+    [
+        ("proximal", 25),
+        ("average", 15),
+        *(pytest.param(*run, marks=pytest.mark.exhaustive) for run in RUNS.items()),
+    ],
+)
+def test_a_refused_resume_changes_nothing_and_others_go_on(
+    tmp_path: Path, kind: str, many: int
+) -> None:
+    a_run(kind, tmp_path, 2).fit()
+    file = tmp_path / "checkpoint.pt"
+    whole = load_state(file, CHECKPOINT)
+    cases = [(place, wrong) for place in places_in(whole) for wrong in ("gone", *WRONG)]
+    refused = 0
+    for place, wrong in random.Random(0).sample(cases, many):
+        save_state(changed_at(whole, place, wrong), file, CHECKPOINT)
+        made = a_run(kind, tmp_path, 3)
+        before = copy.deepcopy(everything(made))
+        try:
+            made.resume()
+        except RunError:
+            refused += 1
+            assert same(everything(made), before), (place, wrong)
+            continue
+        # A wrong number is as good as a right one, and of a group of one weight no other tells.
+        numbers = place[0] in ("seconds", "event", "optimizer") or place[:2] == ("best", "event")
+        if not numbers or wrong not in ("a number", "another type", "gone"):
+            made.fit()
+    assert refused > many / 2

@@ -246,7 +246,8 @@ def test_points_from_scratch_may_come_later(tmp_path: Path, curve: Curve) -> Non
         return fit(net, strength, start)  # type: ignore[return-value]
 
     path(test=test_error, out=tmp_path)
-    later = path(test=test_error, out=tmp_path, fit=never, from_scratch=(1e-2,))
+    given = {"fit": never, "retry_failed": True}  # another function, which is said so
+    later = path(test=test_error, out=tmp_path, from_scratch=(1e-2,), **given)
     assert timeless(later) == timeless(curve) and same_weights(later, curve)
 
 
@@ -256,7 +257,7 @@ def test_a_finished_path_is_not_trained_again(tmp_path: Path) -> None:
     def never(net: nn.Module, strength: float | None, start: Start) -> None:
         raise AssertionError("trained again")
 
-    again = path(out=tmp_path, fit=never)
+    again = path(out=tmp_path, fit=never, retry_failed=True)
     assert again.points == whole.points
     loaded = Curve.load(tmp_path)
     assert loaded == whole and str(loaded) == str(whole)
@@ -300,7 +301,8 @@ def test_killed_between_any_two_files_and_resumed(
         made += 1
         return fit(net, strength, start)
 
-    resumed = path(test=test_error, out=tmp_path, fit=counting, from_scratch=(1e-2,))
+    given = {"fit": counting, "retry_failed": True}
+    resumed = path(test=test_error, out=tmp_path, from_scratch=(1e-2,), **given)
     assert made == 14 - finished
     assert timeless(resumed) == timeless(curve) and same_weights(resumed, curve)
 
@@ -402,25 +404,75 @@ def test_a_failing_point_is_said_and_the_others_are_delivered(
         found.network(found.failed[0])
     with pytest.raises(PathError, match="out of luck"):
         found.tensors(found.failed[0])
-    # It is finished; without its folder it is tried again.
-    assert path(strengths, out=tmp_path).failed
-    for point in found.failed:
-        shutil.rmtree(point.folder)
-    assert not path(strengths, out=tmp_path).failed
+    assert "retry_failed=True, on the command line --retry-failed, makes it again" in caplog.text
 
 
-def test_without_a_dense_network_the_next_point_starts_untrained() -> None:
+def test_a_failed_point_is_made_again_when_asked(tmp_path: Path) -> None:
+    strengths, made = [1e-4, 1e-3, 1e-2], []
+
+    def fragile(net: nn.Module, strength: float | None, start: Start) -> Any:
+        made.append((start.seed, strength))
+        assert start.folder is not None and not any(start.folder.iterdir())
+        (start.folder / "mine").touch()
+        if strength == 1e-3 and not mended.exists():
+            raise RuntimeError("no file of mine")
+        return fit(net, strength, start)
+
+    mended, out = tmp_path / "mended", tmp_path / "path"
+    failed = path(strengths, fit=fragile, out=out)
+    made.clear()
+    assert path(strengths, fit=fragile, out=out).points == failed.points and made == []
+    again = path(strengths, fit=fragile, out=out, retry_failed=True)
+    assert timeless(again) == timeless(failed) and made == [(0, 1e-3), (1, 1e-3)]
+    mended.touch()
+    made.clear()
+    found = path(strengths, fit=fragile, out=out, retry_failed=True)
+    assert not found.failed and made == [(0, 1e-3), (1, 1e-3)]
+    assert list(out.glob("seed*/*/failed.txt")) == []
+    others = [p for p in found.points if p.strength != 1e-3]
+    assert others == [p for p in failed.points if p.strength != 1e-3]  # they stay as they were
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_if_no_dense_network_can_be_trained_nothing_else_is_tried(
+    tmp_path: Path, seeds: int
+) -> None:
+    made: list[Any] = []
+
+    def failing(net: nn.Module, strength: float | None, start: Start) -> Any:
+        made.append(strength)
+        raise RuntimeError("no")
+
+    def mended(net: nn.Module, strength: float | None, start: Start) -> Any:
+        return fit(net, strength, start)
+
+    given = {"out": tmp_path / "p", "seeds": seeds}
+    for _ in range(2):  # and the next call tries it again
+        made.clear()
+        with pytest.raises(
+            PathError, match=r"failed, the first with RuntimeError: no\. Once it is"
+        ):
+            path(fit=failing, from_scratch=[1e-3], **given)
+        assert made == [None] * seeds
+    # Nothing is there that could be mixed with another function, or with other strengths.
+    found = path([1e-4, 1e-3, 1e-2], fit=mended, **given)
+    assert not found.failed and len(found.points) == 4 * seeds
+    assert not list((tmp_path / "p").glob("seed*/*/failed.txt"))
+
+
+def test_without_the_dense_network_of_a_seed_its_next_point_starts_untrained() -> None:
     numbers: list[int] = []
 
     def failing(net: nn.Module, strength: float | None, start: Start) -> Any:
-        if strength is None:
+        if strength is None and start.seed == 0:
             raise RuntimeError("no")
-        numbers.append(start.number)
+        numbers.extend([start.number] if start.seed == 0 else [])
         return fit(net, strength, start)
 
-    found = path([1e-4, 1e-3, 1e-2], fit=failing, seeds=1)
+    found = path([1e-4, 1e-3, 1e-2], fit=failing, seeds=2)
     assert numbers == [0, 2, 3]
-    assert found.points[1].origin is None and found.points[2].origin == "strength-0.0001"
+    of_seed = [p for p in found.points if p.seed == 0]
+    assert of_seed[1].origin is None and of_seed[2].origin == "strength-0.0001"
 
 
 def _one_nan(net: nn.Module, strength: float | None, start: Start) -> None:
@@ -487,6 +539,9 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"points": 2.5}, "points is a whole number ≥ 1, got 2.5"),
         ({"seeds": 0}, "seeds is a whole number ≥ 1, got 0"),
         ({"jobs": True}, "jobs is a whole number ≥ 1, got True"),
+        ({"retry_failed": 1}, "retry_failed is True or False, got 1"),
+        ({"latency": None}, "latency is True or False, got None"),
+        ({"out": 3}, "out is a folder for all points, got 3"),
         ({"strengths": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
         ({"strengths": ()}, r"\(guess,\).*got \(\)"),
         ({"strengths": "1e-3"}, "got '1e-3'"),

@@ -1,9 +1,18 @@
 """One exception per kind of mistake, each a `ValueError`; warnings; help with misspelt names."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# How torch and others say, in errors of any class, that the machine has failed them.
+MACHINE = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate|alloc_failed|no space left|quota exceeded"
+    r"|file write failed|failed writing file|\(os error \d+\)|disk is full|ecc error"
+    r"|dataloader worker.*(killed|exited|bus error)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class LissomError(ValueError):
@@ -85,6 +94,23 @@ def warn(message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("lissom", "torch"):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def machine_failed(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, is a fault of the machine.
+
+    That is a disk that is full, a folder that is lost, no memory: what would not happen again once
+    it was mended, with the same arguments.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        said = not isinstance(cause, ValueError) and MACHINE.search(str(cause))
+        if isinstance(cause, OSError | MemoryError) or said:
+            return True
+        seen.append(cause)
+        cause = cause.__cause__
+    return False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import typer
 from lissom.cli.shared import say, stderr
 from lissom.errors import RunError
 from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
-from lissom.storage import leftovers, remove
+from lissom.storage import LOCK, alone_in, leftovers, remove
 
 RUN_FILES = (
     "recipe.json",
@@ -34,25 +34,32 @@ RUN_FILES = (
 )
 
 
-def check_run(run: Path, *, resume: bool, overwrite: bool) -> None:
+def check_run(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite: bool) -> None:
     """Refuse to mix this run with what its directory holds."""
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite replaces it: choose one")
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file; a run needs a directory: choose another --out")
     if (run / "recipe.json").exists():
-        if not resume and not overwrite:
+        if resume:
+            _check_same(run, recipe, seed)
+        elif not overwrite:
             raise RunError(
                 f"{run} holds a run already: --resume goes on with it, --overwrite replaces it, "
                 "--out DIR writes elsewhere"
             )
     elif resume and not run.exists():
         raise RunError(f"there is no run {run} to resume; without --resume it is started")
-    elif run.exists() and set(run.iterdir()) - set(leftovers(run / "recipe.json")):
+    elif run.exists() and set(run.iterdir()) - {run / LOCK, *leftovers(run / "recipe.json")}:
         raise RunError(f"{run} is not empty and not a run; choose another --out")
 
 
-def check_same(run: Path, recipe: Recipe, seed: int) -> None:
+def check_curve(run: Path, recipe: Recipe) -> None:
+    """Refuse to mix this curve with what its directory holds; the same curve is gone on with."""
+    check_run(run, recipe, 0, resume=(run / "recipe.json").exists(), overwrite=False)
+
+
+def _check_same(run: Path, recipe: Recipe, seed: int) -> None:
     """Refuse to go on with another recipe than the run was started with."""
     old = read_record(run / "recipe.json")
     before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
@@ -74,11 +81,16 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path.removeprefix("."): value}
 
 
-def start(run: Path, record: Record, *, resume: bool) -> None:
-    """Make the run directory; an old run goes only now that the new one is known to be possible."""
-    if not resume:
-        _clear(run)
-    keep_record(record, run)
+@contextmanager
+def begun(run: Path, record: Record, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Have the run directory for oneself; an old run goes only now that the new one is possible."""
+    with alone_in(run):
+        # Another process may have been here since it was checked first.
+        check_run(run, record.recipe, record.seed, resume=resume, overwrite=overwrite)
+        if not resume:
+            _clear(run)
+        keep_record(record, run)
+        yield
 
 
 def _clear(run: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from lissom.cli.folders import check_run, check_same, resumable, start
+from lissom.cli.folders import begun, check_curve, check_run, resumable
 from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
 from lissom.curves import Curve
 from lissom.errors import PathError, RunError
@@ -28,6 +28,7 @@ from lissom.recipes import (
     recipe_names,
 )
 from lissom.report import class_accuracy
+from lissom.storage import alone_in
 from lissom.tables import table
 
 
@@ -60,9 +61,7 @@ def train(
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
         run = out or (Path(recipe).parent if of_run else Path("runs") / Path(recipe).stem)
-        check_run(run, resume=resume, overwrite=overwrite)
-        if resume and (run / "recipe.json").exists():
-            check_same(run, read, seed)
+        check_run(run, read, seed, resume=resume, overwrite=overwrite)
         data = make_data(read, data_dir, seed=seed)
         shape = list(data.train_x.shape[1:])
         log = HenriksonLog(run) if read.log == "henrikson" else None
@@ -75,17 +74,17 @@ def train(
 
             trainer = make_trainer(read, data, seed=seed, device=device, out=run, report=report)
             record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
-            start(run, record, resume=resume)
-            if resume and (run / "checkpoint.pt").exists():
-                trainer.resume()
-            if log is not None:
-                log.begin(trainer.epoch)
-            found = trainer.fit()
-        event = found.to_dict()
-        keep_weights(trainer.model, run)
-        if trainer.outcome is not None:
-            event |= trainer.outcome.keep(trainer.model, run)
-        keep_result(record, event, run)
+            with begun(run, record, resume=resume, overwrite=overwrite):
+                if resume and (run / "checkpoint.pt").exists():
+                    trainer.resume()
+                if log is not None:
+                    log.begin(trainer.epoch)
+                found = trainer.fit()
+                event = found.to_dict()
+                keep_weights(trainer.model, run)
+                if trainer.outcome is not None:
+                    event |= trainer.outcome.keep(trainer.model, run)
+                keep_result(record, event, run)
         console.print(measure(trainer.model).table())
         if trainer.outcome is not None:
             typer.echo(trainer.outcome)
@@ -109,6 +108,9 @@ def path(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
     device: Device = "cpu",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make the points that failed again.")
+    ] = False,
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with mistakes_in_red():
@@ -121,19 +123,18 @@ def path(
         curve.check(() if chosen == "all" else chosen)
         shape = list(curve.data.train_x.shape[1:])
         record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
-        if (run / "recipe.json").exists():
-            check_same(run, read, 0)
-        else:
-            check_run(run, resume=False, overwrite=False)
+        check_curve(run, read)
+        with resumable(run), points_shown(console), alone_in(run):
+            check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
-        with resumable(run), points_shown(console):
-            found = curve.run(jobs, () if chosen == "all" else chosen)
+            first = () if chosen == "all" else chosen
+            found = curve.run(jobs, first, retry_failed=retry_failed)
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
                 found = curve.run(jobs, sparse)
-        x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
-        class_accuracy(found, x, y, curve.make_model, names=names).save(run)
-        keep_result(record, found.to_dict(), run)
+            x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
+            class_accuracy(found, x, y, curve.make_model, names=names).save(run)
+            keep_result(record, found.to_dict(), run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one
             typer.echo(found.knee())

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lissom.errors import LissomError
+from lissom.errors import LissomError, machine_failed
 
 app = typer.Typer(
     help="Train PyTorch networks to exact zeros.", no_args_is_help=True, add_completion=False
@@ -48,7 +48,10 @@ def mistakes_in_red() -> Iterator[None]:
     """Show the user's mistakes in red, without a traceback."""
     try:
         yield
-    except (LissomError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, LissomError) and not machine_failed(error):
+            raise
         stderr.print("[red]error:[/red]", end=" ")
-        stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        told = "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+        stderr.print(told, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error

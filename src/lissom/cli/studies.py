@@ -15,7 +15,8 @@ from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
 from lissom.recipes import load_method, make_data, read_record
 from lissom.report import ensemble_sizes, reliability
-from lissom.storage import replacing, save_json
+from lissom.report.figures import svg
+from lissom.storage import make_folder, replace, save_json
 from lissom.tables import table
 from lissom.training import loss_and_error
 
@@ -66,12 +67,11 @@ def ensemble(
             "accuracy": {str(size): accuracies for size, accuracies in found.items()},
             "calibration_error": trust.error,
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         save_json(kept, folder / "ensemble.json", "lissom ensemble 1")
         figures = {"ensemble": ensemble_sizes(found, single), "calibration": reliability(trust)}
         for name, figure in figures.items():
-            with replacing(folder / f"{name}.svg") as beside:
-                figure.savefig(beside)
+            replace(folder / f"{name}.svg", svg(figure))
         rows = [
             [size, f"{100 * fmean(a):.2f}", f"{100 * min(a):.2f}", f"{100 * max(a):.2f}"]
             for size, a in found.items()

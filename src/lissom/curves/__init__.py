@@ -13,13 +13,16 @@ from torch import nn
 
 from lissom.curves.checks import (
     check_counts,
+    check_flags,
     check_from_scratch,
     check_functions,
+    check_out,
     check_strength_name,
     check_strengths,
     notice_upside_down,
 )
 from lissom.curves.curve import Curve
+from lissom.curves.fingerprints import fingerprint
 from lissom.curves.front import halvings
 from lissom.curves.placing import Plan, Seen
 from lissom.curves.point import Point, Start
@@ -29,6 +32,7 @@ from lissom.curves.scores import Scores
 from lissom.curves.storing import begin
 from lissom.curves.workers import rounds
 from lissom.running import ExampleInputs, as_inputs
+from lissom.storage import alone_in
 
 __all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
 
@@ -48,6 +52,7 @@ def path(
     latency: bool = False,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
+    retry_failed: bool = False,
 ) -> Curve:
     """Networks from dense to empty, each trained on from the last: (size, error) by strength.
 
@@ -87,19 +92,27 @@ def path(
             is there.
         strength_name: what the strength is, such as "λ" or "fraction kept", for tables and pages.
         latency: measure seconds of a forward pass too; use jobs=1 then.
-        out: a folder for all points, where the same call goes on after a kill and repeats no
-            finished point. A failed point is finished; remove its folder to try again. Without
-            `out`, the files are temporary and go with the curve.
+        out: a folder for all points, where the same call goes on after a kill, or a fault of the
+            machine such as a full disk, and repeats no finished point. It is locked meanwhile, for
+            other processes that would write there. Without `out`, the files are temporary and go
+            with the curve.
         jobs: processes, for seeds beside one another, with the same result as one. Everything
             given must be picklable then.
+        retry_failed: make the points of `out` that failed again. The functions may have been
+            changed since, which is refused otherwise; points that worked stay as they are.
 
     Raises:
-        PathError: for arguments that cannot be, an `out` of other arguments, or if nothing worked.
+        PathError: for arguments that cannot be, an `out` of other arguments or functions, if no
+            dense network could be trained, or if nothing worked.
+        RunError: if another process is at work in `out`, or a file in it is damaged.
+        OSError, MemoryError, RuntimeError: what the machine failed with, a `StorageError` where
+            it was a file of the path; the same call goes on then.
     """
     check_functions(fit=fit, make_model=make_model, error=error)
     if test is not None:
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
+    check_flags(latency=latency, retry_failed=retry_failed)
     visited = check_strengths(strengths, points)
     plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
     from_scratch = check_from_scratch(from_scratch)
@@ -114,13 +127,15 @@ def path(
         "strength_name": strength_name,
         "parameters": _shapes(build(make_model, 0)),
     }
-    with ExitStack() as temporary:
+    functions = fingerprint(fit=fit, make_model=make_model, error=error, test=test)
+    with ExitStack() as temporary, ExitStack() as lock:
         if out is None:
             folder = Path(mkdtemp(prefix="lissom-path-"))
             temporary.callback(rmtree, folder, ignore_errors=True)
         else:
-            folder = Path(out)
-        begin(folder, arguments)
+            folder = check_out(out)
+        lock.enter_context(alone_in(folder))
+        begin(folder, arguments, functions, retry_failed=retry_failed)
         job = Job(
             fit,
             make_model,
@@ -134,14 +149,15 @@ def path(
         )
         with rounds(job, seeds, jobs) as make_points:
             points_made = make_points([None], [])
-            tried: list[float] = []
-            while following := plan.following(
-                tried, _seen(points_made, plan), _dense_halvings(points_made)
-            ):
-                points_made += make_points(following, points_made)
-                tried += following
-            if from_scratch:
-                make_points(from_scratch, points_made, from_scratch=True)
+            if any(not point.failed for point in points_made):  # or the rest would be in vain
+                tried: list[float] = []
+                while following := plan.following(
+                    tried, _seen(points_made, plan), _dense_halvings(points_made)
+                ):
+                    points_made += make_points(following, points_made)
+                    tried += following
+                if from_scratch:
+                    make_points(from_scratch, points_made, from_scratch=True)
         notice_upside_down(points_made)
         curve = Curve.load(folder, make_model)
         finalize(curve, temporary.pop_all().close)

@@ -1,9 +1,11 @@
 """What `lissom.path` is given, checked before anything is trained."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
+from pathlib import Path
 from statistics import fmean
 
 from torch import nn
@@ -34,6 +36,27 @@ def check_counts(**counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise PathError(f"{name} is a whole number ≥ 1, got {count!r}")
+
+
+def check_flags(**flags: object) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise PathError(f"{name} is True or False, got {flag!r}")
+
+
+def check_out(out: object) -> Path:
+    """The folder of a path.
+
+    Raises:
+        PathError: if it is no path, or a file.
+    """
+    if not isinstance(out, str | os.PathLike):
+        raise PathError(f"out is a folder for all points, got {out!r}")
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise PathError(f"out is a folder for all points, and {folder} is a file")
+    return folder
 
 
 def check_strengths(strengths: object, points: int) -> tuple[float, ...]:

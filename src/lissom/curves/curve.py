@@ -15,7 +15,7 @@ from lissom.curves.point import Point, label_of, number_or_dense
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
-from lissom.curves.storing import fill, load_path, load_points, small_in, tensors_in
+from lissom.curves.storing import FAILED, fill, load_path, load_points, small_in, tensors_in
 from lissom.errors import PathError, nearest
 from lissom.groups import Groups
 from lissom.saving import load
@@ -65,7 +65,9 @@ class Curve:
             raise PathError(
                 f"no point of the path in {out} is finished: call lissom.path first"
                 if why is None
-                else f"every point of the path in {out} failed, the first with {why}"
+                else f"every point of the path in {out} failed, the first with {why}. "
+                "Once it is mended, call lissom.path again, which tries them all anew; where it "
+                f"happened is in {FAILED} of each point's folder"
             )
         return cls(
             tuple(points),

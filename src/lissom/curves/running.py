@@ -15,14 +15,25 @@ from torch import nn
 from lissom.curves.placing import Plan
 from lissom.curves.point import Point, Start
 from lissom.curves.seeding import seeded
-from lissom.curves.storing import fill, folder_of, load_point, save_network, save_point, state_in
-from lissom.errors import PathError
+from lissom.curves.storing import (
+    AGAIN,
+    FAILED,
+    fill,
+    folder_of,
+    folder_of_seed,
+    load_point,
+    save_network,
+    save_point,
+    state_in,
+)
+from lissom.errors import PathError, machine_failed
 from lissom.measuring import latency, measure
 from lissom.measuring.macs import forward_pass
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
 from lissom.shrinking import shrink
 from lissom.shrinking.verify import fresh_inputs
+from lissom.storage import alone_in, make_folder
 from lissom.storage import replace as replace_file
 
 log = logging.getLogger(__name__)
@@ -70,9 +81,11 @@ def run_seed(
         from_scratch: start from untrained networks instead.
     """
     new: list[Point] = []
-    for strength in strengths:
-        earlier = [p for p in [*done, *new] if p.seed == seed]
-        new.append(_point(job, seed, strength, earlier, from_scratch))
+    # With jobs, a process may outlive its parent for a moment.
+    with alone_in(folder_of_seed(job.out, seed)):
+        for strength in strengths:
+            earlier = [p for p in [*done, *new] if p.seed == seed]
+            new.append(_point(job, seed, strength, earlier, from_scratch))
     return new
 
 
@@ -109,21 +122,26 @@ def _point(
         from_scratch=from_scratch,
         origin=None if origin is None else origin.folder.name,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    net, start = _begun(job, point, origin)  # a damaged file is no failure of this point
     try:
-        point = _trained(job, point, origin)
-    except (OSError, MemoryError, torch.OutOfMemoryError):
-        raise  # the machine failed and not the training: the same call makes this point again
+        point = _trained(job, point, net, start)
     except Exception as error:  # fit is the user's, and may raise anything
-        replace_file(folder / "failed.txt", traceback.format_exc())
+        if machine_failed(error):  # and not the training: the same call makes this point again
+            error.add_note(
+                f"the path in {job.out} stopped at {point}; what was finished is kept, and the "
+                "same call goes on"
+            )
+            raise
+        replace_file(folder / FAILED, traceback.format_exc())
         point = replace(point, failed=f"{type(error).__name__}: {error}")
     point = replace(point, seconds=perf_counter() - began)
     save_point(point)
     return point
 
 
-def _trained(job: Job, point: Point, origin: Point | None) -> Point:
-    """Train, check and measure one point, and keep all of it but point.json."""
+def _begun(job: Job, point: Point, origin: Point | None) -> tuple[nn.Module, Start]:
+    """What a point begins with, and a folder for files of `fit`."""
     net = build(job.make_model, point.seed)
     if origin is not None:
         fill(net, origin.folder)
@@ -134,7 +152,12 @@ def _trained(job: Job, point: Point, origin: Point | None) -> Point:
         folder=point.folder / "fit" if job.folders else None,
     )
     if start.folder is not None:
-        start.folder.mkdir(exist_ok=True)
+        make_folder(start.folder)
+    return net, start
+
+
+def _trained(job: Job, point: Point, net: nn.Module, start: Start) -> Point:
+    """Train, check and measure one point, and keep all of it but point.json."""
     shapes = {name: tensor.shape for name, tensor in named_tensors(net)}
     with seeded("fit", point.seed, point.strength, point.from_scratch):
         state = job.fit(net, point.strength, start)
@@ -221,6 +244,12 @@ def _empty(net: nn.Module, example_inputs: ExampleInputs) -> bool:
 def log_point(point: Point) -> None:
     """Log what came of a point."""
     if point.failed:
-        log.warning("the point at %s failed: %s", point, point.failed)
+        log.warning(
+            "the point at %s failed: %s. %s has the traceback; %s",
+            point,
+            point.failed,
+            point.folder / FAILED,
+            AGAIN,
+        )
     else:
         log.info("%s: error %.4g, %d nonzeros", point, point.error, point.size())

@@ -14,11 +14,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lissom.curves.fingerprints import differences
 from lissom.curves.point import Point
 from lissom.errors import PathError, RunError, StorageError
 from lissom.running import named_tensors
@@ -29,6 +31,7 @@ from lissom.storage import (
     load_state,
     load_tensors,
     mismatch,
+    remove,
     save_json,
     save_state,
     save_tensors,
@@ -37,7 +40,8 @@ from lissom.storage import (
 PATH_KIND, POINT_KIND, STATE_KIND = "lissom path 3", "lissom point 1", "lissom state 1"
 TENSORS_KIND = "lissom tensors 1"
 NETWORK, SMALL, STATE = "network.safetensors", "small.safetensors", "state.pt"
-PATH, POINT = "path.json", "point.json"
+PATH, POINT, FAILED = "path.json", "point.json", "failed.txt"
+AGAIN = "retry_failed=True, on the command line --retry-failed, makes it again"
 
 
 @dataclass(frozen=True)
@@ -72,28 +76,64 @@ def folder_of(out: Path, seed: int, strength: float | None, from_scratch: bool) 
     """Where a point is kept: its name says what it is, whenever it was made."""
     kind = "scratch" if from_scratch else "strength"
     name = "dense" if strength is None else f"{kind}-{strength!r}"
-    return out / f"seed{seed}" / name
+    return folder_of_seed(out, seed) / name
 
 
-def begin(out: Path, arguments: Mapping[str, Any]) -> None:
-    """Write the arguments down, or see that they are the same as before.
+def folder_of_seed(out: Path, seed: int) -> Path:
+    """Where the points of a seed are."""
+    return out / f"seed{seed}"
+
+
+def begin(
+    out: Path, arguments: Mapping[str, Any], functions: Mapping[str, str], *, retry_failed: bool
+) -> None:
+    """Write down what is made here, or see that it is the same as before.
+
+    Failed points are forgotten with `retry_failed`. Where there are no others, a path begins anew.
+
+    Args:
+        out: the folder.
+        arguments: of the path.
+        functions: fingerprints of those that it was given.
+        retry_failed: functions may have been mended, and failed points are made again.
 
     Raises:
-        PathError: if `out` holds a path of other arguments, or is a file.
+        PathError: if `out` holds a path of other arguments or functions.
     """
-    if out.exists() and not out.is_dir():
-        raise PathError(f"out is a folder for all points, and {out} is a file")
+    given = {**arguments, "functions": functions}
     if not (out / PATH).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        save_json(arguments, out / PATH, PATH_KIND)
+        save_json(given, out / PATH, PATH_KIND)
         return
     before = load_json(out / PATH, PATH_KIND)
-    for name, value in arguments.items():
-        if before.get(name) != value:
+    failed = [point for point in load_points(out) if point.failed]
+    kept = {folder for folder in out.glob("seed*/*") if folder.is_dir()}
+    kept -= {point.folder for point in failed}  # those begun as well, with files of fit's own
+    if kept:
+        for name, value in arguments.items():
+            if before.get(name) != value:
+                raise PathError(
+                    f"{out} holds a path with {name}={before.get(name)!r}, and this call has "
+                    f"{name}={value!r}: give the same arguments to go on, or another out to begin "
+                    "anew"
+                )
+        known = checked(dict[str, str], before.get("functions", {}), out / PATH)
+        if not retry_failed and (changed := differences(known, functions)):
             raise PathError(
-                f"{out} holds a path with {name}={before.get(name)!r}, and this call has "
-                f"{name}={value!r}: give the same arguments to go on, or another out to begin anew"
+                f"{out} holds points of another experiment: {'; '.join(changed)}. Go on with the "
+                "same functions, or give another out to begin anew; with retry_failed=True these "
+                "functions go on with the points that are there, and failed ones are made again"
             )
+    for point in failed if retry_failed or not kept else ():
+        _forget(point)
+    if before != given:
+        save_json(given, out / PATH, PATH_KIND)
+
+
+def _forget(point: Point) -> None:
+    """Have a point made anew; what says that it is finished goes last."""
+    rmtree(point.folder / "fit", ignore_errors=True)
+    for name in (FAILED, POINT):
+        remove(point.folder / name)
 
 
 def load_path(out: Path) -> PathRecord:

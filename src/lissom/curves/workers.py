@@ -128,7 +128,17 @@ def _run_packed(
     done: Sequence[Point],
     from_scratch: bool,
 ) -> list[Point]:
-    return run_seed(_job(parcel), seed, strengths, done, from_scratch)
+    try:
+        return run_seed(_job(parcel), seed, strengths, done, from_scratch)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # of a class that cannot cross to the parent
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            notes = getattr(error, "__notes__", ())
+            told = "\n".join([f"{type(error).__name__}: {error}", *notes])
+            raise kind(told) from None
+        raise
 
 
 @lru_cache(1)

@@ -16,6 +16,7 @@ from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import NoneType
 from typing import Any, ClassVar
 
 import torch
@@ -431,6 +432,12 @@ class Method(metaclass=_MadeFirst):
             raise MethodError(
                 "this method is finalized, and the state is of before: make a new one"
             )
+        for name in ("step", "steps_without", "finalized_at"):
+            if not isinstance(state[name], int | NoneType if name == "finalized_at" else int):
+                raise MethodError(f"{name} of the state is a number of steps, got {state[name]!r}")
+        masks, kept = state["alive"], [list(block.shape) for block in self._kept()]
+        if masks is not None and [list(getattr(mask, "shape", ())) for mask in masks] != kept:
+            raise MethodError(f"the state has other masks than of groups shaped {kept}")
         before = self.own_state()
         try:
             self.load_own_state(state["own"])

@@ -60,13 +60,16 @@ class RecipePath:
                 raise RecipeError(f"a point from scratch: {reason}")
         usable_device(self.device)
 
-    def run(self, jobs: int = 1, from_scratch: Sequence[float] = ()) -> Curve:
+    def run(
+        self, jobs: int = 1, from_scratch: Sequence[float] = (), *, retry_failed: bool = False
+    ) -> Curve:
         """Make the curve, or go on with it.
 
         Args:
             jobs: processes, for seeds side by side.
             from_scratch: strengths that are trained from untrained networks too, for the dense
                 one's epochs.
+            retry_failed: make the points that failed again.
 
         Raises:
             RecipeError: for a strength that the recipe cannot have.
@@ -87,6 +90,7 @@ class RecipePath:
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
+            retry_failed=retry_failed,
         )
 
     def make_model(self, seed: int) -> nn.Module:

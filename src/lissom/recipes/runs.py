@@ -11,7 +11,7 @@ from torch import nn
 
 from lissom.errors import RunError
 from lissom.recipes.specs import Record
-from lissom.storage import load_tensors, mismatch, save_json, save_tensors
+from lissom.storage import load_tensors, make_folder, mismatch, save_json, save_tensors
 
 WEIGHTS, WEIGHTS_KIND = "model.safetensors", "lissom tensors 1"
 RECIPE_KIND, RESULT_KIND = "lissom recipe 1", "lissom result 1"
@@ -19,7 +19,7 @@ RECIPE_KIND, RESULT_KIND = "lissom recipe 1", "lissom result 1"
 
 def keep_record(record: Record, run: Path) -> None:
     """Make the run's directory and write recipe.json into it."""
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     save_json(record.to_json(), run / "recipe.json", RECIPE_KIND)
 
 

@@ -1,5 +1,6 @@
 """All files that lissom writes: replaced as a whole, and read as if somebody else had made them.
 
+    with alone_in(folder): …                 no other process writes there meanwhile
     with replacing(path) as beside: …        the writer, which all others below go through
     save_tensors, load_tensors               safetensors: tensors by name, a record in the header
     save_state, load_state                   nested tensors and plain values, by torch.save
@@ -22,12 +23,15 @@ from lissom.storage.json_files import (
     save_json,
     save_lines,
 )
+from lissom.storage.locking import LOCK, alone_in, make_folder
 from lissom.storage.packing import pack, unpack
 from lissom.storage.replacing import leftovers, remove, replace, replacing
 from lissom.storage.states import load_state, save_state
 from lissom.storage.tensors import load_tensors, mismatch, save_tensors
 
 __all__ = [
+    "LOCK",
+    "alone_in",
     "append_event",
     "append_line",
     "checked",
@@ -36,6 +40,7 @@ __all__ = [
     "load_json",
     "load_state",
     "load_tensors",
+    "make_folder",
     "mismatch",
     "pack",
     "read_events",

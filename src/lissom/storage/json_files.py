@@ -1,8 +1,10 @@
 """JSON: one object in a file, or one on each line."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,14 @@ def load_json(path: Path, kind: str) -> dict[str, Any]:
 
 
 def append_line(record: Mapping[str, Any], path: Path) -> None:
-    """Add a line for an object."""
+    """Add a line for an object, or leave the file as it was."""
+    size = path.stat().st_size if path.exists() else None
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
+        with suppress(OSError):  # what is not cut off is a line cut short, which no reader takes
+            path.unlink(missing_ok=True) if size is None else os.truncate(path, size)
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 

@@ -2,8 +2,9 @@
 
 import glob
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ except ImportError:  # Windows, where what a killed process left stays until som
     fcntl = None  # type: ignore[assignment]
 
 PART = ".part"
+MADE = re.compile(r"\..+\.\w{8}\.part", re.DOTALL)  # as mkdtemp names folders
 
 
 def replace(path: Path, content: bytes | str) -> None:
@@ -41,13 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
     clears away.
 
     Raises:
-        RunError: if `path` is a directory or a device, or is in no directory.
-        StorageError: if the disk is full, say.
+        RunError: if `path` is a directory or a device.
+        StorageError: if it is in no directory, or the disk is full, say.
     """
     try:
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         _check(place)
-        _clear_leftovers(place)
+        _clear(leftovers(place))
         with _folder_beside(place) as folder:
             beside = folder / path.name
             beside.touch()
@@ -63,6 +65,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(beside, place)
             with suppress(OSError):  # not all file systems can, and the file is in its place
                 _sync(place.parent)
+    except StorageError:
+        raise
     except OSError as error:
         why = error.strerror or error
         raise StorageError(f"{path} cannot be written: {why}. It is as it was before") from error
@@ -74,7 +78,9 @@ def _check(place: Path) -> None:
     if place.exists() and not place.is_file():
         raise RunError(f"{place} is a device or a pipe, which a file would replace")
     if not place.parent.is_dir():
-        raise RunError(f"{place.parent} is no directory, so {place.name} cannot be written there")
+        raise StorageError(
+            f"{place.parent} is no directory, so {place.name} cannot be written there"
+        )
 
 
 @contextmanager
@@ -95,7 +101,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 def remove(path: Path) -> None:
     """Remove a file, if there is one, and what writers of it left when they were killed."""
     path.unlink(missing_ok=True)
-    _clear_leftovers(path)
+    _clear(leftovers(path))
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -104,9 +110,14 @@ def leftovers(path: Path) -> list[Path]:
     return [path.parent / name for name in names]
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(within: Path) -> None:
+    """Remove what killed writers left of any file in a folder, or in those within it."""
+    _clear(found for found in within.rglob(f".*{PART}") if MADE.fullmatch(found.name))
+
+
+def _clear(folders: Iterable[Path]) -> None:
     """Remove the folders of writers that were killed; those of living ones are locked."""
-    for folder in leftovers(path) if fcntl is not None else ():
+    for folder in list(folders) if fcntl is not None else ():
         with _locked(folder, wait=False) as free:
             if free:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The checkpoint of a run: read with its types checked, and compared before anything is changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
+from lissom.training.evaluation import Evaluation
 
 KIND = "lissom checkpoint 1"
+ODD_MOMENTS = ("Adafactor", "LBFGS", "Muon")  # not all of the shape of a weight
 AVERAGED = "module."  # torch's AveragedModel puts it before each name
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -86,7 +88,13 @@ def check_checkpoint(
             f"it has the state of {_told(state['optimized'])}, and this trainer steps with "
             f"{_told(steps)}"
         )
+    _check_optimizer(state["optimizer"], optimizer, steps["shapes"])
     best, average = state["best"], state["average"]
+    if best is not None:
+        _check_best(best)
+    count = None if average is None else average.get("n_averaged")
+    if average is not None and not (isinstance(count, Tensor) and _is_number(count)):
+        raise RunError(f"n_averaged of the average is a number, got {count!r}")
     for name, expected, tensors in (
         ("model", own, state["model"]),
         ("average", own, average and averaged(average)),
@@ -94,6 +102,85 @@ def check_checkpoint(
     ):
         if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
+
+
+def _check_best(best: Mapping[str, Any]) -> None:
+    for name, kind in {"key": list, "event": dict, "model": dict, "waited": int}.items():
+        if not isinstance(best.get(name), kind):
+            raise RunError(f"{name} of the best epoch is a {kind.__name__}, got {best.get(name)!r}")
+    if len(best["key"]) != 2 or not all(map(_is_number, best["key"])):
+        raise RunError(f"the key of the best epoch is an error and a loss, got {best['key']!r}")
+    Evaluation.from_dict(best["event"])
+
+
+def _check_optimizer(
+    found: Mapping[str, Any], optimizer: Optimizer, shapes: Sequence[Sequence[Sequence[int]]]
+) -> None:
+    """See that an optimizer's state has numbers where it has them now, and moments of all weights.
+
+    Raises:
+        RunError: naming what has not.
+    """
+    groups, states = found.get("param_groups"), found.get("state")
+    if not isinstance(groups, list) or len(groups) != len(shapes) or not isinstance(states, dict):
+        raise RunError(f"the optimizer's state has {len(shapes)} param_groups and state")
+    flat = [shape for group in shapes for shape in group]
+    numbers = [number for group in groups if isinstance(group, dict) for number in _list(group)]
+    if numbers != list(range(len(flat))) or not states.keys() <= set(numbers):
+        raise RunError(f"the optimizer's state is of {len(flat)} parameters, in their order")
+    for own, group in zip(optimizer.param_groups, groups, strict=True):
+        for name, value in own.items():
+            missing = None if isinstance(value, bool | NoneType) else ...  # torch adds such itself
+            if name != "params" and not _alike(value, group.get(name, missing)):
+                raise RunError(
+                    f"{name} of the optimizer is now {value!r}, and was {group.get(name)!r}"
+                )
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim") or kind.__name__ in ODD_MOMENTS:
+        return  # nobody but its authors knows what it keeps
+    first: dict[int, dict[str, str]] = {}  # of each group
+    group_of = [i for i, group in enumerate(shapes) for _ in group]
+    for number, kept in states.items():
+        shape = flat[number]
+        if not isinstance(kept, dict):
+            raise RunError(f"the optimizer's state of a weight is {kept!r}")
+        if not kept or shape == []:  # it had no gradient; moments look as numbers do
+            continue
+        now = {name: _moment(value, shape) for name, value in kept.items()}
+        if "" in now.values() or now != first.setdefault(group_of[number], now):
+            told = {n: list(x.shape) if isinstance(x, Tensor) else x for n, x in kept.items()}
+            raise RunError(f"the optimizer's state of a weight shaped {shape} is {told}")
+
+
+def _moment(value: object, shape: Sequence[int]) -> str:
+    """What torch's optimizers keep for a weight: numbers of its shape, or a number; else ""."""
+    if isinstance(value, Tensor) and list(value.shape) == list(shape):
+        return "moment" if value.is_floating_point() or value.is_complex() else ""
+    return "number" if _is_number(value) else "nothing" if value is None else ""
+
+
+def _list(group: Mapping[str, Any]) -> list[Any]:
+    params = group.get("params")
+    return params if isinstance(params, list) else [params]
+
+
+def _alike(own: object, found: object) -> bool:
+    """Whether one value of an option may stand for another."""
+    if isinstance(own, bool | NoneType):
+        return isinstance(found, bool | NoneType | type(own))
+    if _is_number(own):
+        return _is_number(found)
+    if isinstance(own, tuple | list):
+        if not isinstance(found, tuple | list) or len(found) != len(own):
+            return False
+        return all(_alike(a, b) for a, b in zip(own, found, strict=True))
+    return isinstance(found, type(own))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _after_the_end(

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lissom.errors import RunError
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
 from lissom.running import holding, named_tensors
-from lissom.storage import append_event, keep_events, save_events
+from lissom.storage import alone_in, append_event, keep_events, save_events
 from lissom.training.checkpoint import (
     check_checkpoint,
     load_checkpoint,
@@ -58,8 +58,8 @@ class Trainer:
             penalty is added to the loss, and its state is kept in the checkpoints.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
             called when training starts.
-        out: directory for events.jsonl and checkpoint.pt, made if it is not there; None keeps
-            nothing.
+        out: directory for events.jsonl and checkpoint.pt, made if it is not there, and locked while
+            `fit` runs; None keeps nothing.
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
         **options: those of `TrainOptions`.
@@ -105,8 +105,11 @@ class Trainer:
             The evaluation of the epoch whose weights the model now has: the last one, or with
             patience the best on validation data.
         """
+        with nullcontext() if self.out is None else alone_in(self.out):
+            return self._fit()
+
+    def _fit(self) -> Evaluation:
         if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
             events = self.out / "events.jsonl"
             if self.epoch:  # those after the last checkpoint come again
                 keep_events(lambda event: event["epoch"] <= self.epoch, events)
@@ -140,7 +143,7 @@ class Trainer:
         state = load_checkpoint(path)
         try:
             self._load(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of any type, where types within it are wrong
             raise RunError(f"{path} is of another model, optimizer or method: {error}") from error
 
     @contextmanager
