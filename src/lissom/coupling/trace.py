@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lissom.coupling.ops import call, shape
+from lissom.coupling.ops import call, fixed_size, operator_name, shape
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import ExampleInputs, as_inputs, evaluating, named_tensors, require_numbers
@@ -77,11 +77,16 @@ class Trace:
         path = path.partition("@")[0]  # the second call of a module is called path@1
         return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
+    def place(self, node: fx.Node) -> str:
+        """An operation in words, as in "aten.linear at encoder.block2"."""
+        path, _ = self.module(node)
+        return f"{operator_name(node)} at {path}" if path else operator_name(node)
+
     @cached_property
     def open_sizes(self) -> list[tuple[int | None, ...]]:
         """The shapes of the inputs, None for each size that may be another."""
         values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
-        return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
+        return [tuple(map(fixed_size, x.shape)) for x in values]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example inputs."""

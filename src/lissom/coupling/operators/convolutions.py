@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling.constants import NAN, Constants, Known, uniform, without_nan
+from lissom.coupling.constants import NAN, Constants, Known, uniform, wide, without_nan
 from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Layers, Operator, Unsupported, operator
+from lissom.coupling.records import Layers, Operator, operator
 
 
 @operator("conv1d", "conv2d", "conv3d")
@@ -33,8 +33,6 @@ class Convolution(Operator):
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         x, weight, groups = call["input"], call["weight"], int(concrete(call["groups"]))
-        if self.transposed and groups != 1:
-            raise Unsupported("it is transposed and has groups")
         c.rigid(x, *range(-call.spatial, 0))
         c.rigid(weight, *range(2, 2 + call.spatial))
         return contract(
@@ -59,8 +57,8 @@ class Convolution(Operator):
         bad = torch.einsum("goi,gi->go", touched.float(), read.isnan().float()).reshape(-1) > 0
         if bool(bad.all()):
             return None
-        size = self.by_group(weight.flatten(2).sum(-1, dtype=torch.float64), groups)
-        known = torch.einsum("goi,gi->go", size, without_nan(read).double()).reshape(-1)
+        size = self.by_group(wide(weight.flatten(2)).sum(-1), groups)
+        known = torch.einsum("goi,gi->go", size, wide(without_nan(read)).to(size.dtype)).reshape(-1)
         result = torch.where(bad, NAN, known)
         if bias is not None:
             result = result + k.of(bias)
@@ -98,9 +96,11 @@ class TransposedConvolution(Convolution):
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
         channel = -call.spatial - 1
+        made = shape(call.node)[channel]
         return {
             "in_channels": shape(call["input"])[channel],
-            "out_channels": shape(call.node)[channel],
+            "out_channels": made,
+            "groups": made // shape(call["weight"])[1],
         }
 
 
