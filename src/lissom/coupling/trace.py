@@ -27,6 +27,7 @@ class Trace:
         program: the exported program as a module; its tensors are the model's own.
         tensors: the model's parameters and buffers that the graph reads, by node.
         names: their names in the model (the first of them, where they are tied).
+        kinds: the classes of the model's modules, by path.
         example_inputs: the inputs it was traced with.
         dynamic: whether sizes that depend on the inputs are open in it.
     """
@@ -34,6 +35,7 @@ class Trace:
     program: fx.GraphModule
     tensors: dict[fx.Node, Tensor]
     names: dict[fx.Node, str]
+    kinds: dict[str, type[nn.Module]]
     example_inputs: tuple[Tensor, ...]
     dynamic: bool
 
@@ -73,9 +75,11 @@ class Trace:
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path, kind = stack[-1] if stack else ("", "")
-        path = path.partition("@")[0]  # the second call of a module is called path@1
-        return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        path = str(stack[-1][0] if stack else "").partition("@")[
+            0
+        ]  # a second call is called path@1
+        kind = self.kinds.get(path)
+        return path, "" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
 
     def place(self, node: fx.Node) -> str:
         """An operation in words, as in "aten.linear at encoder.block2"."""
@@ -142,7 +146,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
             node.meta["val"] = torch.empty_like(value, device="meta")
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
-    return Trace(program, tensors, names, wide, dynamic)
+    kinds = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
+    return Trace(program, tensors, names, kinds, wide, dynamic)
 
 
 def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
