@@ -146,8 +146,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
             node.meta["val"] = torch.empty_like(value, device="meta")
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
-    kinds = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
-    return Trace(program, tensors, names, kinds, wide, dynamic)
+    classes = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
+    return Trace(program, tensors, names, classes, wide, dynamic)
 
 
 def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
