@@ -224,6 +224,23 @@ def test_a_size_that_depends_on_values_keeps_what_it_reads() -> None:
         assert_equal(net, small, inputs(5, 6))
 
 
+def test_a_length_that_is_unbound_is_in_the_graph() -> None:
+    """Nobody has tried another one, so it is refused."""
+
+    def steps(m: nn.Module, x: Tensor) -> Tensor:
+        parts = m.a(x).relu().unbind(1)
+        h = torch.stack(parts, 1).reshape(-1, len(parts) * 8)
+        return m.b(h.reshape(-1, len(parts), 8).mean(1))
+
+    net = drawn(Net(steps, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3])
+    small = lissom.shrink(net, inputs(5, 6), verify=False)
+    assert (report(small).removed, report(small).as_graph) == (3, True)
+    assert_equal(net, small, inputs(5, 6))
+    with pytest.raises(LissomError, match="takes an input of .*×5×6, got 2×7×6"):
+        small(inputs(7, 6))
+
+
 @pytest.mark.parametrize("like", ["expand_as", "expand"])
 def test_copies_are_as_many_as_the_other_one_has(like: str) -> None:
     def total(m: nn.Module, x: Tensor) -> Tensor:

@@ -90,6 +90,15 @@ class Trace:
     def open_sizes(self) -> list[tuple[int | None, ...]]:
         """The shapes of the inputs, None for each size that may be another."""
         values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
+        return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
+
+    @cached_property
+    def surely_open_sizes(self) -> list[tuple[int | None, ...]]:
+        """The same without sizes that something has fixed meanwhile, though it may not matter.
+
+        Python may have read one, as `x.unbind(1)` does; then numbers made of it stand in the graph.
+        """
+        values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
         return [tuple(map(fixed_size, x.shape)) for x in values]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:

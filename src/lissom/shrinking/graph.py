@@ -23,9 +23,13 @@ from lissom.shrinking.surgery import Surgery, folded
 
 
 def cut_graph(
-    coupler: Coupler, decision: Decision, constants: Constants, surgery: Surgery
+    coupler: Coupler,
+    decision: Decision,
+    constants: Constants,
+    surgery: Surgery,
+    sizes: list[tuple[int | None, ...]],
 ) -> fx.GraphModule:
-    """A new module that runs the traced graph on what is left.
+    """A new module that runs the traced graph on what is left, for inputs of these sizes.
 
     Raises:
         GroupError: where a size that depends on the input would have to be rewritten.
@@ -43,7 +47,7 @@ def cut_graph(
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
     graph.lint()
     small.recompile()
-    small.register_forward_pre_hook(OpenSizes(trace.open_sizes))
+    small.register_forward_pre_hook(OpenSizes(sizes))
     return small
 
 
