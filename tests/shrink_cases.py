@@ -1,6 +1,6 @@
 """What the tests of coupling and shrinking share: damage, fresh inputs, and exact comparison."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -16,6 +16,24 @@ Inputs = tuple[Tensor, ...]
 EXACT = 1e-10  # of the largest output, in float64
 
 
+class Between(nn.Module):
+    """f(net, x), with layers of its own."""
+
+    def __init__(self, f: Callable[..., Tensor], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.f = f
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self, x)
+
+
+def inputs(*shape: int) -> Tensor:
+    """Two examples of this shape."""
+    return torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
 def fresh(example_inputs: Tensor | Inputs, seed: int, grow: int = 0) -> Inputs:
     """Normal numbers, or numbers up to the largest of the example; maps larger by `grow`."""
     generator = torch.Generator().manual_seed(seed)
@@ -23,11 +41,15 @@ def fresh(example_inputs: Tensor | Inputs, seed: int, grow: int = 0) -> Inputs:
     drawn = []
     for x in inputs:
         shape = [*x.shape[:2], *(size + grow for size in x.shape[2:])]
-        if x.is_floating_point():
-            drawn.append(torch.randn(shape, generator=generator, dtype=torch.float64).to(x))
+        if x.is_floating_point() or x.is_complex():
+            drawn.append(torch.randn(shape, generator=generator, dtype=wide(x)).to(x))
         else:
             drawn.append(torch.randint(int(x.max()) + 1, shape, generator=generator).to(x))
     return tuple(drawn)
+
+
+def wide(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64
 
 
 @torch.no_grad()
@@ -42,7 +64,7 @@ def apart(large: nn.Module, small: nn.Module, inputs: Tensor | Inputs) -> float:
     for a, b in zip(outputs(large, inputs), outputs(small, inputs), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert torch.equal(a.isnan(), b.isnan())
-        a, b = a.double().nan_to_num(0.0), b.double().nan_to_num(0.0)
+        a, b = (y.to(wide(y)).nan_to_num(0.0) for y in (a, b))
         worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)))
     return worst
 

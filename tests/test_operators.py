@@ -1,7 +1,6 @@
 """One record for each operator: its units are found, shrunk, measured; a mistake in it is loud."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -9,21 +8,11 @@ import numpy as np
 import pytest
 import random_blocks
 import torch
-import torch.nn.functional as F
 from products import few
 from random_blocks import Spec
 from random_networks import damage_, random_network
-from shrink_cases import (
-    EXACT,
-    apart,
-    assert_equal,
-    drawn,
-    fresh,
-    refusals,
-    report,
-    zero_,
-    zero_half_,
-)
+from shrink_cases import EXACT, apart, assert_equal, drawn, fresh, inputs, refusals, report, zero_
+from shrink_cases import Between as Net
 from stranger import ScaledLinear, Stranger
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -39,23 +28,6 @@ from lissom.measuring.macs import forward_pass
 from lissom.operators import Operator, Unsupported, operator
 
 SEEDS = range(12)
-
-
-class Net(nn.Module):
-    """f(net, x), with layers of its own."""
-
-    def __init__(self, f: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.f = f
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(self, x)
-
-
-def inputs(*shape: int) -> Tensor:
-    return torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
 # A stranger's record
@@ -226,15 +198,15 @@ def test_a_form_that_is_declined_is_named_with_its_reason(monkeypatch: pytest.Mo
     assert "stranger::scaled_linear ×1 (the moon is full)" in str(found)
 
 
-def test_an_operator_without_a_record_keeps_what_it_reads() -> None:
+def test_an_operator_without_a_record_keeps_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     net = drawn(
-        Net(
-            lambda m, x: m.b(m.a(x).median(1).values[:, None]), a=nn.Linear(4, 6), b=nn.Linear(1, 3)
-        )
+        Net(lambda m, x: m.b(m.a(x).logsumexp(1)[:, None]), a=nn.Linear(4, 6), b=nn.Linear(1, 3))
     )
     zero_(net.a.weight[:2], net.a.bias[:2])
+    monkeypatch.delitem(RECORDS, "logsumexp")
     found = report(lissom.shrink(net, inputs(4)))
-    assert found.pinned_by == {"median": 1} and found.reasons == {"median": "it has no rule"}
+    assert found.pinned_by == {"logsumexp": 1}
+    assert found.reasons == {"logsumexp": "it has no rule"}
 
 
 def test_a_size_that_depends_on_values_keeps_what_it_reads() -> None:
@@ -250,6 +222,23 @@ def test_a_size_that_depends_on_values_keeps_what_it_reads() -> None:
         small = lissom.shrink(net, inputs(5, 6), as_graph=as_graph)
         assert "its sizes depend on values" in report(small).reasons.values()
         assert_equal(net, small, inputs(5, 6))
+
+
+def test_a_length_that_is_unbound_is_in_the_graph() -> None:
+    """Nobody has tried another one, so it is refused."""
+
+    def steps(m: nn.Module, x: Tensor) -> Tensor:
+        parts = m.a(x).relu().unbind(1)
+        h = torch.stack(parts, 1).reshape(-1, len(parts) * 8)
+        return m.b(h.reshape(-1, len(parts), 8).mean(1))
+
+    net = drawn(Net(steps, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    zero_(net.a.weight[:3], net.a.bias[:3])
+    small = lissom.shrink(net, inputs(5, 6), verify=False)
+    assert (report(small).removed, report(small).as_graph) == (3, True)
+    assert_equal(net, small, inputs(5, 6))
+    with pytest.raises(LissomError, match="takes an input of .*×5×6, got 2×7×6"):
+        small(inputs(7, 6))
 
 
 @pytest.mark.parametrize("like", ["expand_as", "expand"])
@@ -276,107 +265,6 @@ def test_a_later_record_takes_the_place_of_an_earlier_one() -> None:
             lissom.coupling.units(nn.Sequential(Stranger(3, 4), Stranger(4, 2)), torch.randn(2, 3))
     finally:
         RECORDS["stranger::scaled_linear"] = before
-
-
-# Operators with a record, each between two layers: [batch, time, width] or [batch, width, 6, 6]
-
-
-def by_node(h: Tensor) -> Tensor:
-    return torch.zeros_like(h).index_add(1, torch.tensor([0, 1, 2, 3, 0]), h)
-
-
-def filled(h: Tensor) -> Tensor:
-    h = h.clone()
-    h[:, 0] = 0
-    return h
-
-
-def grid(h: Tensor) -> Tensor:
-    at = torch.linspace(-1.2, 1.2, 32, dtype=h.dtype).view(1, 4, 4, 2).expand(len(h), 4, 4, 2)
-    return F.grid_sample(h, at, align_corners=False)
-
-
-OVER_TIME: dict[str, Callable[[Tensor], Tensor]] = {
-    "index_add": by_node,
-    "fill": filled,
-    "zeros": lambda h: torch.cat([torch.zeros(h.shape[0], 1, 8, dtype=h.dtype), h], 1),
-    "new_zeros": lambda h: torch.cat([h.new_zeros(h.shape[0], 1, 8), h], 1),
-    "new_full": lambda h: h + h.new_full((8,), 0.0),
-    "sort": lambda h: h.sort(1).values,
-    "topk": lambda h: h.topk(3, 1).values,
-    "cummax": lambda h: h.cummax(1).values,
-    "nansum": lambda h: h.nansum(1),
-    "unfold": lambda h: h.unfold(1, 3, 1).mean(-1),
-    "hstack": lambda h: torch.hstack([h, h]),
-    "float_power": lambda h: h.float_power(2),
-    "fmax": lambda h: torch.fmax(h, -2 * h),
-    "fmin": lambda h: torch.fmin(h, -2 * h),
-    "logaddexp": lambda h: torch.logaddexp(h, -h),
-    "fake_quantize": lambda h: torch.fake_quantize_per_tensor_affine(h, 0.1, 0, -128, 127),
-}
-
-
-@pytest.mark.parametrize("name", OVER_TIME)
-def test_operators_over_time(name: str) -> None:
-    f = OVER_TIME[name]
-    net = drawn(
-        Net(lambda m, x: m.b(f(F.relu(m.a(x)))), a=nn.Linear(6, 8), b=nn.Linear(8, 3)), seed=1
-    )
-    removed_exactly(net, inputs(5, 6))
-
-
-def test_operators_over_maps() -> None:
-    layers = dict(a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 2, 1))
-    removed_exactly(drawn(Net(lambda m, x: m.b(grid(F.relu(m.a(x)))), **layers)), inputs(3, 6, 6))
-
-
-def test_a_recurrent_layer_of_relus() -> None:
-    rnn = nn.RNN(6, 8, nonlinearity="relu", batch_first=True)
-    net = drawn(Net(lambda m, x: m.b(m.a(x)[0]), a=rnn, b=nn.Linear(8, 3)))
-    removed_exactly(net, inputs(5, 6))
-    assert lissom.measure(net, inputs(5, 6)).macs == 5 * 8 * (6 + 8 + 3)
-
-
-def test_the_size_of_a_tensor_of_zeros_follows_its_units() -> None:
-    class Padded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.width = nn.Linear(6, 8), nn.Linear(8, 3), 8
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.a(x)
-            return self.b(torch.cat([h.new_zeros(x.shape[0], 1, self.width), h], 1))
-
-    net = drawn(Padded())
-    removed_exactly(net, inputs(5, 6))
-    small = lissom.shrink(net, inputs(5, 6))
-    assert (small.width, report(small).as_graph) == (4, False)
-
-
-@pytest.mark.parametrize("name", ["sort", "unfold", "index_add", "topk"])
-def test_operators_that_number_a_dim_keep_it(name: str) -> None:
-    """Along the units themselves."""
-    along: dict[str, Callable[[Tensor], Tensor]] = {
-        "sort": lambda h: h.sort(-1).values,
-        "topk": lambda h: h.topk(8, -1).values,
-        "unfold": lambda h: h.unfold(-1, 1, 1)[..., 0],
-        "index_add": lambda h: torch.zeros_like(h).index_add(-1, torch.arange(8), h),
-    }
-    f = along[name]
-    net = drawn(Net(lambda m, x: m.b(f(m.a(x))), a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
-    zero_(net.a.weight[:3], net.a.bias[:3])
-    small = lissom.shrink(net, inputs(5, 6))
-    assert report(small).removed == 0
-    assert_equal(net, small, inputs(5, 6))
-
-
-def removed_exactly(net: nn.Module, x: Tensor) -> None:
-    zeroed = zero_half_(net, x)
-    with refusals() as refused:
-        small = lissom.shrink(net, x)
-    assert not refused and zeroed > 0
-    assert report(small).removed == zeroed and report(small).pinned_by == {}
-    assert_equal(net, small, x)
 
 
 # MACs: torch's own counter knows nothing of the records

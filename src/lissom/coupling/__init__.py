@@ -1,9 +1,12 @@
 """Which slices of which tensors are coupled through a network, and so must go together."""
 
+from functools import partial
+
 from torch import nn
 
 from lissom.coupling import operators as _operators  # fills the table of records
 from lissom.coupling.coupler import Coupler
+from lissom.coupling.pins import Pin, pins
 from lissom.coupling.trace import Trace, trace
 from lissom.coupling.units import Family, families, groups_of
 from lissom.groups import Groups, Member, Role
@@ -13,6 +16,7 @@ __all__ = [
     "Coupler",
     "Family",
     "Member",
+    "Pin",
     "Role",
     "Trace",
     "channels",
@@ -20,6 +24,7 @@ __all__ = [
     "families",
     "heads",
     "neurons",
+    "pins",
     "trace",
     "units",
 ]
@@ -99,4 +104,5 @@ def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
 
 def _of_kind(kind: str, model: nn.Module, example_inputs: ExampleInputs, inputs: bool) -> Groups:
-    return groups_of(kind, families(couple(trace(model, example_inputs), inputs=inputs), model))
+    coupler = couple(trace(model, example_inputs), inputs=inputs)
+    return groups_of(kind, families(coupler, model), partial(pins, coupler))

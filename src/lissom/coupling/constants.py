@@ -6,6 +6,8 @@ unknown, because its border differs.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from lissom.coupling.records import Unsupported, asked, memory_of, record_of, sh
 from lissom.coupling.trace import Trace
 
 Product = Callable[[Tensor, Tensor], Tensor]
-Known = Tensor | None  # float64, or whole numbers; None stands for a tensor that is NaN throughout
+Known = Tensor | None  # float64, complex128 or whole numbers; None for a tensor of NaN throughout
 
 NAN = float("nan")
 
@@ -77,7 +79,7 @@ class Constants:
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
             value = self.trace.tensors.get(node)
-            if value is None or node in self.trace.written or value.is_complex():
+            if value is None or node in self.trace.written:
                 return None
             return _own(value)
         if node.op != "call_function":
@@ -89,14 +91,18 @@ class Constants:
         return value
 
     def _value(self, op: Call) -> Any:
-        if isinstance(op.result, Tensor) and op.result.is_complex():
-            return None
         try:
             value = asked("constant", op, self, op)
         except Unsupported:
-            return None
-        if isinstance(value, Tensor) and value.is_floating_point() and _nothing(value):
-            return None
+            value = None
+        if self.fixed(op.node) and (value is None or (isinstance(value, Tensor) and _some(value))):
+            with suppress(Unsupported):
+                value = value if (known := self.all_known(op)) is None else known
+        if isinstance(value, Tensor) and continuous(value):
+            if _nothing(value):
+                return None
+            if op.result.is_complex():
+                return value.to(torch.complex128)
         return value
 
     def all_known(self, op: Call) -> Any:
@@ -161,21 +167,55 @@ class Constants:
 
     def _overwrite(self, node: fx.Node, value: Known) -> None:
         """An in-place operation: the tensor itself, and whatever shares its memory."""
-        shared = self._sharing(node)
+        shared, base = self._sharing(node), memory_of(node)
         views = any(o.op == "call_function" and record_of(call(o)).shares for o in shared)
+        places = {other: self._places(other, base) for other in shared} if views else {}
+        whole = self._overwritten(base, places[node], value) if views else None
         for other in shared:
             for user in other.users:
                 if user in self._known:
                     self._before.setdefault((user, other), self._known[other])
-            self._known[other] = self._overwritten(other, value) if views else value
+            if not views:
+                self._known[other] = value
+            else:
+                at = places[other]
+                self._known[other] = None if whole is None or at is None else whole.flatten()[at]
 
-    def _overwritten(self, node: fx.Node, value: Known) -> Known:
-        """What is known of a tensor after a part of it was overwritten by one number."""
-        before = self.get(node)
-        if value is None or before is None:
+    def _overwritten(self, base: fx.Node, places: Tensor | None, value: Known) -> Known:
+        """What is known of a tensor after some places in it were overwritten.
+
+        Which places of a dim these are may differ with the size of the input, so that what is known
+        has to be what was there before, and the same all along the dim.
+        """
+        before = self.get(base)
+        if value is None or before is None or places is None:
             return None
-        new = compact(value)
-        return torch.where(before == new.flatten()[0], before, NAN) if new.numel() == 1 else None
+        written, covered = torch.full((before.numel(),), NAN).to(value), before.new_zeros(())
+        covered = torch.zeros(before.numel(), dtype=torch.bool)
+        covered[places], written[places] = True, value
+        covered, written = covered.view(before.shape), written.view(before.shape)
+        parts = tuple(
+            d for d in range(before.ndim) if not bool((covered == covered.narrow(d, 0, 1)).all())
+        )
+        same = uniform(before, parts)
+        kept = ((written == same) | ~covered).all(parts, keepdim=True) if parts else None
+        return written if kept is None else torch.where(kept, same, NAN).expand(before.shape)
+
+    def _places(self, node: fx.Node, base: fx.Node) -> Tensor | None:
+        """Where each entry of a view lies in the tensor whose memory it shares."""
+        if node is base:
+            shape = self.trace.shape(base)
+            return torch.arange(prod(shape)).view(shape)
+        op = call(node)
+        within = self._places(op.first, base) if isinstance(op.first, fx.Node) else None
+        if within is None or op.in_place or not isinstance(op.result, Tensor):
+            return within if op.in_place else None
+        try:
+            places = op.on(within)
+        except Exception:  # a view of another kind, such as of one part of complex numbers
+            return None
+        fits = isinstance(places, Tensor) and places.shape == self.of(node).shape
+        return places if fits else None
 
     def _sharing(self, node: fx.Node) -> set[fx.Node]:
         """The tensors so far that may lie in the same memory."""
@@ -193,19 +233,32 @@ class Constants:
         return found
 
 
-def number(value: float) -> Tensor:
+def number(value: complex) -> Tensor:
     """A known number."""
-    return torch.tensor(value, dtype=torch.float64)
+    return wide(torch.tensor(value, dtype=None if isinstance(value, complex) else torch.float64))
 
 
 def _own(x: Tensor) -> Tensor:
     """A parameter on the CPU; copied only if it is elsewhere or of half precision."""
-    return x.detach().cpu() if x.itemsize >= 4 or not x.is_floating_point() else wide(x)
+    return x.detach().cpu() if x.itemsize >= 4 or not continuous(x) else wide(x)
+
+
+def continuous(x: Tensor) -> bool:
+    """Whether a tensor holds real or complex numbers, among which NaN stands for unknown."""
+    return x.is_floating_point() or x.is_complex()
 
 
 def wide(x: Tensor) -> Tensor:
-    """On the CPU, in float64 if it is no whole number."""
-    return x.detach().cpu().double() if x.is_floating_point() else x.detach().cpu()
+    """On the CPU, in float64 or complex128 if it holds no whole numbers."""
+    x = x.detach().cpu()
+    if x.is_complex():
+        return x.to(torch.complex128)
+    return x.double() if x.is_floating_point() else x
+
+
+def _some(x: Tensor) -> bool:
+    """Whether anything is unknown."""
+    return bool(compact(x).isnan().any())
 
 
 def _nothing(x: Tensor) -> bool:
@@ -245,7 +298,9 @@ def product(a: Tensor, b: Tensor, f: Product) -> Tensor:
         return torch.full((), NAN, dtype=torch.float64).expand(bad.shape)
     if bool(unknown[0].all()):
         return torch.where(bad != 0, NAN, 0.0).double()
-    return torch.where(bad != 0, NAN, f(without_nan(a).double(), without_nan(b).double()))
+    both = [wide(without_nan(x)) for x in (a, b)]
+    kind = torch.promote_types(both[0].dtype, both[1].dtype)
+    return torch.where(bad != 0, NAN, f(both[0].to(kind), both[1].to(kind)))
 
 
 def uniform(x: Tensor, dims: tuple[int, ...]) -> Tensor:

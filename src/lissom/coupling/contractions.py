@@ -52,13 +52,12 @@ def contract(
         call.node, x, dim, NONE, weight, (columns, rows), None, groups, bias,
         pads=pads, macs=macs(call), convolves=convolves,
     )  # fmt: skip
-    c.mark(weight, columns, Role.CUT)
-    c.mark(weight, rows, Role.NORM)
     through = tuple(axis for axis in c.axes(x) if axis.shape[dim] == 1)
     if groups > 1:
-        _meet_by_group(c, site)
-        read, made = c.vector(x, dim), c.vector(weight, rows)
+        made = _meet_by_group(c, site)
     else:
+        c.mark(weight, columns, Role.CUT)
+        c.mark(weight, rows, Role.NORM)
         read = c.tie(c.vector(x, dim), c.vector(weight, columns))
         made = c.vector(weight, rows)
     if bias is not None:
@@ -74,28 +73,41 @@ def record(c: Coupler, site: Contraction, read: Axis | None, rows: Axis | None) 
     c.sites.append(replace(site, labels=read, rows=rows, takes=_bias_for_constants(c, site)))
 
 
-def _meet_by_group(c: Coupler, site: Contraction) -> None:
+def _meet_by_group(c: Coupler, site: Contraction) -> Axis | None:
     """A grouped convolution: whole groups go, or the same offset in every group.
 
-    Whichever is finer. A depthwise convolution is both: its channel is its input's.
+    Whichever is finer. A depthwise convolution is both: its channel is its input's. The first dim
+    of the weight has what all groups make (or read, if it is transposed), the second is of one.
+
+    Returns:
+        The labels of what is made.
     """
-    weight, groups = site.other, site.groups
-    read, rows = c.vector(site.source, site.dim), c.vector(weight, 0)
-    if groups >= c.trace.shape(weight)[1]:
-        if read is None or rows is None:
-            c.tie(read, rows)
-        else:
-            together = [v.reshape(groups, -1) for v in (read, rows)]
-            c.labels.union(np.concatenate(together, 1), together[0][:, :1])
+    weight, groups, transposed = site.other, site.groups, site.other_dims[0] == 0
+    size = c.trace.shape(weight)[1]
+    by_group = groups >= size
+    for dim in (0, 1):
+        c.mark(weight, dim, Role.NORM if by_group or dim == site.other_dims[1] else Role.CUT)
+    read, own = c.vector(site.source, site.dim), c.vector(weight, 0)
+    if by_group:
         c.rigid(weight, 1)
-        return
-    column = c.vector(weight, 1)
-    if read is None or column is None:
-        c.tie(read, column)
+        if read is None or own is None:
+            return c.tie(read, own)
+        together = [v.reshape(groups, -1) for v in (read, own)]
+        c.labels.union(np.concatenate(together, 1), together[0][:, :1])
+        group = c.labels.find(together[0][:, 0])
+        return np.repeat(group, size) if transposed else c.vector(weight, 0)
+    of_one = c.vector(weight, 1)
+    if transposed:
+        own = c.tie(read, own)
+    elif read is None or of_one is None:
+        c.tie(read, of_one)
     else:
-        c.labels.union(read.reshape(groups, -1), column[None])
-    if rows is not None:
-        c.labels.union(rows.reshape(groups, -1), rows.reshape(groups, -1)[:1])
+        c.labels.union(read.reshape(groups, -1), of_one[None])
+    if own is not None:
+        c.labels.union(own.reshape(groups, -1), own.reshape(groups, -1)[:1])
+    if transposed:
+        return None if of_one is None else np.tile(of_one, groups)
+    return c.vector(weight, 0)
 
 
 def _bias_for_constants(c: Coupler, site: Contraction) -> str | None:

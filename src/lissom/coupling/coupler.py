@@ -62,6 +62,10 @@ class Coupler:
         """What the rule gave: axes, or a list of them for an operation with several outputs."""
         return self._axes.get(node, ())
 
+    def fresh(self, node: fx.Node) -> Axes:
+        """The labels that a parameter or buffer was given, before anything was merged."""
+        return self._of_memory.get(self.trace.names.get(node, ""), ())
+
     def vector(self, node: fx.Node, dim: int) -> Axis | None:
         """The labels along one dim; None if nothing can go there."""
         dim %= max(1, len(self.trace.shape(node)))
@@ -156,6 +160,13 @@ class Coupler:
             todo += new
 
     def _visit(self, node: fx.Node) -> Axes | list[Axes]:
+        self.labels.cause = node
+        axes = self._coupled(node)
+        for source in node.all_input_nodes:
+            self.axes(source)  # what it tied to one label is pinned, and by this node
+        return axes
+
+    def _coupled(self, node: fx.Node) -> Axes | list[Axes]:
         if node.op == "get_attr":
             return self._own(node)
         if node.op == "placeholder":
@@ -174,12 +185,14 @@ class Coupler:
         return axes
 
     def _own(self, node: fx.Node) -> Axes:
-        """Fresh labels for each dim of a parameter or buffer; the same ones where it is tied."""
-        name = self.trace.names.get(node)
-        if name is None or not self.trace.tensors[node].is_floating_point():
+        """Fresh labels for each dim of a parameter or constant; the same ones where it is tied."""
+        if node not in self.trace.tensors:
             return ()
+        name = self.trace.names.get(node, f"constant {node.target}")
         if name not in self._of_memory:
             shape = self.trace.shape(node)
+            if node not in self.trace.names and sum(size > 1 for size in shape) > 1:
+                return ()  # a constant that is no vector may be a mask of examples and positions
             self._of_memory[name] = tuple(
                 placed(self.labels.fresh([size]), dim, len(shape))
                 for dim, size in enumerate(shape)
@@ -215,7 +228,8 @@ class Coupler:
         given = np.concatenate([[0], *(axis.ravel() for axis in self.inputs.values())])
         while True:
             before = self.labels.find(everything)
-            for kept in self._axes.values():
+            for node, kept in self._axes.items():
+                self.labels.cause = node
                 for axes in kept if isinstance(kept, list) else [kept]:
                     for axis in self.labels.settled(axes):
                         if not np.isin(axis, self.labels.find(given)).all():

@@ -6,6 +6,7 @@ with as many dims as the tensor, of size 1 where the labels do not vary.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,16 @@ PINNED = 0
 
 
 class Labels:
-    """Disjoint sets of labels; the smallest label of a set stands for it."""
+    """Disjoint sets of labels; the smallest label of a set stands for it.
+
+    Attributes:
+        cause: what is at work; it is remembered for the labels that are pinned meanwhile.
+    """
 
     def __init__(self) -> None:
+        self.cause: Any = None
         self._parent = np.zeros(1, np.int64)
+        self._causes: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self._parent)
@@ -48,11 +55,23 @@ class Labels:
             if not differ.any():
                 return
             left, right = left[differ], right[differ]
-            self._parent[np.maximum(left, right)] = np.minimum(left, right)
+            high, low = np.maximum(left, right), np.minimum(left, right)
+            self._parent[high] = low
+            for label in np.unique(high[low == PINNED]).tolist():
+                self._causes.setdefault(label, self.cause)
 
     def pin(self, labels: Axis) -> None:
         """What carries these labels stays."""
         self.union(labels, np.full((), PINNED))
+
+    def pinned_by(self, label: int) -> tuple[int, Any]:
+        """Of a pinned label: the set that was pinned, by its label, and the cause of that.
+
+        Parents are never rewritten, so the way up passes the label that stood for the set then.
+        """
+        while (up := int(self._parent[label])) != PINNED:
+            label = up
+        return label, self._causes.get(label)
 
     def along(self, axis: Axis, dim: int) -> Axis:
         """The axis as a vector along one dim; what varies along other dims is tied together."""

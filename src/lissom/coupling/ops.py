@@ -101,9 +101,22 @@ def named(
     return Call(node, name if namespace == "aten" else f"{namespace}::{name}", arguments, result)
 
 
+def operator_name(node: fx.Node) -> str:
+    """As a person looks it up: "aten.linear", "mylib.twice", "output"."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return str(getattr(node.target, "__name__", node.target))
+    return str(schema.name).replace("::", ".")
+
+
 def is_tensor(node: object) -> bool:
     """Whether a node of the graph stands for one tensor."""
     return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def fixed_size(size: int | torch.SymInt) -> int | None:
+    """A size that the trace has fixed, perhaps after it was a symbol; None for an open one."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
 def shape(x: Any) -> tuple[int, ...]:

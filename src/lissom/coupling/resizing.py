@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from lissom.coupling.coupler import Coupler
+from lissom.coupling.labels import varying
 from lissom.coupling.ops import Call, call, shape
 from lissom.errors import GroupError
 
@@ -32,6 +33,17 @@ def left(coupler: Coupler, gone: Mask, node: fx.Node, output: int | None = None)
                 others = tuple(d for d in range(axis.ndim) if d != dim)
                 sizes[dim] = int(stays.any(axis=others).sum())
     return tuple(sizes)
+
+
+def rest(coupler: Coupler, gone: Mask, node: fx.Node, x: torch.Tensor) -> torch.Tensor:
+    """The entries of a tensor that stay when the units are gone."""
+    for axis in coupler.axes(node):
+        for dim in varying(axis):
+            others = tuple(d for d in range(axis.ndim) if d != dim)
+            stays = torch.from_numpy(np.flatnonzero((~gone[axis]).any(axis=others)))
+            if len(stays) < x.shape[dim]:
+                x = x.index_select(dim, stays.to(x.device))
+    return x
 
 
 class Cut:
@@ -121,6 +133,17 @@ class Cut:
             indices = self.new.graph.get_attr(name)
             select: Any = torch.ops.aten.index_select.default
             return self.new.graph.call_function(select, (self.twin(node), -1, indices))
+
+    def keep(self, value: torch.Tensor) -> None:
+        """In the smaller graph: what is left of this tensor in place of the call that makes it."""
+        value = rest(self._coupler, self._gone, self.call.node, value)
+        name = f"kept_{self.new.name}"
+        self._small.register_buffer(name, value)
+        with self.new.graph.inserting_before(self.new):
+            kept = self.new.graph.get_attr(name)
+        self.new.replace_all_uses_with(kept)
+        self.new.graph.erase_node(self.new)
+        self._twins[self.call.node] = self.new = kept
 
     def twin(self, node: fx.Node) -> fx.Node:
         """The same tensor in the smaller graph."""

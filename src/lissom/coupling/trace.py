@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lissom.coupling.ops import call, shape
+from lissom.coupling.ops import call, fixed_size, operator_name, shape
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import (
@@ -34,6 +34,7 @@ class Trace:
         program: the exported program as a module; its tensors are the model's own.
         tensors: the model's parameters and buffers that the graph reads, by node.
         names: their names in the model (the first of them, where they are tied).
+        kinds: the classes of the model's modules, by path.
         example_inputs: the inputs it was traced with.
         dynamic: whether sizes that depend on the inputs are open in it.
     """
@@ -41,6 +42,7 @@ class Trace:
     program: fx.GraphModule
     tensors: dict[fx.Node, Tensor]
     names: dict[fx.Node, str]
+    kinds: dict[str, type[nn.Module]]
     example_inputs: tuple[Tensor, ...]
     dynamic: bool
 
@@ -82,15 +84,31 @@ class Trace:
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path, kind = stack[-1] if stack else ("", "")
-        path = path.partition("@")[0]  # the second call of a module is called path@1
-        return path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        path = str(stack[-1][0] if stack else "").partition("@")[
+            0
+        ]  # a second call is called path@1
+        kind = self.kinds.get(path)
+        return path, "" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
+
+    def place(self, node: fx.Node) -> str:
+        """An operation in words, as in "aten.linear at encoder.block2"."""
+        path, _ = self.module(node)
+        return f"{operator_name(node)} at {path}" if path else operator_name(node)
 
     @cached_property
     def open_sizes(self) -> list[tuple[int | None, ...]]:
         """The shapes of the inputs, None for each size that may be another."""
         values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
         return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
+
+    @cached_property
+    def surely_open_sizes(self) -> list[tuple[int | None, ...]]:
+        """The same without sizes that something has fixed meanwhile, though it may not matter.
+
+        Python may have read one, as `x.unbind(1)` does; then numbers made of it stand in the graph.
+        """
+        values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
+        return [tuple(map(fixed_size, x.shape)) for x in values]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example inputs."""
@@ -146,7 +164,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
             node.meta["val"] = torch.empty_like(value, device="meta")
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
-    return Trace(program, tensors, names, wide, dynamic)
+    classes = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
+    return Trace(program, tensors, names, classes, wide, dynamic)
 
 
 def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:

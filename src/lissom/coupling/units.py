@@ -1,6 +1,6 @@
 """Units as groups: slices of many tensors that must be removed together, in families."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from lissom.coupling.coupler import Coupler
-from lissom.coupling.labels import PINNED, Axis
+from lissom.coupling.labels import PINNED, Axis, varying
+from lissom.coupling.pins import Pin
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Partition, Role
+
+SHOWN = 5  # pins in a message
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,8 +100,13 @@ def _slices(coupler: Coupler) -> Iterator[tuple[str, int, Role, bool, Axis]]:
         roles.setdefault((coupler.trace.names[node], dim), set()).update(said)
     counted = Role.CUT if coupler.frees_inputs else Role.NORM
     along: dict[str, int] = {}  # one dim of each tensor, or its weights would count twice
+    live = {
+        (name, varying(axis)[0])
+        for node, name in coupler.trace.names.items()
+        for axis in coupler.axes(node)
+    }
     for (name, dim), said in sorted(roles.items()):
-        if counted in said:
+        if counted in said and (name, dim) in live:
             along.setdefault(name, dim)
     seen: set[str] = set()
     for node, name in coupler.trace.names.items():
@@ -173,17 +181,24 @@ def _macs(coupler: Coupler) -> np.ndarray:
     return macs
 
 
-def groups_of(kind: str, found: list[Family]) -> Groups:
+def groups_of(kind: str, found: list[Family], pinned: Callable[[], Sequence[Pin]]) -> Groups:
     """The families of one kind.
 
+    Args:
+        kind: "channels", "neurons", "heads", or "units" for all of them.
+        found: all families.
+        pinned: asked if there is none.
+
     Raises:
-        GroupError: if there is none, saying what there is.
+        GroupError: if there is none, saying what there is, and what keeps the others.
     """
     chosen = [family for family in found if kind in ("units", family.kind)]
     if not chosen:
-        others = sorted({family.kind for family in found})
+        others, pins = sorted({family.kind for family in found}), pinned()
         raise GroupError(
             f"no {kind} can be removed from this model"
             + (f"; it has {' and '.join(others)}" if others else ", nor any other units")
+            + "".join(f"; {pin}" for pin in pins[:SHOWN])
+            + (f"; and {len(pins) - SHOWN} more" if len(pins) > SHOWN else "")
         )
     return Groups(kind, chosen)

@@ -192,9 +192,11 @@ class _Case:
         """The traced graph on smaller tensors."""
         traced, decision = self.traced, self.decision()
         surgery = plan(self.model, traced.coupler, decision, traced.constants)
+        trace = traced.coupler.trace
+        sizes = trace.surely_open_sizes if self.verify is False else trace.open_sizes
         try:
             with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
-                small = cut_graph(traced.coupler, decision, traced.constants, surgery)
+                small = cut_graph(traced.coupler, decision, traced.constants, surgery, sizes)
         except GroupError:
             return None
         return self._checked(small, decision, surgery)

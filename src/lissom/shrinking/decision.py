@@ -19,7 +19,7 @@ from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.sites import Contraction, MustVanish, Site
 
 Mask = NDArray[np.bool_]
-Share = tuple[Contraction, int, int, float]
+Share = tuple[Contraction, int, int, float | complex]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class _Read:
     Attributes:
         site: the place.
         labels: found, one for each of the K entries.
-        reader: the module it stands in.
+        reader: the operation, the module it stands in, and the dim it reads.
         free: entries that do not matter here, whatever reads them: zero.
         constant: entries that are the same whatever the input.
         foldable: those of them that a bias can take.
@@ -242,12 +242,12 @@ class Decider:
     def _size(self, places: list[tuple[int, int]]) -> float:
         """The smallest of a unit's constants: what stands for others should not be tiny."""
         found = [(self._reads[number].constants, entry) for number, entry in places]
-        return min(abs(float(c[entry])) for c, entry in found if c is not None)
+        return min(abs(c[entry].item()) for c, entry in found if c is not None)
 
     def _share(self, number: int, entry: int, other: int) -> Share:
         read = self._reads[number]
         assert isinstance(read.site, Contraction) and read.constants is not None
-        return read.site, entry, other, float(read.constants[other] / read.constants[entry])
+        return read.site, entry, other, (read.constants[other] / read.constants[entry]).item()
 
     def _agree_on_folds(self) -> None:
         """A layer that is called more than once has one bias, but may see several constants."""
@@ -272,7 +272,7 @@ class Decider:
 
 def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Read:
     labels = coupler.labels.find(site.labels)
-    reader = coupler.trace.module(site.node)[0] or site.node.name
+    reader = f"{coupler.trace.place(site.node)} (dim {site.dim})"
     if isinstance(site, MustVanish):
         known = constants.of(site.source, site.output, reader=site.node)
         x = compact(known, but=site.dim)
@@ -298,7 +298,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         if site.rows is not None:
             rows = coupler.labels.find(site.rows).reshape(site.groups, -1)
     group = np.arange(len(labels)) // (len(labels) // site.groups)
-    if site.groups > 1:  # [in per group, out] → [in, out per group]
+    if touches.shape[0] < len(labels):  # [in per group, out] → [in, out per group]
         per_group = touches.reshape(touches.shape[0], site.groups, -1)
         touches = per_group.transpose(1, 0, 2).reshape(len(labels), -1)
     values, constant = _constants_along(x, site.dim)

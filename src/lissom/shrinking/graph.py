@@ -5,6 +5,8 @@ parameters and every literal size rewritten. It can be trained further, in that 
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +16,20 @@ from lissom.coupling.constants import Constants
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.ops import call
 from lissom.coupling.records import asked
-from lissom.coupling.resizing import Cut
+from lissom.coupling.resizing import Cut, rest
 from lissom.errors import LissomError
 from lissom.shrinking.decision import Decision
 from lissom.shrinking.surgery import Surgery, folded
 
 
 def cut_graph(
-    coupler: Coupler, decision: Decision, constants: Constants, surgery: Surgery
+    coupler: Coupler,
+    decision: Decision,
+    constants: Constants,
+    surgery: Surgery,
+    sizes: list[tuple[int | None, ...]],
 ) -> fx.GraphModule:
-    """A new module that runs the traced graph on what is left.
+    """A new module that runs the traced graph on what is left, for inputs of these sizes.
 
     Raises:
         GroupError: where a size that depends on the input would have to be rewritten.
@@ -32,7 +38,7 @@ def cut_graph(
     graph = copy.deepcopy(trace.program.graph)
     twins = dict(zip(trace.program.graph.nodes, graph.nodes, strict=True))
     small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
-    _cut_tensors(small, coupler, surgery)
+    _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.gone))
     for node in list(trace.nodes):
         if node.op == "call_function":
             asked("rewrite", call(node), Cut(small, coupler, decision.gone, node, twins))
@@ -41,7 +47,7 @@ def cut_graph(
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
     graph.lint()
     small.recompile()
-    small.register_forward_pre_hook(OpenSizes(trace.open_sizes))
+    small.register_forward_pre_hook(OpenSizes(sizes))
     return small
 
 
@@ -64,13 +70,18 @@ class OpenSizes:
                 )
 
 
-def _cut_tensors(small: fx.GraphModule, coupler: Coupler, surgery: Surgery) -> None:
+def _cut_tensors(
+    small: fx.GraphModule,
+    coupler: Coupler,
+    surgery: Surgery,
+    cut: Callable[[fx.Node, Tensor], Tensor],
+) -> None:
     """Tensors of its own for the new module: cut, or copied."""
     tensors: dict[str, Tensor] = {}
     for node, old in coupler.trace.tensors.items():
         name = coupler.trace.names.get(node, f"constant {node.target}")
         if name not in tensors:
-            new = surgery.cut(name, old)
+            new = surgery.cut(name, old) if node in coupler.trace.names else cut(node, old)
             parameter = isinstance(old, nn.Parameter)
             tensors[name] = nn.Parameter(new, old.requires_grad) if parameter else new
         path, _, last = str(node.target).rpartition(".")

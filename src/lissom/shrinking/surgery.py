@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling.constants import Constants
+from lissom.coupling.constants import Constants, wide
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import varying
 from lissom.coupling.records import layers
@@ -47,7 +47,9 @@ class Surgery:
 
     keep: Keep = field(default_factory=dict)
     sizes: dict[str, Sizes] = field(default_factory=dict)
-    columns: dict[str, tuple[int, list[tuple[int, int, float]]]] = field(default_factory=dict)
+    columns: dict[str, tuple[int, list[tuple[int, int, float | complex]]]] = field(
+        default_factory=dict
+    )
     biases: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
@@ -137,7 +139,7 @@ def folded(
 ) -> Tensor:
     """Σ_k w_ok·c_k for the rows o that stay."""
     inner, outer = site.other_dims
-    weight = constants.of(site.other).double()
+    weight = wide(constants.of(site.other))
     assert outer is not None
     kernel = (
         weight.movedim((outer, inner), (0, 1)).flatten(2).sum(-1) if weight.ndim > 2 else weight
@@ -145,7 +147,9 @@ def folded(
     if weight.ndim == 2 and inner == 0:
         kernel = weight.T
     per_group = kernel.view(site.groups, -1, kernel.shape[1])
-    added = torch.einsum("goi,gi->go", per_group, values.double().view(site.groups, -1)).reshape(-1)
+    added = torch.einsum(
+        "goi,gi->go", per_group, values.to(weight.dtype).view(site.groups, -1)
+    ).reshape(-1)
     if site.rows is not None:
         stays = ~decision.gone[coupler.labels.find(site.rows)]
         added = added[torch.from_numpy(stays)]

@@ -29,8 +29,10 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.numel() or x.is_complex():
+        if not isinstance(x, Tensor) or not x.numel():
             return x
+        if x.is_complex():
+            return torch.view_as_complex(fresh(torch.view_as_real(x.resolve_conj())))
         flat = x.detach().flatten().cpu()
         if not x.is_floating_point():
             return flat[torch.randperm(len(flat), generator=generator)].view(x.shape).to(x.device)

@@ -1,12 +1,35 @@
 """One record for each of torch's operators; importing this fills the table."""
 
 from lissom.coupling.operators import (
+    along,
+    cells,
     convolutions,
+    declined,
+    einsum,
     elementwise,
+    indexing,
+    made,
     movement,
+    normalisations,
+    pooling,
     products,
     recurrent,
-    statistics,
+    reductions,
 )
 
-__all__ = ["convolutions", "elementwise", "movement", "products", "recurrent", "statistics"]
+__all__ = [
+    "along",
+    "cells",
+    "convolutions",
+    "declined",
+    "einsum",
+    "elementwise",
+    "indexing",
+    "made",
+    "movement",
+    "normalisations",
+    "pooling",
+    "products",
+    "recurrent",
+    "reductions",
+]

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling.constants import NAN, Constants, Known, uniform, without_nan
+from lissom.coupling.constants import NAN, Constants, Known, uniform, wide, without_nan
 from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Layers, Operator, Unsupported, operator
+from lissom.coupling.records import Layers, Operator, operator
 
 
-@operator("conv1d", "conv2d", "conv3d")
+@operator("conv1d", "conv2d", "conv3d", "convolution", "_convolution")
 class Convolution(Operator):
     """Channels are contracted with the kernel's columns, group by group."""
 
@@ -24,22 +24,30 @@ class Convolution(Operator):
         nn.Conv2d: ("in_channels", -3),
         nn.Conv3d: ("in_channels", -4),
     }
-    transposed = False
+
+    def transposed(self, call: Call) -> bool:
+        """Whether the weight's first two dims are exchanged."""
+        return bool(call["transposed"])
+
+    def spatial(self, call: Call) -> int:
+        """How many dims of space there are."""
+        return len(shape(call["weight"])) - 2
 
     def pads(self, call: Call) -> bool:
-        """Whether zeros are summed in beside the input."""
+        """Whether zeros are summed in beside the input, or overlaps make a pattern."""
+        if self.transposed(call):
+            return True
         padding = concrete(call["padding"])
         return padding != "valid" and (isinstance(padding, str) or any(padding))
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         x, weight, groups = call["input"], call["weight"], int(concrete(call["groups"]))
-        if self.transposed and groups != 1:
-            raise Unsupported("it is transposed and has groups")
-        c.rigid(x, *range(-call.spatial, 0))
-        c.rigid(weight, *range(2, 2 + call.spatial))
+        spatial, transposed = self.spatial(call), self.transposed(call)
+        c.rigid(x, *range(-spatial, 0))
+        c.rigid(weight, *range(2, 2 + spatial))
         return contract(
-            c, call, x, weight, columns=1 - self.transposed, rows=int(self.transposed),
-            dim=-call.spatial - 1, bias=call["bias"], groups=groups, pads=self.pads(call),
+            c, call, x, weight, columns=1 - transposed, rows=int(transposed),
+            dim=-spatial - 1, bias=call["bias"], groups=groups, pads=self.pads(call),
             convolves=True,
         )  # fmt: skip
 
@@ -48,40 +56,42 @@ class Convolution(Operator):
         x, weight, bias = k.of(call["input"]), k.get(call["weight"]), call["bias"]
         if weight is None:
             return None
-        spatial, groups = call.spatial, int(concrete(call["groups"]))
+        spatial, groups = self.spatial(call), int(concrete(call["groups"]))
         first = uniform(x, tuple(range(-spatial, 0))).flatten(-spatial - 1)  # [batch, channels]
         rows = first.reshape(-1, first.shape[-1])
         channels = torch.where((rows == rows[:1]).all(0), rows[0], NAN)
         if self.pads(call):
             channels = torch.where(channels == 0, channels, NAN)
         read = channels.view(groups, -1)  # [groups, in]
-        touched = self.by_group(k.nonzero(call["weight"]).flatten(2).any(-1), groups)
+        touched = self.by_group(call, k.nonzero(call["weight"]).flatten(2).any(-1), groups)
         bad = torch.einsum("goi,gi->go", touched.float(), read.isnan().float()).reshape(-1) > 0
         if bool(bad.all()):
             return None
-        size = self.by_group(weight.flatten(2).sum(-1, dtype=torch.float64), groups)
-        known = torch.einsum("goi,gi->go", size, without_nan(read).double()).reshape(-1)
+        size = self.by_group(call, wide(weight.flatten(2)).sum(-1), groups)
+        known = torch.einsum("goi,gi->go", size, wide(without_nan(read)).to(size.dtype)).reshape(-1)
         result = torch.where(bad, NAN, known)
         if bias is not None:
             result = result + k.of(bias)
         return result.view(-1, *[1] * spatial).expand(call.shape)
 
-    def by_group(self, weight: Tensor, groups: int) -> Tensor:
+    def by_group(self, call: Call, weight: Tensor, groups: int) -> Tensor:
         """The weight as [groups, out/groups, in/groups]."""
         parts = weight.view(groups, -1, weight.shape[1])
-        return parts.transpose(1, 2) if self.transposed else parts
+        return parts.transpose(1, 2) if self.transposed(call) else parts
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
-        channels = shape(call["input"])[-call.spatial - 1]
+        channel = -self.spatial(call) - 1
+        read, made = shape(call["input"])[channel], shape(call.node)[channel]
+        of_one = shape(call["weight"])[1]
         return {
-            "in_channels": channels,
-            "out_channels": shape(call.node)[-call.spatial - 1],
-            "groups": channels // shape(call["weight"])[1],
+            "in_channels": read,
+            "out_channels": made,
+            "groups": (made if self.transposed(call) else read) // of_one,
         }
 
     def macs(self, call: Call) -> Iterator[tuple[Any, Any, int]]:
         x, weight = call["input"], call["weight"]
-        places = shape(x) if self.transposed else call.shape
+        places = shape(x) if self.transposed(call) else call.shape
         yield x, weight, prod(places) * prod(shape(weight)[1:])
 
 
@@ -90,25 +100,6 @@ class TransposedConvolution(Convolution):
     """As a convolution, with the weight's first two dims exchanged."""
 
     layers: ClassVar[Layers] = {}
-    transposed = True
 
-    def pads(self, call: Call) -> bool:
-        """A constant input leaves a pattern of overlaps, so only zeros are known."""
+    def transposed(self, call: Call) -> bool:
         return True
-
-    def sizes(self, call: Call, shape: Any) -> dict[str, int]:
-        channel = -call.spatial - 1
-        return {
-            "in_channels": shape(call["input"])[channel],
-            "out_channels": shape(call.node)[channel],
-        }
-
-
-@operator("convolution", "_convolution")
-class Kernel(Operator):
-    """What all convolutions come down to."""
-
-    def macs(self, call: Call) -> Iterator[tuple[Any, Any, int]]:
-        x, weight = call["input"], call["weight"]
-        places = shape(x) if call["transposed"] else call.shape
-        yield x, weight, prod(places) * prod(shape(weight)[1:])

@@ -10,6 +10,7 @@ from lissom.coupling.constants import (
     Constants,
     Known,
     compact,
+    continuous,
     number,
     spread,
     wide,
@@ -18,21 +19,32 @@ from lissom.coupling.constants import (
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
 from lissom.coupling.ops import Call, concrete, is_tensor
-from lissom.coupling.records import Operator, operator
-from lissom.coupling.resizing import Cut
+from lissom.coupling.records import Operator, Unsupported, operator
 
 
 @operator(
     *"""
-    abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_not
-    bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip clone cos cosh div divide elu eq
-    erf erfc exp exp2 expm1 fake_quantize_per_tensor_affine float_power floor floor_divide fmax fmin
-    fmod ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh hypot isinf
-    isnan le leaky_relu lerp less less_equal lift_fresh lift_fresh_copy log log10 log1p log2
-    log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor lt masked_fill
-    maximum minimum mish nan_to_num ne neg negative not_equal positive pow reciprocal relu relu6
-    remainder round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softshrink
-    sqrt square sub subtract tan tanh threshold trunc true_divide xlogy __and__ __or__
+    __and__ __lshift__ __or__ __rshift__ __xor__ abs absolute acos acosh add addcdiv addcmul angle
+    arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and
+    bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil celu clamp
+    clamp_max clamp_min clip clone complex conj_physical copysign cos cosh deg2rad digamma div
+    divide elu eq erf erfc erfinv exp exp2 expm1 fix float_power
+    floor floor_divide fmax fmin fmod frac gcd ge gelu greater greater_equal gt hardshrink
+    hardsigmoid hardswish hardtanh heaviside hypot i0 igamma igammac isclose isfinite isinf isnan
+    isneginf isposinf isreal lcm ldexp le leaky_relu lerp less less_equal lgamma lift lift_fresh
+    lift_fresh_copy log log10 log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not
+    logical_or logical_xor logit lt masked_fill maximum minimum mish mvlgamma nan_to_num ne neg
+    negative nextafter not_equal polar polygamma positive pow rad2deg reciprocal relu relu6
+    remainder round rrelu rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc sinh softplus
+    softshrink sqrt square sub subtract tan tanh threshold true_divide trunc xlogy special_airy_ai
+    special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1 special_digamma
+    special_entr special_erf special_erfc special_erfcx special_erfinv special_exp2 special_expit
+    special_expm1 special_gammainc special_gammaincc special_gammaln special_i0 special_i0e
+    special_i1 special_i1e special_log1p special_log_ndtr special_logit special_modified_bessel_i0
+    special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1
+    special_multigammaln special_ndtr special_ndtri special_polygamma special_psi special_round
+    special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1 special_sinc
+    special_spherical_bessel_j0 special_xlog1py special_xlogy special_zeta
     """.split()
 )
 class Elementwise(Operator):
@@ -54,10 +66,10 @@ class Elementwise(Operator):
         sizes = [n for n in call.node.all_input_nodes if not is_tensor(n) and not k.fixed(n)]
         if sizes or any(k.get(node) is None for node in operands):
             return None  # a number made of a size of the inputs is no constant
-        unknown = [x.isnan() for x in operands.values() if x.is_floating_point()]
+        unknown = [x.isnan() for x in operands.values() if continuous(x)]
         result = self.value(k, call, {n: without_nan(x) for n, x in operands.items()})
         for mask in unknown:
-            if not result.is_floating_point():
+            if not continuous(result):
                 if mask.any():
                     return None
                 continue
@@ -87,7 +99,59 @@ class Cast(Elementwise):
 
     def value(self, k: Constants, call: Call, operands: dict[fx.Node, Tensor]) -> Any:
         result = k.run(call, operands)
-        return operands[call.first].double() if result.is_floating_point() else result
+        first = wide(operands[call.first])
+        return (
+            first
+            if result.dtype.is_complex == first.is_complex() and continuous(result)
+            else result
+        )
+
+
+@operator("_conj", "conj", "imag", "real", "resolve_conj", "resolve_neg")
+class Part(Elementwise):
+    """A view of complex numbers, perhaps of one of their parts."""
+
+    shares = True
+
+
+@operator("fake_quantize_per_tensor_affine")
+class Quantized(Elementwise):
+    """To the nearest point of a grid; torch wants its scale in float32."""
+
+    def value(self, k: Constants, call: Call, operands: dict[fx.Node, Tensor]) -> Any:
+        return k.run(call, {node: x.to(node.meta["val"].dtype) for node, x in operands.items()})
+
+
+@operator("fake_quantize_per_channel_affine")
+class QuantizedByChannel(Quantized):
+    """With a scale and a zero point for each entry of one dim."""
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        x, dim = call["self"], int(call["axis"])
+        c.tie(c.vector(x, dim), *(c.vector(call[own], 0) for own in ("scale", "zero_point")))
+        return c.axes(x)
+
+    def constant(self, k: Constants, call: Call) -> Known:
+        """Zero is a point of every such grid."""
+        operands = {node: k.of(node) for node in self.operands(call)}
+        if not any(bool(x.isnan().any()) for x in operands.values()):
+            return wide(self.value(k, call, operands))
+        return torch.where(k.of(call["self"]) == 0, 0.0, NAN).double()
+
+
+@operator("bucketize", "isin")
+class Bucketize(Elementwise):
+    """Each entry is compared with a list of others."""
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        entries, listed = list(call.arguments.values())[:2]
+        if not (is_tensor(entries) and is_tensor(listed)):
+            raise Unsupported("it compares with a single number")
+        c.pin(listed)
+        return c.axes(entries)
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        return k.all_known(call)
 
 
 @operator("dropout")
@@ -107,12 +171,12 @@ class Copy(Elementwise):
         return spread(k.of(source), call) if k.get(source) is not None else None
 
 
-@operator("fill")
+@operator("fill", "zero")
 class Fill(Elementwise):
     """One number over what there was."""
 
     def constant(self, k: Constants, call: Call) -> Known:
-        value = call["value"]
+        value: Any = 0 if call.name == "zero" else call["value"]
         if not is_tensor(value):
             return spread(number(concrete(value)), call)
         return spread(wide(k.of(value)), call) if k.get(value) is not None else None
@@ -132,7 +196,7 @@ class Mul(Elementwise):
         for x in operands:
             zero = (x == 0) | (result == 0)
             result = torch.where(zero, 0, x * result)
-        if not call.result.is_floating_point():
+        if not continuous(call.result):
             return k.all_known(call)  # type: ignore[no-any-return]
         return spread(result, call)
 
@@ -147,13 +211,13 @@ class Where(Elementwise):
             for s in (call["self"], call["other"])
         ]
         condition = k.get(call["condition"])
-        if not call.result.is_floating_point():
+        if not continuous(call.result):
             return k.all_known(call)  # type: ignore[no-any-return]
         if condition is None:
             result = torch.where(sides[0] == sides[1], sides[0], NAN)
         else:
             result = torch.where(compact(condition), sides[0], sides[1])
-        return spread(result.double(), call)
+        return spread(wide(result), call)
 
 
 @operator("prelu")
@@ -175,41 +239,6 @@ class PReLU(Operator):
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
         return {"num_parameters": (*shape(call["weight"]), 1)[0]}
-
-
-FILLED = {"zeros": 0, "ones": 1, "full": None}
-
-
-def filled(call: Call) -> Known:
-    """One number throughout, whatever the size."""
-    value = FILLED[call.name.removeprefix("new_").removesuffix("_like")]
-    x = number(concrete(call["fill_value"]) if value is None else value)
-    return spread(x if call.result.is_floating_point() else x.to(call.result.dtype), call)
-
-
-@operator("zeros_like", "ones_like", "full_like")
-class FilledLike(Elementwise):
-    """One number in the shape of another tensor."""
-
-    def constant(self, k: Constants, call: Call) -> Known:
-        return filled(call)
-
-
-@operator("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")
-class Filled(Operator):
-    """One number throughout: any size will do that is no size of the inputs."""
-
-    written = True
-
-    def couple(self, c: Coupler, call: Call) -> Axes:
-        return c.free(call.shape, [d for d, n in enumerate(call["size"]) if isinstance(n, int)])
-
-    def constant(self, k: Constants, call: Call) -> Known:
-        return filled(call)
-
-    def rewrite(self, cut: Cut) -> None:
-        if cut.left() != cut.was():
-            cut.set("size", cut.shape_of(cut.given("size")))
 
 
 @operator("_assert_tensor_metadata")

@@ -13,18 +13,19 @@ from torch import Tensor, fx
 from lissom.coupling.constants import NAN, Constants, Known, narrowed, spread, uniform, wide
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axes, Axis, varying
-from lissom.coupling.ops import Call, concrete, is_tensor
+from lissom.coupling.ops import Call, concrete, is_tensor, shape
 from lissom.coupling.records import Operator, Unsupported, operator
 from lissom.coupling.resizing import Cut
 
 VIEWS = ("view", "reshape", "view_as", "reshape_as")
+LIKE = ("expand_as", "broadcast_to")
 
 
 @operator(
     *"""
-    adjoint channel_shuffle flip mH mT movedim moveaxis numpy_T permute pixel_unshuffle ravel repeat
-    repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as
-    view_as
+    adjoint channel_shuffle flip fliplr flipud mH mT matrix_H movedim moveaxis numpy_T
+    native_channel_shuffle permute pixel_unshuffle ravel repeat repeat_interleave rot90 flatten
+    squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as view_as
     """.split()
 )
 class Movement(Operator):
@@ -50,7 +51,7 @@ class Movement(Operator):
             return None if isinstance(call.result, Tensor) else [None for _ in call.result]
         if call.name in VIEWS:
             return x.reshape(call.shape)
-        moved = x.expand(call.shape) if call.name == "expand_as" else call.on(x.expand(x.shape))
+        moved = x.expand(call.shape) if call.name in LIKE else call.on(x.expand(x.shape))
         return moved if isinstance(moved, Tensor) else list(moved)
 
 
@@ -58,25 +59,31 @@ class Movement(Operator):
 class View(Movement):
     """The result's shape is an argument."""
 
+    def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
+        if call["dtype"] is not None:
+            raise Unsupported("it reads the bits as another type")
+        return super().couple(c, call)
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        return None if call["dtype"] is not None else super().constant(k, call)
+
     def rewrite(self, cut: Cut) -> None:
         name = "size" if cut.call["size"] is not None else "shape"
         if cut.call[name] is not None:
             cut.set(name, cut.shape_of(cut.given(name)))
 
 
-@operator("expand", "expand_as")
+@operator("expand", "expand_as", "broadcast_to")
 class Expand(View):
     """Dims of equal copies, as of a mask for all heads: any number of them will do."""
 
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
-        shape, out, dtype = c.trace.shape(call.first), call.shape, call.result.dtype
-        numbers = dtype.is_floating_point or dtype == torch.bool
-        if numbers and call.name == "expand_as":  # as many copies as the other one has
+        shape, out = c.trace.shape(call.first), call.shape
+        if call.name == "expand_as":  # as many copies as the other one has
             return c.meet([call.first, call["other"]])
-        if c.axes(call.first) or not numbers:
-            return super().couple(c, call)
+        moved: Any = super().couple(c, call)
         before = [1] * (len(out) - len(shape)) + list(shape)
-        return c.free(out, [dim for dim in range(len(out)) if before[dim] == 1])
+        return (*moved, *c.free(out, [dim for dim in range(len(out)) if before[dim] == 1]))
 
 
 @operator("unflatten")
@@ -91,27 +98,69 @@ class Unflatten(Movement):
         cut.set("sizes", sizes)
 
 
-@operator("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+@operator(
+    *"""
+    chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split unsafe_split_with_sizes
+    hsplit vsplit dsplit
+    """.split()
+)
 class Split(Movement):
     """Parts, which may lose different numbers of entries."""
 
     def rewrite(self, cut: Cut) -> None:
         x = cut.call["self"]
-        dim = int(concrete(cut.call["dim"]) or 0) % len(cut.was(x))
+        ndim = len(cut.was(x))
+        fixed = {"hsplit": min(1, ndim - 1), "vsplit": 0, "dsplit": 2}.get(cut.call.name)
+        dim = int(concrete(cut.call["dim"]) or 0) % ndim if fixed is None else fixed
         if cut.left(x)[dim] != cut.was(x)[dim]:
             sizes = [cut.left(output=i)[dim] for i in range(len(cut.call.result))]
             cut.new.target = torch.ops.aten.split_with_sizes.default
             cut.new.args, cut.new.kwargs = (cut.new.args[0], sizes, dim), {}
 
 
-@operator("select", "unbind", "roll")
+@operator("select", "unbind", "roll", "diagonal", "diag_embed", "view_as_complex")
 class Enumeration(Movement):
     """A dim that is numbered one by one keeps its size."""
 
+    def dims(self, call: Call, ndim: int) -> list[int]:
+        """Those that are numbered."""
+        match call.name:
+            case "roll":
+                return list(concrete(call["dims"])) or list(range(ndim))
+            case "diagonal":
+                return [int(call["dim1"]), int(call["dim2"])]
+            case "diag_embed" | "view_as_complex":
+                return [-1]
+        return [int(concrete(call["dim"]))]
+
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
-        dims = concrete(call["dims"] if call.name == "roll" else [call["dim"]])
-        c.rigid(call.first, *(dims or range(len(c.trace.shape(call.first)))))
+        c.rigid(call.first, *self.dims(call, len(c.trace.shape(call.first))))
+        if call.name == "view_as_complex":
+            return tuple(axis[..., 0] for axis in c.axes(call.first))
         return super().couple(c, call)
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        """Unknown numbers stay whole: a complex one with one unknown part."""
+        if call.name == "view_as_complex" and (x := k.get(call.first)) is not None:
+            return torch.view_as_complex(wide(x).contiguous())
+        return super().constant(k, call)
+
+
+@operator("view_as_real")
+class AsReal(Operator):
+    """Real and imaginary parts side by side, in one dim more."""
+
+    shares = True
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        return tuple(axis[..., None] for axis in c.axes(call.first))
+
+    def constant(self, k: Constants, call: Call) -> Known:
+        """An unknown number has two unknown parts."""
+        if (x := k.get(call.first)) is None:
+            return None
+        parts = torch.view_as_real(wide(x).to(torch.complex128).contiguous())
+        return torch.where(x.isnan()[..., None], NAN, parts)
 
 
 @operator("slice", "narrow")
@@ -166,6 +215,28 @@ class PixelShuffle(Movement):
         return moved
 
 
+@operator("broadcast_tensors")
+class Broadcast(Operator):
+    """Several tensors in their common shape."""
+
+    def couple(self, c: Coupler, call: Call) -> list[Axes]:
+        axes = c.meet(list(call["tensors"]))
+        return [axes for _ in call.result]
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        return [k.of(x).expand(shape(y)) for x, y in zip(call["tensors"], call.result, strict=True)]
+
+
+@operator("sym_size", "sym_numel", "sym_stride", "sym_storage_offset")
+class Size(Operator):
+    """A size as a number, which stays: what is done with it is not known."""
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        ndim = len(c.trace.shape(call.first))
+        c.rigid(call.first, *(range(ndim) if call["dim"] is None else [int(call["dim"])]))
+        return ()
+
+
 @operator("getitem")
 class Getitem(Operator):
     """One of several outputs."""
@@ -184,19 +255,27 @@ class Getitem(Operator):
         return known[number] if known is not None and isinstance(number, int) else None
 
 
-@operator("cat", "concat", "concatenate", "stack", "hstack")
+@operator("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "row_stack")
+@operator("column_stack")
 class Cat(Operator):
     """Labels side by side; the other dims of the parts shrink together."""
 
     def dim(self, call: Call) -> int:
         """Along which dim of the result."""
-        if call.name == "hstack":
-            return min(1, len(call.shape) - 1)
+        match call.name:
+            case "hstack" | "column_stack":
+                return min(1, len(call.shape) - 1)
+            case "vstack" | "row_stack":
+                return 0
+            case "dstack":
+                return 2
         return int(concrete(call["dim"]) or 0) % len(call.shape)
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         parts: list[fx.Node] = [part for part in call["tensors"] if is_tensor(part)]
         dim = self.dim(call)
+        if "stack" in call.name[1:] and {len(c.trace.shape(p)) for p in parts} != {len(call.shape)}:
+            raise Unsupported("its operands have fewer dims than the result")
         if call.name == "stack":
             shapes = [[*s[:dim], 1, *s[dim:]] for s in map(c.trace.shape, parts)]
             found = [tuple(np.expand_dims(a, dim) for a in c.axes(part)) for part in parts]
@@ -289,74 +368,21 @@ class GLU(Operator):
         return torch.where(value == 0, value, value * gate.sigmoid())
 
 
-@operator("index", "index_select")
-class Index(Operator):
-    """Rows picked by number: the dims that are numbered stay."""
-
-    def couple(self, c: Coupler, call: Call) -> Axes:
-        x = call.first
-        if call.name == "index_select":
-            picked = {int(concrete(call["dim"])) % len(c.trace.shape(x)): call["index"]}
-        else:
-            picked = {d: i for d, i in enumerate(call["indices"]) if i is not None}
-        if any(i.meta["val"].dtype == torch.bool for i in picked.values()):
-            raise Unsupported("it picks by a mask, so that the size depends on the values")
-        c.rigid(x, *picked)
-        for number in picked.values():
-            c.pin(number)
-        anywhere = {d: torch.zeros(c.trace.shape(i), dtype=torch.long) for d, i in picked.items()}
-        moved = []
-        for axis in c.axes(x):
-            labels = _spread(axis, c.trace.shape(x))
-            if call.name == "index_select":
-                [(dim, number)] = anywhere.items()
-                moved.append(labels.index_select(dim, number))
-            else:
-                moved.append(labels[tuple(anywhere.get(d, slice(None)) for d in range(axis.ndim))])
-        return tuple(np.asarray(axis) for axis in moved)
-
-    def constant(self, k: Constants, call: Call) -> Known:
-        """Known numbers pick known entries."""
-        picks = [call["index"]] if call.name == "index_select" else call["indices"]
-        if k.get(call.first) is None or any(k.get(i) is None for i in picks if i is not None):
-            return None
-        result: Tensor = k.run(call)
-        return result
-
-
-@operator("index_add")
-class IndexAdd(Operator):
-    """x with rows of others added, by number: messages that meet at the nodes of a graph."""
-
-    def couple(self, c: Coupler, call: Call) -> Axes:
-        x, source, dim = call["self"], call["source"], int(call["dim"])
-        c.rigid(x, dim)
-        c.rigid(source, dim)
-        if len({len(c.trace.shape(node)) for node in (x, source)}) > 1:
-            raise Unsupported("its operands have different numbers of dims")
-        return c.align([c.trace.shape(x)] * 2, [c.axes(x), c.axes(source)])
-
-    def constant(self, k: Constants, call: Call) -> Known:
-        """Where nothing but zeros is added: what there was."""
-        dims = (int(call["dim"]),)
-        nothing = uniform(k.of(call["source"]), dims) == 0
-        return torch.where(nothing, k.of(call["self"]), NAN).double()
-
-
 def _move(call: Call, axis: Axis, shape: tuple[int, ...]) -> list[Axis]:
     """The operation itself, on labels in place of numbers."""
-    labels = _spread(axis, shape)
+    labels = spread_labels(axis, shape)
     moved: Any
     if call.name in VIEWS:
         moved = labels.reshape(call.shape)
-    elif call.name == "expand_as":
+    elif call.name in LIKE:
         moved = labels.expand(call.shape)
     else:
         moved = call.on(labels)
     return [part.numpy() for part in ([moved] if isinstance(moved, Tensor) else moved)]
 
 
-def _spread(axis: Axis, shape: tuple[int, ...]) -> Tensor:
+def spread_labels(axis: Axis, shape: tuple[int, ...]) -> Tensor:
+    """An axis as a tensor of labels in the shape of what carries it."""
     return torch.from_numpy(np.ascontiguousarray(axis)).expand(shape)
 
 

@@ -1,21 +1,24 @@
 """Sums of products: dense layers, matrix products, attention, and tables of rows."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lissom.coupling.constants import NAN, Constants, Known, product
+from lissom.coupling.constants import NAN, Constants, Known, spread
 from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler, grown
-from lissom.coupling.labels import Axes, Axis, placed, varying
+from lissom.coupling.labels import Axes, placed, varying
+from lissom.coupling.operators.einsum import SumOfProducts, repeated
 from lissom.coupling.ops import Call, concrete, shape
 from lissom.coupling.records import Layers, Operator, Unsupported, macs, operator, products
-from lissom.coupling.sites import Contraction, MustVanish, Product
+from lissom.coupling.sites import Contraction, Product
 from lissom.groups import Role
 
 Factors = Iterator[tuple[Any, Any, int]]
@@ -67,40 +70,45 @@ class Addmm(Operator):
         yield call["mat1"], call["mat2"], prod(call.shape) * shape(call["mat1"])[-1]
 
 
-@operator("baddbmm")
-class Baddbmm(Operator):
-    """y = βb + αA·B, many times."""
+@operator("matmul", "mm", "bmm", "linalg_matmul", "mv", "dot", "inner")
+class Matmul(SumOfProducts):
+    """A[…, m, k] · B[…, k, n], where either may be a weight, or a vector."""
 
-    def macs(self, call: Call) -> Factors:
-        yield call["batch1"], call["batch2"], prod(call.shape) * shape(call["batch1"])[-1]
-
-
-@operator("matmul", "mm", "bmm")
-class Matmul(Operator):
-    """A[…, m, k] · B[…, k, n], where either may be a weight."""
-
-    def factors(self, call: Call) -> tuple[Any, Any]:
+    def factors(self, call: Call) -> list[Any]:
         """A and B."""
-        return call["self"], call["mat2"] if call["other"] is None else call["other"]
+        return list(call.arguments.values())[:2]
+
+    def letters(self, call: Call) -> tuple[list[str], str]:
+        """K is summed over; what is before M and N is broadcast."""
+        a, b = self.factors(call)
+        if call.name == "inner" and min(len(shape(a)), len(shape(b))) > 0:
+            left, right = ascii_lowercase[: len(shape(a)) - 1], ascii_uppercase[: len(shape(b)) - 1]
+            return [f"{left}Z", f"{right}Z"], left + right
+        before = ascii_lowercase[: max(len(shape(a)), len(shape(b)), 2) - 2]
+        left = "K" if len(shape(a)) == 1 else before[len(before) + 2 - len(shape(a)) :] + "MK"
+        right = "K" if len(shape(b)) == 1 else before[len(before) + 2 - len(shape(b)) :] + "KN"
+        result = before + "M" * ("M" in left) + "N" * ("N" in right)
+        return repeated([left, right], result, [a, b])
 
     def couple(self, c: Coupler, call: Call) -> Axes:
         a, b = self.factors(call)
-        shapes = [c.trace.shape(a), c.trace.shape(b)]
-        if min(map(len, shapes)) < 2:
-            raise Unsupported("it multiplies with a vector")
-        if c.trace.of_weights(b) and len(shapes[1]) == 2:
+        vectors = min(len(c.trace.shape(a)), len(c.trace.shape(b))) < 2 or call.name == "inner"
+        if not vectors and c.trace.of_weights(b) and len(c.trace.shape(b)) == 2:
             return contract(c, call, a, b, columns=0, rows=1)
+        if vectors or c.trace.of_weights(a) or c.trace.of_weights(b):
+            return super().couple(c, call)
+        return self.of_activations(c, call, a, b)
+
+    def of_activations(self, c: Coupler, call: Call, a: fx.Node, b: fx.Node) -> Axes:
+        """As of queries and keys: heads × width is cut along the heads."""
+        shapes = [c.trace.shape(a), c.trace.shape(b)]
         _keep_heads(c, a, -1)
         _keep_heads(c, b, -2)
         depth = c.tie(c.vector(a, -1), c.vector(b, -2))
         if depth is not None:
-            source, other, dims = (b, a, (-1, -2)) if c.trace.of_weights(a) else (a, b, (-2, -1))
-            rows = c.vector(other, dims[1])
-            if c.trace.of_weights(other):
-                c.mark(other, dims[0], Role.CUT)
-                c.mark(other, dims[1], Role.NORM)
-            dim = -1 if source is a else -2
-            c.sites.append(Contraction(call.node, source, dim, depth, other, dims, rows))
+            c.sites.append(
+                Contraction(call.node, a, len(shapes[0]) - 1, depth, b, (-2, -1), c.vector(b, -1))
+            )
         ndim = len(call.shape)
         c.products.append(Product(call.node, macs(call), tuple(range(-ndim, 0)), depth))
         batch = [(1,) * (ndim - len(s)) + s[:-2] + (1, 1) for s in shapes]
@@ -113,11 +121,35 @@ class Matmul(Operator):
     def constant(self, k: Constants, call: Call) -> Known:
         """Of two activations only zeros, since the sum may be over positions."""
         a, b = self.factors(call)
-        return k.zeros_alone([a, b], k.layer(call, a, b, None, torch.matmul))
+        f = torch.inner if call.name == "inner" else torch.matmul
+        return k.zeros_alone([a, b], k.layer(call, a, b, None, f))
 
-    def macs(self, call: Call) -> Factors:
-        a, b = self.factors(call)
-        yield a, b, prod(call.shape) * shape(a)[-1]
+
+@operator("baddbmm", "addbmm", "addmv")
+class AddedTo(SumOfProducts):
+    """y = βc + αA·B; `addbmm` sums over all the pairs of A and B."""
+
+    def factors(self, call: Call) -> list[Any]:
+        return list(call.arguments.values())[1:3]
+
+    def letters(self, call: Call) -> tuple[list[str], str]:
+        return {
+            "baddbmm": (["bMK", "bKN"], "bMN"),
+            "addbmm": (["bMK", "bKN"], "MN"),
+            "addmv": (["MK", "K"], "M"),
+        }[call.name]
+
+    def couple(self, c: Coupler, call: Call) -> Axes:
+        added, axes = call["self"], super().couple(c, call)
+        sizes = c.trace.shape(added)
+        beside = (1,) * (len(call.shape) - len(sizes)) + sizes
+        return c.align([call.shape, beside], [axes, grown(c.axes(added), len(call.shape))])
+
+    def constant(self, k: Constants, call: Call) -> Known:
+        known, alpha, beta = super().constant(k, call), call["alpha"], call["beta"]
+        if known is None or any(isinstance(n, fx.Node) for n in (alpha, beta)):
+            return None
+        return spread(alpha * known + beta * k.of(call["self"]), call)
 
 
 @operator("scaled_dot_product_attention")
@@ -167,79 +199,6 @@ class Attention(Operator):
         yield None, v, tokens * prod(call.shape)
 
 
-@operator("einsum")
-class Einsum(Operator):
-    """One or two factors, whose letters that meet shrink together."""
-
-    def terms(self, call: Call) -> tuple[list[str], str]:
-        """The letters of each operand, and of the result."""
-        left, arrow, right = str(call["equation"]).replace(" ", "").partition("->")
-        terms = left.split(",")
-        if not arrow or "." in left or len(terms) > 2:
-            raise Unsupported("its equation has more than two factors, dots, or no result")
-        if any(len(set(term)) < len(term) for term in [*terms, right]):
-            raise Unsupported("a letter comes twice in one factor")
-        return terms, right
-
-    def couple(self, c: Coupler, call: Call) -> Axes:
-        """A letter that is summed over is read."""
-        (terms, right), parts = self.terms(call), list(call["tensors"])
-        weights = [part for part in parts if c.trace.of_weights(part)]
-        result: list[Axis] = []
-        work = macs(call)
-        for letter in dict.fromkeys("".join(terms)):
-            found = [(p, t.index(letter)) for p, t in zip(parts, terms, strict=True) if letter in t]
-            tied = c.tie(*(c.vector(part, dim) for part, dim in found))
-            if tied is None:
-                continue
-            if letter in right:
-                result.append(placed(tied, right.index(letter), len(right)))
-            elif len(found) == 1:
-                c.sites.append(MustVanish(call.node, *found[0], tied))
-            else:
-                (source, dim), (other, inner) = sorted(found, key=lambda end: end[0] in weights)
-                if other in weights:
-                    c.mark(other, inner, Role.CUT)
-                site = Contraction(call.node, source, dim, tied, other, (inner, None), None)
-                c.sites.append(site)
-                if work:
-                    dims = tuple(range(-len(right), 0))
-                    c.products.append(Product(call.node, work, dims, tied))
-                    work = 0
-        for part, term in zip(parts, terms, strict=True):
-            for dim, letter in enumerate(term if part in weights else ""):
-                if letter in right:
-                    alone = sum(letter in other for other in terms) == 1
-                    c.mark(part, dim, Role.NORM if alone else Role.ZEROED)
-        return c.labels.settled(tuple(result))
-
-    def constant(self, k: Constants, call: Call) -> Known:
-        parts = list(call["tensors"])
-        if len(parts) != 2:
-            return k.all_known(call)  # type: ignore[no-any-return]
-
-        def multiplied(a: Tensor, b: Tensor) -> Tensor:
-            return torch.einsum(str(call["equation"]), a, b)
-
-        if all(k.get(part) is None for part in parts):
-            return None
-        return k.zeros_alone(parts, product(k.of(parts[0]), k.of(parts[1]), multiplied))
-
-    def macs(self, call: Call) -> Factors:
-        """What one factor alone sums over is summed before anything is multiplied."""
-        (terms, right), parts = self.terms(call), list(call["tensors"])
-        if len(terms) == 2:
-            sizes: dict[str, int] = {}
-            for term, part in zip(terms, parts, strict=True):
-                sizes |= dict(zip(term, shape(part), strict=True))
-            once = [
-                n
-                for letter, n in sizes.items()
-                if letter in right or "".join(terms).count(letter) == 2
-            ]
-            yield *parts, prod(once)
-
-
 @operator("embedding")
 class Embedding(Operator):
     """One row for each word; the columns are units."""
@@ -261,6 +220,23 @@ class Embedding(Operator):
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
         return {"embedding_dim": shape(call["weight"])[1]}
+
+
+@operator("embedding_bag", "_embedding_bag")
+class EmbeddingBag(Embedding):
+    """Sums, means or maxima of rows."""
+
+    def couple(self, c: Coupler, call: Call) -> Any:
+        for node in (call["offsets"], call["per_sample_weights"]):
+            if node is not None:
+                c.pin(node)
+        axes = super().couple(c, replace(call, result=call.result[0]))
+        return [axes, (), (), axes if call["mode"] == 2 else ()]
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        """A column of zeros, since a bag may be empty or its rows be weighed."""
+        known = super().constant(k, replace(call, result=call.result[0]))
+        return [known if known is None else torch.where(known == 0, 0.0, NAN), None, None, None]
 
 
 def _keep_heads(c: Coupler, node: fx.Node, dim: int) -> None:
