@@ -153,8 +153,8 @@ class Gates(Method):
         log_alpha = self.model._parameters.get(LOG_ALPHA)
         if log_alpha is not None and log_alpha not in parameters_of(optimizer):
             raise OptimizerError(
-                "log α of the gates is no longer in a param group of the optimizer, so that no "
-                "gate would learn: leave the group that lissom.gate added where it is"
+                "log α is in no param group of the optimizer any more, so that no gate would move: "
+                "leave the group that lissom.gate added, or call method.finalize()"
             )
 
     @property
@@ -205,13 +205,6 @@ class Gates(Method):
             constraint.in_the_loss()
 
     def after_step(self) -> None:
-        assert self.optimizer is not None
-        held = (p for group in reversed(self.optimizer.param_groups) for p in group["params"])
-        if not any(parameter is self.log_alpha for parameter in held):
-            raise OptimizerError(
-                "log α is in no param group of the optimizer any more, so that no gate would move: "
-                "leave the group that lissom.gate added, or call method.finalize()"
-            )
         for constraint in self.constraints:
             constraint.follow()
 
