@@ -195,8 +195,7 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
     """The sizes of point.AXES."""
     counted = measure(small)
     inputs = as_inputs(job.example_inputs)
-    first = leaves(inputs)[0]
-    examples = max(1, first.shape[0] if first.ndim else 1)
+    examples = max(1, inputs.batch)
     sizes: dict[str, float] = {
         "nonzeros": counted.nonzeros,
         "weights": counted.weights,
@@ -213,7 +212,7 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
 def _empty(net: nn.Module, example_inputs: ExampleInputs) -> bool:
     """Whether the answer is the same, bit by bit, for other inputs."""
     draws = [fresh_inputs(as_inputs(example_inputs), seed) for seed in range(DRAWS)]
-    answers = [leaves(net(*inputs)) for inputs in draws]
+    answers = [leaves(net(*inputs.args, **inputs.kwargs)) for inputs in draws]
     return all(
         torch.equal(a, b) for answer in answers[1:] for a, b in zip(answers[0], answer, strict=True)
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
+from lissom.running import ExampleInputs
 from lissom.shrinking.surgery import Keep, Surgery, sliced
 from lissom.tables import table, text
 
@@ -40,6 +41,7 @@ class Shrinkage:
             example inputs and on fresh random inputs.
         tolerance: what was tolerated.
         as_graph: whether the result is the traced graph instead of the model's own class.
+        attributes: of the modules' own code that were changed: {"path.name": (before, after)}.
         surgery: all changes as data; `lissom.save` writes it.
         example_inputs: the inputs it was traced with.
     """
@@ -54,8 +56,9 @@ class Shrinkage:
     difference: float
     tolerance: float
     as_graph: bool
+    attributes: dict[str, tuple[int, int]]
     surgery: Surgery = field(repr=False)
-    example_inputs: tuple[Tensor, ...] = field(repr=False)
+    example_inputs: ExampleInputs = field(repr=False)
 
     @property
     def keep(self) -> Keep:
@@ -127,6 +130,7 @@ class Shrinkage:
             "difference": self.difference,
             "tolerance": self.tolerance,
             "as_graph": self.as_graph,
+            "attributes": {name: list(sizes) for name, sizes in self.attributes.items()},
         }
 
     def table(self) -> Table:
@@ -145,6 +149,9 @@ class Shrinkage:
             lines.append(f"{self.folded:,} constant units folded into biases")
         if self.shared:
             lines.append(f"{self.shared:,} constant units merged into another one")
+        if self.attributes:
+            said = (f"{name} {old} → {new}" for name, (old, new) in self.attributes.items())
+            lines.append(f"attributes changed: {', '.join(said)}")
         lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
         if self.pinned_by:
             names = (f"{name} ×{n} ({self.reasons[name]})" for name, n in self.pinned_by.items())

@@ -32,7 +32,7 @@ from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
-from lissom.running import ExampleInputs
+from lissom.running import ExampleInputs, require_layers
 from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
@@ -75,6 +75,7 @@ class Gates(Method):
         if not isinstance(model, nn.Module):
             what = f"its model is a torch.nn.Module, got {type(model).__name__}"
             raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
+        require_layers(model, "gate")
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise GateError(
                 "log α has to be on the model before DistributedDataParallel wraps it, or nothing "
