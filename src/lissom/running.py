@@ -1,5 +1,7 @@
 """Running a model on example inputs and leaving it as it was found."""
 
+import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -148,6 +150,24 @@ def require_layers(model: nn.Module, what: str) -> None:
                 f"{path or 'the model'} is scripted (torch.jit), which hides its layers: {what} "
                 "the module that it was made from, with these weights by load_state_dict"
             )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            for one in value if isinstance(value, list) else [value]:  # as RNNs keep weights
+                if isinstance(one, Tensor) and not one.is_leaf:
+                    memo[id(one)] = one.detach().clone()
+    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
+        twin = copy.deepcopy(model, memo)
+    for old, new in zip(model.modules(), twin.modules(), strict=True):
+        for kind in type(old).__mro__[: type(old).__mro__.index(nn.Module)]:
+            for slot in vars(kind).get("__slots__", ()):  # which nn.Module's copies lose
+                if hasattr(old, slot):
+                    setattr(new, slot, copy.deepcopy(getattr(old, slot), memo))
+    return twin
 
 
 @contextmanager

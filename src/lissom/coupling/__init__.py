@@ -4,9 +4,12 @@ from torch import nn
 
 from lissom.coupling import operators as _operators  # fills the table of records
 from lissom.coupling.coupler import Coupler
+from lissom.coupling.parametrized import of_parameters
 from lissom.coupling.trace import Trace, trace
 from lissom.coupling.units import Family, families, groups_of
+from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Role
+from lissom.parametrized import REMEDY, plain
 from lissom.running import ExampleInputs
 
 __all__ = [
@@ -37,7 +40,8 @@ def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every
             unit's norm is then that of the weights that read it, not of those that make it: so
             the norms of all of them are disjoint.
@@ -57,7 +61,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = 
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -73,7 +78,8 @@ def neurons(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = F
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -89,7 +95,8 @@ def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -99,4 +106,12 @@ def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
 
 def _of_kind(kind: str, model: nn.Module, example_inputs: ExampleInputs, inputs: bool) -> Groups:
-    return groups_of(kind, families(couple(trace(model, example_inputs), inputs=inputs), model))
+    if not isinstance(model, nn.Module):
+        raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
+    net = plain(model)
+    found = families(couple(trace(net, example_inputs), inputs=inputs), net)
+    if net is model:
+        return groups_of(kind, found)
+    own = of_parameters(found, model)
+    why = "; zeros of what its weights are computed from make no zeros of the weights: " + REMEDY
+    return groups_of(kind, own, why if len(own) < len(found) else "")

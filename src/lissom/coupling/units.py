@@ -173,11 +173,11 @@ def _macs(coupler: Coupler) -> np.ndarray:
     return macs
 
 
-def groups_of(kind: str, found: list[Family]) -> Groups:
+def groups_of(kind: str, found: list[Family], why: str = "") -> Groups:
     """The families of one kind.
 
     Raises:
-        GroupError: if there is none, saying what there is.
+        GroupError: if there is none, saying what there is, and why there is no more.
     """
     chosen = [family for family in found if kind in ("units", family.kind)]
     if not chosen:
@@ -185,5 +185,6 @@ def groups_of(kind: str, found: list[Family]) -> Groups:
         raise GroupError(
             f"no {kind} can be removed from this model"
             + (f"; it has {' and '.join(others)}" if others else ", nor any other units")
+            + why
         )
     return Groups(kind, chosen)

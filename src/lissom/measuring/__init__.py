@@ -13,6 +13,7 @@ from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
 from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
+from lissom.parametrized import plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers
 from lissom.sparse_sizes import Storage, storage
 
@@ -31,7 +32,8 @@ def measure(
 
     The model is run in eval mode on the example inputs, and left as it was found.
 
-    * Non-zeros are counted by variable and by layer, biases included, buffers not.
+    * Non-zeros are counted by variable and by layer, biases included, buffers not. Of a weight that
+      is computed (weight_norm, parametrizations) it is its own numbers that count.
     * MACs are what the records of the operators that run say (`lissom.operators`), for the whole
       batch of example inputs. Additions of biases, normalisation and activation functions are none.
       A weight that is used several times counts each time. The effective MACs of a weight are its
@@ -59,6 +61,7 @@ def measure(
         )
     require_plain(model, "measure")
     require_numbers(model)
+    model = plain(model)
     parameters = dict(model.named_parameters())
     zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
     variables = tuple(

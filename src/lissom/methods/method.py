@@ -29,6 +29,7 @@ from lissom.groups import Groups, Partition
 from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
+from lissom.parametrized import why_not
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
@@ -100,6 +101,10 @@ class Method(metaclass=_MadeFirst):
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
+            for block in groups.blocks:
+                for member in block.normed:
+                    if why := why_not(block.module, member.tensor):
+                        raise MethodError(f"a penalty on {member.name} cannot be: {why}")
         self.step = 0
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lissom.coupling.records import layers
 from lissom.errors import RunError
+from lissom.parametrized import plain
 from lissom.running import named_tensors
 from lissom.saving.parts import Inputs, as_indices, take_inputs
 from lissom.shrinking import Surgery, operate
@@ -63,6 +64,7 @@ def module_of(
     """
     told = checked(ModuleRecord, record, path)
     try:
+        net = plain(net)
         inputs = take_inputs(told.inputs, tensors)
         _check_sizes(net, told)
         surgery = Surgery(

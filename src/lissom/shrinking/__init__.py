@@ -13,7 +13,8 @@ from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.coupling.constants import Constants
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers
+from lissom.parametrized import plain
+from lissom.running import ExampleInputs, Inputs, as_inputs, copied, require_numbers
 from lissom.shrinking.attributes import fewest, warn_of_methods
 from lissom.shrinking.decision import Decider, Decision, Mask
 from lissom.shrinking.graph import cut_graph
@@ -27,7 +28,6 @@ from lissom.shrinking.verify import (
     Outcome,
     Reference,
     around,
-    copied,
     fresh_inputs,
     other_lengths,
     other_sizes,
@@ -86,6 +86,11 @@ def shrink(
     _check_options(model, round_to, in_place, as_graph)
     if select not in (True, False):
         raise LissomError(f"select is True or False, got {select!r}")
+    if in_place and plain(model) is not model:
+        raise LissomError(
+            "in_place=True leaves parameters the objects they are, and this model computes weights "
+            "from others: torch.nn.utils.parametrize.remove_parametrizations first"
+        )
     if select and as_graph:
         raise LissomError(
             "select=True lets layers select what they read, and as_graph=True gives a graph "
@@ -109,7 +114,7 @@ def shrink(
         found = case.reading_less(found)
     result, report = found.small, case.report(found)
     if not found.as_graph:
-        warn_of_methods(model, found.small, case.likely, case.chosen)
+        warn_of_methods(case.model, found.small, case.likely, case.chosen)
     if in_place:
         operate(model, found.surgery, in_place=True)
         result = model
@@ -153,12 +158,12 @@ class _Case:
         inputs: bool,
         round_to: int,
     ) -> None:
-        self.model, self.given = model, example_inputs
+        self.model, self.given = plain(model), example_inputs
         self.args = as_inputs(example_inputs)
         self.reference, self.checks = Reference(model), _Checks(self.args, verify)
         self.fold, self.inputs, self.round_to = fold, inputs, round_to
-        self.traced = _Traced(model, self.args, fold=fold, inputs=inputs)
-        self.weights = sum(p.numel() for p in model.parameters())
+        self.traced = _Traced(self.model, self.args, fold=fold, inputs=inputs)
+        self.weights = sum(p.numel() for p in self.model.parameters())
         self.apart = float("inf")  # the best of the last tries
         self.outcome = Outcome(self.apart, 0.0)  # of the last one
         self.refused: dict[int, str] = {}  # label: reason

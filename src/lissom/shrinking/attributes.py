@@ -127,7 +127,7 @@ def warn_of_methods(
         warnings.warn(
             f"{'; '.join(told)}. shrink checks what forward computes: run such methods on both "
             "networks and compare",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -1,9 +1,7 @@
 """Whether the small network computes what the large one did: both are run on fresh inputs."""
 
 import contextlib
-import copy
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.errors import LissomError
-from lissom.running import Inputs, evaluating, numbers, run
+from lissom.running import Inputs, copied, evaluating, numbers, run
 
 LARGEST = 2**22  # numbers in all inputs of a comparison
 
@@ -227,17 +225,6 @@ class _Counting(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.calls += 1
         return result
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
-        return copy.deepcopy(model, memo)
 
 
 def _outputs(model: nn.Module, inputs: Inputs, *, must: bool = False) -> list[Tensor] | None:

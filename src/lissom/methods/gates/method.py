@@ -31,6 +31,7 @@ from lissom.methods.gates.placing import (
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
+from lissom.parametrized import plain
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs, require_layers
 from lissom.strength import Strength
@@ -76,6 +77,11 @@ class Gates(Method):
             what = f"its model is a torch.nn.Module, got {type(model).__name__}"
             raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
         require_layers(model, "gate")
+        if plain(model) is not model:
+            raise GateError(
+                "this model computes weights from other parameters, and a gate on these would not "
+                "be one on the weights: torch.nn.utils.parametrize.remove_parametrizations first"
+            )
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise GateError(
                 "log α has to be on the model before DistributedDataParallel wraps it, or nothing "
