@@ -76,7 +76,7 @@ def _fused(
     lifted: list[tuple[Partition, Tensor, Tensor]] = []
     for block in blocks:
         t = step(block)
-        if block.single:
+        if block.single and not block.parameters[0].is_complex():  # whose norms are no weights
             found = metrics(block)
             parts += _in_place(block.parameters[0], t, found[0] if found else None, whole=whole)
         else:

@@ -85,6 +85,10 @@ class Proximal(Method):
     def nests(cls, options: ProximalOptions) -> bool:
         return options.metric == "euclidean"  # where D differs, the two proxes are not one
 
+    @classmethod
+    def of_complex(cls, options: ProximalOptions) -> bool:
+        return options.metric == "euclidean"  # moments are of real and imaginary parts
+
     def after_step(self) -> None:
         # What the optimizer did not step has no gradient, and is left alone.
         self._due.update(b for b in self.blocks() if any(p.grad is not None for p in b.parameters))
