@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -32,6 +32,7 @@ class Computed:
         gain: of the parameter that multiplies it, in a weight norm.
         dim: along which the gain lies; None if it is one number.
         weight: computes it.
+        norm: whether it is a weight or a spectral norm of torch's.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Computed:
     gain: str | None
     dim: int | None
     weight: Callable[[], Tensor]
+    norm: bool = True
 
 
 def computed(module: nn.Module) -> Iterator[Computed]:
@@ -54,7 +56,8 @@ def computed(module: nn.Module) -> Iterator[Computed]:
                 yield Computed(name, at + "original1", at + "original0", _along(norm.dim), weight)
             else:
                 alone = f"{at}original" if "original" in made._parameters else None
-                yield Computed(name, alone, None, None, weight)
+                spectral = isinstance(norm, _SpectralNorm)
+                yield Computed(name, alone, None, None, weight, spectral)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             weight, dim = partial(hook.compute_weight, module), _along(hook.dim)
@@ -70,18 +73,22 @@ def _along(dim: int | None) -> int | None:
 
 @torch.no_grad()
 def plain(model: nn.Module) -> nn.Module:
-    """A copy in which no tensor is computed; the model itself if there is none."""
-    if not any(True for module in model.modules() for _ in computed(module)):
+    """A copy in which weights that have a norm are parameters; the model itself if there is none.
+
+    Parametrizations of the user's own stay: what is elementwise in them can be cut as it is.
+    """
+    if not any(made.norm for module in model.modules() for made in computed(module)):
         return model
     twin = copied(model)
     with evaluating(twin):  # a spectral norm goes on iterating in training mode
         for module in list(twin.modules()):
-            for made in list(computed(module)):
-                if not parametrize.is_parametrized(module):
+            norms = [made for made in computed(module) if made.norm]
+            if norms and parametrize.is_parametrized(module):
+                _take_off(module)
+            else:
+                for made in norms:
                     off = remove_weight_norm if made.gain else remove_spectral_norm
                     off(module, made.name)
-            if parametrize.is_parametrized(module):
-                _take_off(module)
     return twin
 
 

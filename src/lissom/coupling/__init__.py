@@ -6,7 +6,7 @@ from lissom.coupling import operators as _operators  # fills the table of record
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.parametrized import of_parameters
 from lissom.coupling.trace import Trace, trace
-from lissom.coupling.units import Family, families, groups_of
+from lissom.coupling.units import Family, families, groups_of, without_norm
 from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Role
 from lissom.parametrized import REMEDY, plain
@@ -25,6 +25,7 @@ __all__ = [
     "neurons",
     "trace",
     "units",
+    "without_norm",
 ]
 
 del _operators
@@ -110,8 +111,12 @@ def _of_kind(kind: str, model: nn.Module, example_inputs: ExampleInputs, inputs:
         raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
     net = plain(model)
     found = families(couple(trace(net, example_inputs), inputs=inputs), net)
-    if net is model:
-        return groups_of(kind, found)
-    own = of_parameters(found, model)
-    why = "; zeros of what its weights are computed from make no zeros of the weights: " + REMEDY
-    return groups_of(kind, own, why if len(own) < len(found) else "")
+    own = found if net is model else of_parameters(found, model)
+    try:
+        return groups_of(kind, own)
+    except GroupError as error:
+        if len(own) == len(found):
+            raise
+        raise GroupError(
+            f"{error}; zeros of what weights are computed from would make none of these: {REMEDY}"
+        ) from None

@@ -17,11 +17,11 @@ def of_parameters(found: list[Family], model: nn.Module) -> list[Family]:
     family is left out if zeros of the parameters that make it would be no zeros of its weights.
     """
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    made = {
-        f"{path}.{tensor.name}".lstrip("."): (path, module, tensor)
-        for path, module in model.named_modules()
-        for tensor in computed(module)
-    }
+    made: dict[str, tuple[str, nn.Module, Computed]] = {}
+    for path, module in model.named_modules():
+        here = list(computed(module))
+        if any(tensor.norm for tensor in here):  # which is what `plain` takes off
+            made |= {f"{path}.{tensor.name}".lstrip("."): (path, module, tensor) for tensor in here}
     modules = dict(model.named_modules())
     families = []
     for family in found:

@@ -12,6 +12,7 @@ from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Partition, Role
+from lissom.parametrized import owner_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +54,7 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
             found.append(
                 Family(
                     first.name,
-                    modules[first.name.rpartition(".")[0]],
+                    modules[owner_of(first.name)[0]],
                     members,
                     read_by_weights=not mixed[units].any(),
                     macs=int(macs[units].mean()),
@@ -63,6 +64,19 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
             )
     order_of = {name: i for i, name in enumerate(tensors)}
     return sorted(found, key=lambda family: order_of[family.name])
+
+
+def without_norm(coupler: Coupler, units: Axis) -> Iterator[tuple[str, str, Axis]]:
+    """(name, kind, labels) of families of which no weight makes the units, but a scale, say.
+
+    Args:
+        coupler: the labels.
+        units: those that are asked for.
+    """
+    slices, kinds = list(_slices(coupler)), _kinds(coupler)
+    for labels, places in _alike([vector for *_, vector in slices], len(coupler.labels)):
+        if np.isin(labels, units).any():
+            yield slices[places[0]][0], kinds(labels[0]), labels
 
 
 def _alike(vectors: list[Axis], size: int) -> Iterator[tuple[Axis, list[int]]]:
@@ -173,11 +187,11 @@ def _macs(coupler: Coupler) -> np.ndarray:
     return macs
 
 
-def groups_of(kind: str, found: list[Family], why: str = "") -> Groups:
+def groups_of(kind: str, found: list[Family]) -> Groups:
     """The families of one kind.
 
     Raises:
-        GroupError: if there is none, saying what there is, and why there is no more.
+        GroupError: if there is none, saying what there is.
     """
     chosen = [family for family in found if kind in ("units", family.kind)]
     if not chosen:
@@ -185,6 +199,5 @@ def groups_of(kind: str, found: list[Family], why: str = "") -> Groups:
         raise GroupError(
             f"no {kind} can be removed from this model"
             + (f"; it has {' and '.join(others)}" if others else ", nor any other units")
-            + why
         )
     return Groups(kind, chosen)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling import Coupler, Family, couple, families, trace
+from lissom.coupling import Coupler, Family, couple, families, trace, without_norm
 from lissom.coupling.constants import Constants
+from lissom.coupling.labels import Axis
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
 from lissom.parametrized import plain
@@ -267,7 +268,7 @@ class _Case:
             length = any(isinstance(s, tuple) and len(s) > 1 and s[1] is None for s in shapes)
             checks = self.checks.of_graph(length)
         else:
-            own = (get_size(self.model.get_submodule(at), name) for at, name in self._own(surgery))
+            own = [get_size(self.model.get_submodule(at), name) for at, name in self._own(surgery)]
             checks = self.checks.of_module(code, own)
         self.outcome = self.reference.compare(whole, checks)
         self.apart = min(self.apart, self.outcome.difference)
@@ -285,7 +286,6 @@ class _Case:
         """What happened."""
         gone = found.decision.gone
         before: Shrinkage | None = getattr(self.model, "shrinkage", None)
-        families_ = self.traced.families
         folded = {
             int(label)
             for site, constants in found.decision.folds.items()
@@ -293,7 +293,8 @@ class _Case:
         }
         return Shrinkage(
             families=tuple(
-                (f.name, f.kind, len(f.labels), int((~gone[f.labels]).sum())) for f in families_
+                (name, kind, len(labels), int((~gone[labels]).sum()))
+                for name, kind, labels in self._families(gone)
             ),
             weights=(self.weights, sum(p.numel() for p in found.small.parameters())),
             folded=len(folded),
@@ -308,6 +309,17 @@ class _Case:
             surgery=found.surgery.after(before.surgery if before else None),
             example_inputs=self.given,
         )
+
+    def _families(self, gone: Mask) -> Iterator[tuple[str, str, Axis]]:
+        """(name, kind, labels) of all units, and of whatever else went."""
+        coupler, left = self.traced.coupler, gone.copy()
+        for family in self.traced.families:
+            yield family.name, family.kind, family.labels
+            left[family.labels] = False
+        axes = [axis.ravel() for node in coupler.trace.names for axis in coupler.axes(node)]
+        others = [axis[left[axis]] for axis in axes]
+        if any(map(len, others)):
+            yield from without_norm(coupler, np.concatenate(others))
 
     def _attributes(self, surgery: Surgery) -> dict[str, tuple[int, int]]:
         return {

@@ -19,7 +19,7 @@ from lissom.coupling.labels import PINNED, Axis
 from lissom.coupling.sites import Contraction, MustVanish, Site
 
 Mask = NDArray[np.bool_]
-Share = tuple[Contraction, int, int, complex]
+Share = tuple[Contraction, int, int, float]
 
 
 @dataclass
@@ -242,12 +242,12 @@ class Decider:
     def _size(self, places: list[tuple[int, int]]) -> float:
         """The smallest of a unit's constants: what stands for others should not be tiny."""
         found = [(self._reads[number].constants, entry) for number, entry in places]
-        return min(float(c[entry].abs()) for c, entry in found if c is not None)
+        return min(abs(float(c[entry])) for c, entry in found if c is not None)
 
     def _share(self, number: int, entry: int, other: int) -> Share:
         read = self._reads[number]
         assert isinstance(read.site, Contraction) and read.constants is not None
-        return read.site, entry, other, (read.constants[other] / read.constants[entry]).item()
+        return read.site, entry, other, float(read.constants[other] / read.constants[entry])
 
     def _agree_on_folds(self) -> None:
         """A layer that is called more than once has one bias, but may see several constants."""

@@ -48,7 +48,7 @@ class Surgery:
 
     keep: Keep = field(default_factory=dict)
     sizes: dict[str, Sizes] = field(default_factory=dict)
-    columns: dict[str, tuple[int, list[tuple[int, int, complex]]]] = field(default_factory=dict)
+    columns: dict[str, tuple[int, list[tuple[int, int, float]]]] = field(default_factory=dict)
     biases: dict[str, Tensor] = field(default_factory=dict)
     attention: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     inputs: dict[int, tuple[int | None, Tensor]] = field(default_factory=dict)
@@ -139,9 +139,7 @@ def folded(
 ) -> Tensor:
     """Σ_k w_ok·c_k for the rows o that stay."""
     inner, outer = site.other_dims
-    weight = constants.of(site.other)
-    kind = torch.complex128 if weight.is_complex() or values.is_complex() else torch.float64
-    weight = weight.to(kind)
+    weight = constants.of(site.other).double()
     assert outer is not None
     kernel = (
         weight.movedim((outer, inner), (0, 1)).flatten(2).sum(-1) if weight.ndim > 2 else weight
@@ -149,7 +147,7 @@ def folded(
     if weight.ndim == 2 and inner == 0:
         kernel = weight.T
     per_group = kernel.view(site.groups, -1, kernel.shape[1])
-    added = torch.einsum("goi,gi->go", per_group, values.to(kind).view(site.groups, -1)).reshape(-1)
+    added = torch.einsum("goi,gi->go", per_group, values.double().view(site.groups, -1)).reshape(-1)
     if site.rows is not None:
         stays = ~decision.gone[coupler.labels.find(site.rows)]
         added = added[torch.from_numpy(stays)]

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lissom.errors import LissomError
 from lissom.running import Inputs, copied, evaluating, numbers, run
 
-LARGEST = 2**22  # numbers in all inputs of a comparison
+GROWTH, ENOUGH = 4, 2**16  # of all numbers in the inputs of a comparison; what is never too many
 
 # Largest difference, relative to the largest output; float32 sums of 10⁴ terms in another order.
 TOLERANCE = {
@@ -73,6 +73,7 @@ def other_lengths(example_inputs: Inputs, seed: int = 0) -> list[Inputs]:
 def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[Inputs]:
     """Random inputs that are longer and shorter than some numbers, along time or in space."""
     found = []
+    before = sum(x.numel() for x in example_inputs.tensors)
     for size in sorted({m for n in sizes for m in (n // 2, n + 1, 2 * n + 1)} - {0}):
         for first in (1, 2):  # [batch, time, …] or [batch, channels, time or space, …]
 
@@ -85,7 +86,7 @@ def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[
 
             inputs = example_inputs.map(changed)
             shapes = [x.shape for x in inputs.tensors]
-            small = sum(map(torch.Size.numel, shapes)) <= LARGEST
+            small = sum(map(torch.Size.numel, shapes)) <= GROWTH * before + ENOUGH
             if small and shapes != [x.shape for x in example_inputs.tensors]:
                 found.append(fresh_inputs(inputs, seed))
     return found
