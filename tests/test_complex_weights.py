@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import few
 from shrink_cases import EXACT, apart
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +22,7 @@ def radio(dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(nn.Conv1d(1, 8, 5, dtype=dtype), nn.Conv1d(8, 3, 3, dtype=dtype))
 
 
-@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("dtype", few(KINDS, [torch.complex64]))
 @pytest.mark.parametrize("groups", ["weights", "kernels"])
 @pytest.mark.parametrize("penalty", [lissom.L1(0.3), lissom.L0(0.045), lissom.TopK(20)])
 @pytest.mark.parametrize("fused", [True, False])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from products import few
 from shrink_cases import EXACT, apart
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -66,7 +67,7 @@ def net(kind: str) -> nn.Module:
     return nn.Sequential(*layers).double().eval()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, ["weight_norm", "old spectral_norm"]))
 def test_units_through_computed_weights(kind: str, tmp_path: Path) -> None:
     """Zeros of what is stepped are zeros of the weight, are found, and are cut out exactly."""
     model = net(kind)
@@ -113,7 +114,7 @@ def test_units_through_computed_weights(kind: str, tmp_path: Path) -> None:
         lissom.gate(opt, model, {groups: lissom.L0(1e-3)})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, ["weight_norm"]))
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
 def test_a_penalty_makes_zeros_and_no_nan(kind: str, metric: str) -> None:
     """Directions are groups, gains are not; what zeros would break is refused when made."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from products import few
 from shrink_cases import EXACT, apart, drawn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -185,7 +186,7 @@ def halved(net: nn.Module, x: Any) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, ["attribute", "tuple and dict", "frozen config"]))
 def test_one_attribute_of_two_that_are_equal(case: str, tmp_path: Path) -> None:
     """The window stays, so that all lengths give the same; wherever the sizes are kept."""
     make, name = CASES[case]
