@@ -111,6 +111,7 @@ def warn_of_methods(
     for attribute in likely:
         path = next(path for path in attribute.paths if path in modules)
         kind, name = type(modules[path]), attribute.name
+        parts = set(re.findall(r"(?:^|\.)(\w+)", name))  # "config" and "dim" of "config.dim"
         was, now = (get_size(net[path], name) for net in (modules, cut))
         if attribute in changed:
             said = f"is {now} now and was {was}"
@@ -121,7 +122,7 @@ def warn_of_methods(
         for method, function in _methods(kind).items():
             if method in reached or method.startswith(UNCHECKED):
                 continue
-            if re.split(r"\W", name)[0] in _names(function.__code__, _methods(kind)):
+            if parts <= _names(function.__code__, _methods(kind)):
                 told[f"{kind.__name__}.{method} reads {name}, which {said}"] = None
     if told:
         warnings.warn(
