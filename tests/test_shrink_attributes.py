@@ -317,3 +317,23 @@ def test_a_file_changes_no_more_than_sizes(tmp_path: Path) -> None:
         with pytest.raises(lissom.errors.RunError, match="is not what the factory made"):
             lissom.load(path, lambda: Listed().double())
     json.dumps(small.shrinkage.to_dict())
+
+
+class Scales(nn.Module):
+    """Its units are made by a vector that stretches one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.out = nn.Parameter(torch.randn(8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.mean(-1, keepdim=True) * self.scale)
+
+
+def test_what_goes_is_in_the_report_although_no_weight_makes_it() -> None:
+    net = drawn(Scales())
+    net.scale.data[::2] = 0
+    small = lissom.shrink(net, X)
+    assert apart(net, small, X) < EXACT and small.out.weight.shape == (3, 4)
+    assert small.shrinkage.families == (("scale", "neurons", 8, 4),)
+    assert small.shrinkage.removed == 4

@@ -16,7 +16,7 @@ from lissom.storage.reading import content_of
 from lissom.storage.replacing import replace
 
 KEY = "lissom"  # under which the header has the record
-COMPLEX = "lissom.complex"  # and the names of complex tensors that are kept as pairs of real ones
+COMPLEX = "lissom_complex"  # and the names of complex tensors that are kept as pairs of real ones
 PAIRS = {torch.float64: torch.complex128, torch.float16: torch.complex32}
 
 
