@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from shrink_cases import fresh
+from shrink_cases import EXACT, apart, fresh
 from torch import Tensor, nn
 
 import lissom
 from lissom.coupling import Coupler, Role, couple, families, trace, units
 from lissom.coupling.labels import PINNED, Labels, narrow, placed, varying
+from lissom.coupling.resizing import left
 from lissom.errors import GroupError, LissomError
 
 # Union-find
@@ -408,9 +409,9 @@ def test_mistakes() -> None:
     with pytest.raises(GroupError, match=r"does not run on example_inputs \(2×5 torch.float32\)"):
         units(model, torch.randn(2, 5))
     with pytest.raises(LissomError, match=r"example_inputs is a tensor.*'x'"):
-        units(model, "x")  # type: ignore[arg-type]
+        units(model, "x")
     with pytest.raises(LissomError, match="in tuple"):
-        units(model, (X, 3))  # type: ignore[arg-type]
+        units(model, (X, object()))
     with pytest.raises(GroupError, match=r"torch.export cannot read Between"):
         units(dense(lambda m, x: x if x.sum() > 0 else -x), X)
 
@@ -437,3 +438,61 @@ def test_two_inputs() -> None:
     inputs = (X, fresh(torch.empty(2, 3), 0)[0])
     [family] = units(Both(), inputs)
     assert family.names == ("a.weight", "b.weight")
+
+
+class Normed(nn.Module):
+    """What a layer makes lies along the positions over which statistics are taken."""
+
+    def __init__(self, norm: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(4, 8), nn.Linear(8, 3), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(x))))  # [batch, channels, 8]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        F.instance_norm,
+        lambda h: F.instance_norm(h.unsqueeze(-1).expand(-1, -1, -1, 2)).mean(-1),
+        lambda h: F.batch_norm(h, None, None, training=True),
+        lambda h: F.batch_norm(h, torch.zeros(6), torch.ones(6), training=True),
+        lambda h: F.group_norm(h, 2),
+    ],
+)
+def test_statistics_over_positions_need_all_of_them(norm: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(GroupError, match="nor any other units"):
+        units(Normed(norm), torch.randn(2, 6, 4))
+
+
+def test_statistics_that_are_known_need_none() -> None:
+    """Each position is normalised by itself then, and is a unit."""
+    net = Normed(lambda h: F.batch_norm(h, torch.zeros(6), torch.ones(6)))
+    assert len(units(net, torch.randn(2, 6, 4))) == 8
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3 * 6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(F.pad(x, (1, 1)).flatten(1))))
+
+
+def test_what_is_left_of_a_padded_dim() -> None:
+    """A row or a column stays while any entry of it does, and zeros beside it do."""
+    net, x = Padded().double(), torch.randn(2, 3, 4).double()
+    coupler = couple(trace(net, x), inputs=True)
+    [node] = coupler.inputs
+    [pad] = (n for n in coupler.trace.nodes if n.name == "pad")
+    [pixels] = coupler.axes(node)
+    gone = np.zeros(len(coupler.labels), bool)
+    gone[pixels[0, 0]] = gone[pixels[0, :, 1]] = gone[pixels[0, 2, 3]] = True
+    assert left(coupler, gone, node) == (2, 2, 3)  # a row and a column are gone as a whole
+    assert left(coupler, gone, pad) == (2, 3, 5)  # of a row that is gone the zeros stay
+    with torch.no_grad():
+        net.a.weight.view(5, 3, 6)[:, 0, 1:5] = net.a.weight.view(5, 3, 6)[:, :, 2] = 0
+    small = lissom.shrink(net, x, inputs=True)
+    assert apart(net, small, torch.randn(3, 3, 4).double()) < EXACT

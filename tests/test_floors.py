@@ -19,6 +19,7 @@ FLOORS = (
         "errors",
         "hard_concrete",
         "importing",
+        "parametrized",
         "running",
         "schedules",
         "scratch",

@@ -237,7 +237,7 @@ def test_a_length_that_is_unbound_is_in_the_graph() -> None:
     small = lissom.shrink(net, inputs(5, 6), verify=False)
     assert (report(small).removed, report(small).as_graph) == (3, True)
     assert_equal(net, small, inputs(5, 6))
-    with pytest.raises(LissomError, match="takes an input of .*×5×6, got 2×7×6"):
+    with pytest.raises(LissomError, match=r"takes an input of .*×5×6, got 2×7×6"):
         small(inputs(7, 6))
 
 

@@ -652,3 +652,26 @@ def test_a_tied_parameter_goes_by_any_of_its_names() -> None:
     net[1].weight = net[0].weight
     [block] = partition(net, {"1.weight": torch.arange(3)[:, None]})
     assert block.name == "0.weight" and block.shape == (3,)
+
+
+def test_columns_that_something_else_reads_too_are_not_killed() -> None:
+    """What comes out of a dead unit may be f(0) ≠ 0, which all readers see alike or none."""
+
+    class Squared(nn.Module):
+        def __init__(self, also: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.also = nn.Linear(4, 6), nn.Linear(6, 3), also
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.sigmoid(self.a(x))
+            return self.b(h) + (h @ h.mT if self.also else 0)
+
+    for also in (False, True):
+        net, x = Squared(also).double(), torch.randn(3, 3, 4).double()
+        [family] = neurons(net, x)
+        columns, rows = net.b.weight.detach().clone(), net.a.weight.detach().clone()
+        dead = torch.arange(6) % 2 == 0
+        family.kill_(dead)
+        assert torch.equal(net.a.weight, rows * ~dead[:, None])
+        assert torch.equal(net.b.weight, columns if also else columns * ~dead)
+        assert not net.a.bias[dead].any() and net.a.bias[~dead].all()

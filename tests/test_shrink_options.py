@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom.errors import GroupError, LissomError, RunError
+from lissom.running import as_inputs
 from lissom.shrinking.verify import difference
 
 
@@ -676,7 +677,7 @@ def test_a_network_of_complex_outputs() -> None:
     torch.testing.assert_close(small(example(6)), large(example(6)))
     far = copy.deepcopy(large)
     far.net[2].bias.data[1] += 1e-3
-    apart, allowed = difference(large, far, [(example(6),)])
+    apart, allowed = difference(large, far, [as_inputs(example(6))])
     assert allowed == 1e-10 and apart > 1e-6
 
 

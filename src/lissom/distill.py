@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lissom.data import Dataset
 from lissom.data.dataset import stratified_choice
 from lissom.errors import DistillError
-from lissom.running import evaluating, run
+from lissom.running import as_inputs, evaluating, run
 from lissom.tables import table
 from lissom.training.evaluation import logits_of
 
@@ -165,7 +165,7 @@ def _fitted(
 def _answers(network: nn.Module, x: Tensor, classes: int) -> NDArray[np.int64]:
     """The class of the largest logit, [n]."""
     with evaluating(network), torch.no_grad():
-        first = run(network, (x[:2],))  # a mistake is reported before all of x is run
+        first = run(network, as_inputs(x[:2]))  # a mistake is reported before all of x is run
     shape = list(first.shape) if isinstance(first, Tensor) else type(first).__name__
     if shape != [len(x[:2]), classes]:
         raise DistillError(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -14,17 +15,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lissom.errors import LissomError
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, run
+from lissom.running import (
+    ExampleInputs,
+    Inputs,
+    as_inputs,
+    evaluating,
+    leaves,
+    require_layers,
+    run,
+)
 from lissom.storage import replacing
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
 ONE_FILE_BYTES = 2**31 - 2**24
-
-Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ def export(
 
     Args:
         model: the network.
-        example_inputs: a tensor or a tuple of tensors that it runs on: `torch.rand(1, 784)`.
+        example_inputs: what it runs on: a tensor such as `torch.rand(1, 784)`, a tuple of arguments
+            or a dict of keywords. ONNX takes the tensors in them, in their order.
         path: the file, "….onnx" for ONNX and "….pt2" for `torch.export.load`. It is replaced if it
             exists.
         check: run the file on random inputs at two batch sizes and compare it with the network:
@@ -92,6 +100,7 @@ def export(
     if not isinstance(model, nn.Module):
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
     require_plain(model, "export")
+    require_layers(model, "export")
     path = Path(path)
     if path.suffix not in FORMATS:
         raise LissomError(
@@ -104,68 +113,82 @@ def export(
         raise LissomError(f"a tolerance is a size ≥ 0, got {tolerance!r}")
     inputs = as_inputs(example_inputs)
     with evaluating(model), torch.no_grad():
-        run(model, inputs)
+        if not leaves(run(model, inputs)):
+            raise LissomError(
+                f"{type(model).__name__} returns no tensors, so there is no file of it"
+            )
         program, dynamic = _program(model, inputs)
         with replacing(path) as written:  # what fails the check never stands at `path`
-            used_opset, load = FORMATS[path.suffix](program, written, opset, dynamic)
+            used_opset, load = FORMATS[path.suffix](program, written, opset, inputs, dynamic)
             difference = None
             if check:
                 difference = _difference(model, load, inputs, dynamic, tolerance, path)
             size = sum(file.stat().st_size for file in written.parent.iterdir())
-    return Exported(path, path.suffix[1:], size, difference, dynamic is not None, used_opset)
+    return Exported(path, path.suffix[1:], size, difference, dynamic, used_opset)
 
 
 Runner = Callable[[Inputs], list[Tensor]]
-# For each input, whether its first dimension is the batch; None where nothing is dynamic.
-Batched = tuple[bool, ...] | None
 
 
-def _program(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, Batched]:
-    """The traced network, with a dynamic batch if it has one."""
-    batch = inputs[0].shape[:1]
-    batched = tuple(x.dim() > 0 and x.shape[:1] == batch for x in inputs)
-    if any(batched):
+def _program(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
+    """The traced network, and whether its batch is dynamic."""
+    if inputs.tensors[0].ndim:
         # torch.export takes a size of 1 for a constant.
-        traced = _resized(inputs, batched) if batch[0] == 1 else inputs
-        dims = tuple({0: Dim("batch")} if yes else None for yes in batched)
+        size = 2 if inputs.batch == 1 else inputs.batch
+        traced = inputs.map(lambda x: _resized(x, size) if inputs.has_batch(x) else x.clone())
+        dims, batch = ShapesCollection(), Dim("batch")
+        for x, before in zip(traced.tensors, inputs.tensors, strict=True):
+            dims[x] = {0: batch} if inputs.has_batch(before) else {}
         # What torch raises differs by reason; a network tied to its batch size is one of them.
         with suppress(Exception), _quiet():
-            return torch.export.export(model, traced, dynamic_shapes=dims), batched
+            other = inputs.map(lambda x: _resized(x, size + 1) if inputs.has_batch(x) else x)
+            model(*other.args, **other.kwargs)  # hooks may refuse it, which export does not call
+            shapes = dims.dynamic_shapes(model, traced.args, traced.kwargs)
+            program = torch.export.export(model, traced.args, traced.kwargs, dynamic_shapes=shapes)
+            return program, True
     try:
         with _quiet():
-            return torch.export.export(model, inputs), None
+            return torch.export.export(model, inputs.args, inputs.kwargs), False
     except Exception as error:
         raise LissomError(
             f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
         ) from error
 
 
-def _resized(inputs: Inputs, batched: tuple[bool, ...]) -> Inputs:
-    return tuple(torch.cat([x, x]) if yes else x for x, yes in zip(inputs, batched, strict=True))
+def _resized(x: Tensor, size: int) -> Tensor:
+    return x.index_select(0, torch.arange(size, device=x.device) % len(x))
 
 
 def _write_pt2(
-    program: ExportedProgram, path: Path, opset: int | None, batched: Batched
+    program: ExportedProgram, path: Path, opset: int | None, inputs: Inputs, dynamic: bool
 ) -> tuple[None, Callable[[], Runner]]:
     if opset is not None:
         raise LissomError(f"only ONNX has an opset, .pt2 has none; got opset={opset!r}")
-    with _quiet():
-        torch.export.save(program, path)
+    try:
+        with _quiet():
+            torch.export.save(program, path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise LissomError(
+            f"torch.export.save cannot write the network: {_first_line(error)}"
+        ) from error
 
     def load() -> Runner:
         with _quiet():
             loaded = torch.export.load(path).module()
-        return lambda inputs: leaves(loaded(*inputs))
+        return lambda inputs: leaves(loaded(*inputs.args, **inputs.kwargs))
 
     return None, load
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, opset: int | None, batched: Batched
+    program: ExportedProgram, path: Path, opset: int | None, inputs: Inputs, dynamic: bool
 ) -> tuple[int, Callable[[], Runner]]:
     for needed in ("onnx", "onnxscript"):
         _optional(needed)
-    names = tuple({0: "batch"} if yes else None for yes in batched) if batched else None
+    rows = ({0: "batch"} if inputs.has_batch(x) else None for x in inputs.tensors)
+    names = tuple(rows) if dynamic else None  # ONNX has no inputs but tensors
     try:
         with _quiet():
             onnx_program: Any = torch.onnx.export(
@@ -198,7 +221,7 @@ def _write_onnx(
         fed = [value.name for value in session.get_inputs()]
 
         def run_session(inputs: Inputs) -> list[Tensor]:
-            arrays = [x.cpu().numpy() for x in inputs]
+            arrays = [x.cpu().numpy() for x in inputs.tensors]
             feed = dict(zip(fed, arrays, strict=True))
             return [torch.from_numpy(value) for value in session.run(None, feed)]
 
@@ -217,18 +240,15 @@ def _difference(
     model: nn.Module,
     load: Callable[[], Runner],
     inputs: Inputs,
-    batched: Batched,
+    dynamic: bool,
     tolerance: float | None,
     path: Path,
 ) -> float:
     """The largest relative difference between the network and the file."""
     generator = torch.Generator().manual_seed(0)
     largest, written = 0.0, None
-    for size in (1, 3) if batched else (None, None):
-        drawn = tuple(
-            _random(x, size if batched and batched[i] else None, generator)
-            for i, x in enumerate(inputs)
-        )
+    for size in (1, 3) if dynamic else (None, None):
+        drawn = inputs.map(partial(_random, inputs, size, generator))
         expected = leaves(run(model, drawn))
         try:
             written = written or load()
@@ -237,8 +257,9 @@ def _difference(
             raise
         except Exception as error:
             raise LissomError(
-                f"{path.name} cannot be run on inputs of shape {[list(x.shape) for x in drawn]}, "
-                f"so it was not written: {_first_line(error)}. check=False writes it all the same"
+                f"{path.name} cannot be run on inputs of shape "
+                f"{[list(x.shape) for x in drawn.tensors]}, so it was not written: "
+                f"{_first_line(error)}. check=False writes it all the same"
             ) from error
         if [x.shape for x in found] != [x.shape for x in expected]:
             raise LissomError(
@@ -276,9 +297,9 @@ def _allowed(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** 0.5 if floats else 0.0
 
 
-def _random(x: Tensor, size: int | None, generator: torch.Generator) -> Tensor:
-    """Fresh numbers of the kind of x, with another batch size."""
-    shape = x.shape if size is None else (size, *x.shape[1:])
+def _random(inputs: Inputs, size: int | None, generator: torch.Generator, x: Tensor) -> Tensor:
+    """Fresh numbers of the kind of x, one of the inputs, with another batch size."""
+    shape = x.shape if size is None or not inputs.has_batch(x) else (size, *x.shape[1:])
     if x.dtype.is_floating_point or x.dtype.is_complex:
         drawn = torch.randn(shape, generator=generator)
     else:

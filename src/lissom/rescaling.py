@@ -84,7 +84,7 @@ def _fused(
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for block, chosen in now.items():
         t = step(block)
-        if block.single:
+        if block.single and not block.parameters[0].is_complex():  # whose norms are no weights
             values = block.parameters[0].detach()
             found = metrics(block)
             metric = found[0] if found else None

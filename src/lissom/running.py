@@ -1,7 +1,10 @@
 """Running a model on example inputs and leaving it as it was found."""
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -11,52 +14,102 @@ from torch.nn.parameter import is_lazy
 
 from lissom.errors import LissomError, OperatorError
 
-ExampleInputs = Tensor | tuple[Tensor, ...]
+PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device)
 
 
-def as_inputs(example_inputs: object) -> tuple[Tensor, ...]:
-    """The example inputs of a model as a tuple: one tensor, or a tuple or list of them.
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with: model(*args, **kwargs)."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors in them, in the order of the arguments."""
+        return leaves((self.args, self.kwargs))
+
+    @property
+    def batch(self) -> int:
+        """The size of the first tensor's first dim; 1 where it has none."""
+        first = self.tensors[0]
+        return first.shape[0] if first.ndim else 1
+
+    def has_batch(self, x: Tensor) -> bool:
+        """Whether the first dim of a tensor is the batch."""
+        return x.shape[:1] == self.tensors[0].shape[:1] != ()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same with other tensors."""
+        args, kwargs = torch.utils._pytree.tree_map(
+            lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf,
+            (self.args, self.kwargs),
+        )
+        return Inputs(args, kwargs)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in self.tensors)
+
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any] | Inputs
+
+
+def as_inputs(example_inputs: object) -> Inputs:
+    """The example inputs of a model: a tensor, a tuple or list of arguments, or a dict of keywords.
+
+    An argument may be a tensor, a number, a word, None, or a tuple, list, dict or dataclass of
+    them; dataclasses are registered with `torch.export.register_dataclass`.
 
     Raises:
-        LissomError: if anything in it is not a tensor, or a tensor is empty.
+        LissomError: if anything in it is something else, a tensor is empty, or there is none.
     """
-    inputs = (
-        tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
-    )
-    if not inputs:
+    if isinstance(example_inputs, Inputs):
+        return example_inputs
+    inputs = Inputs((example_inputs,))
+    if isinstance(example_inputs, Mapping):
+        inputs = Inputs((), dict(example_inputs))
+    elif isinstance(example_inputs, tuple | list) and not hasattr(example_inputs, "_fields"):
+        inputs = Inputs(tuple(example_inputs))
+    for name in inputs.kwargs:
+        if not isinstance(name, str):
+            raise LissomError(
+                f"example_inputs that are a dict are keywords, model(**example_inputs), got the "
+                f"key {name!r}; a dict that is one argument goes into a tuple: (batch,)"
+            )
+    parts = _flat((inputs.args, inputs.kwargs))
+    if not parts:
         raise LissomError(f"example_inputs holds at least one tensor, got {example_inputs!r}")
-    tensors = []
-    for value in inputs:
-        if not isinstance(value, Tensor):
+    odd = [value for value in parts if not isinstance(value, (Tensor, *PLAIN))]
+    if odd or not inputs.tensors:
+        value = [*odd, *parts][0]
+        raise LissomError(
+            "example_inputs is a tensor, such as torch.rand(1, 784), a tuple of arguments or a "
+            "dict of keywords, in which tensors may stand beside numbers, None, tuples, lists, "
+            f"dicts and dataclasses; got {value!r}"
+            + (f" in {type(example_inputs).__name__}" if value is not example_inputs else "")
+        )
+    for x in inputs.tensors:
+        if x.numel() == 0:
             raise LissomError(
-                "example_inputs is a tensor, such as torch.rand(1, 784), or a tuple of tensors, "
-                f"got {value!r}"
-                + (f" in {type(example_inputs).__name__}" if value is not example_inputs else "")
+                f"example_inputs needs at least one input, got a tensor of shape {list(x.shape)}"
             )
-        if value.numel() == 0:
-            raise LissomError(
-                "example_inputs needs at least one input, got a tensor of shape "
-                f"{list(value.shape)}"
-            )
-        tensors.append(value)
-    return tuple(tensors)
+    return inputs
 
 
-def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -> Any:
-    """model(*inputs), with the user's mistake named if that fails.
+def run(model: Callable[..., Any], inputs: Inputs, name: str = "") -> Any:
+    """The model's outputs, with the user's mistake named if it fails.
 
     Raises:
         LissomError: quoting the shapes and what the model said.
         OperatorError: for a mistake in the record of an operator that it calls.
     """
     try:
-        return model(*inputs)
+        return model(*inputs.args, **inputs.kwargs)
     except OperatorError:
         raise
     except Exception as error:  # a model may raise anything
-        shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
         raise LissomError(
-            f"{name or type(model).__name__} cannot run on example_inputs of shape {shapes}: "
+            f"{name or type(model).__name__} cannot run on example_inputs of shape {inputs}: "
             f"{error}"
         ) from error
 
@@ -91,13 +144,49 @@ def require_numbers(model: nn.Module) -> None:
             )
 
 
+def require_layers(model: nn.Module, what: str) -> None:
+    """Refuse a scripted model, for `what` looks into modules.
+
+    Raises:
+        LissomError: naming the scripted part.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise LissomError(
+                f"{path or 'the model'} is scripted (torch.jit), which hides its layers: {what} "
+                "the module that it was made from, with these weights by load_state_dict"
+            )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            for one in value if isinstance(value, list) else [value]:  # as RNNs keep weights
+                if isinstance(one, Tensor) and not one.is_leaf:
+                    memo[id(one)] = one.detach().clone()
+    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
+        twin = copy.deepcopy(model, memo)
+    for old, new in zip(model.modules(), twin.modules(), strict=True):
+        for kind in type(old).__mro__[: type(old).__mro__.index(nn.Module)]:
+            for slot in vars(kind).get("__slots__", ()):  # which nn.Module's copies lose
+                if hasattr(old, slot):
+                    setattr(new, slot, copy.deepcopy(getattr(old, slot), memo))
+    return twin
+
+
 @contextmanager
 def evaluating(*models: object) -> Iterator[None]:
     """Put every module in eval mode, and each submodule back into its own mode afterwards."""
     roots = [model for model in models if isinstance(model, nn.Module)]
     modes = {module: module.training for root in roots for module in root.modules()}
     for root in roots:
-        root.eval()
+        try:
+            root.eval()
+        except NotImplementedError:  # what torch.export made is in one mode
+            for module in root.modules():
+                module.training = False
     try:
         yield
     finally:
@@ -107,16 +196,37 @@ def evaluating(*models: object) -> Iterator[None]:
 
 def leaves(output: object) -> list[Tensor]:
     """The tensors in a model's output, in the order in which ONNX and torch list them."""
-    found = torch.utils._pytree.tree_leaves(output)
-    return [leaf for leaf in found if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _flat(output) if isinstance(leaf, Tensor)]
 
 
-def examples_in(inputs: tuple[Any, ...], output: object) -> int:
+def numbers(output: object) -> list[Tensor]:
+    """The tensors in a model's output, and its plain numbers as tensors."""
+    found = [torch.tensor(x) if isinstance(x, int | float) else x for x in _flat(output)]
+    return [x for x in found if isinstance(x, Tensor)]
+
+
+def register_dataclasses(tree: object) -> bool:
+    """Let torch see into the dataclasses in a tree, and say whether there was a new one."""
+    found = {type(x) for x in torch.utils._pytree.tree_leaves(tree) if is_dataclass(x)} - {type}
+    for kind in found:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        torch.export.register_dataclass(kind, serialized_type_name=name)
+    return bool(found)
+
+
+def _flat(tree: object) -> list[Any]:
+    """All that stands in nested tuples, lists, dicts and dataclasses."""
+    while register_dataclasses(tree):
+        pass
+    return torch.utils._pytree.tree_leaves(tree)
+
+
+def examples_in(inputs: Inputs, output: object) -> int:
     """How many examples a batch has: the first dim of the first input, if an output has it too.
 
     Where none has, as for a single image [channels, height, width], all is one example.
     """
-    batch = next((x.shape[:1] for x in leaves(inputs)), torch.Size())
+    batch = next((x.shape[:1] for x in inputs.tensors), torch.Size())
     shared = any(y.shape[:1] == batch for y in leaves(output))
     return max(1, batch[0]) if batch and shared else 1
 

@@ -6,10 +6,13 @@ from torch import nn
 
 from lissom.coupling import operators as _operators  # fills the table of records
 from lissom.coupling.coupler import Coupler
+from lissom.coupling.parametrized import of_parameters
 from lissom.coupling.pins import Pin, pins
 from lissom.coupling.trace import Trace, trace
-from lissom.coupling.units import Family, families, groups_of
+from lissom.coupling.units import Family, families, groups_of, without_norm
+from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Role
+from lissom.parametrized import REMEDY, plain
 from lissom.running import ExampleInputs
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "pins",
     "trace",
     "units",
+    "without_norm",
 ]
 
 del _operators
@@ -42,7 +46,8 @@ def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every
             unit's norm is then that of the weights that read it, not of those that make it: so
             the norms of all of them are disjoint.
@@ -62,7 +67,8 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = 
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -78,7 +84,8 @@ def neurons(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = F
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -94,7 +101,8 @@ def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
     Args:
         model: any module that `torch.export` can read; neither it nor its mode is changed.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         inputs: see `lissom.coupling.units`.
 
     Raises:
@@ -104,5 +112,17 @@ def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
 
 
 def _of_kind(kind: str, model: nn.Module, example_inputs: ExampleInputs, inputs: bool) -> Groups:
-    coupler = couple(trace(model, example_inputs), inputs=inputs)
-    return groups_of(kind, families(coupler, model), partial(pins, coupler))
+    if not isinstance(model, nn.Module):
+        raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
+    net = plain(model)
+    coupler = couple(trace(net, example_inputs), inputs=inputs)
+    found = families(coupler, net)
+    own = found if net is model else of_parameters(found, model)
+    try:
+        return groups_of(kind, own, partial(pins, coupler))
+    except GroupError as error:
+        if len(own) == len(found):
+            raise
+        raise GroupError(
+            f"{error}; zeros of what weights are computed from would make none of these: {REMEDY}"
+        ) from None

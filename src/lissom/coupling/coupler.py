@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import fx
+from torch import Tensor, fx
 
 from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
 from lissom.coupling.ops import Call, call
@@ -203,7 +203,7 @@ class Coupler:
     def _input(self, node: fx.Node) -> Axes:
         """Inputs are fixed, or free in all but their first dim, the batch."""
         value = node.meta.get("val")
-        if not self.frees_inputs or value is None or not value.is_floating_point():
+        if not self.frees_inputs or not isinstance(value, Tensor) or not value.is_floating_point():
             return ()
         shape = self.trace.shape(node)
         if len(shape) < 2:

@@ -31,11 +31,16 @@ class Pin:
     reason: str
     tensors: tuple[str, ...]
 
+    @property
+    def of_output(self) -> bool:
+        """Whether it is what the model returns that keeps it."""
+        return self.operator == "output"
+
     def __str__(self) -> str:
         """Such as "aten.fft_rfft at encoder.block2 pins dim 1 (16 wide): it needs all of it"."""
         place = f" at {self.module}" if self.module else ""
         reason = f": {self.reason}" if self.reason else ""
-        name = "the output" if self.operator == "output" else self.operator
+        name = "the output" if self.of_output else self.operator
         return f"{name}{place} pins dim {self.dim} ({self.width} wide){reason}"
 
 

@@ -1,11 +1,11 @@
 """A model as a graph of tensor operations, by torch.export."""
 
 import contextlib
-import inspect
+import copy
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,10 +18,13 @@ from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import (
     ExampleInputs,
+    Inputs,
     as_inputs,
     evaluating,
     examples_in,
     named_tensors,
+    register_dataclasses,
+    require_layers,
     require_numbers,
 )
 
@@ -43,7 +46,7 @@ class Trace:
     tensors: dict[fx.Node, Tensor]
     names: dict[fx.Node, str]
     kinds: dict[str, type[nn.Module]]
-    example_inputs: tuple[Tensor, ...]
+    example_inputs: Inputs
     dynamic: bool
 
     @property
@@ -84,9 +87,7 @@ class Trace:
     def module(self, node: fx.Node) -> tuple[str, str]:
         """The path and the class of the innermost module that an operation stands in."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = str(stack[-1][0] if stack else "").partition("@")[
-            0
-        ]  # a second call is called path@1
+        path, *_ = str(stack[-1][0] if stack else "").split("@")  # a second call is path@1
         kind = self.kinds.get(path)
         return path, "" if kind is None else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -95,20 +96,30 @@ class Trace:
         path, _ = self.module(node)
         return f"{operator_name(node)} at {path}" if path else operator_name(node)
 
-    @cached_property
-    def open_sizes(self) -> list[tuple[int | None, ...]]:
-        """The shapes of the inputs, None for each size that may be another."""
-        values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
-        return [tuple(n if isinstance(n, int) else None for n in x.shape) for x in values]
+    def modules(self, node: fx.Node) -> list[str]:
+        """The paths of all modules that an operation stands in, the outermost first."""
+        stack = (node.meta.get("nn_module_stack") or {}).values()
+        return [path.partition("@")[0] for path, _ in stack]
 
     @cached_property
-    def surely_open_sizes(self) -> list[tuple[int | None, ...]]:
+    def open_sizes(self) -> list[Any]:
+        """The shapes of the inputs, None for each size that may be another; other inputs as such.
+
+        Those are written into the graph, which is right for no other ones.
+        """
+        return self._sizes(lambda n: n if isinstance(n, int) else None)
+
+    @cached_property
+    def surely_open_sizes(self) -> list[Any]:
         """The same without sizes that something has fixed meanwhile, though it may not matter.
 
         Python may have read one, as `x.unbind(1)` does; then numbers made of it stand in the graph.
         """
+        return self._sizes(fixed_size)
+
+    def _sizes(self, fixed: Callable[[Any], int | None]) -> list[Any]:
         values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
-        return [tuple(map(fixed_size, x.shape)) for x in values]
+        return [tuple(map(fixed, x.shape)) if isinstance(x, Tensor) else x for x in values]
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example inputs."""
@@ -127,27 +138,17 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         example_inputs: of the shapes the model will see; sizes that vary should be 2 or more.
 
     Raises:
-        LissomError: if example_inputs holds anything but tensors, or the model has none yet.
+        LissomError: if example_inputs cannot be some, or the model has no tensors yet or hides its
+            layers.
         GroupError: if the model does not run on it or cannot be exported.
     """
     if not isinstance(model, nn.Module):
         raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
     require_numbers(model)
+    require_layers(model, "give")
     args = as_inputs(example_inputs)
-    batch = args[0].shape[:1]
-    # Copies, because torch.export leaves marks on its inputs.
-    wide = tuple(torch.cat([x, x]) if x.shape[:1] == batch == (1,) else x.clone() for x in args)
-    auto = torch.export.Dim.AUTO
-    sizes: Any = tuple({d: auto for d in range(x.ndim if x.ndim < 4 else 1)} for x in wide)
-    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL:
-        sizes = (sizes,)
-    dynamic = True
     with _plainly(model):
-        try:
-            exported = torch.export.export(model, wide, dynamic_shapes=sizes, strict=False)
-        except Exception:  # torch raises a different type for each reason
-            exported, wide, dynamic = _fixed(model, args), args, False
+        exported, wide, dynamic = _exported(model, args)
         module = exported.module()
         for node in list(module.graph.nodes):
             if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
@@ -168,12 +169,34 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
     return Trace(program, tensors, names, classes, wide, dynamic)
 
 
-def _fixed(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """The model for the sizes of the example inputs alone."""
+def _exported(
+    model: nn.Module, args: Inputs, *, again: bool = True
+) -> tuple[torch.export.ExportedProgram, Inputs, bool]:
+    """The model for any sizes if it can be, else for those of the example inputs; and which."""
+    # Copies, because torch.export leaves marks on its inputs.
+    single = args.batch == 1
+    wide = args.map(lambda x: torch.cat([x, x]) if single and args.has_batch(x) else x.clone())
+    sizes = torch.export.ShapesCollection()
+    for x in wide.tensors:
+        sizes[x] = dict.fromkeys(range(x.ndim if x.ndim < 4 else 1), torch.export.Dim.AUTO)
     try:
-        return torch.export.export(model, tuple(x.clone() for x in args), strict=False)
-    except Exception as error:
-        raise GroupError(_why(model, args, error)) from error
+        shapes = sizes.dynamic_shapes(model, wide.args, wide.kwargs)
+        return _export(model, wide, shapes), wide, True
+    except Exception:  # torch raises a different type for each reason
+        try:
+            return _export(model, args.map(torch.clone), None), args, False
+        except Exception as error:
+            with contextlib.suppress(Exception), torch.no_grad():
+                outputs = copy.deepcopy(model)(*args.args, **args.kwargs)
+                if again and register_dataclasses(outputs):
+                    return _exported(model, args, again=False)
+            raise GroupError(_why(model, args, error)) from error
+
+
+def _export(model: nn.Module, inputs: Inputs, shapes: Any) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
+    )
 
 
 @contextlib.contextmanager
@@ -208,16 +231,13 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _why(model: nn.Module, args: tuple[Any, ...], error: Exception) -> str:
+def _why(model: nn.Module, args: Inputs, error: Exception) -> str:
     """What was wrong: the example inputs, or the model."""
-    given = ", ".join(
-        "×".join(map(str, x.shape)) + f" {x.dtype}" if isinstance(x, Tensor) else repr(x)
-        for x in args
-    )
+    given = ", ".join("×".join(map(str, x.shape)) + f" {x.dtype}" for x in args.tensors)
     name = type(model).__name__
     try:
         with torch.no_grad():
-            model(*args)
+            model(*args.args, **args.kwargs)
     except Exception as failed:
         return f"{name} does not run on example_inputs ({given}): {_first_line(failed)}"
     return (

@@ -13,6 +13,7 @@ from lissom.coupling.pins import Pin
 from lissom.coupling.sites import Contraction
 from lissom.errors import GroupError
 from lissom.groups import Groups, Member, Partition, Role
+from lissom.parametrized import owner_of
 
 SHOWN = 5  # pins in a message
 
@@ -56,7 +57,7 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
             found.append(
                 Family(
                     first.name,
-                    modules[first.name.rpartition(".")[0]],
+                    modules[owner_of(first.name)[0]],
                     members,
                     read_by_weights=not mixed[units].any(),
                     macs=int(macs[units].mean()),
@@ -66,6 +67,19 @@ def families(coupler: Coupler, model: nn.Module) -> list[Family]:
             )
     order_of = {name: i for i, name in enumerate(tensors)}
     return sorted(found, key=lambda family: order_of[family.name])
+
+
+def without_norm(coupler: Coupler, units: Axis) -> Iterator[tuple[str, str, Axis]]:
+    """(name, kind, labels) of families of which no weight makes the units, but a scale, say.
+
+    Args:
+        coupler: the labels.
+        units: those that are asked for.
+    """
+    slices, kinds = list(_slices(coupler)), _kinds(coupler)
+    for labels, places in _alike([vector for *_, vector in slices], len(coupler.labels)):
+        if np.isin(labels, units).any():
+            yield slices[places[0]][0], kinds(labels[0]), labels
 
 
 def _alike(vectors: list[Axis], size: int) -> Iterator[tuple[Axis, list[int]]]:

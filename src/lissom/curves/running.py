@@ -235,7 +235,7 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
 def _empty(net: nn.Module, example_inputs: ExampleInputs) -> bool:
     """Whether the answer is the same, bit by bit, for other inputs."""
     draws = [fresh_inputs(as_inputs(example_inputs), seed) for seed in range(DRAWS)]
-    answers = [leaves(net(*inputs)) for inputs in draws]
+    answers = [leaves(net(*inputs.args, **inputs.kwargs)) for inputs in draws]
     return all(
         torch.equal(a, b) for answer in answers[1:] for a, b in zip(answers[0], answer, strict=True)
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
 from lissom.groups.partitions import Member, Partition
+from lissom.parametrized import computed, owner_of
 
 WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -17,7 +18,8 @@ def weights(model: nn.Module, *, biases: bool = False) -> Groups:
     """Every weight is a group of its own: unstructured sparsity.
 
     Takes each parameter with two or more dims (of linear, convolution, attention, recurrent and
-    embedding layers) and leaves biases and the scales of normalisations alone.
+    embedding layers) and leaves biases and the scales of normalisations alone; of a weight norm
+    w = g·v/‖v‖ the direction v, not the gain g.
 
     Args:
         model: any module; tied parameters are taken once.
@@ -156,7 +158,7 @@ def partition(
         _numbered(name, parameter, given, len(used)) for name, (parameter, given) in chosen.items()
     )
     first = members[0].name
-    owner = model.get_submodule(first.rpartition(".")[0])
+    owner = model.get_submodule(owner_of(first)[0])
     clean = tuple(replace(m, name=_clean(m.name)) for m in members)
     return Groups(kind, [Partition(clean[0].name, owner, clean)])
 
@@ -174,8 +176,10 @@ def _cut(
     _check_model(model)
     modules = dict(model.named_modules())
     for name, parameter in model.named_parameters():
-        path, _, last = name.rpartition(".")
+        path, last = owner_of(name)
         wanted = parameter.ndim >= least or (biases and "bias" in last)
+        if any(name == f"{path}.{made.gain}".lstrip(".") for made in computed(modules[path])):
+            continue  # of a weight norm, whose direction is shaped like the weight
         if wanted and isinstance(modules[path], owners):
             made = member(_clean(name), parameter)
             yield Partition(made.name, modules[path], (made,), run=run)

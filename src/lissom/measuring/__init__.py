@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
@@ -13,7 +13,8 @@ from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
 from lissom.measuring.units import neurons, shrunk_weights
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs, require_numbers, whole
+from lissom.parametrized import plain
+from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers, whole
 from lissom.sparse_sizes import Storage, storage
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
@@ -31,7 +32,8 @@ def measure(
 
     The model is run in eval mode on the example inputs, and left as it was found.
 
-    * Non-zeros are counted by variable and by layer, biases included, buffers not.
+    * Non-zeros are counted by variable and by layer, biases included, buffers not. Of a weight that
+      is computed (weight_norm, parametrizations) it is its own numbers that count.
     * MACs are what the records of the operators that run say (`lissom.operators`), for one example
       of the batch, which is the first dim of the first input where an output has it too.
       Additions of biases, normalisation and activation functions are none.
@@ -43,8 +45,8 @@ def measure(
 
     Args:
         model: any module; every parameter is counted, biases too, and no buffer.
-        example_inputs: a tensor or a tuple of tensors that the model runs on, such as
-            `torch.rand(1, 784)`. Without them, non-zeros and bytes are all that is known.
+        example_inputs: a tensor that the model runs on, such as `torch.rand(1, 784)`, a tuple of
+            arguments or a dict of keywords. Without, non-zeros and bytes are all that is known.
         tolerance: |w| ≤ tolerance counts as zero. The default counts exact zeros; Henrikson's
             article takes 1e-5.
         latency: measure the time of a forward pass as well, as `latency` does.
@@ -60,6 +62,7 @@ def measure(
         )
     require_plain(model, "measure")
     require_numbers(model)
+    model = plain(model)
     parameters = {name: whole(parameter) for name, parameter in model.named_parameters()}
     zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
     variables = tuple(
@@ -103,9 +106,7 @@ def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...
     )
 
 
-def _run(
-    model: nn.Module, inputs: tuple[Tensor, ...], counted: Measurement, *, timed: bool
-) -> Measurement:
+def _run(model: nn.Module, inputs: Inputs, counted: Measurement, *, timed: bool) -> Measurement:
     """Add what only a run on the example inputs can tell."""
     done = forward_pass(model, inputs)
     by_name = {variable.name: variable for variable in counted.variables}

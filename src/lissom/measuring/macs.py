@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.coupling.ops import named
 from lissom.coupling.records import Unsupported, counts, products
-from lissom.errors import LissomError
-from lissom.running import evaluating, examples_in, leaves, run
+from lissom.running import Inputs, evaluating, examples_in, leaves, require_layers, run
 
 
 @dataclass
@@ -48,7 +47,7 @@ def owners(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
+def forward_pass(model: nn.Module, inputs: Inputs) -> Pass:
     """Run the model once in eval mode, and ask the records of its operators for their MACs.
 
     A product belongs to the parameter among its factors, recognised by its memory, and to the layer
@@ -57,6 +56,7 @@ def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
     Raises:
         LissomError: if the model cannot run on these inputs, or is scripted.
     """
+    require_layers(model, "measure")
     done = Pass()
     held = owners(model)
     running: list[str] = []
@@ -88,11 +88,6 @@ def forward_pass(model: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
         return hook
 
     modules = dict(model.named_modules())
-    if any(isinstance(module, torch.jit.ScriptModule) for module in modules.values()):
-        raise LissomError(
-            f"{type(model).__name__} is scripted, which hides its layers: measure the module that "
-            "it was made from, or without example_inputs"
-        )
     hooks = []
     for layer in {layer for layers in held.values() for layer in layers}:
         hooks.append(modules[layer].register_forward_pre_hook(begins(layer)))

@@ -8,10 +8,9 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lissom.errors import LissomError
-from lissom.running import ExampleInputs, as_inputs, evaluating, run
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
 
 BLOCK_SECONDS = 0.02
 
@@ -79,7 +78,8 @@ def latency(
         if not isinstance(number, int) or number < 1:
             raise LissomError(f"{what} is a whole number ≥ 1, got {number!r}")
     inputs = as_inputs(example_inputs)
-    device = next((x.device for x in inputs if x.device.type != "cpu"), inputs[0].device)
+    devices = [x.device for x in inputs.tensors]
+    device = next((device for device in devices if device.type != "cpu"), devices[0])
     with _threads(threads), evaluating(*models.values()), torch.inference_mode():
         for name, model in models.items():
             run(model, inputs, name)
@@ -105,7 +105,7 @@ def latency(
     }
 
 
-def _calls(model: Callable[..., Any], inputs: tuple[Tensor, ...], device: torch.device) -> int:
+def _calls(model: Callable[..., Any], inputs: Inputs, device: torch.device) -> int:
     """How many calls last a block; finding it is the warm-up."""
     calls = 1
     while (seconds := _block(model, inputs, calls, device)) < BLOCK_SECONDS:
@@ -114,13 +114,11 @@ def _calls(model: Callable[..., Any], inputs: tuple[Tensor, ...], device: torch.
     return calls
 
 
-def _block(
-    model: Callable[..., Any], inputs: tuple[Tensor, ...], calls: int, device: torch.device
-) -> float:
+def _block(model: Callable[..., Any], inputs: Inputs, calls: int, device: torch.device) -> float:
     _wait(device)
     started = perf_counter()
     for _ in range(calls):
-        model(*inputs)
+        model(*inputs.args, **inputs.kwargs)
     _wait(device)
     return perf_counter() - started
 

@@ -4,14 +4,14 @@ import copy
 from functools import singledispatch
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from lissom.running import evaluating, run
+from lissom.running import Inputs, evaluating, run
 from lissom.shrinking import shrink
 
 
-def neurons(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> tuple[int, ...]:
+def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ...]:
     """The papers' notation: remaining maps of convolutions, remaining inputs of dense layers.
 
     In the order in which the layers run, each once: 784-300-100 for a dense LeNet-300-100,
@@ -40,7 +40,7 @@ def neurons(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> t
     return tuple(found.values())
 
 
-def shrunk_weights(model: nn.Module, inputs: tuple[Tensor, ...], tolerance: float) -> int:
+def shrunk_weights(model: nn.Module, inputs: Inputs, tolerance: float) -> int:
     """All weights, biases and zeros included, of the dense network that `lissom.shrink` makes.
 
     Raises:

@@ -37,6 +37,7 @@ from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
 from lissom.methods.sharing import require_whole
 from lissom.methods.watching import Watch
+from lissom.parametrized import why_not
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
@@ -109,6 +110,19 @@ class Method(metaclass=_MadeFirst):
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
+            for block in groups.blocks:
+                for member in block.normed:
+                    signed = getattr(penalty, "signed", False)
+                    right = self.of_complex(self.options) and not signed
+                    if member.tensor.is_complex() and not right:
+                        raise MethodError(
+                            f"{member.name} is complex, and "
+                            f"{penalty if signed else self.name} knows real weights only: "
+                            "proximal(…, metric='euclidean') takes |w| as the size of a weight; or "
+                            "keep real and imaginary parts in parameters of their own"
+                        )
+                    if why := why_not(block.module, member.tensor):
+                        raise MethodError(f"a penalty on {member.name} cannot be: {why}")
         self.step = 0
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None
@@ -129,6 +143,11 @@ class Method(metaclass=_MadeFirst):
     @classmethod
     def nests(cls, options: Any) -> bool:
         """Whether single weights may have a penalty beside that of the groups they lie in."""
+        return False
+
+    @classmethod
+    def of_complex(cls, options: Any) -> bool:
+        """Whether complex weights, whose size is |w|, may be of its groups."""
         return False
 
     @classmethod

@@ -89,6 +89,10 @@ class Proximal(Method):
     def nests(cls, options: ProximalOptions) -> bool:
         return options.metric == "euclidean"  # where D differs, the two proxes are not one
 
+    @classmethod
+    def of_complex(cls, options: ProximalOptions) -> bool:
+        return options.metric == "euclidean"  # moments are of real and imaginary parts
+
     def after_step(self) -> None:
         self._stepped.note()
         if self.now % self.options.every == 0:

@@ -23,6 +23,10 @@ class Subgradient(Method):
     exact = False
 
     @classmethod
+    def of_complex(cls, options: Any) -> bool:
+        return True
+
+    @classmethod
     def nests(cls, options: Options) -> bool:
         return True
 

@@ -57,6 +57,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         **encode(net, shrinkage.surgery),
         "tied": tied,
         "inputs": {position: dim for position, (dim, _) in inputs.items()},
+        "keywords": list(small.keywords) if isinstance(small, Selected) else [],
     }
     save_tensors(tensors, path, kind, record)
 
@@ -94,4 +95,4 @@ def load(
         )
     else:
         net, inputs = module_of(record, tensors, path, model_factory())
-    return (Selected(net, inputs) if inputs else net).eval()
+    return (Selected(net, inputs, record.get("keywords", ())) if inputs else net).eval()

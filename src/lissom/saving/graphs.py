@@ -20,7 +20,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -83,18 +83,21 @@ class GraphRecord:
     Attributes:
         graphs: the nodes of each graph, by the path of its module; "" is the network.
         signature: how it is called.
-        sizes: the shapes of the inputs, None for each size that may be another.
+        sizes: the shapes of the inputs, None for each size that may be another; an input that is
+            no tensor as {"is": value}.
         parameters: which of the tensors are some, and whether they are trained.
         inputs: of which only some entries are left, by position: the dim.
         tied: names of tensors that are others' as well.
+        keywords: of the inputs, in their order.
     """
 
     graphs: dict[str, list[NodeRecord]]
     signature: SignatureRecord
-    sizes: list[list[int | None]]
+    sizes: list[Any]
     parameters: dict[str, bool]
     inputs: dict[int, int | None]
     tied: dict[str, str]
+    keywords: list[str] = field(default_factory=list)
 
 
 def record_of_graph(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def record_of_graph(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
         _checked_name(name)
     info: _PyTreeInfo = net.graph._codegen.pytree_info  # type: ignore[attr-defined]
     hooks = net._forward_pre_hooks.values()
-    [sizes] = (hook.shapes for hook in hooks if isinstance(hook, OpenSizes))
+    [inputs] = (hook.inputs for hook in hooks if isinstance(hook, OpenSizes))
     return {
         "graphs": graphs,
         "signature": {
@@ -121,7 +124,7 @@ def record_of_graph(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
             "inputs": _nesting(info.in_spec),
             "outputs": _nesting(info.out_spec),  # type: ignore[arg-type]
         },
-        "sizes": [list(shape) for shape in sizes],
+        "sizes": [list(x) if isinstance(x, tuple) else {"is": _encoded(x, {})} for x in inputs],
         "parameters": {name: p.requires_grad for name, p in net.named_parameters()},
     }
 
@@ -159,10 +162,22 @@ def graph_of(
                     raise ValueError(f"no tensor or graph can be called {name!r}")
             if at:
                 _place(root, at, made_graph)
-        made_graph.register_forward_pre_hook(OpenSizes([tuple(shape) for shape in told.sizes]))
+        made_graph.register_forward_pre_hook(
+            OpenSizes([_input(x) for x in told.sizes]), with_kwargs=True
+        )
     except Exception as error:  # what is no graph may fail in any way
         raise RunError(f"{path} does not describe a graph: {error}") from error
     return made_graph, inputs
+
+
+def _input(told: Any) -> Any:
+    """A shape, or what an input is that is no tensor."""
+    match told:
+        case {"is": value, **rest} if not rest:
+            return _decoded(value, [])
+        case list() if all(size is None or type(size) is int for size in told):
+            return tuple(told)
+    raise ValueError(f"{told!r} is no input")
 
 
 def _nodes(graph: fx.Graph) -> list[dict[str, Any]]:

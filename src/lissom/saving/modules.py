@@ -1,6 +1,6 @@
 """A small module of the user's own class as data, and the large one cut to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from lissom.coupling.records import layers
 from lissom.errors import RunError
+from lissom.parametrized import plain
 from lissom.running import named_tensors
 from lissom.saving.parts import Inputs, as_indices, take_inputs
 from lissom.shrinking import Surgery, operate
+from lissom.shrinking.sizes import get_size
 from lissom.shrinking.surgery import READS
 from lissom.storage import checked, mismatch
 
@@ -29,6 +31,7 @@ class ModuleRecord:
         inputs: of which only some entries are left, by position: the dim.
         reads: paths of layers that read some of what they are given.
         tied: names of tensors that are others' as well.
+        keywords: of the inputs, in their order.
     """
 
     sizes: dict[str, dict[str, int]]
@@ -37,6 +40,7 @@ class ModuleRecord:
     inputs: dict[int, int | None]
     reads: list[str]
     tied: dict[str, str]
+    keywords: list[str] = field(default_factory=list)
 
 
 def record_of_module(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def module_of(
     """
     told = checked(ModuleRecord, record, path)
     try:
+        net = plain(net)
         inputs = take_inputs(told.inputs, tensors)
         _check_sizes(net, told)
         surgery = Surgery(
@@ -101,7 +106,7 @@ def _check_sizes(net: nn.Module, told: ModuleRecord) -> None:
             raise ValueError(f"{path} has {layer.num_heads} heads, and those of {heads} were left")
     for path, sizes in told.sizes.items():
         for name, size in sizes.items():
-            old = getattr(modules[path], name, None)
+            old = get_size(modules[path], name)
             if type(old) is not int or not 0 <= size <= old:
                 raise ValueError(f"{path}.{name} is {old!r}, and was {size}")
     for path in told.reads:

@@ -2,29 +2,33 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lissom.coupling import Coupler, Family, couple, families, trace
+from lissom.coupling import Coupler, Family, couple, families, pins, trace, without_norm
 from lissom.coupling.constants import Constants
+from lissom.coupling.labels import Axis
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs, require_numbers
+from lissom.parametrized import plain
+from lissom.running import ExampleInputs, Inputs, as_inputs, copied, require_numbers
+from lissom.shrinking.attributes import fewest, warn_of_methods
 from lissom.shrinking.decision import Decider, Decision, Mask
 from lissom.shrinking.graph import cut_graph
 from lissom.shrinking.reading import reading_less
 from lissom.shrinking.report import Kept, Shrinkage
 from lissom.shrinking.selection import Selected
-from lissom.shrinking.sizes import Sizes
+from lissom.shrinking.sizes import Attribute, get_size, is_torchs, likely_sizes
 from lissom.shrinking.surgery import Surgery, operate, plan
 from lissom.shrinking.verify import (
-    Inputs,
-    copied,
-    difference,
+    Check,
+    Outcome,
+    Reference,
+    around,
     fresh_inputs,
     other_lengths,
     other_sizes,
@@ -54,7 +58,8 @@ def shrink(
 
     Args:
         model: any module that `torch.export` can read. It is left as it is, unless `in_place`.
-        example_inputs: one input tensor, or the tuple of inputs; a batch of 2 or more is best.
+        example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
+            or more is best.
         round_to: leave a multiple of this many units in each layer where there are so many;
             widths that are multiples of 8 or 16 are often faster.
         fold: whether units that are constant but not zero (a bias was left in) are folded into the
@@ -82,16 +87,23 @@ def shrink(
     _check_options(model, round_to, in_place, as_graph)
     if select not in (True, False):
         raise LissomError(f"select is True or False, got {select!r}")
+    if in_place and plain(model) is not model:
+        raise LissomError(
+            "in_place=True leaves parameters the objects they are, and this model computes weights "
+            "from others: torch.nn.utils.parametrize.remove_parametrizations first"
+        )
     if select and as_graph:
         raise LissomError(
             "select=True lets layers select what they read, and as_graph=True gives a graph "
             "without layers: choose one"
         )
     args = as_inputs(example_inputs)
-    case = _Case(model, args, verify, fold, inputs, round_to)
-    found = case.by_graph() if as_graph else case.by_module()
-    if found is None and not in_place and as_graph is None and case.code_fixes_sizes:
-        found = case.by_graph()
+    case = _Case(model, example_inputs, verify, fold, inputs, round_to)
+    tries = [case.by_module, case.by_graph] if as_graph is None and not in_place else []
+    if isinstance(model, torch.fx.GraphModule):  # torch.export made it: it is a graph already
+        tries.reverse()
+    tries = tries or [case.by_graph if as_graph else case.by_module]
+    found = next(filter(None, (attempt() for attempt in tries)), None)
     if found is None:
         found = case.by_module(case.what_modules_cannot())
     if found is None:
@@ -102,9 +114,13 @@ def shrink(
     if select and not found.as_graph:
         found = case.reading_less(found)
     result, report = found.small, case.report(found)
+    if not found.as_graph:
+        warn_of_methods(case.model, found.small, case.likely, case.chosen)
     if in_place:
         operate(model, found.surgery, in_place=True)
-        result = Selected(model, found.surgery.inputs) if found.surgery.inputs else model
+        result = model
+        if found.surgery.inputs:
+            result = Selected(model, found.surgery.inputs, args.kwargs)
     result.training = model.training  # each submodule of a copy has its own mode already
     object.__setattr__(result, "shrinkage", report)
     return result
@@ -118,8 +134,7 @@ class _Found:
     as_graph: bool
     decision: Decision
     surgery: Surgery
-    difference: float
-    tolerance: float
+    outcome: Outcome
 
 
 class _Traced:
@@ -138,46 +153,54 @@ class _Case:
     def __init__(
         self,
         model: nn.Module,
-        args: Inputs,
+        example_inputs: ExampleInputs,
         verify: object,
         fold: bool,
         inputs: bool,
         round_to: int,
     ) -> None:
-        self.model, self.args, self.verify = model, args, verify
-        _checks(args, verify)  # reports mistakes before the work is done
+        self.model, self.given = plain(model), example_inputs
+        self.args = as_inputs(example_inputs)
+        self.reference, self.checks = Reference(model), _Checks(self.args, verify)
         self.fold, self.inputs, self.round_to = fold, inputs, round_to
-        self.traced = _Traced(model, args, fold=fold, inputs=inputs)
-        self.weights = sum(p.numel() for p in model.parameters())
-        self.apart = 0.0  # of the last try that failed
+        self.verify = verify
+        self.traced = _Traced(self.model, self.args, fold=fold, inputs=inputs)
+        self.weights = sum(p.numel() for p in self.model.parameters())
+        self.apart = float("inf")  # the best of the last tries
+        self.outcome = Outcome(self.apart, 0.0)  # of the last one
         self.refused: dict[int, str] = {}  # label: reason
+        self.likely: Sequence[Attribute] = ()  # of the last module that was found
+        self.chosen: Sequence[Attribute] = ()
 
     def decision(self, stay: Mask | None = None) -> Decision:
         """What can go, if these labels stay."""
         return self.traced.decider.decide(stay, self.round_to)
 
-    @property
-    def code_fixes_sizes(self) -> bool:
-        """Whether a smaller module did not run, as opposed to one that computed something else."""
-        return self.apart == float("inf") and bool(self.decision().gone.any())
-
     def by_module(self, stay: Mask | None = None) -> _Found | None:
         """The model's own class with smaller tensors, if its code can express that."""
         traced, decision = self.traced, self.decision(stay)
-        tried: list[dict[str, Sizes]] = []
-        for counts_only in (False, True):
-            surgery = plan(
-                self.model, traced.coupler, decision, traced.constants, counts_only=counts_only
-            )
-            if surgery.sizes in tried:
-                continue
-            tried.append(surgery.sizes)
+        likely = likely_sizes(self.model, traced.coupler, decision.gone)
+        self.apart = float("inf")
+
+        def made(attributes: Sequence[Attribute]) -> tuple[nn.Module, Surgery]:
+            surgery = plan(self.model, traced.coupler, decision, traced.constants, attributes)
             small = copied(self.model)
             operate(small, surgery)
-            found = self._checked(small, decision, surgery)
+            return small, surgery
+
+        def attempt(attributes: Sequence[Attribute]) -> Outcome:
+            small, surgery = made(attributes)
+            found = self._checked(small, decision, surgery, bool(likely))
             if found is not None:
-                return found
-        return None
+                works[tuple(attributes)] = found
+            return self.outcome
+
+        works: dict[tuple[Attribute, ...], _Found] = {}
+        chosen = fewest(likely, attempt)
+        if chosen is None:
+            return None
+        self.likely, self.chosen = likely, chosen
+        return works[tuple(chosen)]
 
     def reading_less(self, found: _Found) -> _Found:
         """The same with layers that select what they read, if the model calls them as layers."""
@@ -230,27 +253,42 @@ class _Case:
         reason = "the model's code fixes this size" if fixed else f"it would cost {self.apart:.1e}"
         self.refused.update(dict.fromkeys(suspects[0].labels.tolist(), reason))
 
-    def _checked(self, small: nn.Module, decision: Decision, surgery: Surgery) -> _Found | None:
-        whole = Selected(small, surgery.inputs) if surgery.inputs else small
+    def _checked(
+        self, small: nn.Module, decision: Decision, surgery: Surgery, code: bool = False
+    ) -> _Found | None:
+        """The small network, if it computes what the large one does; `outcome` says how far.
+
+        Args:
+            small: before what selects its inputs.
+            decision: what went.
+            surgery: that made it.
+            code: whether its own code may hold sizes, so that other inputs may reach others of it.
+        """
+        whole = Selected(small, surgery.inputs, self.args.kwargs) if surgery.inputs else small
         graph = isinstance(small, torch.fx.GraphModule)
-        shapes = self.traced.coupler.trace.open_sizes  # all that a graph takes
-        checks = _checks(
-            self.args,
-            self.verify,
-            resolution=not graph,
-            length=not graph or any(len(s) > 1 and s[1] is None for s in shapes),
-        )
-        apart, tolerance = difference(self.model, whole, checks)
-        if not apart <= tolerance:
-            self.apart = apart
+        if graph:
+            shapes = self.traced.coupler.trace.open_sizes  # all that a graph takes
+            length = any(isinstance(s, tuple) and len(s) > 1 and s[1] is None for s in shapes)
+            checks = self.checks.of_graph(length)
+        else:
+            own = [get_size(self.model.get_submodule(at), name) for at, name in self._own(surgery)]
+            checks = self.checks.of_module(code, own)
+        self.outcome = self.reference.compare(whole, checks)
+        self.apart = min(self.apart, self.outcome.difference)
+        if not self.outcome.same:
             return None
-        return _Found(whole, graph, decision, surgery, apart, tolerance)
+        return _Found(whole, graph, decision, surgery, self.outcome)
+
+    def _own(self, surgery: Surgery) -> Iterator[tuple[str, str]]:
+        """(path, name) of the attributes of the user's own code that change."""
+        for path, sizes in surgery.sizes.items():
+            if not is_torchs(self.model.get_submodule(path)):
+                yield from ((path, name) for name in sizes)
 
     def report(self, found: _Found) -> Shrinkage:
         """What happened."""
         gone = found.decision.gone
         before: Shrinkage | None = getattr(self.model, "shrinkage", None)
-        families_ = self.traced.families
         folded = {
             int(label)
             for site, constants in found.decision.folds.items()
@@ -258,7 +296,8 @@ class _Case:
         }
         return Shrinkage(
             families=tuple(
-                (f.name, f.kind, len(f.labels), int((~gone[f.labels]).sum())) for f in families_
+                (name, kind, len(labels), int((~gone[labels]).sum()))
+                for name, kind, labels in self._families(gone)
             ),
             weights=(self.weights, sum(p.numel() for p in found.small.parameters())),
             folded=len(folded),
@@ -266,12 +305,34 @@ class _Case:
             kept=tuple(self._kept(found)),
             pinned_by=dict(Counter(op.name for op, _ in self.traced.coupler.declined)),
             reasons={op.name: reason for op, reason in self.traced.coupler.declined},
-            difference=found.difference,
-            tolerance=found.tolerance,
+            pins=tuple(pins(self.traced.coupler)),
+            difference=found.outcome.difference,
+            tolerance=found.outcome.tolerance,
             as_graph=found.as_graph,
+            attributes={} if found.as_graph else self._attributes(found.surgery),
             surgery=found.surgery.after(before.surgery if before else None),
-            example_inputs=self.args,
+            example_inputs=self.given,
         )
+
+    def _families(self, gone: Mask) -> Iterator[tuple[str, str, Axis]]:
+        """(name, kind, labels) of all units, and of whatever else went."""
+        coupler, left = self.traced.coupler, gone.copy()
+        for family in self.traced.families:
+            yield family.name, family.kind, family.labels
+            left[family.labels] = False
+        axes = [axis.ravel() for node in coupler.trace.names for axis in coupler.axes(node)]
+        others = [axis[left[axis]] for axis in axes]
+        if any(map(len, others)):
+            yield from without_norm(coupler, np.concatenate(others))
+
+    def _attributes(self, surgery: Surgery) -> dict[str, tuple[int, int]]:
+        return {
+            f"{path}.{name}".lstrip("."): (
+                get_size(self.model.get_submodule(path), name),
+                surgery.sizes[path][name],
+            )
+            for path, name in self._own(surgery)
+        }
 
     def _kept(self, found: _Found) -> Iterator[Kept]:
         """Families with units whose norm is zero and that stay, by reason."""
@@ -295,26 +356,45 @@ class _Case:
             yield from (Kept(family.name, count, reason) for reason, count in reasons.items())
 
 
-def _checks(
-    args: Inputs, verify: object, *, resolution: bool = True, length: bool = True
-) -> list[Inputs | list[Inputs]]:
+class _Checks:
     """The inputs of all comparisons."""
-    if verify is False:
-        return [args]
-    random = fresh_inputs(args)
-    checks: list[Inputs | list[Inputs]] = [args]
-    checks.append([*other_sizes(args, resolution=resolution), random])
-    if length and (lengths := other_lengths(args)):
-        checks.append([*lengths, random])
-    if verify is not True:
-        given = [verify] if isinstance(verify, Tensor) else verify
-        if not isinstance(given, Iterable):
-            raise LissomError(
-                "verify is True, False, or a list of inputs to be checked besides, as in "
-                f"verify=[torch.randn(4, 3, 32, 32)]; got {verify!r}"
-            )
-        checks += [as_inputs(one) for one in given]
-    return checks
+
+    def __init__(self, args: Inputs, verify: object) -> None:
+        self.args, self.verify = args, verify
+        random = fresh_inputs(args)
+        self._example = Check([args])
+        self._images = Check([*other_sizes(args, resolution=True), random])
+        self._batches = Check([*other_sizes(args, resolution=False), random])
+        self._lengths = [Check([*longer, random])] if (longer := other_lengths(args)) else []
+        self._training = Check([args], must=False, training=True)
+        self._around: dict[int, list[Check]] = {}
+        self._given: list[Check] = []
+        if not isinstance(verify, bool):
+            given = [verify] if isinstance(verify, Tensor) else verify
+            if not isinstance(given, Iterable):
+                raise LissomError(
+                    "verify is True, False, or a list of inputs to be checked besides, as in "
+                    f"verify=[torch.randn(4, 3, 32, 32)]; got {verify!r}"
+                )
+            self._given = [Check([as_inputs(one)]) for one in given]
+
+    def of_graph(self, length: bool) -> list[Check]:
+        """For a traced graph, which has one resolution."""
+        if self.verify is False:
+            return [self._example]
+        return [self._example, self._batches, *(self._lengths if length else []), *self._given]
+
+    def of_module(self, code: bool, sizes: Iterable[int]) -> list[Check]:
+        """For a module, whose code may hold sizes; some of them have changed."""
+        if self.verify is False:
+            return [self._example]
+        checks = [self._example, self._images, *self._lengths, *self._given]
+        for size in sorted(set(sizes)):
+            if size not in self._around:
+                inputs = around(self.args, [size])
+                self._around[size] = [Check([one], must=False) for one in inputs]
+            checks += self._around[size]
+        return [*checks, *([self._training] if code else [])]
 
 
 def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bool | None) -> None:

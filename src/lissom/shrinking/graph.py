@@ -5,7 +5,8 @@ parameters and every literal size rewritten. It can be trained further, in that 
 """
 
 import copy
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ def cut_graph(
     decision: Decision,
     constants: Constants,
     surgery: Surgery,
-    sizes: list[tuple[int | None, ...]],
+    sizes: Sequence[Any],
 ) -> fx.GraphModule:
     """A new module that runs the traced graph on what is left, for inputs of these sizes.
 
@@ -47,27 +48,39 @@ def cut_graph(
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)
     graph.lint()
     small.recompile()
-    small.register_forward_pre_hook(OpenSizes(sizes))
+    small.register_forward_pre_hook(OpenSizes(sizes), with_kwargs=True)
     return small
 
 
 class OpenSizes:
-    """Refuses inputs of sizes that the graph was not traced for: they might run, and be wrong."""
+    """Refuses inputs that the graph was not traced for: it might run on them, and be wrong.
 
-    def __init__(self, shapes: list[tuple[int | None, ...]]) -> None:
-        self.shapes = shapes
+    Attributes:
+        inputs: for each input its shape, None for a size that may be any; or what it has to be, if
+            it is no tensor.
+    """
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for x, shape in zip(inputs, self.shapes, strict=False):
-            fits = x.ndim == len(shape) and all(
-                size is None or n == size for n, size in zip(x.shape, shape, strict=True)
-            )
-            if not fits:
-                wanted = "×".join("any" if size is None else str(size) for size in shape)
-                raise LissomError(
-                    f"this traced graph takes an input of {wanted}, got "
-                    f"{'×'.join(map(str, x.shape))}"
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        self.inputs = list(inputs)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        given = torch.utils._pytree.tree_leaves(list(bound.arguments.values()))
+        for x, wanted in zip(given, self.inputs, strict=False):
+            if isinstance(wanted, tuple):
+                fits = (
+                    isinstance(x, Tensor)
+                    and x.ndim == len(wanted)
+                    and all(
+                        size is None or n == size for n, size in zip(x.shape, wanted, strict=True)
+                    )
                 )
+                said = "×".join("any" if size is None else str(size) for size in wanted)
+                got = "×".join(map(str, x.shape)) if isinstance(x, Tensor) else repr(x)
+            else:
+                fits, said, got = type(x) is type(wanted) and x == wanted, repr(wanted), repr(x)
+            if not fits:
+                raise LissomError(f"this traced graph takes an input of {said}, got {got}")
 
 
 def _cut_tensors(

@@ -8,7 +8,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lissom.coupling import Pin
 from lissom.errors import OptimizerError
+from lissom.running import ExampleInputs
 from lissom.shrinking.surgery import Keep, Surgery, sliced
 from lissom.tables import table, text
 
@@ -36,10 +38,12 @@ class Shrinkage:
         kept: units that are zero and stayed.
         pinned_by: operators whose inputs stay, and how often they kept something.
         reasons: why they do, for each of them.
+        pins: widths of weights that are no units, each with the operation that keeps it.
         difference: the largest difference of outputs relative to the largest output, on the
             example inputs and on fresh random inputs.
         tolerance: what was tolerated.
         as_graph: whether the result is the traced graph instead of the model's own class.
+        attributes: of the modules' own code that were changed: {"path.name": (before, after)}.
         surgery: all changes as data; `lissom.save` writes it.
         example_inputs: the inputs it was traced with.
     """
@@ -51,11 +55,13 @@ class Shrinkage:
     kept: tuple[Kept, ...]
     pinned_by: dict[str, int]
     reasons: dict[str, str]
+    pins: tuple[Pin, ...]
     difference: float
     tolerance: float
     as_graph: bool
+    attributes: dict[str, tuple[int, int]]
     surgery: Surgery = field(repr=False)
-    example_inputs: tuple[Tensor, ...] = field(repr=False)
+    example_inputs: ExampleInputs = field(repr=False)
 
     @property
     def keep(self) -> Keep:
@@ -124,9 +130,11 @@ class Shrinkage:
             "kept": [vars(kept) for kept in self.kept],
             "pinned_by": self.pinned_by,
             "reasons": self.reasons,
+            "pins": [vars(pin) for pin in self.pins],
             "difference": self.difference,
             "tolerance": self.tolerance,
             "as_graph": self.as_graph,
+            "attributes": {name: list(sizes) for name, sizes in self.attributes.items()},
         }
 
     def table(self) -> Table:
@@ -145,10 +153,16 @@ class Shrinkage:
             lines.append(f"{self.folded:,} constant units folded into biases")
         if self.shared:
             lines.append(f"{self.shared:,} constant units merged into another one")
+        if self.attributes:
+            said = (f"{name} {old} → {new}" for name, (old, new) in self.attributes.items())
+            lines.append(f"attributes changed: {', '.join(said)}")
         lines += [f"kept {k.units:,} of {k.family}: {k.reason}" for k in self.kept]
         if self.pinned_by:
             names = (f"{name} ×{n} ({self.reasons[name]})" for name, n in self.pinned_by.items())
             lines.append(f"operators whose inputs stay: {', '.join(names)}")
+        for pin in self.pins:
+            if not pin.of_output:  # as every last layer is
+                lines.append(f"{', '.join(pin.tensors)} stays as wide as it is: {pin}")
         if self.as_graph:
             lines.append("the result is the traced graph: the model's own code has fixed sizes")
         return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Which indices of which tensors are cut, and cutting them in a module that keeps its class."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from lissom.coupling.records import layers
 from lissom.coupling.sites import Contraction
 from lissom.shrinking.attention import FewerHeads
 from lissom.shrinking.decision import Decision
-from lissom.shrinking.sizes import Sizes, new_sizes
+from lissom.shrinking.sizes import Attribute, Sizes, known_sizes, set_size
 
 Keep = dict[str, dict[int, Tensor]]
 IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight")
@@ -94,8 +95,7 @@ def plan(
     coupler: Coupler,
     decision: Decision,
     constants: Constants,
-    *,
-    counts_only: bool = False,
+    attributes: Iterable[Attribute] = (),
 ) -> Surgery:
     """The changes that a decision means for the traced module.
 
@@ -104,8 +104,7 @@ def plan(
         coupler: the labels.
         decision: what goes.
         constants: where the weights of folds are taken from.
-        counts_only: in modules that torch does not know, change only attributes that are named
-            like a number of things (num_heads, n_head), not all that equal an old size.
+        attributes: of the user's modules, which get new values too.
     """
     surgery = Surgery()
     for node, name in coupler.trace.names.items():
@@ -121,7 +120,10 @@ def plan(
         for site, entry, other, times in shares:
             name, inner = coupler.trace.names[site.other], site.other_dims[0]
             surgery.columns.setdefault(name, (inner, []))[1].append((entry, other, times))
-    surgery.sizes = new_sizes(model, coupler, decision.gone, counts_only=counts_only)
+    surgery.sizes = known_sizes(model, coupler, decision.gone)
+    for attribute in attributes:
+        for path in attribute.paths:
+            surgery.sizes.setdefault(path, {})[attribute.name] = attribute.new
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         cut = [surgery.keep.get(prefix + name, {}).get(0) for name in IN_PROJECTIONS]
@@ -181,7 +183,7 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
             bias += new
     for path, sizes in surgery.sizes.items():
         for name, size in sizes.items():
-            setattr(modules[path], name, size)
+            set_size(modules[path], name, size)
         if isinstance(modules[path], nn.RNNBase):
             modules[path].flatten_parameters()
     for path, (heads, head_dim) in surgery.attention.items():

@@ -1,17 +1,19 @@
 """Whether the small network computes what the large one did: both are run on fresh inputs."""
 
 import contextlib
-import copy
-import warnings
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lissom.running import evaluating, leaves, run
+from lissom.errors import LissomError
+from lissom.running import Inputs, copied, evaluating, numbers, run
 
-Inputs = tuple[Tensor, ...]
+GROWTH, ENOUGH = 4, 2**16  # of all numbers in the inputs of a comparison; what is never too many
 
 # Largest difference, relative to the largest output; float32 sums of 10⁴ terms in another order.
 TOLERANCE = {
@@ -28,8 +30,8 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
     """Random inputs like the given ones: normal with their mean and spread, or shuffled."""
     generator = torch.Generator().manual_seed(seed)
 
-    def fresh(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.numel():
+    def fresh(x: Tensor) -> Tensor:
+        if not x.numel():
             return x
         if x.is_complex():
             return torch.view_as_complex(fresh(torch.view_as_real(x.resolve_conj())))
@@ -40,100 +42,216 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         return (noise * (spread or 1.0) + flat.double().mean()).to(x)
 
-    return tuple(fresh(x) for x in example_inputs)
+    return example_inputs.map(fresh)
 
 
 def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> list[Inputs]:
     """Random inputs of other sizes that many models take: batch and resolution, or batch alone."""
 
     def grown(first: int, others: int) -> Inputs:
-        batch = example_inputs[0].shape[:1]
-        larger = []
-        for x in example_inputs:
-            rows = first if x.ndim and x.shape[:1] == batch else 0
+        def larger(x: Tensor) -> Tensor:
+            rows = first if example_inputs.has_batch(x) else 0
             rest = others if x.ndim > 2 and x.is_floating_point() else 0
-            sizes = [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
-            index = [
-                torch.arange(size, device=x.device) % x.shape[d] for d, size in enumerate(sizes)
-            ]
-            for d, picked in enumerate(index):
-                x = x.index_select(d, picked)
-            larger.append(x)
-        return fresh_inputs(tuple(larger), seed)
+            return resized(
+                x, [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
+            )
+
+        return fresh_inputs(example_inputs.map(larger), seed)
 
     return [grown(1, 32)] * resolution + [grown(1, 0)]
 
 
 def other_lengths(example_inputs: Inputs, seed: int = 0) -> list[Inputs]:
     """Random sequences that are longer, where the example inputs look like sequences."""
-
-    def sequence(x: Tensor) -> bool:
-        return x.ndim == 3 if x.is_floating_point() else x.ndim == 2
-
-    if not any(map(sequence, example_inputs)):
+    if not any(map(_is_sequence, example_inputs.tensors)):
         return []
-    longer = tuple(torch.cat([x, x[:, :3]], 1) if sequence(x) else x for x in example_inputs)
-    return [fresh_inputs(longer, seed)]
+
+    def longer(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:, :3]], 1) if _is_sequence(x) else x
+
+    return [fresh_inputs(example_inputs.map(longer), seed)]
 
 
-@torch.no_grad()
-def difference(
-    large: nn.Module, small: nn.Module, inputs: Sequence[Inputs | list[Inputs]]
-) -> tuple[float, float]:
-    """The largest difference of outputs relative to the largest output, and what is tolerated.
+def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[Inputs]:
+    """Random inputs that are longer and shorter than some numbers, along time or in space."""
+    found = []
+    before = sum(x.numel() for x in example_inputs.tensors)
+    for size in sorted({m for n in sizes for m in (n // 2, n + 1, 2 * n + 1)} - {0}):
+        for first in (1, 2):  # [batch, time, …] or [batch, channels, time or space, …]
 
-    Both are run on copies, since a model may write to its buffers and its inputs.
+            def changed(x: Tensor, first: int = first, size: int = size) -> Tensor:
+                along = range(first, min(x.ndim, 2) if first == 1 else x.ndim)
+                numbers = first == 1 and not _is_sequence(x)
+                if numbers or (first == 2 and not (x.is_floating_point() or x.is_complex())):
+                    return x
+                return resized(x, [size if d in along else n for d, n in enumerate(x.shape)])
 
-    Args:
-        large: the reference.
-        small: which must take the same inputs and give outputs of the same shapes.
-        inputs: for each comparison the inputs, or a list of them: the first that the large one
-            takes is used.
+            inputs = example_inputs.map(changed)
+            shapes = [x.shape for x in inputs.tensors]
+            small = sum(map(torch.Size.numel, shapes)) <= GROWTH * before + ENOUGH
+            if small and shapes != [x.shape for x in example_inputs.tensors]:
+                found.append(fresh_inputs(inputs, seed))
+    return found
 
-    Returns:
-        (difference, tolerance); the difference is ∞ where the small one fails.
 
-    Raises:
-        LissomError: if the large one cannot run on the last of a list.
+def resized(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Its entries over again, or the first of them, up to these sizes."""
+    for d, size in enumerate(sizes):
+        if size != x.shape[d]:
+            x = x.index_select(d, torch.arange(size, device=x.device) % x.shape[d])
+    return x
+
+
+def _is_sequence(x: Tensor) -> bool:
+    return x.ndim == 3 if x.is_floating_point() else x.ndim == 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a small network came with what the large one does.
+
+    Attributes:
+        difference: the largest of its outputs, relative to the largest output; ∞ where it failed.
+        tolerance: what is allowed.
+        reached: what it got right: the comparisons, and the operations of the next one.
+        stack: the paths of the modules in which it failed; None if it ran.
     """
-    worst, tolerance = 0.0, TOLERANCE[torch.float64]
-    large, small = copied(large), copied(small)
-    with evaluating(large, small), _preserving_random_state():
-        for *candidates, last in (x if isinstance(x, list) else [x] for x in inputs):
-            for args in candidates:
-                if (wanted := _outputs(large, args)) is not None:
+
+    difference: float
+    tolerance: float
+    reached: tuple[float, float] = (float("inf"), 0)
+    stack: frozenset[str] | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether it computes what the large one does."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        candidates: inputs, of which the first that the large network takes are used.
+        must: whether it must take the last of them.
+        training: whether to run in training mode, where only shapes are compared: draws differ.
+    """
+
+    candidates: Sequence[Inputs]
+    must: bool = True
+    training: bool = False
+
+
+class Reference:
+    """What the large network computes, found once for each list of comparisons.
+
+    Networks are run on copies, since a model may write to its buffers and its inputs.
+    """
+
+    def __init__(self, large: nn.Module) -> None:
+        self.large = large
+        self._wanted: dict[tuple[int, ...], list[tuple[Check, Inputs, list[Tensor]]]] = {}
+
+    @torch.no_grad()
+    def compare(self, small: nn.Module, checks: Sequence[Check]) -> Outcome:
+        """How far the small one computes the same.
+
+        Raises:
+            LissomError: if the large one cannot run where it must, or gives no numbers.
+        """
+        key = tuple(map(id, checks))
+        with _preserving_random_state():
+            if key not in self._wanted:
+                self._wanted[key] = list(self._outputs(checks))
+            return _outcome(copied(small), self._wanted[key])
+
+    def _outputs(self, checks: Sequence[Check]) -> Iterator[tuple[Check, Inputs, list[Tensor]]]:
+        large = copied(self.large)
+        for check in checks:
+            for inputs in check.candidates:
+                must = check.must and inputs is check.candidates[-1]
+                with _in_mode(large, check.training):
+                    outputs = _outputs(large, inputs, must=must)
+                if outputs is not None:
+                    yield check, inputs, outputs
                     break
-            else:
-                args, wanted = last, _outputs(large, last, must=True)
-            assert wanted is not None
-            got = _outputs(small, args)
-            if got is None or [x.shape for x in got] != [x.shape for x in wanted]:
-                return float("inf"), tolerance
-            for a, b in zip(wanted, got, strict=True):
-                tolerance = max(tolerance, TOLERANCE.get(a.dtype, 0.0))
-                worst = max(worst, _relative(a, b))
-    return worst, tolerance
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
-        return copy.deepcopy(model, memo)
+def difference(large: nn.Module, small: nn.Module, inputs: Sequence[Inputs]) -> tuple[float, float]:
+    """The largest difference of outputs relative to the largest output, and what is tolerated."""
+    outcome = Reference(large).compare(small, [Check([x]) for x in inputs])
+    return outcome.difference, outcome.tolerance
 
 
-def _outputs(model: nn.Module, args: Inputs, *, must: bool = False) -> list[Tensor] | None:
+def _outcome(small: nn.Module, wanted: Sequence[tuple[Check, Inputs, list[Tensor]]]) -> Outcome:
+    worst, tolerance = 0.0, TOLERANCE[torch.float64]
+    for number, (check, inputs, expected) in enumerate(wanted):
+        with _in_mode(small, check.training), _Counting() as counting:
+            try:
+                got = _outputs(small, inputs, must=True)
+            except LissomError as error:
+                stack = _stack(small, error.__cause__)
+                return Outcome(float("inf"), tolerance, (number, counting.calls), stack)
+        assert got is not None
+        if [x.shape for x in got] != [x.shape for x in expected]:
+            return Outcome(float("inf"), tolerance, (number, counting.calls))
+        for a, b in zip(expected, got, strict=True) if not check.training else ():
+            tolerance = max(tolerance, TOLERANCE.get(a.dtype, 0.0))
+            worst = max(worst, _relative(a, b))
+        if not worst <= tolerance:
+            return Outcome(worst, tolerance, (number, float("inf")))
+    return Outcome(worst, tolerance)
+
+
+def _stack(model: nn.Module, error: BaseException | None) -> frozenset[str]:
+    """The paths of the modules whose code was running when it failed."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    frames = traceback.walk_tb(error.__traceback__ if error else None)
+    return frozenset(
+        path
+        for frame, _ in frames
+        if (path := paths.get(id(frame.f_locals.get("self")))) is not None
+    )
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the operations that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        return result
+
+
+def _outputs(model: nn.Module, inputs: Inputs, *, must: bool = False) -> list[Tensor] | None:
     torch.manual_seed(0)  # a network that draws numbers is to draw the same ones
-    given = tuple(x.clone() for x in args)
+    given = inputs.map(torch.clone)
     if must:
-        return leaves(run(model, given))
+        found = numbers(run(model, given))
+        if not found:
+            raise LissomError(
+                f"{type(model).__name__} returns no tensors that could be compared: have it return "
+                "tensors, or tuples, lists, dicts or dataclasses of them"
+            )
+        return found
     with contextlib.suppress(Exception):
-        return leaves(model(*given))
+        return numbers(model(*given.args, **given.kwargs))
     return None
+
+
+@contextlib.contextmanager
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    with evaluating(model):
+        if training:
+            model.train()
+        yield
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

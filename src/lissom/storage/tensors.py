@@ -1,7 +1,7 @@
 """Safetensors: tensors by name, and in the header a record of plain values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,6 +16,8 @@ from lissom.storage.reading import content_of
 from lissom.storage.replacing import replace
 
 KEY = "lissom"  # under which the header has the record
+COMPLEX = "lissom_complex"  # and the names of complex tensors that are kept as pairs of real ones
+PAIRS = {torch.float64: torch.complex128, torch.float16: torch.complex32}
 
 
 def save_tensors(
@@ -27,16 +29,22 @@ def save_tensors(
         RunError: for a tensor that safetensors has no form for, or if the path cannot be a file.
     """
     own: dict[str, Tensor] = {}
+    pairs = []
     memory: set[int] = set()
     for name, tensor in tensors.items():
         if why := _unfit(tensor):
             raise RunError(f"{path} cannot hold {name}, {why}")
         dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
+        if dense.dtype in PAIRS.values():
+            dense = torch.view_as_real(dense)
+            pairs.append(name)
         # safetensors refuses tensors that share memory.
         shared = dense.untyped_storage().data_ptr() in memory
         own[name] = dense.clone() if shared else dense
         memory.add(own[name].untyped_storage().data_ptr())
-    header = {KEY: json.dumps(sealed(record or {}, kind, _checksum(own)))}
+    header = {KEY: json.dumps(sealed(record or {}, kind, _checksum(own, pairs)))}
+    if pairs:
+        header[COMPLEX] = json.dumps(pairs)
     replace(path, safetensors.torch.save(own, header))
 
 
@@ -55,9 +63,11 @@ def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Ten
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         text = header.get("__metadata__", {}).get(KEY, "null")
         record = json.loads(text)
+        pairs = json.loads(header.get("__metadata__", {}).get(COMPLEX, "[]"))
+        made = {name: torch.view_as_complex(tensors[name]) for name in pairs}
     except Exception as error:  # safetensors and torch raise a different type for each damage
         raise RunError(f"{path} is not a readable safetensors file: {error}") from error
-    return opened(record, str(path), kinds, _checksum(tensors)), tensors
+    return opened(record, str(path), kinds, _checksum(tensors, pairs)), {**tensors, **made}
 
 
 def _unfit(tensor: Tensor) -> str | None:
@@ -66,7 +76,7 @@ def _unfit(tensor: Tensor) -> str | None:
         return "which is on the device meta and has no numbers"
     if tensor.layout is not torch.strided:
         return f"whose layout is {tensor.layout}: take its to_dense()"
-    if tensor.is_quantized or tensor.dtype in (torch.complex128, torch.complex32):
+    if tensor.is_quantized:
         return f"whose dtype is {tensor.dtype}, which safetensors does not have"
     return None
 
@@ -90,9 +100,9 @@ def _field(tensor: Tensor) -> str:
     return "real" if tensor.is_floating_point() else str(tensor.dtype)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
+def _checksum(tensors: Mapping[str, Tensor], pairs: Sequence[str]) -> int:
     """Of names, types, shapes and numbers, in whatever order they stand in the file."""
-    found = 0
+    found = crc32(" ".join(pairs).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found = crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)

@@ -32,8 +32,9 @@ from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
 from lissom.methods.sharing import require_own_forward, require_reduced
+from lissom.parametrized import plain
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
-from lissom.running import ExampleInputs
+from lissom.running import ExampleInputs, require_layers
 from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
@@ -78,6 +79,12 @@ class Gates(Method):
             what = f"its model is a torch.nn.Module, got {type(model).__name__}"
             raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
         require_own_forward(model)
+        require_layers(model, "gate")
+        if plain(model) is not model:
+            raise GateError(
+                "this model computes weights from other parameters, and a gate on these would not "
+                "be one on the weights: torch.nn.utils.parametrize.remove_parametrizations first"
+            )
         check_ungated(model)
         self.model = model
         super().__init__(optimizer, penalties, options)
