@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import AttackError, nearest
 from lissom.running import evaluating
 
@@ -15,6 +16,7 @@ Attack = Literal["fgsm", "pgd"]
 Clip = tuple[float, float] | None
 
 
+@as_annotated(AttackError)
 def fgsm(
     network: nn.Module,
     x: Tensor,
@@ -56,6 +58,7 @@ def fgsm(
     return _clipped(x.detach() + radius * torch.cat(signs), clip)
 
 
+@as_annotated(AttackError, "norm")
 def pgd(
     network: nn.Module,
     x: Tensor,
@@ -134,6 +137,7 @@ def pgd(
 ATTACKS: dict[str, Callable[..., Tensor]] = {"fgsm": fgsm, "pgd": pgd}
 
 
+@as_annotated(AttackError, "attack")
 def adversarial_accuracy(
     network: nn.Module,
     x: Tensor,

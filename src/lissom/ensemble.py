@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
 from lissom.running import evaluating
@@ -91,6 +92,7 @@ class Recorded(nn.Module):
         return self.answers[examples]
 
 
+@as_annotated(EnsembleError, "networks")
 def best_of(
     networks: Iterable[nn.Module],
     x: Tensor,
@@ -156,6 +158,7 @@ class Calibration:
         return float((gaps * self.counts).sum() / self.counts.sum())
 
 
+@as_annotated(EnsembleError)
 def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibration:
     """Compare a confidence with the fraction of right answers, bin by bin.
 
@@ -192,6 +195,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibratio
 
 
 @torch.no_grad()
+@as_annotated(EnsembleError, "networks")
 def calibration_of(
     networks: Iterable[nn.Module], x: Tensor, y: Tensor, *, bins: int = 10, batch_size: int = 2000
 ) -> Calibration:
@@ -212,6 +216,7 @@ def calibration_of(
 
 
 @torch.no_grad()
+@as_annotated(EnsembleError, "networks")
 def accuracy_by_size(
     networks: Iterable[nn.Module],
     x: Tensor,

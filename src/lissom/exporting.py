@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 from lissom.methods import require_plain
-from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, run
+from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, require_numbers, run
 from lissom.storage import replacing
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
@@ -56,6 +57,7 @@ class Exported:
         return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
 
 
+@as_annotated(LissomError, "model", "example_inputs")
 def export(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -92,6 +94,7 @@ def export(
     if not isinstance(model, nn.Module):
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
     require_plain(model, "export")
+    require_numbers(model)
     path = Path(path)
     if path.suffix not in FORMATS:
         raise LissomError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 from lissom.running import ExampleInputs, as_inputs, evaluating, run
 
@@ -46,6 +47,7 @@ class Latency:
         )
 
 
+@as_annotated(LissomError, "example_inputs")
 def latency(
     models: Mapping[str, Callable[..., Any]],
     example_inputs: ExampleInputs,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lissom.arguments import fits, misfit, shown
 from lissom.errors import LissomError, MethodError, OptimizerError
 from lissom.groups import Groups, Partition
 from lissom.methods.optimizers import parameters_of, stepping_optimizer, took_a_step
@@ -34,7 +35,15 @@ from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
 
 FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
-STATE = {"method", "step", "finalized_at", "alive", "steps_without", "groups", "own"}
+STATE: dict[str, Any] = {
+    "method": str,
+    "step": int,
+    "finalized_at": int | None,
+    "alive": list[Tensor] | None,
+    "steps_without": int,
+    "groups": list[list[int]],
+    "own": Mapping[str, Any],
+}
 
 
 class _MadeFirst(ABCMeta):
@@ -148,7 +157,9 @@ class Method(metaclass=_MadeFirst):
                 who = f"method {cls.name!r}"
                 known = isinstance(penalty, Penalty)
                 what = refusal(who, penalty, *cls.needs) if known else None
-                what = what or f"{who} takes {cls.takes}; got {penalty}"
+                what = (
+                    what or f"{who} takes {cls.takes}; got {penalty if known else shown(penalty)}"
+                )
                 raise MethodError(f"{what}.{instead}", field="penalties")
 
     @classmethod
@@ -358,8 +369,14 @@ class Method(metaclass=_MadeFirst):
         Raises:
             MethodError: if it is of another method or of other groups.
         """
-        if STATE - state.keys():
-            raise MethodError(f"this is no state of a method: it has {sorted(state)}")
+        if not isinstance(state, Mapping) or STATE.keys() - state.keys():
+            has = list(state) if isinstance(state, Mapping) else state
+            raise MethodError(f"this is no state of a method: it has {shown(has)}")
+        for name, kind in STATE.items():
+            if not fits(state[name], kind):
+                raise MethodError(
+                    f"this is no state of a method: {misfit(name, kind, state[name])}"
+                )
         if state["method"] != self.name:
             raise MethodError(f"the state is of method {state['method']!r}, this is {self.name!r}")
         groups = [list(block.shape) for block in self.blocks()]

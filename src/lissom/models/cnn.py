@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 
+@as_annotated(LissomError)
 def cnn(
     inputs: Sequence[int] = (1, 28, 28), classes: int = 10, widths: Sequence[int] = (8, 16, 32)
 ) -> nn.Sequential:

@@ -4,9 +4,11 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 
+@as_annotated(LissomError)
 def lenet5(classes: int = 10) -> nn.Sequential:
     """LeNet-5-Caffe, 20-50-500: 430,500 weights, 431,080 with biases.
 

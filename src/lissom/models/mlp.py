@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 
+@as_annotated(LissomError)
 def mlp(
     widths: Sequence[int],
     *,
@@ -54,6 +56,7 @@ def mlp(
     return nn.Sequential(layers)
 
 
+@as_annotated(LissomError)
 def henrikson(inputs: int = 784, classes: int = 10, input_dropout: float = 0.0) -> nn.Sequential:
     """784-64-64-10 with ReLU: 55,050 parameters, initialised as Keras' Dense layers are.
 
@@ -69,6 +72,7 @@ def henrikson(inputs: int = 784, classes: int = 10, input_dropout: float = 0.0) 
     return net
 
 
+@as_annotated(LissomError)
 def lenet300(
     inputs: int = 784,
     classes: int = 10,

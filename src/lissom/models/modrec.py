@@ -4,9 +4,11 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 
+@as_annotated(LissomError)
 def vt_cnn2(classes: int = 11, dropout: float = 0.5) -> nn.Sequential:
     """VT-CNN2, 256-80-256: 2,830,427 parameters for eleven classes.
 
@@ -34,6 +36,7 @@ def vt_cnn2(classes: int = 11, dropout: float = 0.5) -> nn.Sequential:
     return _radio("vt_cnn2", classes, dropout)
 
 
+@as_annotated(LissomError)
 def ahmed_modrec(
     classes: int = 11, kernels: tuple[int, int] = (256, 80), hidden: int = 256
 ) -> nn.Sequential:

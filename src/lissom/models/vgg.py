@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 # Output channels of each convolution; "M" halves the image.
@@ -11,6 +12,7 @@ LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 HIDDEN = 32
 
 
+@as_annotated(LissomError)
 def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequential:
     """C64,M,C128,M,C256,C256,M,C512,C512,M,C512,C512,M,FC32,FC10: 9,242,730 trainable weights.
 

@@ -9,6 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.curves.results import spread
 from lissom.errors import LissomError
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
@@ -17,6 +18,7 @@ from lissom.training.evaluation import check_labelled, logits_of
 FRACTIONS = LinearSegmentedColormap.from_list("fractions", ["#ffffff", "#0d7d76", "#06302d"])
 
 
+@as_annotated(LissomError)
 def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Tensor:
     """C[i, j]: how many examples of class i the network takes for class j, int64 [k, k].
 
@@ -38,6 +40,7 @@ def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) 
     return cells.view(classes, classes).cpu()
 
 
+@as_annotated(LissomError)
 def accuracy_by(
     net: nn.Module, x: Tensor, y: Tensor, values: Tensor, *, batch_size: int = 2000
 ) -> dict[float, float]:
@@ -65,6 +68,7 @@ def accuracy_by(
     return {float(v): float(right[values == v].mean()) for v in values.unique()}
 
 
+@as_annotated(LissomError)
 def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figure:
     """The fractions of each class (a row, 100 % in all) that are taken for each class (a column).
 
@@ -99,6 +103,7 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     return figure
 
 
+@as_annotated(LissomError)
 def per_value(
     accuracies: Mapping[str, Sequence[Mapping[float, float]]], label: str = "value"
 ) -> Figure:

@@ -11,9 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.curves import Curve, Point
 from lissom.curves.point import strength_text
-from lissom.errors import PathError, nearest
+from lissom.errors import LissomError, PathError, nearest
 from lissom.hard_concrete import HardConcrete
 from lissom.report.series import halvings, removed
 
@@ -21,6 +22,7 @@ READERS = LinearSegmentedColormap.from_list("readers", ["#b9dcd8", "#0d7d76", "#
 REACH = 10.0  # |log α| that gates keep to
 
 
+@as_annotated(LissomError)
 def patterns(
     curve: Curve,
     parameter: str | None = None,
@@ -75,6 +77,7 @@ def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
     return [points[i] for i in places]
 
 
+@as_annotated(LissomError)
 def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
     """How many units read each input of a layer, as one image for each network.
 
@@ -187,6 +190,7 @@ class HasLogAlpha(Protocol):
         """log α by the name of each block."""
 
 
+@as_annotated(LissomError)
 def log_alpha(gates: HasLogAlpha) -> Figure:
     """The distribution of log α in each block, and where the test-time gate becomes 0 and 1.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.coupling import Coupler, Family, couple, families, trace
 from lissom.coupling.constants import Constants
 from lissom.errors import GroupError, LissomError
@@ -33,6 +34,7 @@ from lissom.shrinking.verify import (
 __all__ = ["Shrinkage", "Surgery", "operate", "shrink"]
 
 
+@as_annotated(LissomError, "model", "example_inputs", "verify")
 def shrink(
     model: nn.Module,
     example_inputs: ExampleInputs,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import why_odd
 from lissom.running import evaluating, leaves, run
 
 Inputs = tuple[Tensor, ...]
@@ -29,7 +30,7 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.numel() or x.is_complex():
+        if not isinstance(x, Tensor) or why_odd(x) or not x.numel() or x.is_complex():
             return x
         flat = x.detach().flatten().cpu()
         if not x.is_floating_point():

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.arguments import fits, misfit, shown
 from lissom.data import Dataset
 from lissom.errors import LissomError, RunError
 from lissom.measuring import measure
-from lissom.running import evaluating
+from lissom.running import evaluating, run
 
 EVALUATION = "evaluation"  # what its "event" says
 
@@ -132,7 +133,12 @@ def loss_and_error(
 def logits_of(model: nn.Module, x: Tensor, batch_size: int = 2000) -> Tensor:
     """What a model answers to x in evaluation mode, [n, classes] in float32."""
     with evaluating(model):
-        return torch.cat([model(inputs).float() for inputs in x.split(batch_size)])
+        answers = [run(model, (inputs,)) for inputs in x.split(batch_size)]
+    if not all(isinstance(answer, Tensor) and answer.ndim == 2 for answer in answers):
+        raise LissomError(
+            f"{type(model).__name__} is to answer with logits [n, classes], got {shown(answers[0])}"
+        )
+    return torch.cat([answer.float() for answer in answers])
 
 
 def check_labelled(x: Tensor, y: Tensor, error: type[LissomError] = LissomError) -> None:
@@ -141,6 +147,9 @@ def check_labelled(x: Tensor, y: Tensor, error: type[LissomError] = LissomError)
     Raises:
         LissomError: quoting the shapes.
     """
+    for name, given in (("x", x), ("y", y)):
+        if not fits(given, Tensor):
+            raise error(misfit(name, Tensor, given))
     if y.ndim != 1 or len(x) != len(y) or not len(y) or y.is_floating_point():
         raise error(
             f"x holds n ≥ 1 inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} "
