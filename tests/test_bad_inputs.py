@@ -147,8 +147,10 @@ def raises_in(file: str) -> list[tuple[int, int]]:
 
 def in_own_words(error: BaseException) -> bool:
     """Whether it is lissom's own error, or the user's; a TypeError or ValueError that it raises."""
-    if isinstance(error, LissomError | Users):
+    if isinstance(error, LissomError | Users | MemoryError):
         return True
+    if "can't allocate memory" in str(error) or "Overflow when unpacking" in str(error):
+        return True  # a size was asked for that no machine has
     if isinstance(error, TypeError | ValueError):
         last = traceback.extract_tb(error.__traceback__)[-1]
         if ROOT in Path(last.filename).parents:

@@ -72,10 +72,10 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
     return decorate
 
 
-def check_fields(made: Any, error: type[LissomError]) -> None:
-    """Refuse a dataclass whose fields are not of the kind that their annotations name."""
-    hints = hints_of(cast(Hashable, type(made)))
-    for field in fields(made):
+def check_fields(made: Any, error: type[LissomError], of: type[Any] | None = None) -> None:
+    """Refuse a dataclass with fields, or fields of a base, that do not fit their annotations."""
+    hints = hints_of(cast(Hashable, of or type(made)))
+    for field in fields(of or made):
         value, hint = getattr(made, field.name), hints[field.name]
         if not fits(value, hint):
             raise error(misfit(field.name, hint, value), field=field.name)
@@ -135,7 +135,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Iterable:
         return isinstance(value, Iterable) and not isinstance(value, str | bytes)
     kind = NoneType if hint is None else origin or hint
-    return not isinstance(kind, type) or isinstance(value, kind)
+    return not isinstance(kind, type) or isinstance(value, kind)  # a Protocol is runtime_checkable
 
 
 def _is_real(value: object) -> bool:
@@ -205,7 +205,10 @@ def shown(value: object) -> str:
         found = _SHORT.repr(value)
     except Exception:  # a class of the user's may not be able to
         return f"a {type(value).__name__}"
-    return found if "\n" not in found else f"a {type(value).__name__}"
+    if "\n" not in found:
+        return found
+    inside = [type(item).__name__ for item in value[:4]] if isinstance(value, list | tuple) else []
+    return f"a {type(value).__name__}" + (f" of {', '.join(inside)}" if inside else "")
 
 
 _SHORT = reprlib.Repr()

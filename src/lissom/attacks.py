@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lissom.arguments import as_annotated
 from lissom.errors import AttackError, nearest
-from lissom.running import evaluating
+from lissom.running import evaluating, run
 
 Norm = Literal["linf", "l2"]
 Attack = Literal["fgsm", "pgd"]
@@ -58,7 +58,7 @@ def fgsm(
     return _clipped(x.detach() + radius * torch.cat(signs), clip)
 
 
-@as_annotated(AttackError, "norm")
+@as_annotated(AttackError, "norm", "steps", "restarts")
 def pgd(
     network: nn.Module,
     x: Tensor,
@@ -245,7 +245,7 @@ def _right(network: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
 
 def _logits(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """[n, classes]."""
-    logits = network(x)
+    logits = run(network, (x,))
     classes = max(2, int(y.max()) + 1 if len(y) else 0)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != len(x):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -84,7 +84,7 @@ class Distilled:
         return table(columns, rows)
 
 
-@as_annotated(DistillError, "rounds", "examples", "seed")
+@as_annotated(DistillError, "network", "data", "rounds", "examples", "seed")
 def distill_to_trees(
     network: nn.Module,
     data: Dataset,

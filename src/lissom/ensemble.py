@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, fits, shown
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
-from lissom.running import evaluating
+from lissom.running import evaluating, run
 from lissom.training.evaluation import check_labelled, logits_of, loss_and_error
 
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -33,6 +33,7 @@ class Ensemble(nn.Module):
     Source: Ahmed, chapter 5.
     """
 
+    @as_annotated(EnsembleError)
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
         members = list(networks)
@@ -62,7 +63,7 @@ class Ensemble(nn.Module):
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """[L, n, classes] in float32."""
-        answers = [member(*inputs) for member in self.members]
+        answers = [run(member, tuple(inputs)) for member in self.members]
         shapes = {tuple(answer.shape) for answer in answers}
         if len(shapes) > 1 or len(next(iter(shapes))) != 2:
             raise EnsembleError(
@@ -83,12 +84,16 @@ class Recorded(nn.Module):
         batch_size: how many inputs it gets at a time.
     """
 
+    @as_annotated(EnsembleError)
     def __init__(self, network: nn.Module, x: Tensor, *, batch_size: int = 2000) -> None:
         super().__init__()
         self.answers = logits_of(network, x, batch_size)
 
     def forward(self, examples: Tensor) -> Tensor:
         """The logits of the examples of these numbers, [n, classes]."""
+        if not fits(examples, Tensor) or examples.is_floating_point() or examples.is_complex():
+            what = f"examples are whole numbers from 0 to {len(self.answers) - 1}"
+            raise EnsembleError(f"{what}, got {shown(examples)}")
         return self.answers[examples]
 
 

@@ -57,7 +57,7 @@ class Exported:
         return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
 
 
-@as_annotated(LissomError, "model", "example_inputs")
+@as_annotated(LissomError, "model", "example_inputs", "opset")
 def export(
     model: nn.Module,
     example_inputs: ExampleInputs,

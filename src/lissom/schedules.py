@@ -36,7 +36,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not fits(self.steps, int) or self.steps < 0:
-            raise LissomError(f"a schedule needs a whole number of steps ≥ 0, got {shown(self.steps)}")
+            raise LissomError(
+                f"a schedule needs a whole number of steps ≥ 0, got {shown(self.steps)}"
+            )
         check_fields(self, LissomError)
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise LissomError(f"a schedule runs between finite numbers, got {self}")

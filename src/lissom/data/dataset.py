@@ -50,7 +50,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         try:
-            check_fields(self, DataError)
+            check_fields(self, DataError, Dataset)
         except DataError as error:
             raise DataError(f"{self.name!s:.40}: {error}") from None
         if self.classes < 1:

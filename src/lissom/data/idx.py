@@ -42,7 +42,9 @@ def read_unpacked(path: Path) -> bytes:
             "copy or download it again"
         ) from error
     if len(unpacked) > MAX_BYTES:
-        raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes, which are all that is read")
+        raise DataError(
+            f"{path} unpacks to more than {MAX_BYTES:,} bytes, which are all that is read"
+        )
     return unpacked
 
 

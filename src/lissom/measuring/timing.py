@@ -47,7 +47,7 @@ class Latency:
         )
 
 
-@as_annotated(LissomError, "example_inputs")
+@as_annotated(LissomError, "models", "example_inputs")
 def latency(
     models: Mapping[str, Callable[..., Any]],
     example_inputs: ExampleInputs,

@@ -4,11 +4,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 
-@as_annotated(LissomError)
 def vt_cnn2(classes: int = 11, dropout: float = 0.5) -> nn.Sequential:
     """VT-CNN2, 256-80-256: 2,830,427 parameters for eleven classes.
 
@@ -36,7 +35,6 @@ def vt_cnn2(classes: int = 11, dropout: float = 0.5) -> nn.Sequential:
     return _radio("vt_cnn2", classes, dropout)
 
 
-@as_annotated(LissomError)
 def ahmed_modrec(
     classes: int = 11, kernels: tuple[int, int] = (256, 80), hidden: int = 256
 ) -> nn.Sequential:
@@ -66,13 +64,13 @@ def _radio(
     hidden: int = 256,
 ) -> nn.Sequential:
     if not isinstance(kernels, list | tuple) or len(kernels) != 2:
-        raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {kernels!r}")
+        raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {shown(kernels)}")
     sizes = [("classes", classes), ("hidden", hidden), *(("kernels", n) for n in kernels)]
     for key, size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {size!r}")
+            raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {shown(size)}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
+        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     first, second = kernels
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(1, first, (1, 3), padding=(0, 2)),  # [n, first, 2, 130]

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 # Output channels of each convolution; "M" halves the image.
@@ -12,7 +12,6 @@ LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 HIDDEN = 32
 
 
-@as_annotated(LissomError)
 def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequential:
     """C64,M,C128,M,C256,C256,M,C512,C512,M,C512,C512,M,FC32,FC10: 9,242,730 trainable weights.
 
@@ -36,9 +35,9 @@ def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequenti
     """
     for what, number in (("classes", classes), ("channels", channels)):
         if not isinstance(number, int) or number < 1:
-            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {number!r}")
+            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {shown(number)}")
     if not isinstance(width, int | float) or not 0 < width < float("inf"):
-        raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {width!r}")
+        raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {shown(width)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     convolutions = pools = 0
     for size in LAYERS:

@@ -93,7 +93,7 @@ class TopK(Penalty):
         return min(n, round(plain(self, self.count)))
 
     def value(self, norms: Tensor) -> Tensor:
-        counted = self._counted(as_norms(norms))
+        counted = self._counted(as_norms(self, norms))
         over = (counted != 0).sum(-1) > self.kappa(counted.shape[-1])
         return torch.where(over.any(), math.inf, 0.0).to(norms)
 
@@ -151,7 +151,7 @@ class L1Ball(Penalty):
         check_per(self, "all", "layer")
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = as_norms(norms)
+        norms = as_norms(self, norms)
         # Projected norms meet ν up to the rounding of their sum.
         slack = 1 + max(1e-6, 4 * torch.finfo(norms.dtype).eps)
         over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack

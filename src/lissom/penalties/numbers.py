@@ -66,7 +66,6 @@ def number_of(penalty: object, number: Numbers, norms: Tensor) -> float | Tensor
     if isinstance(number, Schedule):
         raise without_schedule(penalty)
     if isinstance(number, Tensor):
-        check_shape(f"{penalty} is for other groups: it", number, norms)
         return number.detach().to(norms.device, norms.dtype)
     if isinstance(number, Real):  # of another kind, such as NumPy's
         return float(number)
@@ -134,7 +133,7 @@ def written(value: object) -> str:
     return shapes[0] if isinstance(value, Tensor) else f"[{', '.join(shapes)}]"
 
 
-def as_norms(norms: Tensor) -> Tensor:
+def as_norms(penalty: Any, norms: Tensor) -> Tensor:
     """Norms that a user may have given, as `widen` leaves them.
 
     Raises:
@@ -142,6 +141,9 @@ def as_norms(norms: Tensor) -> Tensor:
     """
     if not fits(norms, Tensor) or not norms.is_floating_point():
         raise PenaltyError(f"norms are a tensor of float32 or the like, got {shown(norms)}")
+    for tensors in penalty.tensors.values():
+        if len(tensors) == 1:
+            check_shape(f"{penalty} is for other groups: it", tensors[0], norms)
     return widen(norms)
 
 

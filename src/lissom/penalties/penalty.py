@@ -56,7 +56,7 @@ def in_float32(prox: Prox) -> Prox:
     def wide(
         self: Any, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None
     ) -> Tensor:
-        values = as_norms(norms)
+        values = as_norms(self, norms)
         for name, given, kind in (("t", t, float | Tensor), ("metric", metric, Tensor | None)):
             if not fits(given, kind):
                 raise PenaltyError(misfit(name, kind, given))
@@ -328,7 +328,7 @@ class Sum(Penalty):
         }
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = as_norms(norms)
+        norms = as_norms(self, norms)
         sizes = norms.abs() if self.signed else norms
         first, *others = [term.value(norms if term.signed else sizes) for term in self.terms]
         return sum(others, first)

@@ -79,7 +79,7 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     Raises:
         LissomError: for counts that are not square, or another number of names.
     """
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+    if counts.is_complex() or counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise LissomError(f"confusions of k classes are [k, k], got {list(counts.shape)}")
     called = [str(name) for name in (range(len(counts)) if names is None else names)]
     if len(called) != len(counts):

@@ -33,7 +33,7 @@ Colour = tuple[float, float, float, float]
 NOTHING = 1e-6  # a loss below it is rounding, which a log axis would make much of
 
 
-@as_annotated(LissomError)
+@as_annotated(LissomError, "curves")
 def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     """Accuracy against compression: the front with ± one standard deviation over the seeds.
 
@@ -76,7 +76,7 @@ def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     return figure
 
 
-@as_annotated(LissomError)
+@as_annotated(LissomError, "curves")
 def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
     """What compression costs: error above the dense one's against halvings saved, log₂(dense/size).
 

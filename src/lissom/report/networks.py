@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, fits
 from lissom.curves import Curve, Point
 from lissom.curves.point import strength_text
 from lissom.errors import LissomError, PathError, nearest
@@ -77,7 +77,7 @@ def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
     return [points[i] for i in places]
 
 
-@as_annotated(LissomError)
+@as_annotated(LissomError, "weights")
 def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
     """How many units read each input of a layer, as one image for each network.
 
@@ -93,10 +93,10 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
 
     Source: Idelbayev & Carreira-Perpiñán, connectivity of the first layer.
     """
-    if not weights:
+    if not isinstance(weights, Mapping) or not weights:
         raise PathError("connectivity shows weights by title, such as {'ℓ0': net.fc1.weight}")
     for title, weight in weights.items():
-        if not isinstance(weight, Tensor) or weight.ndim != 2:
+        if not fits(weight, Tensor) or weight.ndim != 2:
             got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             raise PathError(f"connectivity is of weights [units, inputs], got {got} for {title!r}")
     images = []
@@ -180,6 +180,7 @@ def first_layer(curve: Curve, tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name in curve.parameters if tensors[name].ndim > 1), None)
 
 
+@runtime_checkable
 class HasLogAlpha(Protocol):
     """A method with gates: log α by block, their law, and which gate stands in evaluation mode."""
 

@@ -231,7 +231,6 @@ class Gates(Method):
             raise GateError(f"the loss of expected_loss gives a tensor, got {losses[0]!r}")
         return torch.stack(losses).mean()
 
-    @as_annotated(GateError)
     def expected(self, cost: Cost = "weights") -> Tensor:
         """The expected cost of the network that `shrink` would leave, differentiable by log α.
 
@@ -244,7 +243,6 @@ class Gates(Method):
         """
         return self._expected(self.p_nonzero(), cost)
 
-    @as_annotated(GateError)
     def total(self, cost: Cost = "weights") -> float:
         """The same with every gate open."""
         return self._bounds(cost, self.log_alpha)[1]
