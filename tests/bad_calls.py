@@ -101,7 +101,9 @@ def of(name: str, make: Callable[[], Any], method: str, /, **given: Any) -> None
     CALLS[name] = made
 
 
-def on_model(name: str, function: Callable[..., Any], make: Callable[[], Any], **given: Any) -> None:
+def on_model(
+    name: str, function: Callable[..., Any], make: Callable[[], Any], **given: Any
+) -> None:
     CALLS[name] = lambda folder: Call(function, {"model": make(), **given})
 
 
@@ -154,8 +156,8 @@ plain("TopK", TopK, count=3, per="all")
 plain("TopK.fraction", TopK, fraction=0.5, per="layer")
 plain("L1Ball", lissom.L1Ball, radius=1.0, per="layer")
 for penalty in (
-    L0(0.1), L1(torch.ones(4)), L2(0.1), lissom.MCP(0.1), lissom.Lq(0.1), TopK(2), lissom.L1Ball(1.0),
-    lissom.Threshold(0.1), lissom.NonNegative(), L0(0.1) + L2(0.1),
+    L0(0.1), L1(torch.ones(4)), L2(0.1), lissom.MCP(0.1), lissom.Lq(0.1), TopK(2),
+    lissom.L1Ball(1.0), lissom.Threshold(0.1), lissom.NonNegative(), L0(0.1) + L2(0.1),
 ):  # fmt: skip
     each = f"{penalty}"
     of(f"{each:.30}.prox", lambda p=penalty: p, "prox", norms=X[0].abs(), t=0.5)
@@ -202,7 +204,9 @@ method(
     init=0.5, per="weight", test="published", law=HardConcrete(), draws="batch", noise="fresh",
     detach_l2=True, seed=0,
 )  # fmt: skip
-method("gate with a budget", gate, L0(0.0), True, example_inputs=X, budget=lissom.Budget(weights=0.5))
+method(
+    "gate with a budget", gate, L0(0.0), True, example_inputs=X, budget=lissom.Budget(weights=0.5)
+)
 plain("Budget", lissom.Budget, weights=0.5, rate=0.01, damping=10.0)
 plain("Budget of bytes", lissom.Budget, bytes=0.5)
 plain("Options", Options, start=1, finalize_at=4)
@@ -317,8 +321,8 @@ def load_compressed(folder: Path) -> Call:
 # Training.
 
 plain(
-    "Dataset", Dataset, name="d", train_x=X, train_y=Y, test_x=X.clone(), test_y=Y.clone(), classes=3,
-    valid_x=X.clone(), valid_y=Y.clone(), names=("a", "b", "c"),
+    "Dataset", Dataset, name="d", train_x=X, train_y=Y, test_x=X.clone(), test_y=Y.clone(),
+    classes=3, valid_x=X.clone(), valid_y=Y.clone(), names=("a", "b", "c"),
 )  # fmt: skip
 IQ = X.reshape(4, 2, 4)
 plain(
@@ -355,8 +359,8 @@ def trainer(folder: Path) -> Call:
     net = dense()
     opt = Adam(net.parameters(), lr=0.01)
     given = {
-        "model": net, "optimizer": opt, "data": blobs(valid=6), "out": folder / "run", "method": None,
-        "teacher": None, "report": lambda event: None, **TRAIN,
+        "model": net, "optimizer": opt, "data": blobs(valid=6), "out": folder / "run",
+        "method": None, "teacher": None, "report": lambda event: None, **TRAIN,
     }  # fmt: skip
     return Call(lambda **given: lissom.Trainer(**given).fit(), given, trains=True)
 
@@ -420,6 +424,7 @@ def load(folder: Path) -> Call:
     lissom.save(lissom.shrink(pruned(), X), folder / "small")
     return Call(lissom.load, {"path": folder / "small", "model_factory": lambda: dense()})
 
+
 # Curves.
 
 
@@ -468,7 +473,11 @@ for attack in ("fgsm", "pgd"):
     CALLS[attack] = lambda folder, attack=attack: Call(
         getattr(attacks, attack),
         {"network": dense(), "x": Z, "y": Y, "radius": 0.1, "clip": (0.0, 1.0), "batch_size": 4}
-        | ({"steps": 2, "step": 0.1, "restarts": 1, "seed": 0, "norm": "l2"} if attack == "pgd" else {}),
+        | (
+            {"steps": 2, "step": 0.1, "restarts": 1, "seed": 0, "norm": "l2"}
+            if attack == "pgd"
+            else {}
+        ),
     )
 CALLS["adversarial_accuracy"] = lambda folder: Call(
     attacks.adversarial_accuracy,
@@ -483,10 +492,13 @@ CALLS["Recorded"] = lambda folder: Call(
     {"network": dense(), "x": X, "batch_size": 3, "i": Y},
 )
 NETWORKS: Callable[[], dict[str, Any]] = lambda: {"networks": [dense(0), dense(1)], "x": X, "y": Y}  # noqa: E731
-CALLS["best_of"] = lambda folder: Call(ensemble.best_of, {**NETWORKS(), "strength": 0.1, "batch_size": 3})
+CALLS["best_of"] = lambda folder: Call(
+    ensemble.best_of, {**NETWORKS(), "strength": 0.1, "batch_size": 3}
+)
 CALLS["calibration_of"] = lambda folder: Call(ensemble.calibration_of, {**NETWORKS(), "bins": 3})
 CALLS["accuracy_by_size"] = lambda folder: Call(
-    ensemble.accuracy_by_size, {**NETWORKS(), "sizes": (1, 2), "repeats": 2, "seed": 0, "batch_size": 9}
+    ensemble.accuracy_by_size,
+    {**NETWORKS(), "sizes": (1, 2), "repeats": 2, "seed": 0, "batch_size": 9},
 )
 plain("calibration", ensemble.calibration, confidence=Z[:, 0], right=Y == 1, bins=3)
 CALLS["distill"] = lambda folder: Call(

@@ -84,7 +84,7 @@ def print_of(value: Any, depth: int = 0) -> Any:
         modules = [
             (
                 name, type(m), m.training, sorted(vars(m)), list(m._parameters), list(m._buffers),
-                [len(hooks) for key, hooks in vars(m).items() if "hooks" in key and hooks is not None],
+                [len(hooks or ()) for key, hooks in vars(m).items() if "hooks" in key],
                 {key: v for key, v in vars(m).items() if isinstance(v, int | float | str | tuple)},
             )
             for name, m in value.named_modules()
@@ -125,7 +125,11 @@ def surroundings() -> Any:
 
 
 def draws() -> Any:
-    return torch.get_rng_state().tolist(), random_module.getstate(), np.random.get_state()[1].tolist()
+    return (
+        torch.get_rng_state().tolist(),
+        random_module.getstate(),
+        np.random.get_state()[1].tolist(),
+    )
 
 
 def files_in(folder: Path) -> dict[str, Any]:
@@ -142,7 +146,9 @@ def files_in(folder: Path) -> dict[str, Any]:
 def raises_in(file: str) -> list[tuple[int, int]]:
     """The lines of the `raise` statements of a file."""
     tree = ast.parse("".join(linecache.getlines(file)))
-    return [(n.lineno, n.end_lineno or n.lineno) for n in ast.walk(tree) if isinstance(n, ast.Raise)]
+    return [
+        (n.lineno, n.end_lineno or n.lineno) for n in ast.walk(tree) if isinstance(n, ast.Raise)
+    ]
 
 
 def in_own_words(error: BaseException) -> bool:
@@ -163,7 +169,7 @@ def of_the_users(error: BaseException, trains: bool) -> bool:
     """Whether a mistake is in what the user wrote: in a call, a function of theirs, a network."""
     frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     own = [ROOT in file.parents for file in frames]
-    if isinstance(error, TypeError) and ("positional arg" in str(error) or not any(own)):
+    if not any(own) or (isinstance(error, TypeError) and "positional arg" in str(error)):
         return True
     after = frames[len(own) - own[::-1].index(True) :] if any(own) else []
     return trains and any(file.name == "module.py" for file in after)
@@ -225,6 +231,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CALLS)
 def test_the_call_itself_works(name: str, own_folder: Path) -> None:
     call = CALLS[name](own_folder)
@@ -256,7 +263,9 @@ def changed(value: Any, random: Random) -> Any:
     """A nested plain value in which one place is another."""
     if isinstance(value, dict | list) and value and random.random() < 0.8:
         copied: Any = value.copy()
-        key = random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
+        key = (
+            random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
+        )
         how = random.random()
         if how < 0.7:
             copied[key] = changed(value[key], random)
@@ -390,7 +399,9 @@ def other_text(text: str, random: Random) -> str:
     elif how == 5:
         lines.insert(at, lines[at])
     elif how == 6:
-        lines.insert(at, random.choice(["[", "x", "= 1", "a." * 5000 + "a = 1", "[[penalties]]", "[path]"]))
+        lines.insert(
+            at, random.choice(["[", "x", "= 1", "a." * 5000 + "a = 1", "[[penalties]]", "[path]"])
+        )
     else:
         lines[at] = lines[at][: random.randrange(len(lines[at]) + 1)]
     return "\n".join(lines)
@@ -398,7 +409,13 @@ def other_text(text: str, random: Random) -> str:
 
 DIGITS = load_digits().hold_out(100, seed=0)
 HOUSE = Path(lissom.recipes.__file__).parent
-TEXTS = [DENSE, *((HOUSE / f"{name}.toml").read_text() for name in ("digits-path", "digits-gates", "digits-lc"))]
+TEXTS = [
+    DENSE,
+    *(
+        (HOUSE / f"{name}.toml").read_text()
+        for name in ("digits-path", "digits-gates", "digits-lc")
+    ),
+]
 
 
 def made_from(recipe: str, changes: list[str]) -> None:
@@ -415,12 +432,16 @@ def try_recipes(numbers: range, folder: Path) -> None:
         changes = []
         if number % 3 == 0:
             keys = [line.partition("=")[0].strip() for line in text.splitlines() if "=" in line]
-            table = random.choice(["train.", "data.", "model.", "optimizer.", "method.", "penalties.0.", ""])
+            table = random.choice(
+                ["train.", "data.", "model.", "optimizer.", "method.", "penalties.0.", ""]
+            )
             changes = [f"{table}{random.choice(keys)}={random.choice(VALUES)}"]
         else:
             text = other_text(text, random)
         (folder / "recipe.toml").write_text(text)
-        call = Call(made_from, {"recipe": str(folder / "recipe.toml"), "changes": changes}, trains=True)
+        call = Call(
+            made_from, {"recipe": str(folder / "recipe.toml"), "changes": changes}, trains=True
+        )
         if found := fault(call, {}, folder):
             faults.append(f"{number}, {changes}: {found}")
     assert not faults, "\n\n".join(faults)
@@ -439,7 +460,9 @@ def write_idx(folder: Path) -> None:
     for name in ("train", "t10k"):
         images = np.zeros((4, 28, 28), np.uint8)
         head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
-        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes()))
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(head + images.tobytes())
+        )
         head = bytes([0, 0, 8, 1]) + (4).to_bytes(4, "big")
         (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + bytes(4)))
 
@@ -568,7 +591,8 @@ def invoke(words: list[str]) -> None:
 
 
 @pytest.fixture
-def with_runs(folders: dict[str, Path], own_folder: Path) -> Path:
+def with_runs(folders: dict[str, Path], own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(own_folder)])  # as commands do
     shutil.copytree(folders["recipe"], own_folder / "run")
     shutil.copytree(folders["path"], own_folder / "a_path")
     (own_folder / "quick.toml").write_text(DENSE)
@@ -579,3 +603,29 @@ def with_runs(folders: dict[str, Path], own_folder: Path) -> Path:
 @pytest.mark.parametrize("part", range(4))
 def test_commands_that_cannot_be(with_runs: Path, part: int) -> None:
     try_commands(range(part * 100, part * 100 + 100), with_runs)
+
+
+# A little of each, in every run of the tests.
+
+SLOW = (
+    "export",
+    "shrink",
+    "path",
+    "trainer",
+    "distill",
+    "curve",
+    "Curve",
+    "heads",
+    "report",
+    "load",
+)
+
+
+def test_some_wrong_inputs_of_each_sort(folders: dict[str, Path], with_runs: Path) -> None:
+    for name in CALLS:
+        if not name.startswith(SLOW):
+            try_calls(name, range(1), with_runs)
+    for kind in ("network", "recipe", "events", "classes"):
+        try_files(kind, range(3), folders[kind], with_runs)
+    try_recipes(range(6), with_runs)
+    try_commands(range(6), with_runs)

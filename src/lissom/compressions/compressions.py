@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lissom.arguments import fits, misfit
 from lissom.compressions.forms import Dense, Form, Sum
 from lissom.errors import CompressionError, LissomError
 from lissom.groups import Groups, Partition
@@ -259,8 +258,6 @@ def require_finite(tensors: Sequence[Tensor], what: object) -> None:
     Raises:
         CompressionError: if any is NaN or infinite.
     """
-    if not fits(tensors, Sequence[Tensor]):
-        raise CompressionError(f"{what}: {misfit('w', Sequence[Tensor], tensors)}")
     for i, tensor in enumerate(tensors):
         if not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())

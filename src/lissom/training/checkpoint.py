@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.arguments import fits
 from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
@@ -86,6 +87,10 @@ def check_checkpoint(
             f"it has the state of {_told(state['optimized'])}, and this trainer steps with "
             f"{_told(steps)}"
         )
+    if not fits(state["optimizer"], Mapping) or [
+        len(group["params"]) for group in state["optimizer"]["param_groups"]
+    ] != [len(shapes) for shapes in steps["shapes"]]:
+        raise RunError(f"it has no state of this {type(optimizer).__name__}")
     best, average = state["best"], state["average"]
     for name, expected, tensors in (
         ("model", own, state["model"]),
