@@ -201,7 +201,7 @@ def fault(call: Call, changed: Mapping[str, Any], folder: Path) -> str | None:
         if print_of(watched) != before[0]:
             return f"refuses and changes what it was given: {refused!r}"
         if after != before[2]:
-            return f"refuses and writes: {refused!r}"
+            return f"refuses and writes {after.keys() ^ before[2].keys()}: {refused!r}"
         if draws() != before[3]:
             return f"refuses and draws random numbers: {refused!r}"
     return None

@@ -40,7 +40,7 @@ class Ensemble(nn.Module):
         if not members:
             raise EnsembleError("an ensemble has at least one network, got none")
         if wrong := [net for net in members if not isinstance(net, nn.Module)]:
-            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {wrong[0]!r}")
+            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {shown(wrong[0])}")
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parameter import is_lazy
 
-from lissom.arguments import why_odd
+from lissom.arguments import shown, why_odd
 from lissom.errors import LissomError, OperatorError
 
 ExampleInputs = Tensor | tuple[Tensor, ...]
@@ -55,7 +55,10 @@ def run(model: Callable[..., Any], inputs: tuple[Tensor, ...], name: str = "") -
     except OperatorError:
         raise
     except Exception as error:  # a model may raise anything
-        shapes = ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in inputs)
+        shapes = ", ".join(
+            f"{list(x.shape)} ({x.dtype} on {x.device})" if isinstance(x, Tensor) else shown(x)
+            for x in inputs
+        )
         raise LissomError(
             f"{name or type(model).__name__} cannot run on example_inputs of shape {shapes}: "
             f"{error}"

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
 from lissom.curves.placing import Plan
 from lissom.curves.point import Point, label_of, number_or_dense
@@ -186,7 +186,7 @@ class Curve:
         [(name, limit)] = budget.items()
         axis = self._axis(name)
         if not _is_number(limit):
-            raise PathError(f"a budget is a number, got {axis}={limit!r}")
+            raise PathError(f"a budget is a number, got {axis}={shown(limit)}")
         within = [s for s in self.settings if s.largest(axis) <= limit]
         if not within:
             least = min(self.settings, key=lambda s: s.largest(axis))

@@ -9,9 +9,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, shown
 from lissom.curves.results import spread
 from lissom.errors import LissomError
+from lissom.groups.making import WHOLE_NUMBERS
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
 from lissom.training.evaluation import check_labelled, logits_of
 
@@ -79,8 +80,12 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     Raises:
         LissomError: for counts that are not square, or another number of names.
     """
-    if counts.is_complex() or counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise LissomError(f"confusions of k classes are [k, k], got {list(counts.shape)}")
+    if (
+        counts.dtype not in (*WHOLE_NUMBERS, torch.float32, torch.float64)
+        or counts.ndim != 2
+        or counts.shape[0] != counts.shape[1]
+    ):
+        raise LissomError(f"confusions of k classes are [k, k], got {shown(counts)}")
     called = [str(name) for name in (range(len(counts)) if names is None else names)]
     if len(called) != len(counts):
         raise LissomError(f"there are {len(counts)} classes and {len(called)} names: {called}")
