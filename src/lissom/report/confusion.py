@@ -80,12 +80,10 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     Raises:
         LissomError: for counts that are not square, or another number of names.
     """
-    if (
-        counts.dtype not in (*WHOLE_NUMBERS, torch.float32, torch.float64)
-        or counts.ndim != 2
-        or counts.shape[0] != counts.shape[1]
-    ):
-        raise LissomError(f"confusions of k classes are [k, k], got {shown(counts)}")
+    if counts.dtype not in (*WHOLE_NUMBERS, torch.float32, torch.float64):
+        raise LissomError(f"confusions are counts, got {shown(counts)}")
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise LissomError(f"confusions of k classes are [k, k], got {list(counts.shape)}")
     called = [str(name) for name in (range(len(counts)) if names is None else names)]
     if len(called) != len(counts):
         raise LissomError(f"there are {len(counts)} classes and {len(called)} names: {called}")
