@@ -36,12 +36,14 @@ class Options:
     def __post_init__(self) -> None:
         check_words(self)
         if not whole(self.start, least=0):
-            raise MethodError(f"start counts steps, 0 or more, got {self.start!r}", field="start")
+            raise MethodError(
+                f"start counts steps, 0 or more, got {shown(self.start)}", field="start"
+            )
         end = self.finalize_at
         if end is not None and not (whole(end, least=1) and end > self.start):
             raise MethodError(
                 f"finalize_at must lie after start={self.start}, or nothing can have vanished by "
-                f"then; got {end!r}",
+                f"then; got {shown(end)}",
                 field="finalize_at",
             )
 

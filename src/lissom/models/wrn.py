@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.arguments import shown
+from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
 from lissom.models.normalize import Normalize
 
@@ -43,6 +43,7 @@ class WideBlock(nn.Module):
         return total
 
 
+@as_annotated(LissomError, "depth", "widen", "classes", "dropout", "channels")
 def wide_resnet(
     depth: int = 28,
     widen: int = 10,

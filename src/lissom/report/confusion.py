@@ -59,6 +59,8 @@ def accuracy_by(
     Raises:
         LissomError: for x, y and values of different lengths, none at all, or NaN.
     """
+    if values.is_complex() or values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        raise LissomError(f"values are real numbers, got {shown(values)}")
     if values.shape != y.shape or bool(values.isnan().any()):
         raise LissomError(
             f"a number for each label, got values{list(values.shape)} and y{list(y.shape)}, "

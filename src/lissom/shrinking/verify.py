@@ -49,6 +49,9 @@ def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> l
         batch = example_inputs[0].shape[:1]
         larger = []
         for x in example_inputs:
+            if why_odd(x):  # of the size it has
+                larger.append(x)
+                continue
             rows = first if x.ndim and x.shape[:1] == batch else 0
             rest = others if x.ndim > 2 and x.is_floating_point() else 0
             sizes = [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
