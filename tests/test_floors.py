@@ -16,6 +16,7 @@ MAX_NAMES = 48
 # its own floor without going round in a circle.
 FLOORS = (
     {
+        "arguments",
         "errors",
         "hard_concrete",
         "importing",

@@ -268,9 +268,9 @@ def test_numbers_that_are_none_say_so() -> None:
     one, two = torch.ones(2, 3), torch.ones(3)
     for number, words in (
         ([one, 0.1], "got a list of Tensor, float"),
-        (one.numpy().repeat(9, 0), r"got a ndarray of shape \[18, 3\]"),
-        (one.to("meta"), "tensor 1 of 1 is of torch.float32 on meta"),
-        ([one, one.to(torch.complex64)], "tensor 2 of 2 is of torch.complex64"),
+        (one.numpy().repeat(9, 0), r"got a NumPy array of float32 \[18, 3\]"),
+        (one.to("meta"), r"tensor 1 of 1 is a tensor of float32 \[2, 3\] on the device meta"),
+        ([one, one.to(torch.complex64)], "tensor 2 of 2 is a tensor of complex64"),
     ):
         with pytest.raises(PenaltyError, match=f"L1 needs a finite strength λ ≥ 0.*{words}"):
             L1(number)  # type: ignore[arg-type]

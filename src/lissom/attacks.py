@@ -7,14 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import AttackError, nearest
-from lissom.running import evaluating
+from lissom.running import Inputs, evaluating, run
 
 Norm = Literal["linf", "l2"]
 Attack = Literal["fgsm", "pgd"]
 Clip = tuple[float, float] | None
 
 
+@as_annotated(AttackError)
 def fgsm(
     network: nn.Module,
     x: Tensor,
@@ -56,6 +58,7 @@ def fgsm(
     return _clipped(x.detach() + radius * torch.cat(signs), clip)
 
 
+@as_annotated(AttackError, "norm", "steps", "restarts")
 def pgd(
     network: nn.Module,
     x: Tensor,
@@ -134,6 +137,7 @@ def pgd(
 ATTACKS: dict[str, Callable[..., Tensor]] = {"fgsm": fgsm, "pgd": pgd}
 
 
+@as_annotated(AttackError, "attack")
 def adversarial_accuracy(
     network: nn.Module,
     x: Tensor,
@@ -241,7 +245,7 @@ def _right(network: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
 
 def _logits(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """[n, classes]."""
-    logits = network(x)
+    logits = run(network, Inputs((x,)))
     classes = max(2, int(y.max()) + 1 if len(y) else 0)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != len(x):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.data import Dataset
 from lissom.data.dataset import stratified_choice
 from lissom.errors import DistillError
@@ -83,6 +84,7 @@ class Distilled:
         return table(columns, rows)
 
 
+@as_annotated(DistillError, "network", "data", "rounds", "examples", "seed")
 def distill_to_trees(
     network: nn.Module,
     data: Dataset,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated, fits, shown
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
-from lissom.running import evaluating
+from lissom.running import Inputs, evaluating, run
 from lissom.training.evaluation import check_labelled, logits_of, loss_and_error
 
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -32,13 +33,14 @@ class Ensemble(nn.Module):
     Source: Ahmed, chapter 5.
     """
 
+    @as_annotated(EnsembleError)
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
         members = list(networks)
         if not members:
             raise EnsembleError("an ensemble has at least one network, got none")
         if wrong := [net for net in members if not isinstance(net, nn.Module)]:
-            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {wrong[0]!r}")
+            raise EnsembleError(f"an ensemble is made of torch.nn.Modules, got {shown(wrong[0])}")
         self.members = nn.ModuleList(members)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Ensemble(nn.Module):
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """[L, n, classes] in float32."""
-        answers = [member(*inputs) for member in self.members]
+        answers = [run(member, Inputs(tuple(inputs))) for member in self.members]
         shapes = {tuple(answer.shape) for answer in answers}
         if len(shapes) > 1 or len(next(iter(shapes))) != 2:
             raise EnsembleError(
@@ -82,15 +84,20 @@ class Recorded(nn.Module):
         batch_size: how many inputs it gets at a time.
     """
 
+    @as_annotated(EnsembleError)
     def __init__(self, network: nn.Module, x: Tensor, *, batch_size: int = 2000) -> None:
         super().__init__()
         self.answers = logits_of(network, x, batch_size)
 
     def forward(self, examples: Tensor) -> Tensor:
         """The logits of the examples of these numbers, [n, classes]."""
+        if not fits(examples, Tensor) or examples.is_floating_point() or examples.is_complex():
+            what = f"examples are whole numbers from 0 to {len(self.answers) - 1}"
+            raise EnsembleError(f"{what}, got {shown(examples)}")
         return self.answers[examples]
 
 
+@as_annotated(EnsembleError, "networks")
 def best_of(
     networks: Iterable[nn.Module],
     x: Tensor,
@@ -156,6 +163,7 @@ class Calibration:
         return float((gaps * self.counts).sum() / self.counts.sum())
 
 
+@as_annotated(EnsembleError)
 def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibration:
     """Compare a confidence with the fraction of right answers, bin by bin.
 
@@ -192,6 +200,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibratio
 
 
 @torch.no_grad()
+@as_annotated(EnsembleError, "networks")
 def calibration_of(
     networks: Iterable[nn.Module], x: Tensor, y: Tensor, *, bins: int = 10, batch_size: int = 2000
 ) -> Calibration:
@@ -212,6 +221,7 @@ def calibration_of(
 
 
 @torch.no_grad()
+@as_annotated(EnsembleError, "networks")
 def accuracy_by_size(
     networks: Iterable[nn.Module],
     x: Tensor,

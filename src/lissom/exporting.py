@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 from lissom.methods import require_plain
 from lissom.running import (
@@ -26,6 +27,7 @@ from lissom.running import (
     evaluating,
     leaves,
     require_layers,
+    require_numbers,
     run,
 )
 from lissom.storage import replacing
@@ -63,6 +65,7 @@ class Exported:
         return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
 
 
+@as_annotated(LissomError, "model", "example_inputs", "opset")
 def export(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -101,6 +104,7 @@ def export(
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
     require_plain(model, "export")
     require_layers(model, "export")
+    require_numbers(model)
     path = Path(path)
     if path.suffix not in FORMATS:
         raise LissomError(

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lissom.errors import LissomError
+from lissom.arguments import as_annotated, check_fields, shown
+from lissom.errors import LissomError, nearest
 
 # Gauss–Legendre on [0, 1] for the mean, an integral of a smooth function: 12 digits.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -50,8 +51,8 @@ class HardConcrete:
     zeta: float = 1.1
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(n, int | float) for n in (self.beta, self.gamma, self.zeta))
-        if not numbers or not (
+        check_fields(self, LissomError)
+        if not (
             0 < self.beta < math.inf and -math.inf < self.gamma < 0 and 1 < self.zeta < math.inf
         ):
             raise LissomError(
@@ -59,6 +60,7 @@ class HardConcrete:
                 f"beta={self.beta!r}, gamma={self.gamma!r}, zeta={self.zeta!r}"
             )
 
+    @as_annotated(LissomError)
     def sample(self, log_alpha: Tensor, noise: Tensor | None = None) -> Tensor:
         """z, reparametrised: differentiable by log α for fixed noise (eq. 10–11).
 
@@ -66,19 +68,23 @@ class HardConcrete:
             log_alpha: log α.
             noise: ε, logistic; drawn by `logistic` from torch's global generator if not given.
         """
+        wide = _wide(log_alpha)
         noise = logistic(log_alpha) if noise is None else noise
-        return self._stretched((_wide(log_alpha) + noise) / self.beta).to(log_alpha.dtype)
+        return self._stretched((wide + noise) / self.beta).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def p_nonzero(self, log_alpha: Tensor) -> Tensor:
         """P(z ≠ 0) = σ(log α − β log(−γ/ζ)), the expected L0 norm of a gate (eq. 12)."""
         shift = self.beta * math.log(-self.gamma / self.zeta)
         return torch.sigmoid(_wide(log_alpha) - shift).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def p_one(self, log_alpha: Tensor) -> Tensor:
         """P(z = 1) = 1 − P(z < 1)."""
         shift = self.beta * math.log((1 - self.gamma) / (self.zeta - 1))
         return torch.sigmoid(_wide(log_alpha) - shift).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def mean(self, log_alpha: Tensor) -> Tensor:
         """E[z] = ∫₀¹ P(z > x) dx, by quadrature to 1e-12; never exactly zero."""
         wide = _wide(log_alpha)
@@ -87,6 +93,7 @@ class HardConcrete:
             total = total + weight * torch.sigmoid(wide - self._logistic_at(x))
         return total.clamp(max=1).to(log_alpha.dtype)  # the weights' sum is rounded
 
+    @as_annotated(LissomError)
     def median(self, log_alpha: Tensor) -> Tensor:
         """The z of which half of the draws are below: the gate of ε = 0.
 
@@ -94,11 +101,13 @@ class HardConcrete:
         """
         return self._stretched(_wide(log_alpha) / self.beta).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def mode(self, log_alpha: Tensor) -> Tensor:
         """The heavier of the atoms: 1 where P(z = 1) > P(z = 0), else 0. It has no gradient."""
         wide = _wide(log_alpha)
         return (self.p_one(wide) > 1 - self.p_nonzero(wide)).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def published(self, log_alpha: Tensor) -> Tensor:
         """The paper's test-time gate min(1, max(0, σ(log α)(ζ − γ) + γ)) (eq. 13).
 
@@ -107,11 +116,15 @@ class HardConcrete:
         """
         return self._stretched(_wide(log_alpha)).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def test_gate(self, log_alpha: Tensor, kind: str) -> Tensor:
         """The deterministic gate of that name, one of `TEST_GATES`."""
+        if kind not in TEST_GATES:
+            raise LissomError(f"there is no test gate {kind!r}.{nearest(kind, TEST_GATES)}")
         gate: Tensor = getattr(self, kind)(log_alpha)
         return gate
 
+    @as_annotated(LissomError)
     def cdf(self, x: Tensor | float, log_alpha: Tensor) -> Tensor:
         """P(z ≤ x): P(z = 0) at x = 0, and 1 from x = 1 on."""
         wide = _wide(log_alpha)
@@ -121,6 +134,7 @@ class HardConcrete:
         below = torch.where(at < 0, torch.zeros_like(inside), inside)
         return torch.where(at >= 1, torch.ones_like(inside), below).to(log_alpha.dtype)
 
+    @as_annotated(LissomError)
     def quantile(self, u: Tensor | float, log_alpha: Tensor) -> Tensor:
         """The smallest z with P(≤ z) ≥ u, for 0 < u < 1: the draw that u makes."""
         wide = _wide(log_alpha)
@@ -150,4 +164,6 @@ def logistic(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        raise LissomError(f"log α is a tensor of float32 or the like, got {shown(tensor)}")
     return tensor.float() if tensor.itemsize < 4 else tensor

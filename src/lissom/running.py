@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parameter import is_lazy
 
+from lissom.arguments import why_odd
 from lissom.errors import LissomError, OperatorError
 
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device)
@@ -129,7 +130,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def require_numbers(model: nn.Module) -> None:
-    """Refuse a model some of whose tensors have shapes at most.
+    """Refuse a model some of whose tensors have shapes at most, or are sparse.
 
     Raises:
         LissomError: naming the first, and what gives it numbers.
@@ -142,6 +143,8 @@ def require_numbers(model: nn.Module) -> None:
                 f"{name} has no numbers yet: it is on the device meta; load the model's weights "
                 'before, or take model.to_empty(device="cpu")'
             )
+        if (why := why_odd(tensor)) and not tensor.is_quantized:
+            raise LissomError(f"{name} is a tensor {why}")
 
 
 def require_layers(model: nn.Module, what: str) -> None:

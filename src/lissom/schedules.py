@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+from lissom.arguments import as_annotated, check_fields, fits, shown
 from lissom.errors import LissomError
 
 __all__ = ["Schedule", "cosine", "cubic", "exponential", "linear", "multistep"]
@@ -34,11 +35,15 @@ class Schedule:
     next: "Schedule | None" = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 0:
-            raise LissomError(f"a schedule needs a whole number of steps ≥ 0, got {self.steps!r}")
+        if not fits(self.steps, int) or self.steps < 0:
+            raise LissomError(
+                f"a schedule needs a whole number of steps ≥ 0, got {shown(self.steps)}"
+            )
+        check_fields(self, LissomError)
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise LissomError(f"a schedule runs between finite numbers, got {self}")
 
+    @as_annotated(LissomError)
     def __call__(self, step: int) -> float:
         """The value at `step`."""
         step = max(step, 0)
@@ -46,6 +51,7 @@ class Schedule:
             return self.next(step - self.steps) if self.next else self.end
         return self.start + (self.end - self.start) * self.shape(step / self.steps)
 
+    @as_annotated(LissomError)
     def then(self, after: "Schedule") -> "Schedule":
         """This schedule, followed by another that counts its steps from the end of this one."""
         last = self.next.then(after) if self.next else after
@@ -56,11 +62,13 @@ class Schedule:
         return f"{part}, {self.next}" if self.next else part
 
 
+@as_annotated(LissomError, "steps")
 def linear(start: float, end: float, steps: int) -> Schedule:
     """From `start` to `end` in a straight line over `steps`; a warm-up is `linear(0, λ, n)`."""
     return Schedule(start, end, steps, _linear)
 
 
+@as_annotated(LissomError, "steps")
 def cubic(start: float, end: float, steps: int) -> Schedule:
     """end + (start − end)(1 − n/steps)³: quick at first, slow at the end.
 
@@ -69,6 +77,7 @@ def cubic(start: float, end: float, steps: int) -> Schedule:
     return Schedule(start, end, steps, _cubic)
 
 
+@as_annotated(LissomError, "steps")
 def exponential(start: float, end: float, steps: int) -> Schedule:
     """start·(end/start)^(n/steps): the same factor each step. Both ends must be > 0."""
     if not (start > 0 and end > 0):
@@ -81,11 +90,13 @@ def exponential(start: float, end: float, steps: int) -> Schedule:
     return Schedule(start, end, steps, partial(_exponential, end / start))
 
 
+@as_annotated(LissomError, "steps")
 def cosine(start: float, end: float, steps: int) -> Schedule:
     """From `start` to `end` along half a cosine over `steps` (Loshchilov & Hutter 2017)."""
     return Schedule(start, end, steps, _cosine)
 
 
+@as_annotated(LissomError)
 def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule:
     """start·γ^k after k of the milestones: a learning rate that falls in steps.
 

@@ -10,6 +10,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.compressions.forms import Factors, Form
 from lissom.errors import CompressionError, nearest
 
@@ -20,6 +21,7 @@ READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 @torch.no_grad()
+@as_annotated(CompressionError)
 def factorize(model: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
     """The network of the compressed weights, with each layer of low rank as two.
 

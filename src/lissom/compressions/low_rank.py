@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lissom.arguments import as_annotated, shown
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Dense, Factors, Form
 from lissom.errors import CompressionError
@@ -26,6 +27,7 @@ class Factorization(Compression):
     per = "layer"
     has_metric = False
 
+    @as_annotated(CompressionError)
     def project(
         self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
     ) -> list[Form]:
@@ -84,7 +86,7 @@ class LowRank(Factorization):
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise CompressionError(f"LowRank needs a whole rank ≥ 1, got {self.rank!r}")
+            raise CompressionError(f"LowRank needs a whole rank ≥ 1, got {shown(self.rank)}")
 
     def _rank(self, sizes: Tensor, m: int, n: int, mu: float) -> int:
         return self.rank
@@ -116,7 +118,9 @@ class RankSelection(Factorization):
     def __post_init__(self) -> None:
         for name, number in (("alpha", self.alpha), ("cost", self.cost)):
             if not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise CompressionError(f"RankSelection needs a finite {name} ≥ 0, got {number!r}")
+                raise CompressionError(
+                    f"RankSelection needs a finite {name} ≥ 0, got {shown(number)}"
+                )
 
     def _rank(self, sizes: Tensor, m: int, n: int, mu: float) -> int:
         return int((sizes.square() * (mu / 2) > self.alpha * self.cost * (m + n)).sum())

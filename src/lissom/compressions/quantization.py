@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lissom.arguments import as_annotated, shown
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Form, Quantized
 from lissom.compressions.kmeans import kmeans, sums, weighted
@@ -19,6 +20,7 @@ class Quantization(Compression):
     Weights of half precision are looked at in float32, and the codebook has the weights' dtype.
     """
 
+    @as_annotated(CompressionError)
     def project(
         self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
     ) -> list[Form]:
@@ -63,7 +65,9 @@ class Codebook(Quantization):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise CompressionError(f"Codebook needs a whole number of values k ≥ 1, got {self.k!r}")
+            raise CompressionError(
+                f"Codebook needs a whole number of values k ≥ 1, got {shown(self.k)}"
+            )
 
     def _quantize(self, w: Sequence[Tensor], metric: Sequence[Tensor] | None) -> list[Form]:
         if not any(x.numel() for x in w):

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.compressions.forms import Dense, Factors, Form, Quantized, Sum, index_bits
 from lissom.errors import CompressionError, RunError, nearest
 from lissom.running import named_tensors
@@ -48,6 +49,7 @@ class CompressedRecord:
     forms: dict[str, Entry]
 
 
+@as_annotated(RunError)
 def save_compressed(
     model: nn.Module, forms: Mapping[str, Form], path: str | os.PathLike[str]
 ) -> None:
@@ -88,6 +90,7 @@ def save_compressed(
 
 
 @torch.no_grad()
+@as_annotated(RunError)
 def load_compressed(path: str | os.PathLike[str], model: nn.Module) -> dict[str, Form]:
     """Read what `save_compressed` wrote into a model; nothing in the file is executed.
 

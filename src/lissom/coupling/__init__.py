@@ -4,6 +4,7 @@ from functools import partial
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.coupling import operators as _operators  # fills the table of records
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.parametrized import of_parameters
@@ -41,6 +42,7 @@ def couple(traced: Trace, *, inputs: bool = False) -> Coupler:
     return Coupler(traced, inputs=inputs)
 
 
+@as_annotated(GroupError, "model", "example_inputs")
 def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """All coupled units of a model: `channels`, `neurons` and `heads` together.
 
@@ -58,6 +60,7 @@ def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
     return _of_kind("units", model, example_inputs, inputs)
 
 
+@as_annotated(GroupError, "model", "example_inputs")
 def channels(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every channel that convolutions make or read is a group, with all that is coupled to it.
 
@@ -79,6 +82,7 @@ def channels(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = 
     return _of_kind("channels", model, example_inputs, inputs)
 
 
+@as_annotated(GroupError, "model", "example_inputs")
 def neurons(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every neuron of dense, recurrent and embedding layers is a group; see `channels`.
 
@@ -94,6 +98,7 @@ def neurons(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = F
     return _of_kind("neurons", model, example_inputs, inputs)
 
 
+@as_annotated(GroupError, "model", "example_inputs")
 def heads(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = False) -> Groups:
     """Every attention head is a group: its rows of queries, keys and values; see `channels`.
 

@@ -8,8 +8,9 @@ from numbers import Real
 from pathlib import Path
 from statistics import fmean
 
-from torch import nn
+from torch import Tensor, nn
 
+from lissom.arguments import shown
 from lissom.curves.point import Point, strength_text
 from lissom.errors import PathError, warn
 
@@ -132,5 +133,7 @@ def _numbers(name: str, values: object) -> tuple[float, ...]:
     listed = list(values)
     for value in listed:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-            raise PathError(f"{name} are finite numbers, got {value!r} in {values!r}")
+            remedy = ": take its tolist()" if isinstance(value, Tensor) else ""
+            what = f"got {shown(value)} in {shown(values)}{remedy}"
+            raise PathError(f"{name} are finite numbers, {what}")
     return tuple(float(value) for value in listed)

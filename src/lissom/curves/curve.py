@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
 from lissom.curves.placing import Plan
 from lissom.curves.point import Point, label_of, number_or_dense
@@ -45,6 +46,7 @@ class Curve:
     make_model: MakeModel | None = field(default=None, repr=False, compare=False)
 
     @classmethod
+    @as_annotated(PathError, "make_model")
     def load(cls, out: str | os.PathLike[str], make_model: MakeModel | None = None) -> "Curve":
         """Read the finished points of a path, without training anything.
 
@@ -102,6 +104,7 @@ class Curve:
         """The names of the sizes."""
         return tuple(next(p.sizes for p in self.points if p.sizes is not None))
 
+    @as_annotated(PathError)
     def front(self, axis: str = "nonzeros") -> tuple[Setting, ...]:
         """Settings that no other dominates, from dense to empty.
 
@@ -115,6 +118,7 @@ class Curve:
         kept = {id(setting) for setting in self.front(axis)}
         return tuple(setting for setting in self.settings if id(setting) not in kept)
 
+    @as_annotated(PathError)
     def knee(self, axis: str = "nonzeros") -> Knee:
         """The setting of the front that is furthest below a chord.
 
@@ -146,6 +150,7 @@ class Curve:
                 own[seed] = knee.points[0]
         return Knee(found, axis, own)
 
+    @as_annotated(PathError, "error")
     def within(self, error: float, axis: str = "nonzeros") -> Setting:
         """The smallest setting whose mean error is at most the dense one's + `error`.
 
@@ -183,7 +188,7 @@ class Curve:
         [(name, limit)] = budget.items()
         axis = self._axis(name)
         if not _is_number(limit):
-            raise PathError(f"a budget is a number, got {axis}={limit!r}")
+            raise PathError(f"a budget is a number, got {axis}={shown(limit)}")
         within = [s for s in self.settings if s.largest(axis) <= limit]
         if not within:
             least = min(self.settings, key=lambda s: s.largest(axis))
@@ -193,6 +198,7 @@ class Curve:
             )
         return min(within, key=lambda s: (s.error, s.size(axis)))
 
+    @as_annotated(PathError)
     def slope(self, at: "Setting | Point | Knee | float", axis: str = "nonzeros") -> float:
         """The error, as `error` counts it, that one halving of the size adds around a size.
 
@@ -218,6 +224,7 @@ class Curve:
             )
         return fronts.slope(sizes, [s.error for s in front], size)
 
+    @as_annotated(PathError)
     def scores(self, seed: int = 0, groups: Callable[[nn.Module], Groups] | None = None) -> Scores:
         """For each weight, or each group, the strength from which on it is zero; see `Scores`.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom.curves.checks import check_functions
 from lissom.curves.placing import Plan
 from lissom.curves.point import Point, Start
 from lissom.curves.seeding import seeded
@@ -95,6 +96,7 @@ def build(make_model: MakeModel, seed: int) -> nn.Module:
     Raises:
         PathError: if the function makes something else.
     """
+    check_functions(make_model=make_model)
     with seeded("network", seed):
         net = make_model(seed)
     if not isinstance(net, nn.Module):

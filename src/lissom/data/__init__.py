@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lissom.arguments import as_annotated
 from lissom.data.cifar10 import load_jpeg_cifar10
 from lissom.data.dataset import Dataset
 from lissom.data.digits import load_digits
@@ -31,6 +32,7 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
 }
 
 
+@as_annotated(DataError)
 def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:
     """The data set called `name`: "digits", "jpeg-cifar10", "mnist" or "modrec".
 

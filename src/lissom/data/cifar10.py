@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.data.dataset import Dataset
 from lissom.data.files import (
     ENVIRONMENT_VARIABLE,
@@ -35,6 +36,7 @@ WHERE_TO_PUT = (
 )
 
 
+@as_annotated(DataError)
 def load_jpeg_cifar10(data_dir: Path | str | None = None) -> Dataset:
     """JPEG CIFAR-10 from its archive `cifar10-jpeg.tar.xz`.
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.arguments import as_annotated, check_fields, shown
 from lissom.errors import DataError
 
 
@@ -48,7 +49,11 @@ class Dataset:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.classes, int) or self.classes < 1:
+        try:
+            check_fields(self, DataError, Dataset)
+        except DataError as error:
+            raise DataError(f"{self.name!s:.40}: {error}") from None
+        if self.classes < 1:
             raise DataError(
                 f"{self.name}: classes must be a whole number ≥ 1, got {self.classes!r}"
             )
@@ -81,6 +86,12 @@ class Dataset:
                 f"{where}_x holds examples of shape {list(x.shape[1:])}, "
                 f"but train_x of shape {list(self.train_x.shape[1:])}"
             )
+        if not bool(x.isfinite().all()):
+            wrong = (~x.isfinite()).flatten(1).any(1).nonzero()[:, 0]
+            raise DataError(
+                f"{where}_x holds NaN or infinite numbers in {len(wrong):,} of {len(x):,} "
+                f"examples, the first is number {int(wrong[0])}: leave them out"
+            )
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= self.classes:
             raise DataError(
@@ -95,6 +106,7 @@ class Dataset:
             f"{list(self.train_x.shape[1:])}, {self.classes} classes)"
         )
 
+    @as_annotated(DataError, "n", "seed")
     def hold_out(self, n: int, seed: int) -> Self:
         """Move n training examples to validation, every class in its share.
 
@@ -115,7 +127,7 @@ class Dataset:
         total = len(self.train_y)
         if not isinstance(n, int) or not 0 <= n < total:
             raise DataError(
-                f"{self.name}: cannot hold out {n!r} of {total} training examples, "
+                f"{self.name}: cannot hold out {shown(n)} of {total} training examples, "
                 f"n must be a whole number from 0 to {total - 1}"
             )
         if self.valid_y is not None:
@@ -171,10 +183,15 @@ class Dataset:
             valid_x=None if self.valid_x is None else self.valid_x - mean,
         )
 
+    @as_annotated(DataError)
     def to(self, device: torch.device | str) -> Self:
         """The same data set with every tensor on `device`; this one stays where it is."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        try:
+            moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise DataError(f"{self.name}: no tensor can be on {str(device)!r}: {why}") from error
         return replace(self, **moved)
 
 
@@ -214,7 +231,7 @@ def random_state(seed: int) -> np.random.RandomState:
         DataError: the seed is out of range.
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {seed!r}")
+        raise DataError(f"a seed is a whole number from 0 to 2**32 - 1, got {shown(seed)}")
     return np.random.RandomState(seed)
 
 

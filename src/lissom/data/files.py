@@ -41,6 +41,8 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def as_images(pixels: NDArray[np.uint8]) -> Tensor:

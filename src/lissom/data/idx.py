@@ -11,6 +11,7 @@ Source: the format's description on the MNIST page of LeCun, Cortes & Burges.
 import gzip
 import math
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lissom.data.files import read
 from lissom.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
+MAX_BYTES = 2**28  # five times the largest file of MNIST
 
 
 def read_unpacked(path: Path) -> bytes:
@@ -32,12 +34,18 @@ def read_unpacked(path: Path) -> bytes:
     if not content.startswith(GZIP_MAGIC):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.open(BytesIO(content)) as packed:
+            unpacked: bytes = packed.read(MAX_BYTES + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{path} is a damaged or truncated gzip file of {len(content)} bytes ({error}); "
             "copy or download it again"
         ) from error
+    if len(unpacked) > MAX_BYTES:
+        raise DataError(
+            f"{path} unpacks to more than {MAX_BYTES:,} bytes, which are all that is read"
+        )
+    return unpacked
 
 
 def decode(content: bytes, path: Path, dims: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.data.dataset import Dataset
 from lissom.data.files import (
     ENVIRONMENT_VARIABLE,
@@ -46,6 +47,7 @@ HUB_INSTEAD = (
 )
 
 
+@as_annotated(DataError)
 def load_mnist(data_dir: Path | str | None = None) -> Dataset:
     """MNIST from disk if a folder is named, from the Hugging Face hub if none is.
 

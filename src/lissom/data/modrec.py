@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.data.dataset import stratified_choice
 from lissom.data.files import ENVIRONMENT_VARIABLE, as_labels, check_folder, named_folder
 from lissom.data.rml import CLASSES, SAMPLES, Vectors, read_npz, read_vectors
@@ -38,6 +39,7 @@ WHERE_TO_PUT = (
 )
 
 
+@as_annotated(DataError, "snr_min", "am_ssb", "split", "test_fraction", "seed")
 def load_modrec(
     data_dir: Path | str | None = None,
     *,

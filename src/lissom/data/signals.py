@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lissom.arguments import misfit
 from lissom.data.dataset import Dataset, describe, random_state, stratified_choice
 from lissom.errors import DataError
 
@@ -70,6 +71,8 @@ class ModRec(Dataset):
                 f"{self.name}: {column} {given} but every part has its SNRs, and runs "
                 "belong to all parts or to none"
             )
+        if not isinstance(found, Tensor):
+            raise DataError(f"{self.name}: {misfit(column, Tensor, found)}")
         if found.dtype != torch.int64 or found.shape != y.shape:
             raise DataError(
                 f"{self.name}: {column} must be int64 {list(y.shape)}, a number for each label, "

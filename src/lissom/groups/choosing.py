@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated, fits, shown
 from lissom.errors import GroupError, nearest
 from lissom.groups.partitions import Partition
 from lissom.groups.printing import groups_table
@@ -27,12 +28,14 @@ class Groups:
         blocks: the partitions they are made of, one for each tensor or family of units.
     """
 
+    @as_annotated(GroupError)
     def __init__(self, kind: str, blocks: Iterable[Partition]) -> None:
         self.kind = kind
         self.blocks = tuple(blocks)
         if not self.blocks:
             raise GroupError(f"no {kind} to choose from: the model has no parameter of that kind")
 
+    @as_annotated(GroupError, "choices")
     def only(self, *choices: Choice) -> "Groups":
         """The groups of the layers that match any of the choices.
 
@@ -46,6 +49,7 @@ class Groups:
         chosen = self._matched(choices)
         return Groups(self.kind, (block for block in self.blocks if block in chosen))
 
+    @as_annotated(GroupError, "choices")
     def without(self, *choices: Choice) -> "Groups":
         """The groups of the layers that match none of the choices (see `only`)."""
         left = [block for block in self.blocks if block not in self._matched(choices)]
@@ -57,9 +61,19 @@ class Groups:
         """The norm of every group, a tensor for each block."""
         return [block.norms() for block in self.blocks]
 
+    @as_annotated(GroupError)
     def scale_(self, scales: Iterable[Tensor]) -> None:
-        """Multiply every group by its scale, given as `norms` gives the norms."""
-        for block, scale in zip(self.blocks, scales, strict=True):
+        """Multiply every group by its scale, given as `norms` gives the norms.
+
+        Raises:
+            GroupError: if they are not shaped like the norms.
+        """
+        given = list(scales)
+        shapes = [list(getattr(scale, "shape", ())) for scale in given]
+        own = [list(block.shape) for block in self.blocks]
+        if shapes != own or not all(fits(s, Tensor) and s.dtype != torch.bool for s in given):
+            raise GroupError(f"scales are tensors shaped like the norms, {own}, got {shown(given)}")
+        for block, scale in zip(self.blocks, given, strict=True):
             block.scale_(scale)
 
     def cost(self) -> list[Tensor]:
@@ -84,6 +98,11 @@ class Groups:
             raise GroupError("name at least one layer: a pattern, a module class or a function")
         matched: list[Partition] = []
         for choice in choices:
+            if not fits(choice, Choice) or isinstance(choice, nn.Module):
+                raise GroupError(
+                    "groups are chosen by a name pattern, a module class or a function of a block, "
+                    f"got {shown(choice)}"
+                )
             found = [block for block in self.blocks if _matches(block, choice)]
             if not found:
                 names = [p for b in self.blocks for name in b.names for p in _prefixes(name)]
@@ -103,7 +122,7 @@ def _matches(block: Partition, choice: Choice) -> bool:
         return any(fnmatchcase(p, choice) for name in block.names for p in _prefixes(name))
     if isinstance(choice, type):
         return isinstance(block.module, choice)
-    return choice(block)
+    return bool(choice(block))
 
 
 def _quoted(choices: Iterable[Choice]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated, shown
 from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
 from lissom.groups.partitions import Member, Partition
@@ -14,6 +15,7 @@ from lissom.parametrized import computed, owner_of
 WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
+@as_annotated(GroupError, "model")
 def weights(model: nn.Module, *, biases: bool = False) -> Groups:
     """Every weight is a group of its own: unstructured sparsity.
 
@@ -32,6 +34,7 @@ def weights(model: nn.Module, *, biases: bool = False) -> Groups:
     return Groups("weights", _cut(model, _each, least=2, biases=biases))
 
 
+@as_annotated(GroupError, "model")
 def kernels(model: nn.Module) -> Groups:
     """Every k-d kernel of a convolution, w[out, in, :, …], is a group.
 
@@ -49,6 +52,7 @@ def kernels(model: nn.Module) -> Groups:
     return Groups("kernels", _cut(model, _kernels, least=3, owners=convolutions))
 
 
+@as_annotated(GroupError, "model")
 def columns(model: nn.Module) -> Groups:
     """Every column of a dense layer, all weights that read one of its inputs, is a group.
 
@@ -66,6 +70,7 @@ def columns(model: nn.Module) -> Groups:
     return Groups("columns", _cut(model, _columns, least=2, owners=(nn.Linear,)))
 
 
+@as_annotated(GroupError, "model", "shape")
 def tiles(model: nn.Module, shape: tuple[int, int] = (4, 4)) -> Groups:
     """Every h × w tile of a matrix is a group; those at its edges may be smaller.
 
@@ -93,6 +98,7 @@ def tiles(model: nn.Module, shape: tuple[int, int] = (4, 4)) -> Groups:
     return Groups("tiles", _cut(model, of_tiles, least=2))
 
 
+@as_annotated(GroupError, "model", "run")
 def blocks(model: nn.Module, run: int) -> Groups:
     """Every weight is a group, and each run of neighbours can have a budget: N:M sparsity.
 
@@ -111,6 +117,7 @@ def blocks(model: nn.Module, run: int) -> Groups:
     return Groups("weights", _cut(model, _each, least=2, run=run))
 
 
+@as_annotated(GroupError, "model", "numbers")
 def partition(
     model: nn.Module, numbers: Mapping[str | nn.Parameter, Tensor], *, kind: str = "groups"
 ) -> Groups:
@@ -135,7 +142,7 @@ def partition(
     if not isinstance(numbers, Mapping) or not numbers:
         raise GroupError(
             f"numbers are a mapping {{parameter: its entries' groups}}, as in "
-            f"{{'fc1.weight': torch.arange(300)[:, None]}}; got {numbers!r}"
+            f"{{'fc1.weight': torch.arange(300)[:, None]}}; got {shown(numbers)}"
         )
     _check_model(model)
     chosen: dict[str, tuple[nn.Parameter, Tensor]] = {}

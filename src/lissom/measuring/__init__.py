@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
@@ -21,6 +22,7 @@ __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", 
 
 
 @torch.no_grad()
+@as_annotated(LissomError, "example_inputs")
 def measure(
     model: nn.Module,
     example_inputs: ExampleInputs | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
 
@@ -45,6 +46,7 @@ class Latency:
         )
 
 
+@as_annotated(LissomError, "models", "example_inputs")
 def latency(
     models: Mapping[str, Callable[..., Any]],
     example_inputs: ExampleInputs,

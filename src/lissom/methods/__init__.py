@@ -4,6 +4,7 @@
 of its own. Nothing outside of it asks which one it is.
 """
 
+from lissom.arguments import as_annotated
 from lissom.errors import MethodError, nearest
 from lissom.importing import imported
 from lissom.methods.gates import Budget, GateOptions, Gates, close_dead_gates, gates_of
@@ -39,6 +40,7 @@ __all__ = [
 NAMED = {method.name: method for method in (Proximal, Gates, LC, Subgradient)}
 
 
+@as_annotated(MethodError)
 def method_named(name: str) -> type[Method]:
     """A method by its name, or a user's own by its import path, such as "my.methods:Pruning".
 

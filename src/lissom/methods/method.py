@@ -16,7 +16,6 @@ from abc import ABCMeta
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import NoneType
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lissom.arguments import fits, misfit, shown
 from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.copies import copies_in
@@ -43,7 +43,15 @@ from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
 
 FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
-STATE = {"method", "step", "finalized_at", "alive", "steps_without", "groups", "own"}
+STATE: dict[str, Any] = {
+    "method": str,
+    "step": int,
+    "finalized_at": int | None,
+    "alive": list[Tensor] | None,
+    "steps_without": int,
+    "groups": list[list[int]],
+    "own": Mapping[str, Any],
+}
 
 
 class _MadeFirst(ABCMeta):
@@ -177,7 +185,9 @@ class Method(metaclass=_MadeFirst):
                 who = f"method {cls.name!r}"
                 known = isinstance(penalty, Penalty)
                 what = refusal(who, penalty, *cls.needs) if known else None
-                what = what or f"{who} takes {cls.takes}; got {penalty}"
+                what = (
+                    what or f"{who} takes {cls.takes}; got {penalty if known else shown(penalty)}"
+                )
                 raise MethodError(f"{what}.{instead}", field="penalties")
 
     @classmethod
@@ -437,8 +447,14 @@ class Method(metaclass=_MadeFirst):
         Raises:
             MethodError: if it is of another method or of other groups.
         """
-        if STATE - state.keys():
-            raise MethodError(f"this is no state of a method: it has {sorted(state)}")
+        if not isinstance(state, Mapping) or STATE.keys() - state.keys():
+            has = list(state) if isinstance(state, Mapping) else state
+            raise MethodError(f"this is no state of a method: it has {shown(has)}")
+        for name, kind in STATE.items():
+            if not fits(state[name], kind):
+                raise MethodError(
+                    f"this is no state of a method: {misfit(name, kind, state[name])}"
+                )
         if state["method"] != self.name:
             raise MethodError(f"the state is of method {state['method']!r}, this is {self.name!r}")
         groups = [list(block.shape) for block in self.blocks()]
@@ -451,9 +467,6 @@ class Method(metaclass=_MadeFirst):
             raise MethodError(
                 "this method is finalized, and the state is of before: make a new one"
             )
-        for name in ("step", "steps_without", "finalized_at"):
-            if not isinstance(state[name], int | NoneType if name == "finalized_at" else int):
-                raise MethodError(f"{name} of the state is a number of steps, got {state[name]!r}")
         masks, kept = state["alive"], [list(block.shape) for block in self._kept()]
         if masks is not None and [list(getattr(mask, "shape", ())) for mask in masks] != kept:
             raise MethodError(f"the state has other masks than of groups shaped {kept}")

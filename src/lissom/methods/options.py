@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError, MethodError, nearest
 
 STEPS = "optimizer steps"
@@ -35,12 +36,14 @@ class Options:
     def __post_init__(self) -> None:
         check_words(self)
         if not whole(self.start, least=0):
-            raise MethodError(f"start counts steps, 0 or more, got {self.start!r}", field="start")
+            raise MethodError(
+                f"start counts steps, 0 or more, got {shown(self.start)}", field="start"
+            )
         end = self.finalize_at
         if end is not None and not (whole(end, least=1) and end > self.start):
             raise MethodError(
                 f"finalize_at must lie after start={self.start}, or nothing can have vanished by "
-                f"then; got {end!r}",
+                f"then; got {shown(end)}",
                 field="finalize_at",
             )
 
@@ -58,6 +61,7 @@ class Options:
         return {"start": 0, "finalize_at": epochs}
 
 
+@as_annotated(MethodError)
 def make_options(
     cls: type[Made],
     given: Mapping[str, Any],
@@ -99,14 +103,14 @@ def check_words(options: Any, error: type[LissomError] = MethodError) -> None:
     for name, hint in get_type_hints(type(options)).items():
         value = getattr(options, name, None)
         if hint is bool and not isinstance(value, bool):
-            raise error(f"{name} is true or false, got {value!r}", field=name)
+            raise error(f"{name} is true or false, got {shown(value)}", field=name)
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
         other = any(isinstance(value, kind) for kind in kinds if isinstance(kind, type))
         if words and value not in words and not other:
             *first, last = map(repr, words)
             choice = f"{', '.join(first)} or {last}" if first else last
-            raise error(f"{name} is {choice}, got {value!r}", field=name)
+            raise error(f"{name} is {choice}, got {shown(value)}", field=name)
 
 
 def takes(options: type) -> Callable[[Verb], Verb]:

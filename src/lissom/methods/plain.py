@@ -4,6 +4,7 @@ from abc import ABC
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import MethodError
 
 
@@ -11,6 +12,7 @@ class InForward(ABC):  # noqa: B024
     """Hooks of a method that changes what a model computes with, as long as it is not finalized."""
 
 
+@as_annotated(MethodError)
 def require_plain(model: nn.Module, verb: str) -> None:
     """Refuse a model whose weights are not what they seem.
 

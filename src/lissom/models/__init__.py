@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import RecipeError, nearest
 from lissom.models.cnn import cnn
 from lissom.models.lenet5 import lenet5
@@ -39,6 +40,7 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@as_annotated(RecipeError)
 def build(name: str, /, **options: object) -> nn.Module:
     """The network called `name`, made with `options`: what a recipe's `[model]` table says.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 
@@ -26,11 +27,11 @@ def cnn(
         LissomError: sizes that are no whole numbers ≥ 1, or an image that is too small.
     """
     if not isinstance(classes, int) or classes < 1:
-        raise LissomError(f"cnn needs classes as a whole number ≥ 1, got {classes!r}")
+        raise LissomError(f"cnn needs classes as a whole number ≥ 1, got {shown(classes)}")
     for what, sizes in (("inputs", inputs), ("widths", widths)):
         whole = isinstance(sizes, Sequence) and all(isinstance(n, int) and n >= 1 for n in sizes)
         if not whole or not sizes:
-            raise LissomError(f"cnn needs {what} as whole numbers ≥ 1, got {sizes!r}")
+            raise LissomError(f"cnn needs {what} as whole numbers ≥ 1, got {shown(sizes)}")
     least = 2 ** len(widths)
     if len(inputs) != 3 or min(inputs[1:]) < least:
         raise LissomError(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 
@@ -35,13 +36,13 @@ def mlp(
     ):
         raise LissomError(
             f"mlp needs at least two widths, each a whole number ≥ 1, from inputs to outputs, "
-            f"such as [784, 300, 100, 10]; got {widths!r}"
+            f"such as [784, 300, 100, 10]; got {shown(widths)}"
         )
     if not isinstance(input_dropout, int | float) or not 0 <= input_dropout < 1:
-        raise LissomError(f"input_dropout is a probability 0 ≤ p < 1, got {input_dropout!r}")
+        raise LissomError(f"input_dropout is a probability 0 ≤ p < 1, got {shown(input_dropout)}")
     if not callable(activation):
         raise LissomError(
-            f"activation must make a module when called, such as nn.ReLU, got {activation!r}"
+            f"activation must make a module when called, such as nn.ReLU, got {shown(activation)}"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     if input_dropout > 0:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 
@@ -63,13 +64,13 @@ def _radio(
     hidden: int = 256,
 ) -> nn.Sequential:
     if not isinstance(kernels, list | tuple) or len(kernels) != 2:
-        raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {kernels!r}")
+        raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {shown(kernels)}")
     sizes = [("classes", classes), ("hidden", hidden), *(("kernels", n) for n in kernels)]
     for key, size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {size!r}")
+            raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {shown(size)}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
+        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     first, second = kernels
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(1, first, (1, 3), padding=(0, 2)),  # [n, first, 2, 130]

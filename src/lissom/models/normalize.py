@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 
 
@@ -26,6 +27,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @as_annotated(LissomError)
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std):

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from lissom.arguments import shown
 from lissom.errors import LissomError
 
 # Output channels of each convolution; "M" halves the image.
@@ -34,9 +35,9 @@ def vgg(classes: int = 10, width: float = 1.0, channels: int = 3) -> nn.Sequenti
     """
     for what, number in (("classes", classes), ("channels", channels)):
         if not isinstance(number, int) or number < 1:
-            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {number!r}")
+            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {shown(number)}")
     if not isinstance(width, int | float) or not 0 < width < float("inf"):
-        raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {width!r}")
+        raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {shown(width)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     convolutions = pools = 0
     for size in LAYERS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
 from lissom.models.normalize import Normalize
 
@@ -42,6 +43,7 @@ class WideBlock(nn.Module):
         return total
 
 
+@as_annotated(LissomError, "depth", "widen", "classes", "dropout", "channels")
 def wide_resnet(
     depth: int = 28,
     widen: int = 10,
@@ -76,19 +78,21 @@ def wide_resnet(
     """
     for name, number in (("widen", widen), ("classes", classes), ("channels", channels)):
         if not isinstance(number, int) or number < 1:
-            raise LissomError(f"wide_resnet needs {name} as a whole number ≥ 1, got {number!r}")
+            raise LissomError(
+                f"wide_resnet needs {name} as a whole number ≥ 1, got {shown(number)}"
+            )
     if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
         raise LissomError(
-            f"a wide residual network has a depth of 10, 16, 22, 28, …, got {depth!r}"
+            f"a wide residual network has a depth of 10, 16, 22, 28, …, got {shown(depth)}"
         )
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {dropout!r}")
+        raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if mean is not None or std is not None:
         if mean is None or std is None or len(mean) != channels:
             raise LissomError(
                 f"images of {channels} channels are normalised by {channels} means and "
-                f"{channels} stds, got mean={mean!r} and std={std!r}"
+                f"{channels} stds, got mean={shown(mean)} and std={shown(std)}"
             )
         layers["normalize"] = Normalize(mean, std)
     layers["conv"] = nn.Conv2d(channels, 16, 3, padding=1, bias=False)

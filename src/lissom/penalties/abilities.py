@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
+from lissom.arguments import shown
 from lissom.errors import LissomError
 from lissom.penalties.numbers import Numbers, per_block, written
 from lissom.strength import Strength
@@ -139,9 +140,11 @@ def check_per(given: Abilities, *known: Per) -> None:
     Raises:
         LissomError: quoting it.
     """
-    if given.per not in known:
+    if not isinstance(given.per, str) or given.per not in known:
         *some, last = map(repr, known)
-        raise given.error(f"per is {', '.join(some)} or {last}, got {given.per!r}", field="per")
+        raise given.error(
+            f"per is {', '.join(some)} or {last}, got {shown(given.per)}", field="per"
+        )
 
 
 def refusal(who: str, given: Any, *needs: Ability) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lissom.errors import PenaltyError
 from lissom.penalties.abilities import Per, check_per
-from lissom.penalties.numbers import Number, check_number, number_of
+from lissom.penalties.numbers import Number, as_norms, check_number, number_of
 from lissom.penalties.penalty import LEAST, Part, Penalty, in_float32, parts_in_float32, shrink_
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
@@ -94,7 +94,7 @@ class TopK(Penalty):
         return min(n, round(plain(self, self.count)))
 
     def value(self, norms: Tensor) -> Tensor:
-        counted = self._counted(norms)
+        counted = self._counted(as_norms(self, norms))
         over = (counted != 0).sum(-1) > self.kappa(counted.shape[-1])
         return torch.where(over.any(), math.inf, 0.0).to(norms)
 
@@ -152,6 +152,7 @@ class L1Ball(Penalty):
         check_per(self, "all", "layer")
 
     def value(self, norms: Tensor) -> Tensor:
+        norms = as_norms(self, norms)
         # Projected norms meet ν up to the rounding of their sum.
         slack = 1 + max(1e-6, 4 * torch.finfo(norms.dtype).eps)
         over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lissom.arguments import fits, shown, why_odd
 from lissom.errors import PenaltyError
 from lissom.schedules import Schedule
 
@@ -30,10 +31,10 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
         return
     if not single and (tensors := per_block(number)) is not None:
         for i, tensor in enumerate(tensors):
-            if tensor.is_complex() or tensor.is_meta:
+            if tensor.is_complex() or why_odd(tensor):
                 raise PenaltyError(
-                    f"{name} for each group, and tensor {i + 1} of {len(tensors)} is of "
-                    f"{tensor.dtype} on {tensor.device}"
+                    f"{name} for each group, and tensor {i + 1} of {len(tensors)} is "
+                    f"{shown(tensor)} on {tensor.device}"
                 )
             if not bool((tensor.isfinite() & (tensor >= 0)).all()):
                 raise PenaltyError(
@@ -41,9 +42,8 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
                     f"{list(tensor.shape)}, has negative, NaN or infinite ones"
                 )
         return
-    real = isinstance(number, Real) and not isinstance(number, bool)
-    if not real or not 0 <= float(number) < math.inf:  # type: ignore[arg-type]
-        raise PenaltyError(f"{name}, got {_quoted(number)}")
+    if not fits(number, float) or not 0 <= float(number) < math.inf:  # type: ignore[arg-type]
+        raise PenaltyError(f"{name}, got {shown(number)}")
 
 
 def per_block(number: object) -> Sequence[Tensor] | None:
@@ -73,6 +73,14 @@ def number_of(penalty: object, number: Numbers, norms: Tensor) -> float | Tensor
         f"{penalty} has a tensor for each of {len(number)} blocks: take penalty.of(i) for the "
         "block with number i and use that"
     )
+
+
+def check_shape(what: str, number: Tensor, norms: Tensor) -> None:
+    """Refuse numbers that are not one for each norm."""
+    if number.ndim > norms.ndim or any(
+        n not in (1, m) for n, m in zip(number.shape[::-1], norms.shape[::-1], strict=False)
+    ):
+        raise PenaltyError(f"{what} has shape {list(number.shape)}, norms {list(norms.shape)}")
 
 
 def as_like(number: float | Tensor, like: Tensor) -> Tensor:
@@ -125,17 +133,20 @@ def written(value: object) -> str:
     return shapes[0] if isinstance(value, Tensor) else f"[{', '.join(shapes)}]"
 
 
-def _quoted(value: object) -> str:
-    """What a user gave; of lists and arrays that are long the kinds."""
-    shown = repr(value)
-    if len(shown) <= 80 and "\n" not in shown:
-        return shown
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {', '.join(type(v).__name__ for v in value[:4])}"
-    shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + (f" of shape {list(shape)}" if shape else "")
+def as_norms(penalty: Any, norms: Tensor) -> Tensor:
+    """Norms that a user may have given, as `widen` leaves them.
+
+    Raises:
+        PenaltyError: if they are no tensor of real numbers.
+    """
+    if not fits(norms, Tensor) or not norms.is_floating_point():
+        raise PenaltyError(f"norms are a tensor of float32 or the like, got {shown(norms)}")
+    for tensors in penalty.tensors.values():
+        if len(tensors) == 1:
+            check_shape(f"{penalty} is for other groups: it", tensors[0], norms)
+    return widen(norms)
 
 
 def widen(values: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, in which a step of 1e-7 is not lost; others as they are."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    return values.float() if values.itemsize < 4 else values

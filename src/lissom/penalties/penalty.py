@@ -9,12 +9,15 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import torch
 from torch import Tensor
 
+from lissom.arguments import fits, misfit
 from lissom.errors import LissomError, PenaltyError
 from lissom.penalties.abilities import Abilities, Asked, Per
 from lissom.penalties.numbers import (
     Numbers,
     added,
     as_like,
+    as_norms,
+    check_shape,
     none,
     number_of,
     per_block,
@@ -53,7 +56,12 @@ def in_float32(prox: Prox) -> Prox:
     def wide(
         self: Any, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None
     ) -> Tensor:
-        values = widen(norms)
+        values = as_norms(self, norms)
+        for name, given, kind in (("t", t, float | Tensor), ("metric", metric, Tensor | None)):
+            if not fits(given, kind):
+                raise PenaltyError(misfit(name, kind, given))
+            if isinstance(given, Tensor):
+                check_shape(name, given, norms)
         x = prox(self, values, t, None if metric is None else metric.to(values))
         return x.to(norms.dtype)
 
@@ -329,6 +337,7 @@ class Sum(Penalty):
         }
 
     def value(self, norms: Tensor) -> Tensor:
+        norms = as_norms(self, norms)
         sizes = norms.abs() if self.signed else norms
         first, *others = [term.value(norms if term.signed else sizes) for term in self.terms]
         return sum(others, first)

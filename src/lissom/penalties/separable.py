@@ -14,10 +14,10 @@ from lissom.penalties.numbers import (
     Numbers,
     added,
     as_like,
+    as_norms,
     check_number,
     none,
     number_of,
-    widen,
 )
 from lissom.penalties.penalty import (
     LEAST,
@@ -61,7 +61,7 @@ class L0(Penalty):
         return self.strength
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         return (number_of(self, self.strength, norms) * (norms != 0).to(norms.dtype)).sum()
 
     @in_float32
@@ -125,7 +125,7 @@ class L1(Penalty):
         return self.strength
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         return (number_of(self, self.strength, norms) * norms).sum()
 
     @in_float32
@@ -177,7 +177,7 @@ class L2(Penalty):
         return self.strength
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         return (number_of(self, self.strength, norms) * norms.square()).sum()
 
     @in_float32
@@ -225,7 +225,7 @@ class MCP(Penalty):
             raise PenaltyError(f"MCP needs a finite γ > 0, got {self.gamma!r}")
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         strength, gamma = (number_of(self, n, norms) for n in (self.strength, self.gamma))
         near = norms.clamp(max=gamma * strength)  # beyond, the value stays as it is
         return (strength * near - near.square() / (2 * gamma)).sum()
@@ -275,7 +275,7 @@ class Lq(Penalty):
             )
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         q = 1 / 2 if self.q < 0.6 else 2 / 3
         return (number_of(self, self.strength, norms) * norms**q).sum()
 
@@ -316,7 +316,7 @@ class Threshold(Penalty):
         check_number("Threshold needs a finite norm θ ≥ 0", self.threshold)
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = widen(norms)
+        norms = as_norms(self, norms)
         threshold = number_of(self, self.threshold, norms)
         return (0.5 * threshold**2 * (norms != 0).to(norms.dtype)).sum()
 
@@ -341,8 +341,10 @@ class NonNegative(Penalty):
     homogeneous = True
 
     def value(self, norms: Tensor) -> Tensor:
-        return torch.where((norms < 0).any(), math.inf, 0.0).to(widen(norms))
+        norms = as_norms(self, norms)
+        return torch.where((norms < 0).any(), math.inf, 0.0).to(norms)
 
+    @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         return norms.clamp(min=0)
 

@@ -20,6 +20,7 @@ Made = TypeVar("Made", bound=Spec)
 
 FILES = (".toml", ".json")
 QUOTED = re.compile(r"""(?:"[^"]*"|'[^']*'|[^."'])+""")  # the parts of a dotted key
+LONGEST, MOST_DOTS = 100_000, 1000  # of a recipe, and of a line of one
 NONE = "none"  # of --set: the key is taken away, since TOML has no word for nothing
 
 
@@ -76,10 +77,20 @@ def _of_run(source: str) -> tuple[Any, str, dict[Location, int]]:
 def _of_toml(source: str) -> tuple[Any, str, dict[Location, int]]:
     """The table of a TOML file, what to call it, and the lines of its keys."""
     text, name = _text(source)
+    _check_length(text, name)
     try:
         return tomllib.loads(text), name, line_numbers(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{name} is not valid TOML: {error}") from error
+
+
+def _check_length(text: str, name: str) -> None:
+    """Refuse what takes for ever: reading a key of n dots takes time and memory ∝ n²."""
+    if len(text) > LONGEST:
+        raise RecipeError(f"{name} has {len(text):,} letters; a recipe has at most {LONGEST:,}")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if (dots := line.count(".")) > MOST_DOTS:
+            raise RecipeError(f"{name}, line {number}: {dots:,} dots; at most {MOST_DOTS} are read")
 
 
 def _read_teacher(table: Any, where: str, folder: Path, students: tuple[str, ...]) -> None:
@@ -137,7 +148,7 @@ def _apply(table: dict[str, Any], change: str) -> None:
         raise RecipeError(f"--set takes key=value, as in train.epochs=5; got {change!r}")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value.strip()
     *path, last = _split(key)
     inner: Any = table

@@ -5,7 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lissom.errors import RunError
+from lissom.arguments import as_annotated
+from lissom.errors import LissomError, RunError
 from lissom.recipes.runs import RECIPE_KIND, RESULT_KIND
 from lissom.report.adversarial import AdversarialCurve, adversarial_curve
 from lissom.report.classes import ClassAccuracy, class_accuracy
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 
+@as_annotated(LissomError)
 def write_report(run: Path) -> Path:
     """Write `report.html` into a finished run's directory.
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.attacks import Attack, adversarial_accuracy
 from lissom.curves import Curve
 from lissom.curves.running import MakeModel
+from lissom.errors import LissomError
 from lissom.report.by_point import ByPoint, key
 
 
@@ -25,6 +27,7 @@ class AdversarialCurve(ByPoint):
     points: Mapping[str, tuple[float, ...]]
 
 
+@as_annotated(LissomError)
 def adversarial_curve(
     curve: Curve,
     x: Tensor,

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lissom.arguments import as_annotated
 from lissom.curves import Curve
 from lissom.curves.running import MakeModel
-from lissom.errors import PathError
+from lissom.errors import LissomError, PathError
 from lissom.report.by_point import ByPoint, key
 from lissom.report.confusion import confusions
 from lissom.storage import checked, load_json, save_json
@@ -46,6 +47,7 @@ class ClassAccuracy(ByPoint):
         return checked(cls, load_json(out / FILE, KIND), out / FILE)
 
 
+@as_annotated(LissomError)
 def class_accuracy(
     curve: Curve,
     x: Tensor,

@@ -9,14 +9,17 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated, shown
 from lissom.curves.results import spread
 from lissom.errors import LissomError
+from lissom.groups.making import WHOLE_NUMBERS
 from lissom.report.style import COLOURS, INK, legend, tidy, verbatim
 from lissom.training.evaluation import check_labelled, logits_of
 
 FRACTIONS = LinearSegmentedColormap.from_list("fractions", ["#ffffff", "#0d7d76", "#06302d"])
 
 
+@as_annotated(LissomError)
 def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Tensor:
     """C[i, j]: how many examples of class i the network takes for class j, int64 [k, k].
 
@@ -38,6 +41,7 @@ def confusions(net: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 2000) 
     return cells.view(classes, classes).cpu()
 
 
+@as_annotated(LissomError)
 def accuracy_by(
     net: nn.Module, x: Tensor, y: Tensor, values: Tensor, *, batch_size: int = 2000
 ) -> dict[float, float]:
@@ -55,6 +59,8 @@ def accuracy_by(
     Raises:
         LissomError: for x, y and values of different lengths, none at all, or NaN.
     """
+    if values.is_complex() or values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        raise LissomError(f"values are real numbers, got {shown(values)}")
     if values.shape != y.shape or bool(values.isnan().any()):
         raise LissomError(
             f"a number for each label, got values{list(values.shape)} and y{list(y.shape)}, "
@@ -65,6 +71,7 @@ def accuracy_by(
     return {float(v): float(right[values == v].mean()) for v in values.unique()}
 
 
+@as_annotated(LissomError)
 def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figure:
     """The fractions of each class (a row, 100 % in all) that are taken for each class (a column).
 
@@ -75,6 +82,8 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     Raises:
         LissomError: for counts that are not square, or another number of names.
     """
+    if counts.dtype not in (*WHOLE_NUMBERS, torch.float32, torch.float64):
+        raise LissomError(f"confusions are counts, got {shown(counts)}")
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise LissomError(f"confusions of k classes are [k, k], got {list(counts.shape)}")
     called = [str(name) for name in (range(len(counts)) if names is None else names)]
@@ -99,6 +108,7 @@ def confusion_matrix(counts: Tensor, names: Sequence[str] | None = None) -> Figu
     return figure
 
 
+@as_annotated(LissomError)
 def per_value(
     accuracies: Mapping[str, Sequence[Mapping[float, float]]], label: str = "value"
 ) -> Figure:

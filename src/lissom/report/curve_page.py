@@ -10,9 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lissom.arguments import as_annotated
 from lissom.curves import Curve
 from lissom.curves.storing import PATH_KIND
-from lissom.errors import PathError
+from lissom.errors import LissomError, PathError
 from lissom.recipes.runs import RECIPE_KIND, RESULT_KIND
 from lissom.report.curve_data import WITHIN, names_of, page_data
 from lissom.report.curves import trade_off
@@ -29,6 +30,7 @@ RECORDS = {  # how it was made, as far as it is known
 }
 
 
+@as_annotated(LissomError)
 def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
     """Write one page about one or several paths that holds everything it shows.
 

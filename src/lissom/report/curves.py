@@ -9,9 +9,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lissom.arguments import as_annotated
 from lissom.curves import Curve
 from lissom.curves.results import spread
-from lissom.errors import PathError
+from lissom.errors import LissomError, PathError
 from lissom.report.adversarial import AdversarialCurve
 from lissom.report.by_point import ByPoint
 from lissom.report.classes import ClassAccuracy
@@ -32,6 +33,7 @@ Colour = tuple[float, float, float, float]
 NOTHING = 1e-6  # a loss below it is rounding, which a log axis would make much of
 
 
+@as_annotated(LissomError, "curves")
 def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     """Accuracy against compression: the front with ± one standard deviation over the seeds.
 
@@ -74,6 +76,7 @@ def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     return figure
 
 
+@as_annotated(LissomError, "curves")
 def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
     """What compression costs: error above the dense one's against halvings saved, log₂(dense/size).
 
@@ -136,6 +139,7 @@ def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
     return figure
 
 
+@as_annotated(LissomError)
 def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "nonzeros") -> Figure:
     """The accuracy of each class along a curve: which of them small networks give up first.
 
@@ -156,6 +160,7 @@ def per_class(curve: Curve, classes: ClassAccuracy, axis: str = "nonzeros") -> F
     return _along(curve, classes, names, _spectrum(len(names)), axis, mean=True)
 
 
+@as_annotated(LissomError)
 def per_radius(curve: Curve, found: AdversarialCurve, axis: str = "nonzeros") -> Figure:
     """The accuracy under attacks of each radius along a curve: are small ones easier to mislead.
 

@@ -6,14 +6,16 @@ from typing import cast
 import numpy as np
 from matplotlib.figure import Figure
 
+from lissom.arguments import as_annotated
 from lissom.ensemble import Calibration
-from lissom.errors import EnsembleError
+from lissom.errors import EnsembleError, LissomError
 from lissom.report.style import COLOURS, FAINT, legend, tidy
 
 TEAL, ORANGE, *_ = COLOURS
 BySize = Mapping[int, Sequence[float]]
 
 
+@as_annotated(LissomError)
 def ensemble_sizes(
     accuracies: BySize | Mapping[str, BySize], single: float | Mapping[str, float] | None = None
 ) -> Figure:
@@ -61,6 +63,7 @@ def ensemble_sizes(
     return figure
 
 
+@as_annotated(LissomError)
 def reliability(found: Calibration) -> Figure:
     """The fraction of right answers against the confidence, and how many answers have it.
 

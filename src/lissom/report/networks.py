@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lissom.arguments import as_annotated, fits
 from lissom.curves import Curve, Point
 from lissom.curves.point import strength_text
-from lissom.errors import PathError, nearest
+from lissom.errors import LissomError, PathError, nearest
 from lissom.hard_concrete import HardConcrete
 from lissom.report.series import halvings, removed
 
@@ -21,6 +22,7 @@ READERS = LinearSegmentedColormap.from_list("readers", ["#b9dcd8", "#0d7d76", "#
 REACH = 10.0  # |log α| that gates keep to
 
 
+@as_annotated(LissomError)
 def patterns(
     curve: Curve,
     parameter: str | None = None,
@@ -75,6 +77,7 @@ def spaced(curve: Curve, seed: int = 0, number: int = 6) -> list[Point]:
     return [points[i] for i in places]
 
 
+@as_annotated(LissomError, "weights")
 def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
     """How many units read each input of a layer, as one image for each network.
 
@@ -90,10 +93,10 @@ def connectivity(weights: Mapping[str, Tensor], shape: tuple[int, int] | None = 
 
     Source: Idelbayev & Carreira-Perpiñán, connectivity of the first layer.
     """
-    if not weights:
+    if not isinstance(weights, Mapping) or not weights:
         raise PathError("connectivity shows weights by title, such as {'ℓ0': net.fc1.weight}")
     for title, weight in weights.items():
-        if not isinstance(weight, Tensor) or weight.ndim != 2:
+        if not fits(weight, Tensor) or weight.ndim != 2:
             got = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
             raise PathError(f"connectivity is of weights [units, inputs], got {got} for {title!r}")
     images = []
@@ -177,6 +180,7 @@ def first_layer(curve: Curve, tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name in curve.parameters if tensors[name].ndim > 1), None)
 
 
+@runtime_checkable
 class HasLogAlpha(Protocol):
     """A method with gates: log α by block, their law, and which gate stands in evaluation mode."""
 
@@ -187,6 +191,7 @@ class HasLogAlpha(Protocol):
         """log α by the name of each block."""
 
 
+@as_annotated(LissomError)
 def log_alpha(gates: HasLogAlpha) -> Figure:
     """The distribution of log α in each block, and where the test-time gate becomes 0 and 1.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from lissom.arguments import fits, shown
 from lissom.curves import Curve, Knee, Setting
 from lissom.curves.results import spread
 from lissom.errors import PathError
@@ -137,14 +138,10 @@ def by_name(curves: Curves) -> dict[str, Curve]:
         PathError: if there is none, or something else among them.
     """
     named = {"": curves} if isinstance(curves, Curve) else curves
-    if (
-        not isinstance(named, Mapping)
-        or not named
-        or not all(isinstance(curve, Curve) for curve in named.values())
-    ):
+    if not isinstance(named, Mapping) or not named or not fits(named, Mapping[str, Curve]):
         raise PathError(
             "a picture is made of a curve, as lissom.path returns it, or of a dict of them by "
-            f"name; got {curves!r}"
+            f"name; got {shown(curves)}"
         )
     return dict(named)
 

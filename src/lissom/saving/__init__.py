@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lissom.arguments import as_annotated, shown
 from lissom.errors import RunError
 from lissom.running import named_tensors
 from lissom.saving.graphs import GRAPH, graph_of, record_of_graph
@@ -16,6 +17,7 @@ from lissom.shrinking.selection import Selected
 from lissom.storage import load_tensors, save_tensors
 
 
+@as_annotated(RunError, "small")
 def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a network that `shrink` made as tensors and plain values, without any code.
 
@@ -62,6 +64,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     save_tensors(tensors, path, kind, record)
 
 
+@as_annotated(RunError, "model_factory")
 def load(
     path: str | os.PathLike[str], model_factory: Callable[[], nn.Module] | None = None
 ) -> nn.Module:
@@ -88,10 +91,10 @@ def load(
     record, tensors = load_tensors(path, MODULE, GRAPH)
     if record["format"] == GRAPH:
         net, inputs = graph_of(record, tensors, path)
-    elif model_factory is None or isinstance(model_factory, nn.Module):
+    elif not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise RunError(
             f"{path} holds tensors and sizes, not code: load(path, model_factory) needs the class "
-            f"or function that makes the original network, got {model_factory!r}"
+            f"or function that makes the original network, got {shown(model_factory)}"
         )
     else:
         net, inputs = module_of(record, tensors, path, model_factory())

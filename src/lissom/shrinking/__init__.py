@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import as_annotated
 from lissom.coupling import Coupler, Family, couple, families, pins, trace, without_norm
 from lissom.coupling.constants import Constants
 from lissom.coupling.labels import Axis
@@ -37,6 +38,7 @@ from lissom.shrinking.verify import (
 __all__ = ["Shrinkage", "Surgery", "operate", "shrink"]
 
 
+@as_annotated(LissomError, "model", "example_inputs", "verify")
 def shrink(
     model: nn.Module,
     example_inputs: ExampleInputs,

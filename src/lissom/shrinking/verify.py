@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lissom.arguments import why_odd
 from lissom.errors import LissomError
 from lissom.running import Inputs, copied, evaluating, numbers, run
 
@@ -31,7 +32,7 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(x: Tensor) -> Tensor:
-        if not x.numel():
+        if why_odd(x) or not x.numel():
             return x
         if x.is_complex():
             return torch.view_as_complex(fresh(torch.view_as_real(x.resolve_conj())))
@@ -50,6 +51,8 @@ def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> l
 
     def grown(first: int, others: int) -> Inputs:
         def larger(x: Tensor) -> Tensor:
+            if why_odd(x):  # of the size it has
+                return x
             rows = first if example_inputs.has_batch(x) else 0
             rest = others if x.ndim > 2 and x.is_floating_point() else 0
             return resized(

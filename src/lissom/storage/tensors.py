@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lissom.arguments import why_odd
 from lissom.errors import RunError
 from lissom.storage.formats import opened, sealed
 from lissom.storage.reading import content_of
@@ -86,6 +87,8 @@ def mismatch(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | No
     if odd := sorted(own.keys() ^ found.keys()):
         return f"only one of the two has {', '.join(odd)}"
     for name, tensor in found.items():
+        if (why := why_odd(tensor)) and not why_odd(own[name]):
+            return f"{name} is a tensor {why}"
         if tensor.shape != own[name].shape:
             return f"{name} had shape {list(tensor.shape)}, now {list(own[name].shape)}"
         if _field(tensor) != _field(own[name]):

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.arguments import fits, misfit, shown
 from lissom.data import Dataset
 from lissom.errors import LissomError, RunError
+from lissom.groups.making import WHOLE_NUMBERS
 from lissom.measuring import measure
-from lissom.running import evaluating
+from lissom.running import Inputs, evaluating, run
 
 EVALUATION = "evaluation"  # what its "event" says
 
@@ -121,6 +123,11 @@ def loss_and_error(
 ) -> tuple[float, float]:
     """Mean cross-entropy in nats and the fraction of wrong answers, in evaluation mode."""
     logits = logits_of(model, x, batch_size)
+    if logits.ndim != 2 or not len(y) or int(y.max()) >= logits.shape[1]:
+        raise LissomError(
+            f"{type(model).__name__} is to answer with logits [n, classes], got "
+            f"{list(logits.shape)} for {len(y)} labels up to {int(y.max()) if len(y) else None}"
+        )
     loss, wrong = 0.0, 0
     for part, labels in zip(logits.split(batch_size), y.split(batch_size), strict=True):
         loss += float(F.cross_entropy(part, labels, reduction="sum"))
@@ -132,7 +139,11 @@ def loss_and_error(
 def logits_of(model: nn.Module, x: Tensor, batch_size: int = 2000) -> Tensor:
     """What a model answers to x in evaluation mode, [n, classes] in float32."""
     with evaluating(model):
-        return torch.cat([model(inputs).float() for inputs in x.split(batch_size)])
+        answers = [run(model, Inputs((inputs,))) for inputs in x.split(batch_size)]
+    if not all(isinstance(answer, Tensor) for answer in answers):
+        what = f"{type(model).__name__} is to answer with logits [n, classes]"
+        raise LissomError(f"{what}, got {shown(answers[0])}")
+    return torch.cat([answer.float() for answer in answers])
 
 
 def check_labelled(x: Tensor, y: Tensor, error: type[LissomError] = LissomError) -> None:
@@ -141,7 +152,10 @@ def check_labelled(x: Tensor, y: Tensor, error: type[LissomError] = LissomError)
     Raises:
         LissomError: quoting the shapes.
     """
-    if y.ndim != 1 or len(x) != len(y) or not len(y) or y.is_floating_point():
+    for name, given in (("x", x), ("y", y)):
+        if not fits(given, Tensor):
+            raise error(misfit(name, Tensor, given))
+    if y.ndim != 1 or not x.ndim or len(x) != len(y) or not len(y) or y.dtype not in WHOLE_NUMBERS:
         raise error(
             f"x holds n ≥ 1 inputs and y their n labels, got x{list(x.shape)} and y{list(y.shape)} "
             f"of {y.dtype}"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lissom.arguments import as_annotated
 from lissom.data import Dataset
 from lissom.errors import RunError
 from lissom.methods import Method, make_options
@@ -68,6 +69,7 @@ class Trainer:
         RunError: impossible options or combinations, or a loss that is no longer finite.
     """
 
+    @as_annotated(RunError, "method", "teacher")
     def __init__(
         self,
         model: nn.Module,

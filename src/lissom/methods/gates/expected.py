@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from lissom.arguments import shown
 from lissom.coupling import Family, couple, families, trace
 from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
@@ -157,7 +158,7 @@ class Expected:
         Raises:
             GateError: for an unknown cost, or MACs without an example.
         """
-        if cost == "groups":
+        if isinstance(cost, str) and cost == "groups":
             return torch.stack([q.sum() for q in p]).sum()
         costs = self._costs(cost)
         sums = [q.sum() for q in p]
@@ -173,19 +174,22 @@ class Expected:
         if isinstance(cost, Mapping):
             wrong = [each for each in cost.values() if not isinstance(each, int | float)]
             if wrong:
-                raise GateError(f"the cost of a weight is a number, got {wrong[0]!r}")
+                raise GateError(f"the cost of a weight is a number, got {shown(wrong[0])}")
             unknown = cost.keys() - {one.name for one in self.sized}
             if unknown:
-                name, names = min(unknown), [one.name for one in self.sized]
-                raise GateError(f"there is no parameter {name!r} to cost.{nearest(name, names)}")
+                name, names = min(unknown, key=str), [one.name for one in self.sized]
+                raise GateError(
+                    f"there is no parameter {name!r} to cost.{nearest(str(name), names)}"
+                )
             return cost
+        known = ", ".join(map(repr, COSTS))
+        if not isinstance(cost, str) or cost not in COSTS:
+            what = f"a cost is {known} or {{parameter: cost per weight}}"
+            raise GateError(f"{what}, got {shown(cost)}")
         if cost == "weights":
             return {one.name: 1.0 for one in self.sized if one.trained}
         if cost == "bytes":
             return {one.name: float(one.itemsize) for one in self.sized if one.trained}
-        if cost != "macs":
-            known = ", ".join(map(repr, COSTS))
-            raise GateError(f"a cost is {known} or {{parameter: cost per weight}}, got {cost!r}")
         if self._macs is None:
             raise GateError(
                 "MACs depend on the size of the inputs: give lissom.gate(…, example_inputs=x)"

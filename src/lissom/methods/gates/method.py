@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from lissom.arguments import as_annotated
 from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
@@ -218,6 +219,7 @@ class Gates(Method):
     def keep_zeros_(self, block: Partition, alive: Tensor) -> None:
         block.kill_(alive == 0)
 
+    @as_annotated(GateError, "samples")
     def expected_loss(self, loss: Callable[[], Tensor], samples: int = 1) -> Tensor:
         """E_z[loss] by Monte Carlo: the mean over `samples` draws.
 
@@ -335,6 +337,7 @@ class Gates(Method):
             "multipliers": {one.cost: float(one.multiplier) for one in self.constraints},
         }
 
+    @as_annotated(GateError, "n", "seed")
     def sample(self, n: int = 1, seed: int | None = None) -> Iterator[nn.Module]:
         """Plain networks drawn from the distribution, one after the other.
 
@@ -478,6 +481,7 @@ class Gates(Method):
         return float(least), float(most)
 
 
+@as_annotated(GateError)
 def gates_of(model: nn.Module) -> Gates:
     """The gates that are on a model: on a copy, or on one that was loaded.
 
@@ -489,6 +493,7 @@ def gates_of(model: nn.Module) -> Gates:
     return gates
 
 
+@as_annotated(GateError)
 @torch.no_grad()
 def close_dead_gates(gates: Gates) -> None:
     """Close the gates of groups that are zero: log α_g = −10 where ‖w_g‖ = 0.
