@@ -64,14 +64,22 @@ class Labels:
         """What carries these labels stays."""
         self.union(labels, np.full((), PINNED))
 
-    def pinned_by(self, label: int) -> tuple[int, Any]:
-        """Of a pinned label: the set that was pinned, by its label, and the cause of that.
+    def before_pinned(self, labels: Axis) -> Axis:
+        """Of each pinned label the set that was pinned, by the label that stood for it then.
 
-        Parents are never rewritten, so the way up passes the label that stood for the set then.
+        Parents are never rewritten, so the way up passes it. Of others, what stands for their set.
         """
-        while (up := int(self._parent[label])) != PINNED:
-            label = up
-        return label, self._causes.get(label)
+        found = labels
+        while True:
+            up = self._parent[found]
+            higher = np.where(up == PINNED, found, up)
+            if np.array_equal(higher, found):
+                return found
+            found = higher
+
+    def cause_of(self, label: int) -> Any:
+        """What was at work when a set, by the label that stood for it, was pinned."""
+        return self._causes.get(label)
 
     def along(self, axis: Axis, dim: int) -> Axis:
         """The axis as a vector along one dim; what varies along other dims is tied together."""

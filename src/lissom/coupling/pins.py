@@ -48,10 +48,10 @@ def pins(coupler: Coupler) -> list[Pin]:
     """For each weight whose rows are no units: what keeps them, in the order of the operations."""
     found: dict[tuple[fx.Node, int, int], list[str]] = {}
     for name, axis in _rows(coupler):
-        label = int(axis.ravel()[0])
-        set_, node = coupler.labels.pinned_by(label)
+        label = int(coupler.labels.before_pinned(axis.ravel()[:1])[0])
+        node = coupler.labels.cause_of(label)
         if isinstance(node, fx.Node):
-            dim, width = _met(coupler, node, set_) or (varying(axis)[0], axis.size)
+            dim, width = _met(coupler, node, label) or (varying(axis)[0], axis.size)
             found.setdefault((node, dim, width), []).append(name)
     order = {node: i for i, node in enumerate(coupler.trace.nodes)}
     reasons = {op.node: reason for op, reason in coupler.declined}
@@ -87,7 +87,7 @@ def _met(coupler: Coupler, node: fx.Node, label: int) -> tuple[int, int] | None:
     for near in (*node.all_input_nodes, node):
         kept = coupler.outputs(near)
         for axis in _flat(kept):
-            if any(coupler.labels.pinned_by(int(one))[0] == label for one in axis.ravel()):
+            if (coupler.labels.before_pinned(axis) == label).any():
                 dim = max(varying(axis), key=lambda d: axis.shape[d], default=None)
                 if dim is not None:
                     return dim, axis.shape[dim]
