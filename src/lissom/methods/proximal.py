@@ -6,7 +6,6 @@ One step of   min_w L(w) + Σ P_i(norms of groups_i)   is
     w  = argmin_w ½‖w − w'‖²_D + lr·Σ P_i          (each group rescaled, many to exact zero)
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lissom.errors import MethodError, OptimizerError
+from lissom.errors import MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
@@ -129,11 +128,10 @@ class Proximal(Method):
         for groups, penalty in self.penalties.items():
             left = [b for b in groups if stepped.get(b, False) is not None]
             if left and (penalty.joint or any(set(b.scaled) & moved for b in left)):
-                warnings.warn(
+                warn(
                     f"{penalty} holds for what the optimizer has stepped, and the rest is as it "
                     f"was: in {', '.join(b.name for b in left)} something is frozen, or has rows "
-                    "that never had a gradient. Leave it out with .without(…) if that is meant",
-                    stacklevel=2,
+                    "that never had a gradient. Leave it out with .without(…) if that is meant"
                 )
 
     @torch.no_grad()
