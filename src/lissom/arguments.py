@@ -91,12 +91,12 @@ def first_misfit(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | N
     return None
 
 
-@cache
 def hints_of(of: Any) -> dict[str, Any]:
-    """The annotations of arguments or fields, read when all names are known."""
-    hints = get_type_hints(of)
-    hints.pop("return", None)
-    return hints
+    """The annotations of arguments or fields, read once, when all names are known."""
+    return {name: hint for name, hint in _hints(of).items() if name != "return"}
+
+
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def misfit(name: str, hint: Any, value: object) -> str:
