@@ -158,11 +158,6 @@ class Proximal(Method):
         return self._stepped.state_dict()
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
-        if "waiting" not in state:  # of a version that knew blocks alone
-            due = zip(self.blocks(), state["due"], strict=True)
-            owed = {p for block, is_due in due for p in block.parameters if is_due}
-            parameters = self._stepped.parameters
-            state = {"due": [p in owed for p in parameters], "waiting": [False] * len(parameters)}
         self._stepped.load_state_dict(state)
 
     def _lr(self, block: Partition) -> float:
