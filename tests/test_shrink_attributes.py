@@ -284,6 +284,7 @@ def test_methods_that_no_check_runs() -> None:
     assert small.shrinkage.attributes == {} and type(small) is Chunked
     with warnings.catch_warnings(action="error"):
         lissom.shrink(halved(drawn(Plain()), X), X)
+        lissom.measure(net, X)  # which shrinks a copy to count it
 
 
 class Scaled(nn.Module):
