@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lissom
 from lissom.coupling import units
 from lissom.measuring.macs import forward_pass
+from lissom.running import as_inputs
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float64) -> nn.Parameter:
@@ -127,7 +128,7 @@ def test_macs_of_products(name: str) -> None:
     f, layers, shape, _ = PRODUCTS[name]
     net, x = drawn(Net(f, **deepcopy(layers))), inputs(*shape)
     assert (
-        forward_pass(net, (x,)).total
+        forward_pass(net, as_inputs(x)).total
         == {
             "stacked": 3 * 2 * (6 * 8 + 8 * 7 + 7 * 2),
             "baddbmm": 3 * 2 * (6 * 8 + 8 * 2),
@@ -255,7 +256,7 @@ def test_cells_in_a_loop(name: str, given: bool) -> None:
     net, x = drawn(Loop(CELLS[name](), given)), inputs(3, 4)
     assert [len(family.labels) for family in units(net, x)] == [8]
     gates = {"gru": 3, "lstm": 4}.get(name, 1)
-    assert forward_pass(net, (x,)).total == 2 * (3 * gates * 8 * (4 + 8) + 8 * 3)
+    assert forward_pass(net, as_inputs(x)).total == 2 * (3 * gates * 8 * (4 + 8) + 8 * 3)
     removed_exactly(net, x)
     small = lissom.shrink(net, x)
     assert small.cell.hidden_size == 4

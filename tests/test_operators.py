@@ -26,6 +26,7 @@ from lissom.coupling.records import RECORDS, macs
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass
 from lissom.operators import Operator, Unsupported, operator
+from lissom.running import as_inputs
 
 SEEDS = range(12)
 
@@ -290,14 +291,14 @@ def counted_by_torch(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 def test_macs_of_the_zoo_are_torchs(entry: object) -> None:
     """All but CaiT, on which torch's counter fails."""
     model, x = build(entry, dtype=torch.float32)  # type: ignore[arg-type]
-    assert forward_pass(model, x).total == counted_by_torch(model, x) > 0
+    assert forward_pass(model, as_inputs(x)).total == counted_by_torch(model, x) > 0
 
 
 @pytest.mark.parametrize("seed", few(range(20), range(8)))
 def test_macs_of_random_networks_are_torchs_and_those_of_the_graph(seed: int) -> None:
     model, x = random_network(seed)
     total = counted_by_torch(model, x)
-    assert forward_pass(model, x).total == total
+    assert forward_pass(model, as_inputs(x)).total == total
     calls = [call(node) for node in trace(model, x).nodes if node.op == "call_function"]
     dots = any("..." in str(op["equation"]) for op in calls)  # which that record declines
     assert dots or sum(map(macs, calls)) == total
@@ -322,6 +323,6 @@ def test_macs_of_einsum_are_counted_once(equation: str, shapes: list[tuple[int, 
             return torch.einsum(equation, x, self.weight)
 
     net, x = Product(), torch.randn(shapes[0])
-    assert forward_pass(net, (x,)).total == counted_by_torch(net, (x,))
+    assert forward_pass(net, as_inputs(x)).total == counted_by_torch(net, (x,))
     coupler = couple(trace(net, x))
     assert sum(product.macs for product in coupler.products) in (0, counted_by_torch(net, (x,)))

@@ -275,6 +275,7 @@ def test_methods_that_no_check_runs() -> None:
     with pytest.warns(UserWarning) as told:
         small = lissom.shrink(net, X)
     [said] = [str(w.message) for w in told]
+    assert told[0].filename == __file__
     assert "WithLoss.loss reads dim, which is 8 now and was 16" in said
     assert "WithLoss.other reads dim" in said and ".error" not in said and "._parts" not in said
     small.loss(X)  # its meaning followed
@@ -283,6 +284,7 @@ def test_methods_that_no_check_runs() -> None:
     assert small.shrinkage.attributes == {} and type(small) is Chunked
     with warnings.catch_warnings(action="error"):
         lissom.shrink(halved(drawn(Plain()), X), X)
+        lissom.measure(net, X)  # which shrinks a copy to count it
 
 
 class Scaled(nn.Module):

@@ -13,7 +13,7 @@ import inspect
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -74,19 +74,29 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
 
 def check_fields(made: Any, error: type[LissomError], of: type[Any] | None = None) -> None:
     """Refuse a dataclass with fields, or fields of a base, that do not fit their annotations."""
-    hints = hints_of(cast(Hashable, of or type(made)))
+    hints = hints_of(of or type(made))
     for field in fields(of or made):
         value, hint = getattr(made, field.name), hints[field.name]
         if not fits(value, hint):
             raise error(misfit(field.name, hint, value), field=field.name)
 
 
-@cache
-def hints_of(of: Hashable) -> dict[str, Any]:
-    """The annotations of arguments or fields, read when all names are known."""
-    hints = get_type_hints(of)
-    hints.pop("return", None)
-    return hints
+def first_misfit(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
+    """What is said of the first value that is missing or of another kind; None if all fit."""
+    for name, kind in kinds.items():
+        if name not in values:
+            return f"it has no {name}"
+        if not fits(values[name], kind):
+            return misfit(name, kind, values[name])
+    return None
+
+
+def hints_of(of: Any) -> dict[str, Any]:
+    """The annotations of arguments or fields, read once, when all names are known."""
+    return {name: hint for name, hint in _hints(of).items() if name != "return"}
+
+
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def misfit(name: str, hint: Any, value: object) -> str:
@@ -155,7 +165,10 @@ def words(hint: Any, *, many: bool = False) -> str:
     if origin is Annotated:
         return words(inner[0], many=many)
     if origin in (Union, UnionType, Literal):
-        each = map(repr, inner) if origin is Literal else (words(k, many=many) for k in inner)
+        each: list[str] = []
+        for kind in (hint,) if origin is Literal else inner:
+            literal = get_origin(kind) is Literal
+            each += map(repr, get_args(kind)) if literal else [words(kind, many=many)]
         *first, last = dict.fromkeys(each)
         return f"{', '.join(first)} or {last}" if first else last
     if origin is Mapping:

@@ -14,6 +14,8 @@ MACHINE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+BETWEEN = ("lissom", "torch", "contextlib")  # a warning and the user's own code
+
 
 class LissomError(ValueError):
     """Something the user gave cannot be used; the message quotes it and says what would work.
@@ -91,7 +93,7 @@ class StorageError(RunError, OSError):
 def warn(message: str) -> None:
     """Warn of what may be meant and mostly is not, at the line of the user's own code."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("lissom", "torch"):
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in BETWEEN:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
 

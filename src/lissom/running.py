@@ -229,9 +229,7 @@ def examples_in(inputs: Inputs, output: object) -> int:
 
     Where none has, as for a single image [channels, height, width], all is one example.
     """
-    batch = next((x.shape[:1] for x in inputs.tensors), torch.Size())
-    shared = any(y.shape[:1] == batch for y in leaves(output))
-    return max(1, batch[0]) if batch and shared else 1
+    return inputs.batch if any(map(inputs.has_batch, leaves(output))) else 1
 
 
 @contextmanager

@@ -163,7 +163,7 @@ class Constants:
         """Of a product of activations its zeros, since the sum may be over positions."""
         if known is None or any(map(self.fixed, factors)):
             return known
-        return torch.where(known == 0, 0.0, NAN).double()
+        return zeros_where(known == 0)
 
     def _overwrite(self, node: fx.Node, value: Known) -> None:
         """An in-place operation: the tensor itself, and whatever shares its memory."""
@@ -281,6 +281,11 @@ def narrowed(x: Tensor, dims: list[int]) -> Tensor:
     for dim in dims:
         x = x.narrow(dim, 0, min(1, x.shape[dim]))
     return x
+
+
+def zeros_where(zero: Tensor) -> Tensor:
+    """Zero there, and elsewhere unknown."""
+    return torch.where(zero, 0.0, NAN).double()
 
 
 def spread(x: Tensor, op: Call) -> Tensor:

@@ -1,7 +1,9 @@
 """What is left of a network when its dead units are gone: "266-88-33" and its weights."""
 
 import copy
+import warnings
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ..
     Raises:
         LissomError: if dead units cannot be removed from this model.
     """
-    small = shrink(_rounded(model, tolerance), inputs, inputs=True, fold=True, verify=False)
+    small = _shrunk(model, inputs, tolerance, inputs=True, fold=True)
     found: dict[nn.Module, int] = {}
 
     def seen(layer: nn.Module, *_: object) -> None:
@@ -46,8 +48,14 @@ def shrunk_weights(model: nn.Module, inputs: Inputs, tolerance: float) -> int:
     Raises:
         LissomError: if it cannot make one of this model.
     """
-    small = shrink(_rounded(model, tolerance), inputs, verify=False)
+    small = _shrunk(model, inputs, tolerance)
     return sum(parameter.numel() for parameter in small.parameters())
+
+
+def _shrunk(model: nn.Module, example_inputs: Inputs, tolerance: float, **how: Any) -> nn.Module:
+    """A small network to be counted; that its other methods were not checked is no news then."""
+    with warnings.catch_warnings(action="ignore"):
+        return shrink(_rounded(model, tolerance), example_inputs, verify=False, **how)
 
 
 @singledispatch

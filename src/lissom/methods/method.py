@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.arguments import fits, misfit, shown
+from lissom.arguments import first_misfit, shown
 from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.copies import copies_in
@@ -447,14 +447,9 @@ class Method(metaclass=_MadeFirst):
         Raises:
             MethodError: if it is of another method or of other groups.
         """
-        if not isinstance(state, Mapping) or STATE.keys() - state.keys():
-            has = list(state) if isinstance(state, Mapping) else state
-            raise MethodError(f"this is no state of a method: it has {shown(has)}")
-        for name, kind in STATE.items():
-            if not fits(state[name], kind):
-                raise MethodError(
-                    f"this is no state of a method: {misfit(name, kind, state[name])}"
-                )
+        known = isinstance(state, Mapping)
+        if why := first_misfit(state, STATE) if known else f"got {shown(state)}":
+            raise MethodError(f"this is no state of a method: {why}")
         if state["method"] != self.name:
             raise MethodError(f"the state is of method {state['method']!r}, this is {self.name!r}")
         groups = [list(block.shape) for block in self.blocks()]

@@ -4,10 +4,9 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, fits, hints_of, misfit, shown
 from lissom.errors import LissomError, MethodError, nearest
 
 STEPS = "optimizer steps"
@@ -100,17 +99,12 @@ def check_words(options: Any, error: type[LissomError] = MethodError) -> None:
     Raises:
         LissomError: listing the words.
     """
-    for name, hint in get_type_hints(type(options)).items():
+    for name, hint in hints_of(type(options)).items():
         value = getattr(options, name, None)
-        if hint is bool and not isinstance(value, bool):
-            raise error(f"{name} is true or false, got {shown(value)}", field=name)
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        other = any(isinstance(value, kind) for kind in kinds if isinstance(kind, type))
-        if words and value not in words and not other:
-            *first, last = map(repr, words)
-            choice = f"{', '.join(first)} or {last}" if first else last
-            raise error(f"{name} is {choice}, got {shown(value)}", field=name)
+        kinds = (hint, *get_args(hint))
+        excludes = any(kind is bool or get_origin(kind) is Literal for kind in kinds)
+        if excludes and not fits(value, hint):
+            raise error(misfit(name, hint, value), field=name)
 
 
 def takes(options: type) -> Callable[[Verb], Verb]:

@@ -6,7 +6,6 @@ One step of   min_w L(w) + Σ P_i(norms of groups_i)   is
     w  = argmin_w ½‖w − w'‖²_D + lr·Σ P_i          (each group rescaled, many to exact zero)
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lissom.errors import MethodError, OptimizerError
+from lissom.errors import MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
@@ -129,11 +128,10 @@ class Proximal(Method):
         for groups, penalty in self.penalties.items():
             left = [b for b in groups if stepped.get(b, False) is not None]
             if left and (penalty.joint or any(set(b.scaled) & moved for b in left)):
-                warnings.warn(
+                warn(
                     f"{penalty} holds for what the optimizer has stepped, and the rest is as it "
                     f"was: in {', '.join(b.name for b in left)} something is frozen, or has rows "
-                    "that never had a gradient. Leave it out with .without(…) if that is meant",
-                    stacklevel=2,
+                    "that never had a gradient. Leave it out with .without(…) if that is meant"
                 )
 
     @torch.no_grad()
@@ -160,11 +158,6 @@ class Proximal(Method):
         return self._stepped.state_dict()
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
-        if "waiting" not in state:  # of a version that knew blocks alone
-            due = zip(self.blocks(), state["due"], strict=True)
-            owed = {p for block, is_due in due for p in block.parameters if is_due}
-            parameters = self._stepped.parameters
-            state = {"due": [p in owed for p in parameters], "waiting": [False] * len(parameters)}
         self._stepped.load_state_dict(state)
 
     def _lr(self, block: Partition) -> float:

@@ -37,6 +37,7 @@ class Watch:
 
     def __init__(self, method: "Method") -> None:
         self.method = method
+        self._own: frozenset[int] = frozenset()  # ids of its tensors, at which every step looks
         self._handles: list[RemovableHandle] = []
         self._elsewhere = 0  # steps of other optimizers since the last of its own
         self._versions: list[int] | None = None  # torch's counts of changes, after the last step
@@ -48,6 +49,7 @@ class Watch:
 
     def follow(self, optimizer: Optimizer) -> None:
         """Begin, with the method."""
+        self._own = frozenset(map(id, self.method.tensors()))
         self._handles = [
             # Of a compiled step it is no part.
             optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
@@ -74,8 +76,7 @@ class Watch:
         if optimizer is method.optimizer:
             self._elsewhere = 0
             return
-        own = {id(tensor) for tensor in method.tensors()}
-        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        if not any(id(p) in self._own for group in optimizer.param_groups for p in group["params"]):
             return
         self._elsewhere += 1
         if self._elsewhere == ELSEWHERE:

@@ -164,8 +164,7 @@ class _Case:
         self.model, self.given = plain(model), example_inputs
         self.args = as_inputs(example_inputs)
         self.reference, self.checks = Reference(model), _Checks(self.args, verify)
-        self.fold, self.inputs, self.round_to = fold, inputs, round_to
-        self.verify = verify
+        self.round_to = round_to
         self.traced = _Traced(self.model, self.args, fold=fold, inputs=inputs)
         self.weights = sum(p.numel() for p in self.model.parameters())
         self.apart = float("inf")  # the best of the last tries
@@ -184,14 +183,10 @@ class _Case:
         likely = likely_sizes(self.model, traced.coupler, decision.gone)
         self.apart = float("inf")
 
-        def made(attributes: Sequence[Attribute]) -> tuple[nn.Module, Surgery]:
+        def attempt(attributes: Sequence[Attribute]) -> Outcome:
             surgery = plan(self.model, traced.coupler, decision, traced.constants, attributes)
             small = copied(self.model)
             operate(small, surgery)
-            return small, surgery
-
-        def attempt(attributes: Sequence[Attribute]) -> Outcome:
-            small, surgery = made(attributes)
             found = self._checked(small, decision, surgery, bool(likely))
             if found is not None:
                 works[tuple(attributes)] = found
@@ -218,7 +213,7 @@ class _Case:
         traced, decision = self.traced, self.decision()
         surgery = plan(self.model, traced.coupler, decision, traced.constants)
         trace = traced.coupler.trace
-        sizes = trace.surely_open_sizes if self.verify is False else trace.open_sizes
+        sizes = trace.surely_open_sizes if self.checks.verify is False else trace.open_sizes
         try:
             with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
                 small = cut_graph(traced.coupler, decision, traced.constants, surgery, sizes)

@@ -1,7 +1,6 @@
 """The fewest attributes of the user's code that have to change with the sizes of its tensors."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -9,6 +8,7 @@ from types import CodeType, FunctionType
 
 from torch import nn
 
+from lissom.errors import warn
 from lissom.shrinking.sizes import Attribute, get_size, is_torchs
 from lissom.shrinking.verify import Outcome
 
@@ -125,10 +125,9 @@ def warn_of_methods(
             if parts <= _names(function.__code__, _methods(kind)):
                 told[f"{kind.__name__}.{method} reads {name}, which {said}"] = None
     if told:
-        warnings.warn(
+        warn(
             f"{'; '.join(told)}. shrink checks what forward computes: run such methods on both "
-            "networks and compare",
-            stacklevel=3,
+            "networks and compare"
         )
 
 

@@ -5,12 +5,11 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lissom.errors import RunError, StorageError
+from lissom.errors import RunError, StorageError, warn
 from lissom.storage.replacing import clear_leftovers
 
 if sys.platform == "win32":
@@ -94,10 +93,9 @@ def _descriptor(folder: Path) -> int:
             time.sleep(0.02)
             continue
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"the file system of {folder} has no locks ({error.strerror or error}): nothing "
-                "keeps a second process from writing there",
-                stacklevel=4,
+                "keeps a second process from writing there"
             )
         if _is_at(descriptor, path):
             with suppress(OSError):  # it is only for messages, so the disk may be full

@@ -33,8 +33,8 @@ def save_tensors(
     pairs = []
     memory: set[int] = set()
     for name, tensor in tensors.items():
-        if why := _unfit(tensor):
-            raise RunError(f"{path} cannot hold {name}, {why}")
+        if why := why_odd(tensor):
+            raise RunError(f"{path} cannot hold {name}, a tensor {why}")
         dense = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
         if dense.dtype in PAIRS.values():
             dense = torch.view_as_real(dense)
@@ -69,17 +69,6 @@ def load_tensors(path: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Ten
     except Exception as error:  # safetensors and torch raise a different type for each damage
         raise RunError(f"{path} is not a readable safetensors file: {error}") from error
     return opened(record, str(path), kinds, _checksum(tensors, pairs)), {**tensors, **made}
-
-
-def _unfit(tensor: Tensor) -> str | None:
-    """Why a tensor cannot stand in a safetensors file, or None if it can."""
-    if tensor.is_meta:
-        return "which is on the device meta and has no numbers"
-    if tensor.layout is not torch.strided:
-        return f"whose layout is {tensor.layout}: take its to_dense()"
-    if tensor.is_quantized:
-        return f"whose dtype is {tensor.dtype}, which safetensors does not have"
-    return None
 
 
 def mismatch(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.arguments import first_misfit
 from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
@@ -17,18 +18,19 @@ KIND = "lissom checkpoint 1"
 ODD_MOMENTS = ("Adafactor", "LBFGS", "Muon")  # not all of the shape of a weight
 AVERAGED = "module."  # torch's AveragedModel puts it before each name
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "epoch": (int,),
-    "seconds": (int, float),
-    "steps_per_epoch": (int,),
-    "model": (dict,),
-    "optimizer": (dict,),
-    "optimized": (dict,),
-    "method": (dict, NoneType),
-    "average": (dict, NoneType),
-    "best": (dict, NoneType),
-    "event": (dict, NoneType),
+STATE: dict[str, Any] = {
+    "epoch": int,
+    "seconds": float,
+    "steps_per_epoch": int,
+    "model": dict,
+    "optimizer": dict,
+    "optimized": dict,
+    "method": dict | None,
+    "average": dict | None,
+    "best": dict | None,
+    "event": dict | None,
 }
+BEST: dict[str, Any] = {"key": tuple[float, float], "event": dict, "model": dict, "waited": int}
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -43,10 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         RunError: if it is missing, damaged or of another version.
     """
     state = load_state(path, KIND)
-    for name, types in TYPES.items():
-        if not isinstance(value := state.get(name, ...), types):
-            words = " or ".join(kind.__name__ for kind in types)
-            raise RunError(f"{path}: {name} is of type {words}, got {type(value).__name__}")
+    if why := first_misfit(state, STATE):
+        raise RunError(f"{path}: {why}")
     return state
 
 
@@ -91,7 +91,9 @@ def check_checkpoint(
     _check_optimizer(state["optimizer"], optimizer, steps["shapes"])
     best, average = state["best"], state["average"]
     if best is not None:
-        _check_best(best)
+        if why := first_misfit(best, BEST):
+            raise RunError(f"the best epoch: {why}")
+        Evaluation.from_dict(best["event"])
     count = None if average is None else average.get("n_averaged")
     if average is not None and not (isinstance(count, Tensor) and _is_number(count)):
         raise RunError(f"n_averaged of the average is a number, got {count!r}")
@@ -102,15 +104,6 @@ def check_checkpoint(
     ):
         if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
-
-
-def _check_best(best: Mapping[str, Any]) -> None:
-    for name, kind in {"key": list, "event": dict, "model": dict, "waited": int}.items():
-        if not isinstance(best.get(name), kind):
-            raise RunError(f"{name} of the best epoch is a {kind.__name__}, got {best.get(name)!r}")
-    if len(best["key"]) != 2 or not all(map(_is_number, best["key"])):
-        raise RunError(f"the key of the best epoch is an error and a loss, got {best['key']!r}")
-    Evaluation.from_dict(best["event"])
 
 
 def _check_optimizer(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
-from lissom.coupling.constants import NAN, Constants, continuous, uniform
+from lissom.coupling.constants import Constants, continuous, uniform, zeros_where
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
 from lissom.coupling.ops import Call, concrete, is_tensor, shape
@@ -64,7 +64,7 @@ class Along(Operator):
         for part in parts:
             dims = self.dims(call, len(shape(part)))
             zero = zero & (uniform(k.of(part), tuple(dims)) == 0)
-        known = torch.where(zero, 0.0, NAN).double().expand(shape(first))
+        known = zeros_where(zero).expand(shape(first))
         if isinstance(call.result, Tensor):
             return known
         return [known, *(None for _ in call.result[1:])]
@@ -224,7 +224,7 @@ def written(k: Constants, call: Call, source: Any) -> Any:
         zero = zero & ((uniform(y, (dim,)) if y.ndim else y) == 0)
     elif concrete(source) != 0:
         return None
-    return torch.where(zero, 0.0, NAN).double().expand(call.shape)
+    return zeros_where(zero).expand(call.shape)
 
 
 def listed(dims: Any, ndim: int) -> list[int]:

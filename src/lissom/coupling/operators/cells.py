@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from lissom.coupling.constants import NAN, Constants, product
+from lissom.coupling.constants import Constants, product, zeros_where
 from lissom.coupling.contractions import NONE, record
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, placed
@@ -72,7 +72,7 @@ class Cell(Operator):
             zero = zero & (sums == 0)
         if self.remembers:
             zero = zero & (k.of(states[-1]) == 0)
-        known = torch.where(zero, 0.0, NAN).double()
+        known = zeros_where(zero)
         return known if isinstance(call.result, Tensor) else [known for _ in call.result]
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:

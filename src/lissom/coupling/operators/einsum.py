@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lissom.coupling.constants import NAN, Constants, Known, product
+from lissom.coupling.constants import Constants, Known, product, zeros_where
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, Axis, placed
 from lissom.coupling.ops import Call, concrete, shape
@@ -52,7 +52,7 @@ class SumOfProducts(Operator):
         if len(parts) == 2:
             return k.zeros_alone(parts, product(k.of(parts[0]), k.of(parts[1]), f))
         some = f(*((k.of(part) != 0).double() for part in parts))  # NaN is not zero
-        return torch.where(some == 0, 0.0, NAN).double()
+        return zeros_where(some == 0)
 
     def macs(self, call: Call) -> Factors:
         """Two by two; what one factor alone sums over is summed before anything is multiplied."""

@@ -15,6 +15,7 @@ from lissom.coupling.constants import (
     spread,
     wide,
     without_nan,
+    zeros_where,
 )
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes
@@ -136,7 +137,7 @@ class QuantizedByChannel(Quantized):
         operands = {node: k.of(node) for node in self.operands(call)}
         if not any(bool(x.isnan().any()) for x in operands.values()):
             return wide(self.value(k, call, operands))
-        return torch.where(k.of(call["self"]) == 0, 0.0, NAN).double()
+        return zeros_where(k.of(call["self"]) == 0)
 
 
 @operator("bucketize", "isin")

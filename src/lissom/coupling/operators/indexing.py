@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from lissom.coupling.constants import NAN, Constants, Known, uniform
+from lissom.coupling.constants import Constants, Known, uniform, zeros_where
 from lissom.coupling.coupler import Coupler, grown
 from lissom.coupling.labels import Axes, Axis
 from lissom.coupling.operators.movement import spread_labels
@@ -104,7 +104,7 @@ class IndexPut(Index):
             nothing = nothing.unflatten(first, [1] * len(dims))
         alike = () if len(dims) == len(call.shape) else dims  # else a mask, place by place
         zero = nothing & (uniform(k.of(call.first), alike) == 0)
-        return torch.where(zero, 0.0, NAN).double().expand(call.shape)
+        return zeros_where(zero).expand(call.shape)
 
 
 def _is_mask(index: Any) -> bool:

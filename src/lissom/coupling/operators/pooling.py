@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lissom.coupling.constants import NAN, Constants, Known, uniform
+from lissom.coupling.constants import NAN, Constants, Known, uniform, zeros_where
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, placed
 from lissom.coupling.ops import Call, concrete, shape
@@ -61,7 +61,7 @@ class GridSample(Operator):
         """A channel of zeros stays one."""
         x = k.of(call["input"])
         channels = uniform(x, tuple(range(2, x.ndim)))
-        return torch.where(channels == 0, channels, NAN).expand(call.shape)
+        return zeros_where(channels == 0).expand(call.shape)
 
 
 @operator("max_unpool2d", "max_unpool3d")
@@ -76,7 +76,7 @@ class Unpool(Operator):
     def constant(self, k: Constants, call: Call) -> Known:
         """A channel of zeros stays one."""
         channels = uniform(k.of(call["self"]), tuple(range(-call.spatial, 0)))
-        return torch.where(channels == 0, 0.0, NAN).double().expand(call.shape)
+        return zeros_where(channels == 0).expand(call.shape)
 
 
 @operator("im2col")
@@ -94,7 +94,7 @@ class Patches(Operator):
     def constant(self, k: Constants, call: Call) -> Known:
         """A channel of zeros, since it may be padded with them."""
         channels = uniform(k.of(call["self"]), (-2, -1))[..., 0]
-        rows = torch.where(channels == 0, 0.0, NAN).double()
+        rows = zeros_where(channels == 0)
         return rows.repeat_interleave(prod(call["kernel_size"]), -2).expand(call.shape)
 
 
@@ -116,7 +116,7 @@ class SumOfPatches(Operator):
         """A channel whose patches are zeros."""
         x = uniform(k.of(call["self"]), (-1,))
         zero = (x == 0).unflatten(-2, (-1, prod(call["kernel_size"]))).all(-2, keepdim=True)
-        return torch.where(zero, 0.0, NAN).double().expand(call.shape)
+        return zeros_where(zero).expand(call.shape)
 
 
 @operator("affine_grid_generator")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lissom.coupling.constants import NAN, Constants, Known, spread
+from lissom.coupling.constants import NAN, Constants, Known, spread, zeros_where
 from lissom.coupling.contractions import contract
 from lissom.coupling.coupler import Coupler, grown
 from lissom.coupling.labels import Axes, placed, varying
@@ -236,7 +236,7 @@ class EmbeddingBag(Embedding):
     def constant(self, k: Constants, call: Call) -> Any:
         """A column of zeros, since a bag may be empty or its rows be weighed."""
         known = super().constant(k, replace(call, result=call.result[0]))
-        return [known if known is None else torch.where(known == 0, 0.0, NAN), None, None, None]
+        return [known if known is None else zeros_where(known == 0), None, None, None]
 
 
 def _keep_heads(c: Coupler, node: fx.Node, dim: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from lissom.coupling.constants import NAN, Constants
+from lissom.coupling.constants import Constants, zeros_where
 from lissom.coupling.contractions import NONE, record
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, Axis, placed
@@ -137,10 +137,7 @@ class Recurrent(Operator):
             top,
             *(torch.stack(zero).view(len(layers), *beside, -1) for zero in (given, inner)),
         ]
-        return [
-            torch.where(zero, 0.0, NAN).double().expand(sizes)
-            for zero, sizes in zip(known, shapes, strict=False)
-        ]
+        return [zeros_where(zero).expand(sizes) for zero, sizes in zip(known, shapes, strict=False)]
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
         first, second = (shape(p) for p in call["params"][:2])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from lissom.coupling.constants import NAN, Constants, continuous, spread, uniform, wide
+from lissom.coupling.constants import Constants, continuous, spread, uniform, wide, zeros_where
 from lissom.coupling.coupler import Coupler, grown
 from lissom.coupling.labels import Axes, placed, varying
 from lissom.coupling.operators.along import listed
@@ -106,7 +106,7 @@ class Sum(Reduction):
             return None
         zero = uniform(x, tuple(self.dims(call))).expand(x.shape) == 0
         result = k.run(call, {call.first: torch.where(zero, 0.0, 1.0).double()})
-        return torch.where(result == 0, 0.0, NAN).double()
+        return zeros_where(result == 0)
 
 
 @operator("cosine_similarity", "pairwise_distance", "dist")

@@ -152,14 +152,15 @@ class Gates(Method):
         return cls(optimizer, model, penalties, options, example_inputs=example_inputs)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        trained = {p for p in self.model.parameters() if p.requires_grad}
-        if trained and trained.isdisjoint(parameters_of(optimizer)):
-            raise OptimizerError(
-                f"the optimizer holds no parameter of this {type(self.model).__name__}: make it of "
-                "model.parameters()"
-            )
-        log_alpha = self.model._parameters.get(LOG_ALPHA)
-        if log_alpha is not None and log_alpha not in parameters_of(optimizer):
+        held, log_alpha = parameters_of(optimizer), self.model._parameters.get(LOG_ALPHA)
+        if log_alpha is None:  # it joins them later
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            if trained and held.isdisjoint(trained):
+                raise OptimizerError(
+                    f"the optimizer holds no parameter of this {type(self.model).__name__}: make "
+                    "it of model.parameters()"
+                )
+        elif log_alpha not in held:
             raise OptimizerError(
                 "log α is in no param group of the optimizer any more, so that no gate would move: "
                 "leave the group that lissom.gate added, or call method.finalize()"
