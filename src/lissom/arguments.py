@@ -53,6 +53,8 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
 
         @wraps(function)
         def checking(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():  # the tracer warns of what is cached here
+                return function(*args, **kwargs)
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:  # one too many or too few; Python says which

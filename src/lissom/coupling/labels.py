@@ -67,9 +67,10 @@ class Labels:
     def pinned_by(self, label: int) -> tuple[int, Any]:
         """Of a pinned label: the set that was pinned, by its label, and the cause of that.
 
-        Parents are never rewritten, so the way up passes the label that stood for the set then.
+        Parents are never rewritten, so the way up passes the label that stood for the set then. Of
+        a label that is not pinned: the one that stands for its set, and None.
         """
-        while (up := int(self._parent[label])) != PINNED:
+        while (up := int(self._parent[label])) not in (PINNED, label):
             label = up
         return label, self._causes.get(label)
 
