@@ -74,9 +74,11 @@ class Watch:
         if optimizer is method.optimizer:
             self._elsewhere = 0
             return
-        own = {id(tensor) for tensor in method.tensors()}
+        own = self._ids()
         if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
             return
+        if any(w.method.optimizer is optimizer and not own.isdisjoint(w._ids()) for w in _watches):
+            return  # a method was made anew on the one that steps, as in rounds of pruning
         self._elsewhere += 1
         if self._elsewhere == ELSEWHERE:
             lost = "its zeros are not kept" if method.finalized else "it does nothing"
@@ -86,6 +88,9 @@ class Watch:
                 "optimizer made anew? Make the method on the one that steps, and "
                 "take this one off by method.remove()"
             )
+
+    def _ids(self) -> set[int]:
+        return {id(tensor) for tensor in self.method.tensors()}
 
     def together(self) -> None:
         """The method's state belongs to the optimizer's as it is, or as it will be loaded now."""
