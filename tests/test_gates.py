@@ -858,6 +858,20 @@ def test_compiled(draws: Any) -> None:
     assert_clean(net)
 
 
+@pytest.mark.filterwarnings("error:Dynamo detected")
+def test_what_was_compiled_without_gates_is_not_used_with_them() -> None:
+    """Nor the other way round: torch shares compiled code among models of a class."""
+    torch._dynamo.reset()
+    for _ in range(2):
+        net, x, groups = CASES["weights"]()
+        fast = torch.compile(net.train(), backend="eager")
+        gates = spread_out_(gated(net, {groups: L0(1.0)}))
+        assert not torch.equal(fast(x), fast(x))
+        gates.finalize()
+        torch.testing.assert_close(fast(x), net(x))
+        torch.testing.assert_close(fast(x), fast(x))
+
+
 @pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.parametrize("seed", few([None, 3], [3]))
 @pytest.mark.filterwarnings("ignore")

@@ -192,6 +192,13 @@ class NoHooks(Optimizer):
         self.param_groups = [{"params": list(params), "lr": 0.1}]
 
 
+class NoRate(Optimizer):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"eta": 0.1})
+
+    def step(self, closure: Any = None) -> None: ...  # type: ignore[override]
+
+
 def test_optimizers_that_no_method_can_follow_are_refused() -> None:
     net = network()
     groups = lissom.weights(net)
@@ -199,6 +206,7 @@ def test_optimizers_that_no_method_can_follow_are_refused() -> None:
     for given, told in (
         (TwoModes(net.parameters()), "TwoModes exchanges the weights by train"),
         (NoHooks(net.parameters()), "NoHooks has no hooks.*__init__"),
+        (NoRate(net.parameters()), "NoRate has param groups without 'lr'"),
         (
             Outer(parts[0], "parts", parts),
             r"Outer steps several optimizers \(SGD, SGD\): make a method on",

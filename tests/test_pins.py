@@ -74,6 +74,21 @@ def test_a_model_without_units(f: object, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_a_pin_is_found_beside_units_that_are_none_of_it() -> None:
+    class Warp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.where, self.b = (nn.Conv2d(n, m, 1) for n, m in ((3, 8), (8, 2), (8, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            grid = self.where(x).permute(0, 2, 3, 1)
+            return self.b(nn.functional.grid_sample(x, grid, align_corners=False))
+
+    first, _ = found(Warp(), inputs(3, 4, 4).float())
+    assert str(first) == "aten.grid_sampler pins dim 3 (2 wide)"
+
+
 def test_a_message_has_an_end() -> None:
     layers = [m for _ in range(9) for m in (nn.Linear(6, 6), nn.Softmax(-1))]
     with pytest.raises(GroupError, match=r"aten.softmax at 1 pins dim 1 \(6 wide\); .*and 4 more"):

@@ -369,6 +369,13 @@ def test_impossible_examples(x: Any, message: str) -> None:
         lissom.shrink(net(), x)
 
 
+def test_a_network_within_a_wrapper_of_processes_is_asked_for() -> None:
+    wrapped = nn.DataParallel(nn.Linear(3, 2))
+    wrapped.forward = lambda x: nn.functional.linear(x, torch.ones(2, int(x.sum())))  # type: ignore
+    with pytest.raises(GroupError, match="the network that is meant: give its"):
+        lissom.shrink(wrapped, torch.ones(1, 3))
+
+
 def test_control_flow_on_values() -> None:
     class Branch(nn.Module):
         def __init__(self) -> None:

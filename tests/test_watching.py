@@ -237,6 +237,17 @@ def test_zeros_that_another_optimizer_will_not_keep_are_told() -> None:
     assert "its zeros are not kept" in messages[0]
 
 
+@each("make", {name: make for name, make in METHODS.items() if name != "lc"})  # w is far from θ
+def test_rounds_of_pruning_with_an_optimizer_each_are_told_as_nothing(make: Make) -> None:
+    net, kept = network(), []
+    with told():
+        for _ in range(2):
+            opt = Adam(net.parameters())
+            kept.append(make(opt, net))
+            steps(net, opt, kept[-1], 15)
+            kept[-1].finalize()
+
+
 def test_other_optimizers_that_belong_there_are_told_as_nothing() -> None:
     net, critic = network(), network(1)
     opt, of_critic, now_and_then = (Adam(n.parameters()) for n in (net, critic, net))

@@ -50,9 +50,12 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
+        owner = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
         @wraps(function)
         def checking(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():  # the tracer warns of what is cached here
+                return function(*args, **kwargs)
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:  # one too many or too few; Python says which
@@ -64,7 +67,7 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
                     several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
                     for value in given[name] if several else (given[name],):
                         if not fits(value, hint):
-                            raise error(f"{function.__name__}: {misfit(name, hint, value)}")
+                            raise error(f"{owner}: {misfit(name, hint, value)}")
             return function(*args, **kwargs)
 
         return cast(Function, checking)

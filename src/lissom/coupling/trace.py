@@ -219,7 +219,8 @@ def _key(tensor: Tensor) -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    logs = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
+    names = ("torch.export", "torch._export", "torch.fx", "torch._subclasses.fake_tensor")
+    logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL)
@@ -240,6 +241,8 @@ def _why(model: nn.Module, args: Inputs, error: Exception) -> str:
             model(*args.args, **args.kwargs)
     except Exception as failed:
         return f"{name} does not run on example_inputs ({given}): {_first_line(failed)}"
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return f"{name} is around the network that is meant: give its .module"
     return (
         f"torch.export cannot read {name} (example_inputs: {given}): {_first_line(error)} "
         "Control flow that depends on values has to leave forward, or to go through torch.cond"

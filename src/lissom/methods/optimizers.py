@@ -40,6 +40,11 @@ def stepping_optimizer(given: object) -> Optimizer:
             f"{type(optimizer).__name__} has no hooks, by which a method follows its steps: its "
             "__init__ has to call that of torch.optim.Optimizer"
         )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} has param groups without 'lr', and the steps of a method "
+            "are as long as the optimizer's: keep its learning rate under that name"
+        )
     if callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None)):
         raise OptimizerError(
             f"{type(optimizer).__name__} exchanges the weights by train() and eval(), so that "

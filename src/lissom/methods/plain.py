@@ -4,7 +4,7 @@ from abc import ABC
 
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import fits, misfit
 from lissom.errors import MethodError
 
 
@@ -12,13 +12,14 @@ class InForward(ABC):  # noqa: B024
     """Hooks of a method that changes what a model computes with, as long as it is not finalized."""
 
 
-@as_annotated(MethodError)
 def require_plain(model: nn.Module, verb: str) -> None:
     """Refuse a model whose weights are not what they seem.
 
     Raises:
-        MethodError: if a method changes its forward pass.
+        MethodError: if a method changes its forward pass, or it is no module.
     """
+    if not fits(model, nn.Module):
+        raise MethodError(f"{verb}: {misfit('model', nn.Module, model)}")
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(getattr(hook, "__self__", None), InForward):

@@ -78,6 +78,10 @@ class Watch:
             return
         if not any(id(p) in self._own for group in optimizer.param_groups for p in group["params"]):
             return
+        if any(
+            w.method.optimizer is optimizer and not self._own.isdisjoint(w._own) for w in _watches
+        ):
+            return  # a method was made anew on the one that steps, as in rounds of pruning
         self._elsewhere += 1
         if self._elsewhere == ELSEWHERE:
             lost = "its zeros are not kept" if method.finalized else "it does nothing"

@@ -152,10 +152,10 @@ class L1Ball(Penalty):
         check_per(self, "all", "layer")
 
     def value(self, norms: Tensor) -> Tensor:
-        norms = as_norms(self, norms)
+        wide = as_norms(self, norms)
         # Projected norms meet ν up to the rounding of their sum.
         slack = 1 + max(1e-6, 4 * torch.finfo(norms.dtype).eps)
-        over = norms.sum(dtype=torch.float64) > plain(self, self.radius) * slack
+        over = wide.sum(dtype=torch.float64) > plain(self, self.radius) * slack
         return torch.where(over, math.inf, 0.0).to(norms)
 
     @in_float32

@@ -126,6 +126,7 @@ class Gates(Method):
             self._placing.remove()
             raise
         model.register_parameter(LOG_ALPHA, log_alpha)
+        _compile_anew()
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
 
     @classmethod
@@ -293,6 +294,7 @@ class Gates(Method):
     def let_go(self) -> None:
         log_alpha = self.log_alpha  # refuses a second time
         self._placing.remove()
+        _compile_anew()
         del self.model._parameters[LOG_ALPHA]
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
@@ -539,11 +541,19 @@ def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) 
         ) from error
 
 
+def _compile_anew() -> None:
+    """Forget compiled code, since hooks have come or gone, which torch.compile takes no notice of.
+
+    It shares what it compiled among all models of a class: one with gates would run without them.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 def _uncompiled() -> AbstractContextManager[Any]:
     """For as long as it is open, compiled models run as they were written.
 
-    torch.compile takes no notice when hooks go and come back: it would run what it compiled with
-    gates without them, and the other way round.
+    What was compiled with gates would run without them, and the other way round.
     """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes long
         return nullcontext()
