@@ -193,15 +193,16 @@ def test_seeds_repeat_whatever_the_batches() -> None:
 def test_the_first_places_are_uniform_in_the_ball() -> None:
     asked: list[Tensor] = []
 
-    def flat(x: Tensor) -> Tensor:  # no gradient: it stays where it begins
-        asked.append(x)
-        return torch.zeros(len(x), 2)
+    class Flat(nn.Module):  # no gradient: it stays where it begins
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(x)
+            return torch.zeros(len(x), 2)
 
     x, y = torch.zeros(4000, 3), torch.zeros(4000, dtype=torch.long)
-    pgd(flat, x, y, 2.0, norm="l2", steps=1, clip=None)  # type: ignore[arg-type]
+    pgd(Flat(), x, y, 2.0, norm="l2", steps=1, clip=None)
     within = [float((asked[-1].norm(dim=1) <= r).double().mean()) for r in (0.5, 1.0, 1.5, 2.0001)]
     assert within == pytest.approx([(r / 2) ** 3 for r in (0.5, 1, 1.5, 2)], abs=0.03)
-    pgd(flat, x, y, 2.0, steps=1, clip=None)  # type: ignore[arg-type]
+    pgd(Flat(), x, y, 2.0, steps=1, clip=None)
     assert asked[-1].std(0).tolist() == pytest.approx([2 / math.sqrt(3)] * 3, rel=0.05)
 
 

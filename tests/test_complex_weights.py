@@ -37,7 +37,7 @@ def test_the_prox_of_complex_weights(
     opt = torch.optim.SGD(net.parameters(), 1.0)
     method = lissom.proximal(opt, {made: penalty}, fused=fused)
     for parameter in net.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.full_like(parameter, 1e-30)  # stepped, and where it was
     (method.penalty() if penalty != lissom.TopK(20) else None)
     opt.step()
     flat = torch.cat([n.flatten() for n in norms])

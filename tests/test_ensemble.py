@@ -249,9 +249,11 @@ def test_the_best_weighed_against_its_size() -> None:
         assert best is nets[costs.index(min(costs))]
         chosen.add(nets.index(best))
     assert len(chosen) > 1 and 3 in chosen
-    for strength in (-1.0, math.nan, math.inf, "1e-6"):
-        with pytest.raises(EnsembleError, match=f"a number λ ≥ 0, got '?{strength}"):
-            best_of(nets, X, y, strength)  # type: ignore[arg-type]
+    with pytest.raises(EnsembleError, match="strength is a number, got '1e-6'"):
+        best_of(nets, X, y, "1e-6")  # type: ignore[arg-type]
+    for strength in (-1.0, math.nan, math.inf):
+        with pytest.raises(EnsembleError, match=f"a number λ ≥ 0, got {strength}"):
+            best_of(nets, X, y, strength)
     broken = linear(9)
     nn.init.constant_(broken.get_parameter("bias"), math.nan)
     assert best_of([broken, nets[1]], X, y) is nets[1]

@@ -340,7 +340,7 @@ def test_quantised_weights() -> None:
         h = quantised(h.relu(), m.scale, m.zero, 2)
         return F.linear(h, torch.fake_quantize_per_tensor_affine(m.b.weight, 0.01, 0, -128, 127))
 
-    net = drawn(Net(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3))).float()
+    net = drawn(Net(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3, bias=False))).float()
     net.register_buffer("scale", torch.linspace(0.01, 0.1, 8))
     net.register_buffer("zero", torch.zeros(8, dtype=torch.int32))
     zeroed, x = zero_half_(net, inputs(5, 6)), inputs(5, 6)

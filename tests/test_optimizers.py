@@ -288,7 +288,7 @@ def test_a_parameter_that_left_the_optimizer_is_an_error_at_the_next_step(make: 
     train(net, opt, method, range(2))
     left = 2 if method.name == "gates" else 0
     del opt.param_groups[left]
-    with pytest.raises(OptimizerError, match=r"does not hold 0\.weight|log α .* no longer in"):
+    with pytest.raises(OptimizerError, match=r"does not hold 0\.weight|log α .* any more"):
         train(net, opt, method, range(2, 3))
     method.remove() if method.name != "gates" else method.finalize()
     train(net, opt, None, range(3, 4))
@@ -347,7 +347,7 @@ def test_a_copied_method_says_that_it_follows_nothing(make: Make) -> None:
     method = make(opt, net)
     net2, method2 = copy.deepcopy((net, method))
     opt2 = Adam(net2.parameters(), 0.01)
-    with pytest.raises(MethodError, match="a copy of a method"):
+    with pytest.warns(UserWarning, match="a copy of a method .* stand still"):
         train(net2, opt2, method2, range(1))
 
 

@@ -225,7 +225,7 @@ def test_slope_at_a_size_a_point_a_setting_and_a_knee(tmp_path: Path) -> None:
     )
     with pytest.raises(PathError, match="from 1 to 1,024 nonzeros, and 2,000 is beyond"):
         curve.slope(2000)
-    with pytest.raises(PathError, match="a setting, a point or a size, got 'knee'"):
+    with pytest.raises(PathError, match="at is a Setting, a Point, a Knee or a number, got 'knee'"):
         curve.slope("knee")  # type: ignore[arg-type]
     flat = made_up(tmp_path, [(None, [8], [0.1]), (1.0, [8], [0.1])], [1, 2])
     with pytest.raises(PathError, match="two settings"):

@@ -257,7 +257,7 @@ def test_budgets_are_schedules_in_epochs_and_are_met() -> None:
         ("init = [0.3, 0.1]", "law = { bta = 0.5 }",
          r"line 20: method\.law\.bta: unknown option 'bta'\. Did you mean 'beta'"),
         ("init = [0.3, 0.1]", 'law = { beta = "a" }',
-         r"line 20: method\.law: a hard-concrete law needs beta > 0, .*got beta='a'"),
+         r"line 20: method\.law\.beta: beta is a number, got 'a'"),
         ("finalize_at = 2", "finalize_at = 5",
          r"line 21: method\.finalize_at: method 'gates' ends after epoch 5, .* epochs=4"),
         ("finalize_at = 2", "finalize_at = 0",

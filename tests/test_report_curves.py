@@ -279,7 +279,7 @@ def test_readers_find_squares_rows_and_kernels() -> None:
 def test_class_accuracy_is_counted_by_label(trained: Curve, tmp_path: Path) -> None:
     x = torch.cat([EXAMPLE, -EXAMPLE, EXAMPLE.flip(1)])
     y = torch.tensor([0, 1, 2] * 4)
-    found = class_accuracy(trained, x, y, names="abc", batch_size=5)
+    found = class_accuracy(trained, x, y, names=list("abc"), batch_size=5)
     assert found.names == ("a", "b", "c")
     assert len(found.points) == len(trained.points)
     for point in trained.points:

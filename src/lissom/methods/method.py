@@ -558,9 +558,10 @@ class Method(metaclass=_MadeFirst):
     def _arrived(self, gradient: Tensor | None = None) -> None:
         """The penalty was in the loss: its gradient is here."""
         if self.optimizer is None and not self.finalized:
-            raise MethodError(
-                f"this is a copy of a method {self.name!r}, and follows no optimizer: make one "
-                "anew on the copy's optimizer, and load the original's state_dict()"
+            warn(
+                f"this is a copy of a method {self.name!r}, and follows no optimizer, so that its "
+                "schedules stand still and nothing is finalized: make one anew on the copy's "
+                "optimizer, and load the original's state_dict()"
             )
         self._in_loss = True
         self.penalty_was_in_the_loss()
