@@ -241,6 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": lambda: exact_table("latency", exact_tables.latency),
     "speed": lambda: exact_tables.speed(load("latency")),
     "topk": lambda: plain_table("topk"),
+    "topk-chosen": lambda: plain_table("topk-chosen"),
     "henrikson": henrikson_table,
     "formanek-weights": lambda: plain_table("formanek-weights"),
     "formanek-kernels": lambda: plain_table("formanek-kernels"),

@@ -17,7 +17,12 @@ pairwise = pytest.mark.pairwise  # above all parametrize marks and fixtures of a
 
 def few(values: Iterable[Any], keep: Collection[Any]) -> list[Any]:
     """The values, where those not in `keep` are left to make test-all."""
-    return [v if v in keep else pytest.param(v, marks=exhaustive) for v in values]
+    return [v if v in keep else rest(v) for v in values]
+
+
+def rest(*values: Any) -> Any:
+    """A case that is left to make test-all."""
+    return pytest.param(*values, marks=exhaustive)
 
 
 def mark_rest_of_products(items: Iterable[pytest.Item]) -> None:

@@ -290,7 +290,7 @@ def test_a_state_that_is_given_keeps_what_it_holds(name: str) -> None:
             dict(num_layers=2, bidirectional=True),
             dict(num_layers=2, bias=False),
         ],
-        [dict(num_layers=2, bidirectional=True)],
+        [dict()],
     ),
     ids=str,
 )

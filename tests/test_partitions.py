@@ -13,6 +13,7 @@ from gates_cases import delivered, gated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proximal_cases import DTYPES, METRICS, each
+from products import exhaustive
 from shrink_cases import drawn
 from torch import Tensor, nn
 
@@ -348,6 +349,7 @@ def test_the_issue_of_tiles_under_gates() -> None:
     assert gates.expected().item() == pytest.approx(left, rel=1e-4) and left < gates.total()
 
 
+@exhaustive
 def test_expected_operations_of_attention_by_groups_of_ones_own() -> None:
     """All slices of a head in one group are the head, whoever numbered them."""
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from products import few
+from products import few, rest
 from sklearn.linear_model import Lasso
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -148,12 +148,12 @@ def lasso(problem: Problem, strength: float) -> Array:
     ("optimizer", "metric"),
     [
         (lambda p, lr: SGD(p, lr), "euclidean"),
-        (lambda p, lr: SGD(p, lr), "adaptive"),
-        (lambda p, lr: SGD(p, lr, momentum=0.8, dampening=0.8), "euclidean"),
+        rest(lambda p, lr: SGD(p, lr), "adaptive"),
+        rest(lambda p, lr: SGD(p, lr, momentum=0.8, dampening=0.8), "euclidean"),
         (lambda p, lr: Adagrad(p, 0.5), "adaptive"),
-        (lambda p, lr: RMSprop(p, 0.01), "adaptive"),
+        rest(lambda p, lr: RMSprop(p, 0.01), "adaptive"),
         (lambda p, lr: Adam(p, 0.01), "adaptive"),
-        (lambda p, lr: AdamW(p, 0.03, weight_decay=0, amsgrad=True), "adaptive"),
+        rest(lambda p, lr: AdamW(p, 0.03, weight_decay=0, amsgrad=True), "adaptive"),
     ],
     ids=["sgd", "sgd-adaptive", "dampened", "adagrad", "rmsprop", "adam", "amsgrad"],
 )
@@ -173,10 +173,12 @@ def test_the_prox_ends_in_the_lasso(optimizer, metric, strength: float) -> None:
     ("optimizer", "metric"),
     [
         (lambda p, lr, momentum: SGD(p, lr, momentum), "euclidean"),
-        (lambda p, lr, momentum: SGD(p, lr, momentum, nesterov=True), "euclidean"),
+        rest(lambda p, lr, momentum: SGD(p, lr, momentum, nesterov=True), "euclidean"),
         (lambda p, lr, momentum: SGD(p, lr, momentum), "adaptive"),
-        (lambda p, lr, momentum: SGD(p, lr, momentum, nesterov=True), "adaptive"),
-        (lambda p, lr, momentum: RMSprop(p, (1 - momentum) / 100, momentum=momentum), "adaptive"),
+        rest(lambda p, lr, momentum: SGD(p, lr, momentum, nesterov=True), "adaptive"),
+        rest(
+            lambda p, lr, momentum: RMSprop(p, (1 - momentum) / 100, momentum=momentum), "adaptive"
+        ),
     ],
     ids=["sgd", "nesterov", "sgd-adaptive", "nesterov-adaptive", "rmsprop-adaptive"],
 )

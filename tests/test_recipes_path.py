@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products import few
+from products import exhaustive, few
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -204,6 +204,7 @@ def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: 
     assert third.test_error == path.test(small)
 
 
+@exhaustive
 def test_gates_of_what_died_stay_closed(tmp_path: Path) -> None:
     recipe = read_recipe("digits-path", GATES)
     point = point_recipe(recipe, 0.1, 0.5)

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from products import few
+from products import exhaustive, few
 from random_networks import damage_, random_network
 from shrink_cases import EXACT, Inputs, apart, fresh, refusals, report
 from torch import Tensor, nn
@@ -122,6 +122,7 @@ def test_what_is_zero_throughout_goes(seed: int) -> None:
         assert wrong <= last, (family.name, report(small).kept)
 
 
+@exhaustive
 def test_most_networks_lose_something() -> None:
     some = SEEDS[:16]
     removed = [report(case(seed)[2]).removed > 0 for seed in some]
