@@ -12,8 +12,8 @@ import torch
 from gates_cases import delivered, gated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proximal_cases import DTYPES, METRICS, each
 from products import exhaustive
+from proximal_cases import DTYPES, METRICS, each
 from shrink_cases import drawn
 from torch import Tensor, nn
 
