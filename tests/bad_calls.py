@@ -137,7 +137,12 @@ on_model(
     "heads", lissom.heads, lambda: nn.TransformerEncoderLayer(4, 2, 4, batch_first=True).eval(),
     example_inputs=X[None],
 )  # fmt: skip
-of("Groups.scale_", lambda: weights(dense()), "scale_", scales=[torch.ones(48), torch.ones(36)])
+of(
+    "Groups.scale_",
+    lambda: weights(dense()),
+    "scale_",
+    scales=[torch.ones(12, 4), torch.ones(3, 12)],
+)
 ONCE = weights(dense())
 plain("Groups.only", lambda choice: ONCE.only(choice), choice="0")
 plain("Groups.without", lambda choice: ONCE.without(choice), choice="0")
@@ -393,7 +398,9 @@ def trainer_of_odd_data(folder: Path) -> Call:
 on_model(
     "measure", measure, dense, example_inputs=X, tolerance=0.0, latency=False
 )  # fmt: skip
-plain("latency", measuring.latency, models={"a": dense()}, example_inputs=X, threads=1, rounds=2)
+CALLS["latency"] = lambda folder: Call(
+    measuring.latency, dict(models={"a": dense()}, example_inputs=X, threads=1, rounds=2)
+)
 on_model(
     "shrink", lissom.shrink, pruned, example_inputs=X, round_to=1, fold=True, inputs=False,
     select=False, in_place=False, verify=True, as_graph=None,

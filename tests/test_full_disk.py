@@ -127,6 +127,8 @@ def test_on_a_small_disk(tmp_path: Path, kind: str, request: pytest.FixtureReque
         file = disk / name
         write(file)
         size = -(-file.stat().st_size // 4096) * 4096
+        if not size:
+            pytest.skip("an empty file needs no space")
         names = {path.name for path in disk.iterdir()} | {"filler"}
         for left in sorted({0, size // 2 // 4096 * 4096, size - 4096}):
             file.write_text("old")

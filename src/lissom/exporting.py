@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -168,15 +168,16 @@ def _write_pt2(
 ) -> tuple[None, Callable[[], Runner]]:
     if opset is not None:
         raise LissomError(f"only ONNX has an opset, .pt2 has none; got opset={opset!r}")
+    # In memory first: torch ends the process where its own writer meets a full disk.
+    written = BytesIO()
     try:
         with _quiet():
-            torch.export.save(program, path)
-    except OSError:
-        raise
+            torch.export.save(program, written)
     except Exception as error:
         raise LissomError(
             f"torch.export.save cannot write the network: {_first_line(error)}"
         ) from error
+    path.write_bytes(written.getbuffer())
 
     def load() -> Runner:
         with _quiet():

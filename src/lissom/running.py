@@ -219,9 +219,15 @@ def register_dataclasses(tree: object) -> bool:
 
 def _flat(tree: object) -> list[Any]:
     """All that stands in nested tuples, lists, dicts and dataclasses."""
-    while register_dataclasses(tree):
-        pass
-    return torch.utils._pytree.tree_leaves(tree)
+    try:
+        while register_dataclasses(tree):
+            pass
+        return torch.utils._pytree.tree_leaves(tree)
+    except RecursionError:
+        raise LissomError(
+            f"inputs and outputs are lists, dicts and the like in a few levels, got a "
+            f"{type(tree).__name__} that is nested without end"
+        ) from None
 
 
 def examples_in(inputs: Inputs, output: object) -> int:
