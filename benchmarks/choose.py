@@ -12,7 +12,6 @@ hand, to what the record says.
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from plans import plan, prepare
 from provenance import ROOT, TRAINING, digest, provenance, recipe_files
 from run import HERE, trained
 
@@ -31,27 +31,22 @@ def main(
     choice: str, data_dir: Path | None = None, jobs: int = 1, runs: Path = Path("runs")
 ) -> None:
     """Run the trials of one choice of choices.toml."""
-    choices = tomllib.loads((HERE / "choices.toml").read_text())
-    if choice not in choices:
-        raise SystemExit(f"there is no choice {choice!r}; known: {', '.join(choices)}")
-    plan = choices[choice]
-    if data_dir is not None:
-        os.environ["LISSOM_DATA_DIR"] = str(data_dir)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    asked = plan(HERE / "choices.toml", "choice", choice)
+    prepare(data_dir)
     origin = provenance(TRAINING)
-    recipe, *teachers = recipe_files(plan["recipe"])
+    recipe, *teachers = recipe_files(asked["recipe"])
     folder = runs / f"choice-{choice}" / digest([*origin["code"]["files"], recipe, *teachers])
     with ThreadPoolExecutor(jobs) as pool:
         trials, chosen = search(
-            plan["vary"],
-            lambda asked: list(pool.map(lambda values: trial(folder, plan, values), asked)),
-            plan.get("nonzeros"),
+            asked["vary"],
+            lambda tried: list(pool.map(lambda values: trial(folder, asked, values), tried)),
+            asked.get("nonzeros"),
         )
     record = {
         "choice": choice,
-        "title": plan["title"],
+        "title": asked["title"],
         "command": f"python benchmarks/choose.py {choice}",
-        "plan": plan,
+        "plan": asked,
         "recipe": tomllib.loads((ROOT / recipe).read_text("utf-8")),
         "trials": trials,
         "chosen": chosen["values"],
@@ -89,12 +84,12 @@ def rank(trial: Trial, most: int | None) -> tuple[float, float, float]:
     return excess, trial["valid"]["error"], trial["valid"]["loss"]
 
 
-def trial(folder: Path, plan: dict[str, Any], values: Values) -> Trial:
+def trial(folder: Path, asked: dict[str, Any], values: Values) -> Trial:
     """One training on what is not held out."""
     label = ", ".join(f"{key}={value}" for key, value in values.items())
-    changes = [*plan["set"], *(f"{key}={value}" for key, value in values.items())]
-    entry = {"recipe": plan["recipe"], "label": label, "value": None, "set": changes}
-    found = trained(folder, entry, plan["seed"])
+    changes = [*asked["set"], *(f"{key}={value}" for key, value in values.items())]
+    entry = {"recipe": asked["recipe"], "label": label, "value": None, "set": changes}
+    found = trained(folder, entry, asked["seed"])
     made = {
         "values": values,
         "valid": {name: found["valid"][name] for name in ("error", "loss")},

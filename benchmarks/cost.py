@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import typer
-from provenance import TRAINING, idle, provenance
+from provenance import TRAINING, Busy, idle, provenance
 from torch.nn import functional as F
 
 import lissom
@@ -68,7 +68,7 @@ def main(
     batch_size: int = 128,
     large: int = 0,
     save: bool = False,
-    busy: bool = False,
+    busy: Busy = False,
 ) -> None:
     """Print the table, and with --save keep it under benchmarks/results."""
     load = idle(busy)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from provenance import REMOVING, idle, provenance
+from provenance import REMOVING, Busy, idle, provenance
 
 # Threads that wait actively take the cores from whatever else the machine does.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -61,7 +61,7 @@ def main(
     rounds: int = 5,
     batch_size: int = 32,
     batch: Annotated[int, typer.Option(help="Of the inputs that are traced.")] = 2,
-    busy: bool = False,
+    busy: Busy = False,
     out: Path = RESULT,
 ) -> None:
     """Time everything, and keep the record."""

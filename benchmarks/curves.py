@@ -9,15 +9,14 @@ of the folders under --runs makes a page with the networks.
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import typer
+from plans import plan, prepare
 from provenance import REMOVING, TRAINING, provenance, recipe_files
 
 from lissom.curves.storing import PATH_KIND, POINT_KIND, TENSORS_KIND
@@ -32,14 +31,8 @@ def main(
     study: str, data_dir: Path | None = None, jobs: int = 2, runs: Path = Path("runs")
 ) -> None:
     """Make the curves of one study of curves.toml."""
-    studies = tomllib.loads((HERE / "curves.toml").read_text())
-    if study not in studies:
-        raise SystemExit(f"there is no study {study!r}; known: {', '.join(studies)}")
-    if data_dir is not None:
-        os.environ["LISSOM_DATA_DIR"] = str(data_dir)
-    # One thread for each process: the same sums in the same order wherever it is repeated.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    asked = studies[study]
+    asked = plan(HERE / "curves.toml", "study", study)
+    prepare(data_dir)
     recipes = [file for entry in asked["curves"] for file in recipe_files(entry["recipe"])]
     origin = provenance([*TRAINING, *REMOVING, "src/lissom/curves", *set(recipes)])
     curves = [

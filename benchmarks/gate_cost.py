@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import TRAINING, idle, provenance
+from provenance import TRAINING, Busy, idle, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,7 +80,7 @@ def case(gated: str, batch: int, *, fused: bool, compiled: bool) -> Case:
     return Case(net, step, loss)
 
 
-def main(rounds: int = 15, save: bool = False, busy: bool = False) -> None:
+def main(rounds: int = 15, save: bool = False, busy: Busy = False) -> None:
     """Print the tables, and with --save keep them under benchmarks/results."""
     load = idle(busy)
     torch.set_num_threads(1)

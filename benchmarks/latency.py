@@ -17,10 +17,10 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from provenance import REMOVING, idle, provenance
+from provenance import REMOVING, Busy, idle, provenance
 
 # Threads that wait actively take the cores from whoever has a turn on them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -53,9 +53,7 @@ NAMES = (
 
 def main(
     rounds: int = 41,
-    busy: Annotated[
-        bool, typer.Option("--busy", help="Although other work runs on the machine.")
-    ] = False,
+    busy: Busy = False,
     out: Path = RESULT,
 ) -> None:
     """Time everything, and keep the record."""

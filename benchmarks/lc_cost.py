@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import TRAINING, idle, provenance
+from provenance import TRAINING, Busy, idle, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,7 +117,7 @@ def c_step(weights: list[Tensor], what: Compression | Penalty, times: int) -> fl
     return statistics.median(found[1:] or found)
 
 
-def main(rounds: int = 15, save: bool = False, busy: bool = False) -> None:
+def main(rounds: int = 15, save: bool = False, busy: Busy = False) -> None:
     """Measure, print, and keep it in results/lc-cost.json if asked."""
     load = idle(busy)
     threads = torch.get_num_threads()

@@ -14,7 +14,9 @@ import tomllib
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 ROOT = Path(__file__).parents[1]
 IDLE = 0.5  # processes that want a core, beside our own, under which times are worth keeping
@@ -53,6 +55,9 @@ def recipe_files(name: str) -> list[str]:
     file = f"src/lissom/recipes/{name}.toml"
     teacher = tomllib.loads((ROOT / file).read_text(encoding="utf-8")).get("teacher")
     return [file, *(recipe_files(teacher["recipe"]) if teacher else [])]
+
+
+Busy = Annotated[bool, typer.Option("--busy", help="Although other work runs on the machine.")]
 
 
 def idle(busy: bool = False) -> float:

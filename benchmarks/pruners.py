@@ -33,7 +33,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from provenance import REMOVING, idle, provenance
+from provenance import REMOVING, Busy, idle, provenance
 from torch import Tensor, nn
 
 if find_spec("torch_pruning") is None:
@@ -71,9 +71,7 @@ def main(
     only: Annotated[
         str | None, typer.Option(help="Run those with this in their name again.")
     ] = None,
-    busy: Annotated[
-        bool, typer.Option("--busy", help="Although other work runs on the machine.")
-    ] = False,
+    busy: Busy = False,
     out: Path = RESULT,
 ) -> None:
     """Compare the tools on every architecture, and keep the record."""

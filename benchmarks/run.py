@@ -11,17 +11,16 @@ figures of the documentation.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from plans import plan, prepare
 from provenance import TRAINING, provenance, recipe_files
 from safetensors.torch import load_file
 from torch import nn
@@ -43,35 +42,29 @@ def main(
     seeds: Annotated[int | None, typer.Option(help="Instead of the study's own.")] = None,
 ) -> None:
     """Run one study of studies.toml."""
-    studies = tomllib.loads((HERE / "studies.toml").read_text())
-    if study not in studies:
-        raise SystemExit(f"there is no study {study!r}; known: {', '.join(studies)}")
-    plan = studies[study]
+    asked = plan(HERE / "studies.toml", "study", study)
     todo = [
-        (entry, seed) for seed in range(seeds or plan["seeds"]) for entry in expand(plan["runs"])
+        (entry, seed) for seed in range(seeds or asked["seeds"]) for entry in expand(asked["runs"])
     ]
-    if data_dir is not None:
-        os.environ["LISSOM_DATA_DIR"] = str(data_dir)
-    # One thread for each run: the same sums in the same order wherever it is repeated.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    prepare(data_dir)
     recipes = {file for entry, _ in todo for file in recipe_files(entry["recipe"])}
     origin = provenance([*TRAINING, *recipes])
     folder = runs / study / origin["code"]["digest"]
     with ThreadPoolExecutor(jobs) as pool:
         done = list(pool.map(lambda task: train(folder, *task), todo))
-    if plan.get("shrink"):
+    if asked.get("shrink"):
         torch.set_num_threads(1)
         for (entry, seed), result in zip(todo, done, strict=True):
             result["shrunk"] = shrunk(folder / name_of(entry, seed))
-    if plan.get("select"):
+    if asked.get("select"):
         for (entry, seed), result in zip(todo, done, strict=True):
             result["small"] = selected(folder / name_of(entry, seed))
-    if "ensemble" in plan:
+    if "ensemble" in asked:
         for (entry, seed), result in zip(todo, done, strict=True):
-            result["ensemble"] = drawn(folder / name_of(entry, seed), plan["ensemble"])
+            result["ensemble"] = drawn(folder / name_of(entry, seed), asked["ensemble"])
     record = {
         "study": study,
-        "title": plan["title"],
+        "title": asked["title"],
         "command": command(study, seeds),
         "runs": done,
         **origin,

@@ -21,7 +21,7 @@ import functools, types
 import torch
 from torch import nn
 
-EPOCHS, RATE, PLACE, DEVICE = 5, 1e-2, "/home/me/data", "cuda"
+EPOCHS, RATE, PLACE, DEVICE = 5, 1e-2, "/mnt/data", "cuda"
 CONFIG = {"depth": 3, "name": "a"}
 args = types.SimpleNamespace(width=8, resume=False)
 calls, log = 0, []
@@ -129,7 +129,7 @@ CHANGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a log": ("log = 0, []", "log = 0, [1, 2]", ()),
     "what nobody reads": ("resume=False", "resume=True", ()),
     "a key that nobody reads": ('"name": "a"', '"name": "b"', ()),
-    "where data are": ("/home/me/data", "/data", ()),
+    "where data are": ("/mnt/data", "/data", ()),
     "a device": ('"cuda"', '"cuda:1"', ()),
     "another name": ("def deep(net)", "deep = None\ndef deep(net)", ()),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from full_disk import fill, full_at, mounted
 from path_cases import path, same_weights, timeless
 from products import few
+from test_files import X, net
 from torch import nn
 from training_cases import dense, same, state, trainer
 
@@ -30,13 +31,7 @@ from lissom.storage import (
     save_tensors,
 )
 
-X = torch.linspace(-1, 1, 12).reshape(2, 6)
 LONG = "x" * 20_000
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
 
 
 def record() -> Record:

@@ -26,6 +26,7 @@ from lissom.running import (
     as_inputs,
     evaluating,
     leaves,
+    real_parts,
     require_layers,
     require_numbers,
     run,
@@ -139,13 +140,13 @@ def _program(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
     if inputs.tensors[0].ndim:
         # torch.export takes a size of 1 for a constant.
         size = 2 if inputs.batch == 1 else inputs.batch
-        traced = inputs.map(lambda x: _resized(x, size) if inputs.has_batch(x) else x.clone())
+        traced = inputs.with_batch(size).map(torch.clone)
         dims, batch = ShapesCollection(), Dim("batch")
         for x, before in zip(traced.tensors, inputs.tensors, strict=True):
             dims[x] = {0: batch} if inputs.has_batch(before) else {}
         # What torch raises differs by reason; a network tied to its batch size is one of them.
         with suppress(Exception), _quiet():
-            other = inputs.map(lambda x: _resized(x, size + 1) if inputs.has_batch(x) else x)
+            other = inputs.with_batch(size + 1)
             model(*other.args, **other.kwargs)  # hooks may refuse it, which export does not call
             shapes = dims.dynamic_shapes(model, traced.args, traced.kwargs)
             program = torch.export.export(model, traced.args, traced.kwargs, dynamic_shapes=shapes)
@@ -157,10 +158,6 @@ def _program(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
         raise LissomError(
             f"{type(model).__name__} cannot be exported by torch.export: {_first_line(error)}"
         ) from error
-
-
-def _resized(x: Tensor, size: int) -> Tensor:
-    return x.index_select(0, torch.arange(size, device=x.device) % len(x))
 
 
 def _write_pt2(
@@ -289,7 +286,7 @@ def _compare(there: Tensor, here: Tensor) -> tuple[float, float]:
     if here.numel() == 0:
         return 0.0, 0.0
     if here.is_complex() and there.is_complex():
-        there, here = (torch.view_as_real(x.resolve_conj()) for x in (there, here))
+        there, here = real_parts(there), real_parts(here)
     a, b = there.cpu().to(torch.float64), here.cpu().to(torch.float64)
     same = (a == b) | (a.isnan() & b.isnan())
     absolute = float(torch.where(same, 0.0, (a - b).abs()).nan_to_num(torch.inf, torch.inf).max())

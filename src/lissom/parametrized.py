@@ -71,13 +71,18 @@ def _along(dim: int | None) -> int | None:
     return None if dim == -1 else dim  # torch's word for one gain
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Whether any weight has a weight or a spectral norm, so that it is no parameter."""
+    return any(made.norm for module in model.modules() for made in computed(module))
+
+
 @torch.no_grad()
 def plain(model: nn.Module) -> nn.Module:
     """A copy in which weights that have a norm are parameters; the model itself if there is none.
 
     Parametrizations of the user's own stay: what is elementwise in them can be cut as it is.
     """
-    if not any(made.norm for module in model.modules() for made in computed(module)):
+    if not has_norms(model):
         return model
     twin = copied(model)
     with evaluating(twin):  # a spectral norm goes on iterating in training mode

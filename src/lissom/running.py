@@ -48,6 +48,10 @@ class Inputs:
         )
         return Inputs(args, kwargs)
 
+    def with_batch(self, size: int) -> "Inputs":
+        """The same with so many examples: over again, or the first of them."""
+        return self.map(lambda x: resized(x, [size, *x.shape[1:]]) if self.has_batch(x) else x)
+
     def __str__(self) -> str:
         return ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in self.tensors)
 
@@ -113,6 +117,19 @@ def run(model: Callable[..., Any], inputs: Inputs, name: str = "") -> Any:
             f"{name or type(model).__name__} cannot run on example_inputs of shape {inputs}: "
             f"{error}"
         ) from error
+
+
+def resized(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Its entries over again, or the first of them, up to these sizes."""
+    for d, size in enumerate(sizes):
+        if size != x.shape[d]:
+            x = x.index_select(d, torch.arange(size, device=x.device) % x.shape[d])
+    return x
+
+
+def real_parts(x: Tensor) -> Tensor:
+    """A complex tensor as [..., 2] of its real and imaginary parts."""
+    return torch.view_as_real(x.resolve_conj())
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -129,8 +129,14 @@ def sized(op: Call) -> bool:
     values = torch.utils._pytree.tree_leaves(
         [op.result, *(node.meta.get("val") for node in op.node.all_input_nodes)]
     )
-    sizes = [size for x in values if isinstance(x, Tensor) for size in x.shape]
-    return not any(free_unbacked_symbols(size) for size in sizes if isinstance(size, torch.SymInt))
+    return all(has_sizes(x) for x in values if isinstance(x, Tensor))
+
+
+def has_sizes(x: Tensor) -> bool:
+    """Whether a tensor has a known size in every dim, which does not depend on values."""
+    return not any(
+        free_unbacked_symbols(size) for size in x.shape if isinstance(size, torch.SymInt)
+    )
 
 
 def concrete(argument: Any) -> Any:

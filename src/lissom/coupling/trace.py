@@ -174,8 +174,7 @@ def _exported(
 ) -> tuple[torch.export.ExportedProgram, Inputs, bool]:
     """The model for any sizes if it can be, else for those of the example inputs; and which."""
     # Copies, because torch.export leaves marks on its inputs.
-    single = args.batch == 1
-    wide = args.map(lambda x: torch.cat([x, x]) if single and args.has_batch(x) else x.clone())
+    wide = (args.with_batch(2) if args.batch == 1 else args).map(torch.clone)
     sizes = torch.export.ShapesCollection()
     for x in wide.tensors:
         sizes[x] = dict.fromkeys(range(x.ndim if x.ndim < 4 else 1), torch.export.Dim.AUTO)

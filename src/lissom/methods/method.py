@@ -118,19 +118,7 @@ class Method(metaclass=_MadeFirst):
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
-            for block in groups.blocks:
-                for member in block.normed:
-                    signed = getattr(penalty, "signed", False)
-                    right = self.of_complex(self.options) and not signed
-                    if member.tensor.is_complex() and not right:
-                        raise MethodError(
-                            f"{member.name} is complex, and "
-                            f"{penalty if signed else self.name} knows real weights only: "
-                            "proximal(…, metric='euclidean') takes |w| as the size of a weight; or "
-                            "keep real and imaginary parts in parameters of their own"
-                        )
-                    if why := why_not(block.module, member.tensor):
-                        raise MethodError(f"a penalty on {member.name} cannot be: {why}")
+            self._check_weights(groups, penalty)
         self.step = 0
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None
@@ -194,6 +182,25 @@ class Method(metaclass=_MadeFirst):
     def lasts(cls, penalties: Iterable[Any]) -> bool:
         """Whether what it ends with stays while training goes on, as zeros do."""
         return True
+
+    def _check_weights(self, groups: Groups, penalty: Any) -> None:
+        """Refuse complex weights where real ones are known alone, and what makes weights.
+
+        Raises:
+            MethodError: naming the first, and what works.
+        """
+        signed = getattr(penalty, "signed", False)
+        of_complex = self.of_complex(self.options) and not signed
+        for block in groups.blocks:
+            for member in block.normed:
+                if member.tensor.is_complex() and not of_complex:
+                    raise MethodError(
+                        f"{member.name} is complex, and {penalty if signed else self.name} knows "
+                        "real weights only: proximal(…, metric='euclidean') takes |w| as the size "
+                        "of a weight; or keep real and imaginary parts in parameters of their own"
+                    )
+                if why := why_not(block.module, member.tensor):
+                    raise MethodError(f"a penalty on {member.name} cannot be: {why}")
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that does not hold what the method is to change.

@@ -99,18 +99,16 @@ class Watch:
         self.note_weights()
 
     def _loading(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        groups = [{**group, "params": None} for group in optimizer.param_groups]
-        self._before = {"state": dict(optimizer.state), "groups": groups}
+        self._before = _state_of(optimizer)
 
     def _loaded(self, optimizer: Optimizer) -> None:
         """Note whether the optimizer is somewhere else now, and the method is not."""
         before, self._before = self._before or {}, None
-        groups = [{**group, "params": None} for group in optimizer.param_groups]
-        state = dict(optimizer.state)
-        if state or before.get("state"):
-            moved = not _equal(state, before.get("state"))
+        now = _state_of(optimizer)
+        if now["state"] or before.get("state"):
+            moved = not _equal(now["state"], before.get("state"))
         else:  # an optimizer without any, as plain SGD
-            moved = self.method.step > 0 and not _equal(groups, before.get("groups"))
+            moved = self.method.step > 0 and not _equal(now["groups"], before.get("groups"))
         self._apart |= moved and self._together != self.method.step
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -213,6 +211,11 @@ def _remedy(method: "Method", block: Partition) -> str:
 def _stepped(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for watch in list(_watches):
         watch.stepped(optimizer)
+
+
+def _state_of(optimizer: Optimizer) -> dict[str, Any]:
+    groups = [{**group, "params": None} for group in optimizer.param_groups]
+    return {"state": dict(optimizer.state), "groups": groups}
 
 
 def _equal(a: Any, b: Any) -> bool:

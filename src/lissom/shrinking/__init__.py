@@ -15,7 +15,7 @@ from lissom.coupling.constants import Constants
 from lissom.coupling.labels import Axis
 from lissom.errors import GroupError, LissomError
 from lissom.methods import require_plain
-from lissom.parametrized import plain
+from lissom.parametrized import has_norms, plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, copied, require_numbers
 from lissom.shrinking.attributes import fewest, warn_of_methods
 from lissom.shrinking.decision import Decider, Decision, Mask
@@ -89,7 +89,7 @@ def shrink(
     _check_options(model, round_to, in_place, as_graph)
     if select not in (True, False):
         raise LissomError(f"select is True or False, got {select!r}")
-    if in_place and plain(model) is not model:
+    if in_place and has_norms(model):
         raise LissomError(
             "in_place=True leaves parameters the objects they are, and this model computes weights "
             "from others: torch.nn.utils.parametrize.remove_parametrizations first"

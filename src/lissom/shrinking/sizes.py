@@ -11,10 +11,9 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from lissom.coupling.coupler import Coupler
-from lissom.coupling.ops import call, shape
+from lissom.coupling.ops import call, has_sizes, shape
 from lissom.coupling.records import asked
 from lissom.coupling.resizing import Mask, left
 
@@ -191,7 +190,7 @@ def _changes(coupler: Coupler, gone: Mask, node: fx.Node) -> Iterator[tuple[int,
     if isinstance(value, list | tuple):
         values = list(enumerate(value))
     for output, one in values:
-        if isinstance(one, Tensor) and not free_unbacked_symbols(one):
+        if isinstance(one, Tensor) and has_sizes(one):
             for before, after in zip(shape(one), left(coupler, gone, node, output), strict=True):
                 if before != after:
                     yield before, after

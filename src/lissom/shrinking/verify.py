@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.arguments import why_odd
 from lissom.errors import LissomError
-from lissom.running import Inputs, copied, evaluating, numbers, run
+from lissom.running import Inputs, copied, evaluating, numbers, real_parts, resized, run
 
 GROWTH, ENOUGH = 4, 2**16  # of all numbers in the inputs of a comparison; what is never too many
 
@@ -35,7 +35,7 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
         if why_odd(x) or not x.numel():
             return x
         if x.is_complex():
-            return torch.view_as_complex(fresh(torch.view_as_real(x.resolve_conj())))
+            return torch.view_as_complex(fresh(real_parts(x)))
         flat = x.detach().flatten().cpu()
         if not x.is_floating_point():
             return flat[torch.randperm(len(flat), generator=generator)].view(x.shape).to(x.device)
@@ -95,14 +95,6 @@ def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[
             if small and shapes != [x.shape for x in example_inputs.tensors]:
                 found.append(fresh_inputs(inputs, seed))
     return found
-
-
-def resized(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Its entries over again, or the first of them, up to these sizes."""
-    for d, size in enumerate(sizes):
-        if size != x.shape[d]:
-            x = x.index_select(d, torch.arange(size, device=x.device) % x.shape[d])
-    return x
 
 
 def _is_sequence(x: Tensor) -> bool:
@@ -259,7 +251,7 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 def _relative(a: Tensor, b: Tensor) -> float:
     if a.is_complex() and b.is_complex():
-        a, b = (torch.view_as_real(x.resolve_conj()) for x in (a, b))
+        a, b = real_parts(a), real_parts(b)
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
     if not a.numel():

@@ -13,6 +13,16 @@ from lissom.coupling.ops import Call, concrete
 from lissom.coupling.records import Operator, operator
 
 
+class WithStatistics(Operator):
+    """A norm that gives its mean and its scale besides, which are read by no network."""
+
+    def couple(self, c: Coupler, call: Call) -> Any:
+        return [super().couple(c, call), (), ()]
+
+    def constant(self, k: Constants, call: Call) -> Any:
+        return [super().constant(k, replace(call, result=call.result[0])), None, None]
+
+
 @operator("batch_norm", "instance_norm")
 class BatchNorm(Operator):
     """Every channel with its own scale, shift and statistics."""
@@ -50,16 +60,11 @@ class BatchNorm(Operator):
 
 
 @operator("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
-class NativeBatchNorm(BatchNorm):
+class NativeBatchNorm(WithStatistics, BatchNorm):
     """The same, and the statistics it used."""
 
-    def couple(self, c: Coupler, call: Call) -> Any:
-        return [super().couple(c, call), (), ()]
-
     def constant(self, k: Constants, call: Call) -> Any:
-        first = replace(call, result=call.result[0])
-        known = None if call["training"] else super().constant(k, first)
-        return [known, None, None]
+        return [None, None, None] if call["training"] else super().constant(k, call)
 
 
 @operator("layer_norm", "rms_norm")
@@ -89,14 +94,8 @@ class LayerNorm(Operator):
 
 
 @operator("native_layer_norm")
-class NativeLayerNorm(LayerNorm):
+class NativeLayerNorm(WithStatistics, LayerNorm):
     """The same, and the statistics it used."""
-
-    def couple(self, c: Coupler, call: Call) -> Any:
-        return [super().couple(c, call), (), ()]
-
-    def constant(self, k: Constants, call: Call) -> Any:
-        return [super().constant(k, replace(call, result=call.result[0])), None, None]
 
 
 @operator("group_norm")
@@ -127,14 +126,8 @@ class GroupNorm(LayerNorm):
 
 
 @operator("native_group_norm")
-class NativeGroupNorm(GroupNorm):
+class NativeGroupNorm(WithStatistics, GroupNorm):
     """The same, and the statistics it used."""
-
-    def couple(self, c: Coupler, call: Call) -> Any:
-        return [super().couple(c, call), (), ()]
-
-    def constant(self, k: Constants, call: Call) -> Any:
-        return [super().constant(k, replace(call, result=call.result[0])), None, None]
 
     def sizes(self, call: Call, shape: Any) -> dict[str, int]:
         sizes = super().sizes(call, shape)

@@ -33,7 +33,7 @@ from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
 from lissom.methods.sharing import require_own_forward, require_reduced
-from lissom.parametrized import plain
+from lissom.parametrized import has_norms
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs, require_layers
 from lissom.strength import Strength
@@ -81,7 +81,7 @@ class Gates(Method):
             raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
         require_own_forward(model)
         require_layers(model, "gate")
-        if plain(model) is not model:
+        if has_norms(model):
             raise GateError(
                 "this model computes weights from other parameters, and a gate on these would not "
                 "be one on the weights: torch.nn.utils.parametrize.remove_parametrizations first"

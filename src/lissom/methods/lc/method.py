@@ -398,17 +398,20 @@ class LC(Method):
 
     def _gap(self, *, weighed: bool) -> float:
         """‖w − θ‖/‖w‖ over all tasks; weighed, in the metric of the last C step."""
-        apart, size = [], []
+        sizes = []
         for task in self._tasks:
-            metric = task.metric if weighed else None
             zeros = [torch.zeros(()).to(w) for w in task.weights]
-            apart.append(distance(task.weights, task.values(), metric))
-            size.append(distance(task.weights, zeros, metric))
-        return math.hypot(*apart) / max(math.hypot(*size), 1e-30)
+            sizes.append(distance(task.weights, zeros, task.metric if weighed else None))
+        return self._distance(weighed=weighed) / max(math.hypot(*sizes), 1e-30)
 
-    def _distance(self) -> float:
-        """‖w − θ‖ over all tasks."""
-        return math.hypot(*(distance(task.weights, task.values()) for task in self._tasks))
+    def _distance(self, *, weighed: bool = False) -> float:
+        """‖w − θ‖ over all tasks; weighed, in the metric of the last C step."""
+        return math.hypot(
+            *(
+                distance(task.weights, task.values(), task.metric if weighed else None)
+                for task in self._tasks
+            )
+        )
 
     def _notice_gap(self) -> None:
         """Warn where w has not come near θ, which is about to replace it."""
