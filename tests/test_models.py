@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.errors import LissomError, RecipeError
-from lissom.models import build, cnn, henrikson, lenet5, lenet300, mlp, vgg, wide_resnet
+from lissom.models import build, cnn, ds_cnn, henrikson, lenet5, lenet300, mlp, vgg, wide_resnet
 
 
 def count(net: nn.Module) -> int:
@@ -32,6 +32,7 @@ def names(net: nn.Module) -> list[str]:
         ("lenet300", 266_200, 266_610),
         ("lenet5", 430_500, 431_080),
         ("cnn", 8_712, 8_834),
+        ("ds-cnn", 19_904, 21_066),
         ("vgg", 9_234_432, 9_242_730),
         ("wrn28-10", 36_461_232, 36_479_194),
     ],
@@ -42,7 +43,7 @@ def test_published_counts(name: str, weights: int, parameters: int) -> None:
     assert count(net) == parameters
 
 
-@pytest.mark.parametrize("name", ["cnn", "henrikson", "lenet300", "lenet5"])
+@pytest.mark.parametrize("name", ["cnn", "ds-cnn", "henrikson", "lenet300", "lenet5"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_mnist_images_give_logits(name: str, batch: int) -> None:
     assert build(name).eval()(torch.rand(batch, 1, 28, 28)).shape == (batch, 10)
@@ -201,6 +202,25 @@ def test_cnn_explains_what_it_cannot_be(options: dict[str, object], message: str
         build("cnn", **options)
 
 
+def test_ds_cnn_takes_spectrograms() -> None:
+    net = ds_cnn((1, 49, 10), classes=12, width=8, blocks=2).eval()
+    assert net(torch.rand(3, 1, 49, 10)).shape == (3, 12)
+    assert [name for name in names(net) if name.startswith("block")] == ["block1", "block2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": (28, 28)}, r"channels × height × width.*got \(28, 28\)"),
+        ({"width": 0}, r"whole numbers ≥ 1, got \{'width': 0\}"),
+        ({"blocks": 2.5}, r"blocks"),
+    ],
+)
+def test_ds_cnn_explains_what_it_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(LissomError, match=message):
+        build("ds-cnn", **options)
+
+
 @pytest.mark.parametrize("option", ["classes", "channels"])
 def test_impossible_sizes_of_vgg_are_quoted(option: str) -> None:
     with pytest.raises(LissomError, match=rf"vgg needs {option} as a whole number ≥ 1, got 0\.5"):
@@ -245,7 +265,7 @@ def test_build_passes_options_on() -> None:
     [
         ("lenet-5", {}, r"no model 'lenet-5'\. Did you mean 'lenet5'"),
         ("resnet18", {}, r"no model 'resnet18'\."),
-        ("xyz", {}, r"Known: ahmed-modrec, cnn, henrikson, .*, vgg, vt-cnn2, wrn28-10\."),
+        ("xyz", {}, r"Known: ahmed-modrec, cnn, ds-cnn, henrikson, .*, vgg, vt-cnn2, wrn28-10\."),
         ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
         ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
         ("lenet5", {"input_dropout": 0.2}, r"'lenet5' has no option 'input_dropout'\."),

@@ -8,6 +8,7 @@ from torch import nn
 from lissom.arguments import as_annotated
 from lissom.errors import RecipeError, nearest
 from lissom.models.cnn import cnn
+from lissom.models.ds_cnn import ds_cnn
 from lissom.models.lenet5 import lenet5
 from lissom.models.mlp import henrikson, lenet300, mlp
 from lissom.models.modrec import ahmed_modrec, vt_cnn2
@@ -18,6 +19,7 @@ __all__ = [
     "ahmed_modrec",
     "build",
     "cnn",
+    "ds_cnn",
     "henrikson",
     "lenet5",
     "lenet300",
@@ -30,6 +32,7 @@ __all__ = [
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "ahmed-modrec": ahmed_modrec,
     "cnn": cnn,
+    "ds-cnn": ds_cnn,
     "henrikson": henrikson,
     "lenet300": lenet300,
     "lenet5": lenet5,
