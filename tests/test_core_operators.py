@@ -45,7 +45,7 @@ def decomposed(model: nn.Module, x: tuple[torch.Tensor, ...]) -> nn.Module:
     return fx.GraphModule(module, module.graph)
 
 
-@pytest.mark.parametrize("seed", few(range(20), [1, 3, 4]))
+@pytest.mark.parametrize("seed", few(range(20), [3]))
 def test_networks_of_core_operators(seed: int) -> None:
     """Nothing is unknown in them, and what goes from them is exact."""
     net, x = random_network(seed)

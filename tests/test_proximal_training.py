@@ -445,7 +445,7 @@ def run(optimizer, options: dict, device: str, stops: list[int]) -> tuple[nn.Mod
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("metric", METRICS)
 @each("optimizer", {name: OPTIMIZERS[name] for name in ("sgd", "rmsprop", "adamw")})
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     every=st.integers(1, 3),
     start=st.integers(0, 4),

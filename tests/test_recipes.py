@@ -42,10 +42,9 @@ from lissom.storage import save_json
 from lissom.training import Augment
 
 NAMES = recipe_names()
-KINDS = (  # one of each method, model and way to say a penalty
-    "ahmed-modrec", "digits-channels", "digits-demo", "digits-gates", "digits-lc",
-    "henrikson-l1-subgradient", "henrikson-per-layer", "lenet300-lc-teacher",
-    "lenet5-kernels-threshold", "louizos-mlp-per-layer", "louizos-wrn28-10", "modrec-path",
+KINDS = (  # one of each method, and most ways to say a penalty
+    "digits-channels", "digits-gates", "digits-lc", "henrikson-l1-subgradient",
+    "henrikson-per-layer", "lenet300-lc-teacher",
 )  # fmt: skip
 SHAPES = {
     "digits": (1, 8, 8),
