@@ -11,7 +11,7 @@ import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
 from products import exhaustive, few, pairwise
-from proximal_cases import assert_same, each, equal
+from proximal_cases import each, equal
 from torch import distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (

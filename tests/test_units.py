@@ -79,7 +79,9 @@ def families(groups: Groups) -> list[Family]:
 
 
 @pytest.mark.parametrize("inputs", few([False, True], [True]))
-@pytest.mark.parametrize("entry", few(dict.fromkeys([*FEW, *ZOO[::2]]), FEW), ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", few(dict.fromkeys([*FEW, *ZOO[::2]]), FEW), ids=lambda entry: entry.name
+)
 def test_every_weight_counts_once_at_most(entry: Entry, inputs: bool) -> None:
     """Also where inputs are free, and readers count."""
     model, example_inputs = build(entry)
