@@ -34,6 +34,9 @@ from lissom import TopK, shrink
 from lissom.curves import Curve, Point, Start, running
 from lissom.curves.checks import notice_upside_down
 from lissom.errors import PathError, RunError
+from lissom.saving.graphs import GRAPH
+from lissom.saving.modules import MODULE
+from lissom.storage import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -836,6 +839,25 @@ def test_a_network_of_a_curve_is_as_any_that_was_shrunk(curve: Curve, tmp_path: 
         assert lissom.measure(again).nonzeros == point.size()
         one, two = (tmp_path / f"{name}.safetensors" for name in ("small", "again"))
         assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_a_file_of_an_earlier_version_without_a_report_is_read(
+    tmp_path: Path, as_graph: bool
+) -> None:
+    file, net = tmp_path / "small.safetensors", make(0)
+    keep(net, 0.1)
+    small = shrink(net, EXAMPLE, as_graph=as_graph)
+    lissom.save(small, file)
+    record, tensors = load_tensors(file, MODULE, GRAPH)
+    kind = record.pop("format")
+    del record["report"]
+    save_tensors(tensors, file, kind, record)
+    for _ in range(2):  # and what was read can be saved
+        read = lissom.load(file, lambda: make(0))
+        assert torch.equal(read(EXAMPLE), small(EXAMPLE))
+        assert read.shrinkage.as_graph == as_graph  # type: ignore[union-attr]
+        lissom.save(read, file)
 
 
 class Tied(nn.Module):

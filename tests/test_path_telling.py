@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from lissom.curves import Event, telling
 from lissom.curves.point import ErrorScale, Point
 from lissom.curves.telling import Telling, _duration, _Shown
+from lissom.errors import PathError
 
 STRENGTHS = [1e-3, 1e-2, 1.0]
 
@@ -58,6 +60,20 @@ def test_events_come_from_other_processes_as_they_happen() -> None:
     assert [event.kind for event in events[:2]] == ["begin", "begin"]
     kinds = [event.kind for event in events[4:]]
     assert kinds.index("end") < 3  # and not only when a round is over
+
+
+def failing_or_slow(net: Any, strength: float | None, start: Any) -> None:
+    if start.seed == 1:
+        time.sleep(60)
+    raise RuntimeError("no")
+
+
+@pytest.mark.exhaustive
+def test_nobody_waits_for_other_seeds_if_a_dense_network_failed() -> None:
+    began = time.monotonic()
+    with pytest.raises(PathError, match="dense network of seed 0 failed with RuntimeError: no, at"):
+        path(STRENGTHS, seeds=2, jobs=2, fit=failing_or_slow)
+    assert time.monotonic() - began < 45
 
 
 def test_the_time_left_is_that_of_points_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
