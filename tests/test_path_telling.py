@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 import pytest
-from path_cases import fit, path, raising
+from path_cases import path, raising
 from rich.console import Console
 
-from lissom.curves import Event, telling
+from lissom.curves import Event
 from lissom.curves.point import ErrorScale, Point
 from lissom.curves.telling import Telling, _duration, _Shown
 from lissom.errors import PathError
@@ -44,12 +44,6 @@ def test_what_is_there_already_is_counted_and_not_told(tmp_path: Any) -> None:
     path(**given, from_scratch=[1e-3], progress=events.append)
     assert [(e.kind, e.done, e.total) for e in events] == [("begin", 4, 5), ("end", 5, 5)]
     assert events[0].left is not None
-
-
-def test_the_last_event_is_the_timing() -> None:
-    events: list[Event] = []
-    path([1e-2, 1.0], points=3, seeds=1, latency=True, progress=events.append)
-    assert (events[-1].kind, events[-1].point, events[-1].done) == ("latency", None, 3)
 
 
 @pytest.mark.exhaustive
@@ -165,10 +159,3 @@ def test_an_error_of_a_function_that_is_told_stops_the_path() -> None:
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
     assert _duration(seconds) == words
-
-
-def test_the_display_writes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    consoles: list[bool] = []
-    monkeypatch.setattr(telling, "Console", lambda stderr: consoles.append(stderr) or Console())
-    path(STRENGTHS, seeds=1, fit=fit)
-    assert consoles == [True]
