@@ -142,6 +142,7 @@ def test_a_bar_in_a_terminal() -> None:
         in (out.getvalue())
     )
     assert "timing 12 networks" in out.getvalue() and sys.stdout is stdout
+    assert "0.0 s left" not in out.getvalue()
 
 
 def test_an_error_of_a_function_that_is_told_stops_the_path() -> None:
