@@ -21,6 +21,7 @@ matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
 import ahmed_tables
 import curve_tables
+import edge_table
 import exact_tables
 import gate_tables
 import lc_tables
@@ -231,6 +232,7 @@ def folded(title: str, table: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "edge": lambda: exact_table("edge", edge_table.edge),
     "pruners": lambda: exact_table("pruners", exact_tables.pruners),
     "pruners-each": lambda: folded(
         "Every architecture", exact_table("pruners", exact_tables.pruners_each)
