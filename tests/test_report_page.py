@@ -154,7 +154,8 @@ def test_small_networks_are_embedded(page: Page, curve: Curve) -> None:
     [shown] = page.data["curves"]
     first = curve.settings[1].points[0]
     link = shown["points"][1]["networks"][0]["link"]
-    assert link["name"] == f"{curve.out.name}-seed0-strength-0.0001.safetensors"
+    assert link["name"] == f"{curve.out.name}-0.0001-seed0.safetensors"
+    assert link["bytes"] == (first.folder / "small.safetensors").stat().st_size
     head, body = link["href"].split(",", 1)
     assert head == "data:application/octet-stream;base64"
     content = base64.b64decode(body)
@@ -178,13 +179,14 @@ def test_answers_stand_at_the_top(page: Page, curve: Curve) -> None:
     knee, within = curve.knee(), curve.within(error=0.005)
     text = page.text.replace("\u00a0", " ").replace("&nbsp;", " ")
     for setting in (knee.setting, within):
-        assert f"{setting.size():,.0f} non-zero weights, " in text
+        assert f"<td>{setting.size():,.0f}</td>" in text
         assert setting.test_error is not None
         assert f"test accuracy {100 * (1 - setting.test_error):.2f} %" in text
     cost = 100 * curve.slope(knee)
-    assert f"<b>{cost:+.2f}</b>" in text
-    assert text.index(f"<b>{cost:+.2f}</b>") < text.index('<figure id="plot"')
-    assert f'<a href="#curve=0&amp;point={curve.settings.index(knee.setting)}">' in text
+    assert f"<b>{cost:+.2f} points</b>" in text
+    assert text.index(f"<b>{cost:+.2f} points</b>") < text.index('<figure id="plot"')
+    at = curve.settings.index(knee.setting)
+    assert f'<a href="#curve=0&amp;point={at}&amp;axis=nonzeros">' in text
 
 
 def test_the_table_has_all_points_without_a_script(page: Page, curve: Curve) -> None:
@@ -282,12 +284,14 @@ def test_a_curve_outlives_its_networks(tmp_path: Path) -> None:
 def test_an_empty_network_has_lost_everything(tmp_path: Path) -> None:
     page = reported(tmp_path, path((1e-3, 1e-2, 1.0), out=tmp_path / "p"))
     last = re.findall(r"<tr[^>]*><td><a.*?</tr>", page.text, re.DOTALL)[-1]
-    assert "<td>100 %</td>" in last and "<td>0</td>" in last
+    assert '<span data-axis="nonzeros">100 %</span>' in last and "<td>0</td>" in last
 
 
 def test_latencies_are_times(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, latency=True))
-    assert "<th>latency</th>" in page.text and re.search(r"<td>[\d.]+ (µs|ms)</td>", page.text)
+    assert ">latency</button></th>" in page.text and re.search(
+        r"<td>[\d.]+ (µs|ms)</td>", page.text
+    )
 
 
 def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:
@@ -298,7 +302,7 @@ def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:
     page = reported(tmp_path, made)
     assert page.data["percent"] is False
     assert "a knee needs a front of three settings" in page.text
-    assert "within 0.5 points" not in page.text  # losses have no points
+    assert "within 0.5" not in page.text and "within 5 % of" in page.text  # losses have no points
     assert page.data["curves"][0]["axes"]["nonzeros"]["knee"] is None
 
 
@@ -306,7 +310,7 @@ def test_a_page_says_what_the_strength_is(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, strength_name="λ"))
     titles = [point["title"] for point in page.data["curves"][0]["points"]]
     assert titles[:2] == ["dense", "strength (λ) 0.0001"]
-    assert "<th>strength (λ)</th>" in page.text
+    assert ">strength (λ)</button></th>" in page.text
 
 
 def test_pages_of_nothing_are_refused(tmp_path: Path) -> None:
@@ -346,7 +350,8 @@ def section(dom: str, name: str) -> str:
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 class TestInABrowser:
     def test_it_draws_all_points_and_chooses_the_knee(self, curve: Curve, tmp_path: Path) -> None:
-        dom = browse(write_curve_report([curve.out], tmp_path / "x.html"))
+        every = 'document.querySelector("#controls input").click();'
+        dom = browse(write_curve_report([curve.out], tmp_path / "x.html"), script=every)
         plot, chosen = section(dom, "plot"), section(dom, "chosen")
         assert plot.count('role="button"') == len(curve.settings) + len(curve.from_scratch)
         assert plot.count('class="point from-scratch') == 1 and plot.count('class="point knee') == 1
@@ -362,7 +367,7 @@ class TestInABrowser:
         chosen = section(dom, "chosen")
         assert '<h2 class="">strength 0.0001' in chosen
         assert re.search(r'aria-pressed="true"[^>]*>1<', chosen)
-        assert "seed1-strength-0.0001.safetensors" in chosen
+        assert "-0.0001-seed1.safetensors" in chosen
         assert "bytes removed" in section(dom, "plot")
         point = curve.settings[1].points[1]
         assert f"<td>{point.size():,.0f}</td>" in chosen
