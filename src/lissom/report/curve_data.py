@@ -186,7 +186,7 @@ def _tensors(curve: Curve, point: Point) -> tuple[dict[str, Tensor], str | None]
 
 
 def _link(point: Point, beside: Path, *, embed: bool) -> dict[str, str]:
-    """Where the network is, what its file is called when it is saved, and the lines that load it."""
+    """Where the network is, what its file is called once saved, and the lines that load it."""
     file = small_in(point.folder)
     out = point.folder.parent.parent
     kept = re.sub(r"[^A-Za-z0-9._]+", "-", out.resolve().name).strip("-.") or "network"
