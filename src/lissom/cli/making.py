@@ -1,6 +1,5 @@
 """Commands that train: a recipe, or its whole curve, of which one network is chosen."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, 
 from lissom.curves import Curve
 from lissom.errors import PathError, RunError
 from lissom.measuring import measure
-from lissom.progress import Progress, points_shown
+from lissom.progress import Progress
 from lissom.recipes import (
     HenriksonLog,
     RecipePath,
@@ -124,7 +123,7 @@ def path(
         shape = list(curve.data.train_x.shape[1:])
         record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
         check_curve(run, read)
-        with resumable(run), points_shown(console), alone_in(run):
+        with resumable(run), alone_in(run):
             check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
@@ -136,8 +135,10 @@ def path(
             class_accuracy(found, x, y, curve.make_model, names=names).save(run)
             keep_result(record, found.to_dict(), run)
         typer.echo(found)
-        with suppress(PathError):  # too few points for one
+        try:
             typer.echo(found.knee())
+        except PathError as error:  # too few points for one, say
+            typer.echo(f"no knee: {error}")
         say(f"kept in {run}")
 
 
