@@ -21,6 +21,7 @@ from torch import nn
 from lissom.curves import Curve, Start
 from lissom.curves.storing import save_point
 from lissom.errors import PathError, RunError
+from lissom.recipes import Record, keep_record, make_model, read_recipe
 from lissom.report import class_accuracy, curve_data, write_curve_report
 from lissom.storage import load_json, save_json
 
@@ -173,6 +174,79 @@ def test_large_networks_are_linked(
     href = page.data["curves"][0]["points"][0]["networks"][0]["link"]["href"]
     expected = "./../a%20%25%20%23%3F%27%22%20javascript%3Ax/seed0/dense/small.safetensors"
     assert href == expected
+
+
+def test_the_lines_that_load_a_network_load_it(
+    page: Page, curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = page.data["curves"][0]["points"][1]["networks"][1]["link"]
+    (tmp_path / link["name"]).write_bytes(base64.b64decode(link["href"].split(",", 1)[1]))
+    monkeypatch.chdir(tmp_path)
+    known = {"make_model": lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))}
+    exec(link["code"], known)
+    small = curve.network(curve.settings[1].points[1], lambda seed: known["make_model"]())
+    assert torch.equal(known["net"](EXAMPLE), small(EXAMPLE))  # type: ignore[operator]
+
+
+@exhaustive
+def test_the_lines_of_a_recipe_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read_recipe("digits-path")
+    made = path(
+        STRENGTHS[:1],
+        make_model=lambda seed: make_model(recipe, [64], 10, seed=seed),
+        example_inputs=torch.rand(2, 64),
+        fit=lambda net, strength, start: None,
+        error=lambda net: 0.1,
+        out=tmp_path / "a curve, of ours",
+        seeds=1,
+    )
+    keep_record(Record(recipe=recipe, seed=0, shape=[64], classes=10), made.out)
+    link = reported(tmp_path, made).data["curves"][0]["points"][0]["networks"][0]["link"]
+    assert link["name"] == "a-curve-of-ours-dense-seed0.safetensors"
+    shutil.copy(made.settings[0].points[0].folder / "small.safetensors", tmp_path / link["name"])
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    exec(link["code"], known)
+    assert known["net"](torch.rand(2, 64)).shape == (2, 10)
+
+
+def test_the_command_is_told_where_it_is_known(tmp_path: Path) -> None:
+    made = path(STRENGTHS, out=tmp_path / "p", seeds=1)
+    assert "whose call is not recorded" in reported(tmp_path, made).text
+    save_json({"command": "lissom path <x>"}, made.out / "result.json", "lissom result 1")
+    page = reported(tmp_path, made)
+    assert "whose call is not recorded" not in page.text
+    assert '<pre class="command">lissom path &lt;x&gt;</pre>' in page.text
+
+
+def test_errors_are_told_by_their_name_and_unit(curve: Curve, tmp_path: Path) -> None:
+    def counted(folder: str, name: str, unit: str) -> Curve:
+        copied = shutil.copytree(curve.out, tmp_path / folder)
+        record = load_json(copied / "path.json", "lissom path 3")
+        record |= {"error_name": name, "error_unit": unit}
+        save_json(record, copied / "path.json", "lissom path 3")
+        return Curve.load(copied)
+
+    degrees = counted("p", "RMSE", "°C")
+    page = reported(tmp_path, degrees)
+    assert (page.data["what"], page.data["unit"]) == ("RMSE", "°C")
+    assert f"test RMSE {degrees.knee().setting.test_error:.4g} °C" in page.text
+    assert "validation, °C" in page.text
+    assert "accuracy" not in page.text.split("<script")[0]
+    assert "smallest within 5 % of" in page.text
+
+    share = counted("q", "1 − mIoU", "fraction")
+    page = reported(tmp_path, share)
+    assert (page.data["percent"], page.data["accuracy"]) == (True, False)
+    assert f"test 1 − mIoU {100 * (share.knee().setting.test_error or 0):.2f} %" in page.text
+    with pytest.raises(PathError, match=r"where they count the same error, got .*RMSE.*mIoU"):
+        reported(tmp_path, degrees, share)
+
+
+def test_all_words_of_a_page_are_in_its_glossary(page: Page) -> None:
+    known = {attributes["id"] for tag, attributes in page.tags if tag == "dd"}
+    said = {a["aria-describedby"] for tag, a in page.tags if tag == "button"}
+    assert said and said <= known
 
 
 def test_answers_stand_at_the_top(page: Page, curve: Curve) -> None:

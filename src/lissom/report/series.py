@@ -102,7 +102,7 @@ class Scale:
 
 def _counted(curve: Curve) -> tuple[str, str]:
     """The name and the unit of a curve's error."""
-    return getattr(curve, "error_name", "error"), getattr(curve, "error_unit", "fraction")
+    return curve.error_name, curve.error_unit
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,11 @@ function draw() {
   const most = Math.max(0.25, ...rows.map((r) => r.x)), least = Math.min(0, ...rows.map((r) => r.x)) - 0.03 * most;
   const ends = rows.filter((r) => !cut(r)).flatMap((r) => [r.wrong - r.std, r.wrong + r.std]);
   let [low, high] = [Math.max(0, Math.min(...ends)), Math.max(...ends)];
-  if (beyond && !state.all) high = Math.min(high, limit);
+  if (beyond && !state.all) high = limit; // nor closer, where differences are chance
   const air = 0.05 * (high - low || 1);
   [low, high] = [low - air, high + air];
+  const [levels, places] = data.accuracy ? round(Math.max(0, 100 - high), 100 - Math.max(0, low)) : round(Math.max(0, low), high);
+  edge.left = 26 + 7 * Math.max(...levels.map((level) => level.toFixed(places).length)); // room for its numbers
   const px = (x) => edge.left + (x - least) / (most * 1.03 - least) * (width - edge.left - edge.right);
   const py = (wrong) => edge.top + (wrong - low) / (high - low) * (tall - edge.top - edge.bottom); // up is better
   const bottom = tall - edge.bottom;
@@ -62,7 +64,6 @@ function draw() {
     "aria-label": `${partName(state.part)} against ${gone(state.axis)}; arrow keys go from point to point, Enter shows one` });
   make(make(make(svg, "defs"), "clipPath", { id: "inside" }), "rect",
     { x: edge.left - 12, y: edge.top - 8, width: width - edge.left - edge.right + 24, height: bottom - edge.top + 8 });
-  const [levels, places] = data.accuracy ? round(Math.max(0, 100 - high), 100 - Math.max(0, low)) : round(Math.max(0, low), high);
   for (const level of levels) {
     const y = py(data.accuracy ? 100 - level : level);
     make(svg, "line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: y, y2: y });
@@ -94,8 +95,9 @@ function draw() {
     const line = front.map((r) => [px(r.x), py(r.wrong)]);
     make(inside, "polyline", { class: "line", points: line.join(" ") });
     line.slice(1).forEach(([x, y], i) => {
-      for (let t = 0; t <= 1; t += 0.05) ink.push([line[i][0] + t * (x - line[i][0]), line[i][1] + t * (y - line[i][1])]);
+      for (let t = 0; t <= 1; t += 0.01) ink.push([line[i][0] + t * (x - line[i][0]), line[i][1] + t * (y - line[i][1])]);
     });
+    ink = ink.filter(([, y]) => y < bottom);
     if (on.knee !== null && on.range && on.range[0] < on.range[1]) {
       const [a, b] = on.range.map((s) => px(Math.log2((curve.dense[state.axis] || 0.5) / (s || 0.5)))), y = py(ours[on.knee].wrong);
       make(inside, "line", { class: "range", x1: a, x2: b, y1: y, y2: y });
@@ -115,14 +117,14 @@ function draw() {
   if (again) again.focus();
 }
 
-// Beside the curves: of the places around a point and in the corners, the one that hides least.
+// Beside the curves: of the places around a point, in the corners and below, the one that hides least.
 function beside(x, y, w, h, wide, tall) {
   const near = [20, -w - 20, -w / 2].flatMap((dx) => [20, -h - 20, -h / 2].map((dy) => [x + dx, y + dy]));
   const corners = [[56, tall - h - 64], [wide - w - 4, 4], [56, 4], [wide - w - 4, tall - h - 64]];
   const cost = ([left, top]) => Math.hypot(left + w / 2 - x, top + h / 2 - y) +
     500 * ink.filter(([a, b]) => a > left - 8 && a < left + w + 8 && b > top - 8 && b < top + h + 8).length;
-  return [...near, ...corners]
-    .map(([left, top]) => [Math.min(Math.max(0, left), wide - w), Math.min(Math.max(0, top), tall - h)])
+  const clamp = (n, most) => Math.min(Math.max(0, n), most);
+  return [...[...near, ...corners].map(([left, top]) => [clamp(left, wide - w), clamp(top, tall - h)]), [clamp(x - w / 2, wide - w), tall]]
     .sort((a, b) => cost(a) - cost(b))[0];
 }
 
