@@ -31,9 +31,12 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import TopK, shrink
-from lissom.curves import Curve, Point, Start, running
-from lissom.curves.checks import notice_upside_down
+from lissom.curves import Curve, Event, Point, Start, running
+from lissom.curves.checks import check_unit, notice_upside_down
 from lissom.errors import PathError, RunError
+from lissom.saving.graphs import GRAPH
+from lissom.saving.modules import MODULE
+from lissom.storage import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -729,7 +732,9 @@ def test_networks_are_timed_together_if_asked_for(
 
     monkeypatch.setattr("lissom.curves.latencies.latency", latency)
     given: dict[str, Any] = {"strengths": [1e-2, 1.0], "points": 3, "seeds": 1, "latency": True}
-    found = path(**given, out=tmp_path)
+    events: list[Event] = []
+    found = path(**given, out=tmp_path, progress=events.append)
+    assert (events[-1].kind, events[-1].point, events[-1].done) == ("latency", None, 3)
     names = [f"seed0/{name}" for name in ("dense", "strength-0.01", "strength-1.0")]
     assert timed == [names] and found.axes[-1] == "latency"
     for point in found.points:
@@ -774,7 +779,7 @@ def test_a_path_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         path([1e-4, 1e-3, 1e-2], seeds=1, out=tmp_path, error_unit="°C")
 
 
-def test_errors_have_a_name_and_a_unit(tmp_path: Path) -> None:
+def test_errors_have_a_name_and_a_unit(tmp_path: Path, curve: Curve) -> None:
     given: dict[str, Any] = {"strengths": [1e-4, 1e-3, 1e-2], "seeds": 1}
     named = path(**given, error_name="RMSE", error_unit="°C", test=test_error, out=tmp_path)
     assert Curve.load(tmp_path) == named
@@ -782,15 +787,15 @@ def test_errors_have_a_name_and_a_unit(tmp_path: Path) -> None:
     dense = named.settings[0]
     assert str(dense).startswith(f"dense: RMSE {dense.error:.4g} °C, ")
     assert "RMSE (°C)" in str(named).splitlines()[0] and f" {dense.error:.4g} " in str(named)
-    assert path(**given, error_name="loss").error_unit == ""
-    plain = path(**given)
-    dense = plain.settings[0]
-    assert (plain.error_name, plain.error_unit) == ("error", "fraction")
-    assert str(dense).startswith(f"dense: error {100 * dense.error:.4g} %, ")
-    assert "error (%)" in str(plain).splitlines()[0] and f" {100 * dense.error:.4g} " in str(plain)
+    dense = curve.settings[0]
+    assert (curve.error_name, curve.error_unit) == ("error", "fraction")
+    percent = f"{100 * dense.error:.4g} ± {100 * dense.error_std:.2g}"
+    assert str(dense).startswith(f"dense: error {percent} %, ")
+    assert "error (%)" in str(curve).splitlines()[0] and f" {percent} " in str(curve)
+    assert curve.to_dict()["error_unit"] == "fraction"
     loss = path(**given, error=lambda net: 2 * error(net))
     assert loss.error_unit == "" and loss.settings[0].scale.heading == "error"  # 1.8 is no fraction
-    assert plain.to_dict()["error_unit"] == "fraction"
+    assert (check_unit(None, "loss"), check_unit(None, "error")) == ("", "fraction")
 
 
 def test_shrink_is_handed_its_options() -> None:
@@ -836,6 +841,25 @@ def test_a_network_of_a_curve_is_as_any_that_was_shrunk(curve: Curve, tmp_path: 
         assert lissom.measure(again).nonzeros == point.size()
         one, two = (tmp_path / f"{name}.safetensors" for name in ("small", "again"))
         assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_a_file_of_an_earlier_version_without_a_report_is_read(
+    tmp_path: Path, as_graph: bool
+) -> None:
+    file, net = tmp_path / "small.safetensors", make(0)
+    keep(net, 0.1)
+    small = shrink(net, EXAMPLE, as_graph=as_graph)
+    lissom.save(small, file)
+    record, tensors = load_tensors(file, MODULE, GRAPH)
+    kind = record.pop("format")
+    del record["report"]
+    save_tensors(tensors, file, kind, record)
+    for _ in range(2):  # and what was read can be saved
+        read = lissom.load(file, lambda: make(0))
+        assert torch.equal(read(EXAMPLE), small(EXAMPLE))
+        assert read.shrinkage.as_graph == as_graph  # type: ignore[union-attr]
+        lissom.save(read, file)
 
 
 class Tied(nn.Module):

@@ -4,15 +4,17 @@ import io
 import logging
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
-from path_cases import fit, path, raising
+from path_cases import path, raising
 from rich.console import Console
 
-from lissom.curves import Event, telling
+from lissom.curves import Event
 from lissom.curves.point import ErrorScale, Point
 from lissom.curves.telling import Telling, _duration, _Shown
+from lissom.errors import PathError
 
 STRENGTHS = [1e-3, 1e-2, 1.0]
 
@@ -44,12 +46,6 @@ def test_what_is_there_already_is_counted_and_not_told(tmp_path: Any) -> None:
     assert events[0].left is not None
 
 
-def test_the_last_event_is_the_timing() -> None:
-    events: list[Event] = []
-    path([1e-2, 1.0], points=3, seeds=1, latency=True, progress=events.append)
-    assert (events[-1].kind, events[-1].point, events[-1].done) == ("latency", None, 3)
-
-
 @pytest.mark.exhaustive
 def test_events_come_from_other_processes_as_they_happen() -> None:
     events: list[Event] = []
@@ -58,6 +54,20 @@ def test_events_come_from_other_processes_as_they_happen() -> None:
     assert [event.kind for event in events[:2]] == ["begin", "begin"]
     kinds = [event.kind for event in events[4:]]
     assert kinds.index("end") < 3  # and not only when a round is over
+
+
+def failing_or_slow(net: Any, strength: float | None, start: Any) -> None:
+    if start.seed == 1:
+        time.sleep(60)
+    raise RuntimeError("no")
+
+
+@pytest.mark.exhaustive
+def test_nobody_waits_for_other_seeds_if_a_dense_network_failed() -> None:
+    began = time.monotonic()
+    with pytest.raises(PathError, match="dense network of seed 0 failed with RuntimeError: no, at"):
+        path(STRENGTHS, seeds=2, jobs=2, fit=failing_or_slow)
+    assert time.monotonic() - began < 45
 
 
 def test_the_time_left_is_that_of_points_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +142,7 @@ def test_a_bar_in_a_terminal() -> None:
         in (out.getvalue())
     )
     assert "timing 12 networks" in out.getvalue() and sys.stdout is stdout
+    assert "0.0 s left" not in out.getvalue()
 
 
 def test_an_error_of_a_function_that_is_told_stops_the_path() -> None:
@@ -149,10 +160,3 @@ def test_an_error_of_a_function_that_is_told_stops_the_path() -> None:
 )  # fmt: skip
 def test_durations(seconds: float, words: str) -> None:
     assert _duration(seconds) == words
-
-
-def test_the_display_writes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    consoles: list[bool] = []
-    monkeypatch.setattr(telling, "Console", lambda stderr: consoles.append(stderr) or Console())
-    path(STRENGTHS, seeds=1, fit=fit)
-    assert consoles == [True]

@@ -143,15 +143,15 @@ def _made(job: Job, point: Point) -> Point:
         raise PathError(
             f"the dense network of seed {point.seed} failed with {point.failed}"
             f"{_place(failure)}{where}. Nothing can go on from it: once it is mended, call "
-            "lissom.path again, which begins anew"
+            "lissom.path again"
         ) from failure
     return point
 
 
 def _note(error: Exception, job: Job, point: Point, how: str) -> None:
-    error.add_note(
-        f"the path in {job.out} stopped at {point}; what was finished is kept, and {how}"
-    )
+    kept = f"; what was finished is kept, and {how}" if job.folders else ""
+    where = f" in {job.out}" if job.folders else ""
+    error.add_note(f"the path{where} stopped at {point}{kept}")
 
 
 def _place(error: Exception) -> str:

@@ -168,8 +168,8 @@ class _Left(bars.ProgressColumn):
     """The time left, counted down between events."""
 
     def render(self, task: bars.Task) -> Text:
-        ends = task.fields.get("ends")
-        return Text("" if ends is None else _about(max(0.0, ends - monotonic())))
+        left = (task.fields.get("ends") or 0.0) - monotonic()
+        return Text(_about(left) if left > 0 else "")  # nothing is known of what takes longer
 
 
 def _about(seconds: float) -> str:
