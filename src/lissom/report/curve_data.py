@@ -31,7 +31,10 @@ import lissom
 from pathlib import Path
 from lissom.recipes import make_model, read_record
 record = read_record(Path({record!r}))
-net = lissom.load("{name}", lambda: make_model(record.recipe, record.shape, record.classes))"""
+net = lissom.load(
+    "{name}",
+    lambda: make_model(record.recipe, record.shape, record.classes),
+)"""
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
