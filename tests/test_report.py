@@ -55,6 +55,19 @@ def test_page_stands_alone_and_escapes(run: Path) -> None:
     assert page.count("<svg") == 1
 
 
+def test_a_run_is_judged_by_the_error_it_names(run: Path) -> None:
+    judged = {**event(4), "judged_by": {"name": "RMSE", "unit": "°C"}}
+    about = {"title": "t", "command": "c", "seed": 3, "versions": {}}
+    save_json({**judged, **about}, run / "result.json", "lissom result 1")
+    append_event({**judged, "epoch": 5}, run / "events.jsonl")
+    (run / "small.safetensors").write_bytes(bytes(1234))
+    page = write_report(run).read_text()
+    assert "<b>0.05 °C</b>" in page and "1.2 kB" in page
+    error, _ = history([Evaluation.from_dict(judged)]).axes
+    assert error.get_ylabel() == "RMSE, °C"
+    assert list(error.lines[1].get_ydata()) == pytest.approx([0.05])
+
+
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="not finished"):

@@ -21,6 +21,7 @@ from torch import nn
 from lissom.curves import Curve, Start
 from lissom.curves.storing import save_point
 from lissom.errors import PathError, RunError
+from lissom.recipes import Record, keep_record, make_model, read_recipe
 from lissom.report import class_accuracy, curve_data, write_curve_report
 from lissom.storage import load_json, save_json
 
@@ -154,7 +155,8 @@ def test_small_networks_are_embedded(page: Page, curve: Curve) -> None:
     [shown] = page.data["curves"]
     first = curve.settings[1].points[0]
     link = shown["points"][1]["networks"][0]["link"]
-    assert link["name"] == f"{curve.out.name}-seed0-strength-0.0001.safetensors"
+    assert link["name"] == f"{curve.out.name}-0.0001-seed0.safetensors"
+    assert link["bytes"] == (first.folder / "small.safetensors").stat().st_size
     head, body = link["href"].split(",", 1)
     assert head == "data:application/octet-stream;base64"
     content = base64.b64decode(body)
@@ -174,17 +176,91 @@ def test_large_networks_are_linked(
     assert href == expected
 
 
+def test_the_lines_that_load_a_network_load_it(
+    page: Page, curve: Curve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = page.data["curves"][0]["points"][1]["networks"][1]["link"]
+    (tmp_path / link["name"]).write_bytes(base64.b64decode(link["href"].split(",", 1)[1]))
+    monkeypatch.chdir(tmp_path)
+    known = {"make_model": lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))}
+    exec(link["code"], known)
+    small = curve.network(curve.settings[1].points[1], lambda seed: known["make_model"]())
+    assert torch.equal(known["net"](EXAMPLE), small(EXAMPLE))  # type: ignore[operator]
+
+
+@exhaustive
+def test_the_lines_of_a_recipe_load_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = read_recipe("digits-path")
+    made = path(
+        STRENGTHS[:1],
+        make_model=lambda seed: make_model(recipe, [64], 10, seed=seed),
+        example_inputs=torch.rand(2, 64),
+        fit=lambda net, strength, start: None,
+        error=lambda net: 0.1,
+        out=tmp_path / "a curve, of ours",
+        seeds=1,
+    )
+    keep_record(Record(recipe=recipe, seed=0, shape=[64], classes=10), made.out)
+    link = reported(tmp_path, made).data["curves"][0]["points"][0]["networks"][0]["link"]
+    assert link["name"] == "a-curve-of-ours-dense-seed0.safetensors"
+    shutil.copy(made.settings[0].points[0].folder / "small.safetensors", tmp_path / link["name"])
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    exec(link["code"], known)
+    assert known["net"](torch.rand(2, 64)).shape == (2, 10)
+
+
+def test_the_command_is_told_where_it_is_known(tmp_path: Path) -> None:
+    made = path(STRENGTHS, out=tmp_path / "p", seeds=1)
+    assert "whose call is not recorded" in reported(tmp_path, made).text
+    save_json({"command": "lissom path <x>"}, made.out / "result.json", "lissom result 1")
+    page = reported(tmp_path, made)
+    assert "whose call is not recorded" not in page.text
+    assert '<pre class="command">lissom path &lt;x&gt;</pre>' in page.text
+
+
+def test_errors_are_told_by_their_name_and_unit(curve: Curve, tmp_path: Path) -> None:
+    def counted(folder: str, name: str, unit: str) -> Curve:
+        copied = shutil.copytree(curve.out, tmp_path / folder)
+        record = load_json(copied / "path.json", "lissom path 3")
+        record |= {"error_name": name, "error_unit": unit}
+        save_json(record, copied / "path.json", "lissom path 3")
+        return Curve.load(copied)
+
+    degrees = counted("p", "RMSE", "°C")
+    page = reported(tmp_path, degrees)
+    assert (page.data["what"], page.data["unit"]) == ("RMSE", "°C")
+    assert f"test RMSE {degrees.knee().setting.test_error:.4g} °C" in page.text
+    assert "validation, °C" in page.text
+    assert "accuracy" not in page.text.split("<script")[0]
+    assert "smallest within 5 % of" in page.text
+
+    share = counted("q", "1 − mIoU", "fraction")
+    page = reported(tmp_path, share)
+    assert (page.data["percent"], page.data["accuracy"]) == (True, False)
+    assert f"test 1 − mIoU {100 * (share.knee().setting.test_error or 0):.2f} %" in page.text
+    with pytest.raises(PathError, match=r"where they count the same error, got .*RMSE.*mIoU"):
+        reported(tmp_path, degrees, share)
+
+
+def test_all_words_of_a_page_are_in_its_glossary(page: Page) -> None:
+    known = {attributes["id"] for tag, attributes in page.tags if tag == "dd"}
+    said = {a["aria-describedby"] for tag, a in page.tags if tag == "button"}
+    assert said and said <= known
+
+
 def test_answers_stand_at_the_top(page: Page, curve: Curve) -> None:
     knee, within = curve.knee(), curve.within(error=0.005)
     text = page.text.replace("\u00a0", " ").replace("&nbsp;", " ")
     for setting in (knee.setting, within):
-        assert f"{setting.size():,.0f} non-zero weights, " in text
+        assert f"<td>{setting.size():,.0f}</td>" in text
         assert setting.test_error is not None
         assert f"test accuracy {100 * (1 - setting.test_error):.2f} %" in text
     cost = 100 * curve.slope(knee)
-    assert f"<b>{cost:+.2f}</b>" in text
-    assert text.index(f"<b>{cost:+.2f}</b>") < text.index('<figure id="plot"')
-    assert f'<a href="#curve=0&amp;point={curve.settings.index(knee.setting)}">' in text
+    assert f"<b>{cost:+.2f} points</b>" in text
+    assert text.index(f"<b>{cost:+.2f} points</b>") < text.index('<figure id="plot"')
+    at = curve.settings.index(knee.setting)
+    assert f'<a href="#curve=0&amp;point={at}&amp;axis=nonzeros">' in text
 
 
 def test_the_table_has_all_points_without_a_script(page: Page, curve: Curve) -> None:
@@ -282,12 +358,14 @@ def test_a_curve_outlives_its_networks(tmp_path: Path) -> None:
 def test_an_empty_network_has_lost_everything(tmp_path: Path) -> None:
     page = reported(tmp_path, path((1e-3, 1e-2, 1.0), out=tmp_path / "p"))
     last = re.findall(r"<tr[^>]*><td><a.*?</tr>", page.text, re.DOTALL)[-1]
-    assert "<td>100 %</td>" in last and "<td>0</td>" in last
+    assert '<span data-axis="nonzeros">100 %</span>' in last and "<td>0</td>" in last
 
 
 def test_latencies_are_times(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, latency=True))
-    assert "<th>latency</th>" in page.text and re.search(r"<td>[\d.]+ (µs|ms)</td>", page.text)
+    assert ">latency</button></th>" in page.text and re.search(
+        r"<td>[\d.]+ (µs|ms)</td>", page.text
+    )
 
 
 def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:
@@ -298,7 +376,7 @@ def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:
     page = reported(tmp_path, made)
     assert page.data["percent"] is False
     assert "a knee needs a front of three settings" in page.text
-    assert "within 0.5 points" not in page.text  # losses have no points
+    assert "within 0.5" not in page.text and "within 5 % of" in page.text  # losses have no points
     assert page.data["curves"][0]["axes"]["nonzeros"]["knee"] is None
 
 
@@ -306,7 +384,7 @@ def test_a_page_says_what_the_strength_is(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, strength_name="λ"))
     titles = [point["title"] for point in page.data["curves"][0]["points"]]
     assert titles[:2] == ["dense", "strength (λ) 0.0001"]
-    assert "<th>strength (λ)</th>" in page.text
+    assert ">strength (λ)</button></th>" in page.text
 
 
 def test_pages_of_nothing_are_refused(tmp_path: Path) -> None:
@@ -346,7 +424,8 @@ def section(dom: str, name: str) -> str:
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
 class TestInABrowser:
     def test_it_draws_all_points_and_chooses_the_knee(self, curve: Curve, tmp_path: Path) -> None:
-        dom = browse(write_curve_report([curve.out], tmp_path / "x.html"))
+        every = 'document.querySelector("#controls input").click();'
+        dom = browse(write_curve_report([curve.out], tmp_path / "x.html"), script=every)
         plot, chosen = section(dom, "plot"), section(dom, "chosen")
         assert plot.count('role="button"') == len(curve.settings) + len(curve.from_scratch)
         assert plot.count('class="point from-scratch') == 1 and plot.count('class="point knee') == 1
@@ -362,7 +441,7 @@ class TestInABrowser:
         chosen = section(dom, "chosen")
         assert '<h2 class="">strength 0.0001' in chosen
         assert re.search(r'aria-pressed="true"[^>]*>1<', chosen)
-        assert "seed1-strength-0.0001.safetensors" in chosen
+        assert "-0.0001-seed1.safetensors" in chosen
         assert "bytes removed" in section(dom, "plot")
         point = curve.settings[1].points[1]
         assert f"<td>{point.size():,.0f}</td>" in chosen

@@ -14,9 +14,11 @@ from lissom.report.confusion import accuracy_by, confusion_matrix, confusions, p
 from lissom.report.curve_page import write_curve_report
 from lissom.report.curves import per_class, per_radius, rate_distortion, trade_off
 from lissom.report.ensembles import ensemble_sizes, reliability
-from lissom.report.figures import history, svg
+from lissom.report.figures import history, judged_by, svg
 from lissom.report.networks import connectivity, log_alpha, patterns
 from lissom.report.page import render
+from lissom.report.table import kilobytes
+from lissom.report.words import OF_RUNS, glossary
 from lissom.storage import load_json, read_events, replace
 from lissom.training import Evaluation
 
@@ -58,12 +60,20 @@ def write_report(run: Path) -> Path:
         raise RunError(f"{run} has no result.json: the run is not finished (lissom train --resume)")
     result: dict[str, Any] = load_json(run / "result.json", RESULT_KIND)
     events = [Evaluation.from_dict(event) for event in read_events(run / "events.jsonl")]
+    found = Evaluation.from_dict(result)
+    small = run / "small.safetensors"  # of lissom shrink
+    name, unit, times = judged_by(found)
+    height = times * found.test.error
     page = render(
         "page.html",
         result=result,
-        found=Evaluation.from_dict(result),
+        found=found,
+        name=name,
+        error=f"{height:.2f} %" if unit == "%" else f"{height:.4g} {unit}".rstrip(),
+        file=kilobytes(small.stat().st_size) if small.exists() else None,
         recipe=load_json(run / "recipe.json", RECIPE_KIND),
         history=Markup(svg(history(events))),
+        words=glossary(OF_RUNS),
     )
     path = run / "report.html"
     replace(path, page)

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,30 @@ from urllib.parse import quote
 from torch import Tensor
 
 from lissom.curves import Curve, Point, Setting
-from lissom.curves.point import AXES, strength_text
+from lissom.curves.point import number_or_dense, strength_text
 from lissom.curves.results import none_for_nan, spread
 from lissom.curves.storing import small_in
 from lissom.errors import LissomError, PathError
 from lissom.report.classes import ClassAccuracy
 from lissom.report.networks import first_layer, readers
 from lissom.report.series import Scale, dense_size, halvings, knee_of
+from lissom.report.table import Files, axes_of
 
 EMBEDDED = 2_000_000  # bytes of all networks together that a page may carry
 INPUTS = 16_384  # of a pattern; a picture of more would be longer than the rest of the page
-WITHIN = 0.005
+OF_PYTHON = """\
+import lissom
+# make_model() makes the network as it was before training, whatever its weights
+net = lissom.load("{name}", make_model)"""
+OF_RECIPE = """\
+import lissom
+from pathlib import Path
+from lissom.recipes import make_model, read_record
+record = read_record(Path({record!r}))
+net = lissom.load(
+    "{name}",
+    lambda: make_model(record.recipe, record.shape, record.classes),
+)"""
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -40,27 +54,36 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return list(map(str, folders))
 
 
-def page_data(curves: Mapping[str, Curve], scale: Scale, beside: Path) -> dict[str, Any]:
+def page_data(
+    curves: Mapping[str, Curve], scale: Scale, files: Files, beside: Path
+) -> dict[str, Any]:
     """All that the script of the page needs.
 
     Args:
         curves: by name.
         scale: how errors are read.
+        files: bytes of each point's shrunk network.
         beside: the folder of the page, which links to networks begin at.
     """
-    points = [point for curve in curves.values() for point in curve.points if not point.failed]
-    files = {p.folder: file for p in points if (file := small_in(p.folder)).exists()}
-    embed = sum(file.stat().st_size for file in files.values()) <= EMBEDDED
-    links = {folder: _link(file, beside, embed=embed) for folder, file in files.items()}
+    embed = sum(files.values()) <= EMBEDDED
+    points = [point for curve in curves.values() for point in curve.points]
+    links = {
+        point.folder: {**_link(point, beside, embed=embed), "bytes": files[point.folder]}
+        for point in points
+        if point.folder in files
+    }
     return {
         "percent": scale.percent,
+        "accuracy": scale.accuracy,
+        "what": scale.what,
+        "unit": scale.unit,
         "test": scale.test,
-        "axes": {axis: AXES[axis] for curve in curves.values() for axis in curve.axes},
+        "axes": axes_of(curves.values()),
         "curves": [_curve(name, curve, links) for name, curve in curves.items()],
     }
 
 
-def _curve(name: str, curve: Curve, links: Mapping[Path, dict[str, str]]) -> dict[str, Any]:
+def _curve(name: str, curve: Curve, links: Mapping[Path, dict[str, Any]]) -> dict[str, Any]:
     settings = (*curve.settings, *curve.from_scratch)
     places = {id(setting): place for place, setting in enumerate(settings)}
     classes = ClassAccuracy.load(curve.out)
@@ -165,18 +188,26 @@ def _tensors(curve: Curve, point: Point) -> tuple[dict[str, Tensor], str | None]
         return {}, str(error)
 
 
-def _link(file: Path, beside: Path, *, embed: bool) -> dict[str, str]:
-    """Where the network is, and what its file is called when it is saved from the page."""
-    out = file.parent.parent.parent.resolve().name
-    name = (
-        "-".join([out.encode(errors="replace").decode(), file.parent.parent.name, file.parent.name])
-        + file.suffix
-    )
+def _link(point: Point, beside: Path, *, embed: bool) -> dict[str, str]:
+    """Where the network is, what its file is called once saved, and the lines that load it."""
+    file = small_in(point.folder)
+    out = point.folder.parent.parent
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", out.resolve().name).strip("-.") or "network"
+    kind = "scratch-" if point.from_scratch else ""
+    name = f"{kept}-{kind}{number_or_dense(point.strength)}-seed{point.seed}{file.suffix}"
+    known = {"name": name, "code": _code(name, out)}
     if embed:
         text = base64.b64encode(file.read_bytes()).decode("ascii")
-        return {"name": name, "href": f"data:application/octet-stream;base64,{text}"}
+        return {**known, "href": f"data:application/octet-stream;base64,{text}"}
     relative = Path(os.path.relpath(file.resolve(), beside.resolve())).as_posix()
-    return {
-        "name": name,
-        "href": "./" + quote(os.fsencode(relative)),
-    }  # "./": a name may look like a scheme
+    # "./": a name may look like a scheme
+    return {**known, "href": "./" + quote(os.fsencode(relative))}
+
+
+def _code(name: str, out: Path) -> str:
+    """Python that loads the network from the folder where its file was saved."""
+    if (out / "recipe.json").exists():
+        return OF_RECIPE.format(
+            record=os.fsencode(out / "recipe.json").decode(errors="replace"), name=name
+        )
+    return OF_PYTHON.format(name=name)

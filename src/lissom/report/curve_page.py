@@ -15,12 +15,13 @@ from lissom.curves import Curve
 from lissom.curves.storing import PATH_KIND
 from lissom.errors import LissomError, PathError
 from lissom.recipes.runs import RECIPE_KIND, RESULT_KIND
-from lissom.report.curve_data import WITHIN, names_of, page_data
+from lissom.report.curve_data import names_of, page_data
 from lissom.report.curves import trade_off
 from lissom.report.figures import svg
 from lissom.report.page import render
 from lissom.report.series import Scale
-from lissom.report.table import answers, rows
+from lissom.report.table import WITHIN, answers, axes_of, file_sizes, rows
+from lissom.report.words import OF_CURVES, glossary
 from lissom.storage import load_json, replace
 
 RECORDS = {  # how it was made, as far as it is known
@@ -58,17 +59,20 @@ def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
     names = names_of(folders)
     curves = {name: Curve.load(folder) for name, folder in zip(names, folders, strict=True)}
     scale = Scale.of(curves.values())
+    files = file_sizes(curves.values())
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = page_data(curves, scale, path.parent)
+    axes = axes_of(curves.values())
     page = render(
         "curve.html",
         title=", ".join(names),
-        data=data,
-        answers=answers(curves, scale),
-        tables=rows(curves, scale),
+        data=page_data(curves, scale, files, path.parent),
+        answers=answers(curves, scale, files),
+        tables=rows(curves, scale, files),
         scale=scale,
-        points=f"{100 * WITHIN:g}",
+        near=f"{100 * WITHIN:g}" if scale.percent else "5 %",
+        words=glossary([*OF_CURVES, *axes, *(["file"] if files else [])]),
         drawn=Markup(svg(trade_off(curves if len(curves) > 1 else next(iter(curves.values()))))),
+        commands={name: _command(curve.out) for name, curve in curves.items()},
         records={name: _records(curve.out) for name, curve in curves.items()},
         versions={
             "python": platform.python_version(),
@@ -77,6 +81,14 @@ def write_curve_report(folders: Sequence[Path], out: Path) -> Path:
     )
     replace(path, page.encode(errors="replace"))  # file names may be no Unicode
     return path
+
+
+def _command(out: Path) -> str | None:
+    """What made a recipe's curve, as it was typed; None for one of Python, or not finished."""
+    if not (out / "result.json").exists():
+        return None
+    command: str | None = load_json(out / "result.json", RESULT_KIND).get("command")
+    return command
 
 
 def _records(out: Path) -> dict[str, str]:

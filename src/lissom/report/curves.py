@@ -42,7 +42,7 @@ def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
     settings are grey, those from scratch hollow; a diamond is the knee, with a bar from the
     smallest to the largest size at the seeds' own knees. What is shown is the accuracy on test data
     where all points have one, and otherwise on validation data; front and knee are always those on
-    validation. Errors that are not within [0, 1] are shown as they are.
+    validation. Errors that are no fractions are shown as they are, with their name and unit.
 
     Args:
         curves: one curve, or {name: curve} for several in one picture.
@@ -67,7 +67,7 @@ def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
             _knee(axes, one.knee, one.knee_range, colour, name)
         places = (s.halvings for s in (*one.front, *one.dominated, *one.from_scratch))
         farthest = max(farthest, *places)
-    if not scale.percent:
+    if not scale.accuracy:
         axes.invert_yaxis()  # up is better, as for accuracies
     axes.set(xlabel=_axis(axis), ylabel=scale.label)
     _halvings(axes, farthest)
@@ -130,8 +130,9 @@ def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
             transform=axes.get_xaxis_transform(),
             gid=f"{name} free",
         )
-    unit = ", % points" if scale.percent else ""
-    axes.set(xlabel=f"halvings of {axis_words(axis)}", ylabel=f"{scale.part} error added{unit}")
+    unit = "% points" if scale.percent else scale.unit
+    added = f"{scale.part} {scale.name} added"
+    axes.set(xlabel=f"halvings of {axis_words(axis)}", ylabel=f"{added}, {unit}" if unit else added)
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.margins(y=0.1)
     tidy(axes)

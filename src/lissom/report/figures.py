@@ -29,12 +29,12 @@ def history(events: Sequence[Evaluation]) -> Figure:
     figure = Figure(figsize=(9, 3.4 * rows), layout="constrained")
     error, size, *below = figure.subplots(rows, 2).flat
     epochs = [event.epoch for event in events]
+    what, unit, times = judged_by(events[-1]) if events else ("error", "%", 100)
     for name, colour in PARTS.items():
         parts = [getattr(event, name) for event in events]
         if None not in parts:
-            percent = [100 * part.error for part in parts]
-            error.plot(epochs, percent, color=colour, label=name)
-    error.set(xlabel="epoch", ylabel="error, %", ylim=(0, None))
+            error.plot(epochs, [times * part.error for part in parts], color=colour, label=name)
+    error.set(xlabel="epoch", ylabel=f"{what}, {unit}" if unit else what, ylim=(0, None))
     counts = [event.nonzeros for event in events]
     for name in counts[-1] if counts else ():
         bold = name == "total"
@@ -52,6 +52,13 @@ def history(events: Sequence[Evaluation]) -> Figure:
         if axes.lines:
             legend(axes)
     return figure
+
+
+def judged_by(event: Evaluation) -> tuple[str, str, int]:
+    """What its errors are called, the unit that is shown, and how many of it make an error of 1."""
+    told = event.more.get("judged_by", {"name": "error", "unit": "fraction"})
+    name, unit = told["name"], told["unit"]
+    return (name, "%", 100) if unit == "fraction" else (name, unit, 1)
 
 
 def _method_curves(axes: Axes, panel: str, events: Sequence[Evaluation]) -> None:

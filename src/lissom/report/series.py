@@ -23,24 +23,52 @@ class Scale:
 
     Attributes:
         test: whether all points have a test error; otherwise it is that on validation.
-        percent: whether all errors are in [0, 1], and so accuracies can be shown.
+        percent: whether errors are fractions, shown in percent.
+        name: of the error, as `lissom.path(error_name=)` was given it.
+        unit: behind its numbers: "%", "°C", or "" for none.
     """
 
     test: bool
     percent: bool
+    name: str = "error"
+    unit: str = "%"
 
     @classmethod
     def of(cls, curves: Iterable[Curve]) -> "Scale":
-        """For curves that are shown together."""
+        """For curves that are shown together.
+
+        Raises:
+            PathError: if they count different errors, for which there is no common axis.
+        """
+        curves = list(curves)
+        [(name, unit), *others] = dict.fromkeys(map(_counted, curves))
+        if others:
+            counted = "; ".join(f"{curve.out}: {_counted(curve)[0]}" for curve in curves)
+            raise PathError(
+                f"curves are shown together where they count the same error, got {counted}. "
+                "Make a page of each"
+            )
         points = [p for curve in curves for p in curve.points if not p.failed]
         test = all(p.test_error is not None for p in points)
         known = [p.error for p in points] + [p.test_error or 0 for p in points]
-        return cls(test, all(0 <= error <= 1 for error in known))
+        fraction = unit == "fraction"
+        percent = fraction and all(0 <= error <= 1 for error in known)
+        return cls(test, percent, name, "%" if percent else "" if fraction else unit)
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether what is right is shown, and not what is wrong."""
+        return self.percent and self.name == "error"
+
+    @property
+    def what(self) -> str:
+        """The number that is shown: "accuracy", or the error by its name."""
+        return "accuracy" if self.accuracy else self.name
 
     @property
     def label(self) -> str:
         """Of the axis on which heights are."""
-        return f"{self.part} accuracy, %" if self.percent else f"{self.part} error"
+        return f"{self.part} {self.what}{f', {self.unit}' if self.unit else ''}"
 
     @property
     def part(self) -> str:
@@ -53,13 +81,28 @@ class Scale:
         return {seed: error for seed, error in by_seed.items() if error is not None}
 
     def height(self, error: float) -> float:
-        """An accuracy in percent, or the error itself."""
-        return 100 * (1 - error) if self.percent else error
+        """An accuracy or an error in percent, or the error itself."""
+        if self.accuracy:
+            return 100 * (1 - error)
+        return 100 * error if self.percent else error
+
+    def number(self, height: float) -> str:
+        """A height as people read it, without its unit."""
+        return f"{height:.2f}" if self.percent else f"{height:.4g}"
+
+    def told(self, height: float) -> str:
+        """A height with its unit."""
+        return f"{self.number(height)} {self.unit}".rstrip()
 
     def shown(self, setting: Setting) -> tuple[float, float]:
         """Mean and standard deviation over the seeds of what is shown; NaN for one seed."""
         heights = [self.height(error) for error in self.errors(setting).values()]
         return fmean(heights), spread(heights)
+
+
+def _counted(curve: Curve) -> tuple[str, str]:
+    """The name and the unit of a curve's error."""
+    return curve.error_name, curve.error_unit
 
 
 @dataclass(frozen=True)

@@ -1,99 +1,155 @@
-"""The words of the page about curves that are there without a script: answers, and all points."""
+"""The words of the page about curves that are there without a script: answers, and all points.
 
-from collections.abc import Mapping
+What depends on the size that is chosen is said once for each, by the name of the axis; the page
+shows one of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lissom.curves import Curve, Setting
 from lissom.curves.point import number_or_dense
 from lissom.curves.results import spread
+from lissom.curves.storing import small_in
 from lissom.errors import PathError
-from lissom.report.curve_data import WITHIN
 from lissom.report.series import Scale, axis_words, halvings, knee_of, removed
 
-AXIS = "nonzeros"  # of the answers; the picture has them all
+WITHIN = 0.005  # of fractions; of other errors a twentieth of the dense one's
+
+Files = Mapping[Path, int]  # bytes of the shrunk network's file, by the point's folder
 
 
-def answers(curves: Mapping[str, Curve], scale: Scale) -> list[dict[str, Any]]:
-    """For each curve its knee, the smallest network within 0.5 points, and what a halving adds.
+def axes_of(curves: Iterable[Curve]) -> list[str]:
+    """The axes that any of the curves has."""
+    return list(dict.fromkeys(axis for curve in curves for axis in curve.axes))
+
+
+def file_sizes(curves: Iterable[Curve]) -> dict[Path, int]:
+    """Of the networks that are there; a curve outlives them."""
+    points = (point for curve in curves for point in curve.points if not point.failed)
+    files = {point.folder: small_in(point.folder) for point in points}
+    return {folder: file.stat().st_size for folder, file in files.items() if file.exists()}
+
+
+def answers(
+    curves: Mapping[str, Curve], scale: Scale, files: Files
+) -> dict[str, list[dict[str, Any]]]:
+    """For each axis and curve the knee, the smallest network near the dense one, and a halving.
 
     Each is {what: words} or says why there is none.
     """
-    return [{"name": name, **_answers(curve, scale)} for name, curve in curves.items()]
-
-
-def _answers(curve: Curve, scale: Scale) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    places = {id(setting): place for place, setting in enumerate(curve.settings)}
-    try:
-        knee = curve.knee(AXIS)
-        found["knee"] = {**_told(curve, knee.setting, scale), "at": places[id(knee.setting)]}
-        if knee.range is not None and knee.range[0] < knee.range[1]:
-            found["knee"]["seeds"] = f"{knee.range[0]:,.0f} to {knee.range[1]:,.0f}"
-        cost = curve.slope(knee, AXIS)
-        found["halving"] = f"{100 * cost:+.2f}" if scale.percent else f"{cost:+.3g}"
-    except PathError as error:
-        found["no_knee"] = str(error)
-    if scale.percent:
-        try:
-            within = curve.within(WITHIN, AXIS)
-            found["within"] = {**_told(curve, within, scale), "at": places[id(within)]}
-        except PathError as error:
-            found["not_within"] = str(error)
-    return found
-
-
-def _told(curve: Curve, setting: Setting, scale: Scale) -> dict[str, str]:
-    saved = halvings(curve, setting.size(AXIS), AXIS)
     return {
-        "removed": _percent(curve, setting.size(AXIS)),
-        "factor": factor(saved),
-        "nonzeros": f"{setting.size(AXIS):,.0f}",
-        "height": _height(scale.shown(setting)[0], scale),
+        axis: [
+            {"name": name, "number": number, **_answers(curve, axis, scale, files)}
+            for number, (name, curve) in enumerate(curves.items())
+        ]
+        for axis in axes_of(curves.values())
     }
 
 
-def rows(curves: Mapping[str, Curve], scale: Scale) -> list[dict[str, Any]]:
+def _answers(curve: Curve, axis: str, scale: Scale, files: Files) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    try:
+        knee = curve.knee(axis)
+        found["knee"] = _told(curve, knee.setting, axis, scale, files)
+        if knee.range is not None and knee.range[0] < knee.range[1]:
+            low, high = (number(axis, size) for size in knee.range)
+            found["knee"]["seeds"] = f"{low} to {high}"
+        cost = curve.slope(knee, axis)
+        found["halving"] = (
+            f"{100 * cost:+.2f} points" if scale.percent else f"{cost:+.3g} {scale.unit}".rstrip()
+        )
+    except PathError as error:
+        found["no_knee"] = str(error)
+    try:
+        within = curve.within(_within(curve, scale), axis)
+        found["within"] = _told(curve, within, axis, scale, files)
+    except PathError as error:
+        found["not_within"] = str(error)
+    return found
+
+
+def _within(curve: Curve, scale: Scale) -> float:
+    dense = [setting.error for setting in curve.settings if setting.strength is None]
+    return WITHIN if scale.percent or not dense else 0.05 * dense[0]
+
+
+def _told(curve: Curve, setting: Setting, axis: str, scale: Scale, files: Files) -> dict[str, Any]:
+    return {
+        "at": list(map(id, curve.settings)).index(id(setting)),
+        "removed": _percent(curve, setting.size(axis), axis),
+        "height": scale.told(scale.shown(setting)[0]),
+        "sizes": _sizes(curve, setting, files),
+    }
+
+
+def _sizes(curve: Curve, setting: Setting, files: Files) -> list[dict[str, Any]]:
+    """What people get: each size, and how much smaller it is than the dense network's."""
+    found = [
+        {
+            "axis": axis,
+            "name": axis_words(axis),
+            "size": number(axis, setting.size(axis)),
+            "factor": factor(halvings(curve, setting.size(axis), axis), setting.size(axis)),
+        }
+        for axis in curve.axes
+        if axis != "bits"  # 8 · bytes
+    ]
+    if all(point.folder in files for point in setting.points):
+        size = fmean(files[point.folder] for point in setting.points)
+        found.append({"axis": "file", "name": "file", "size": kilobytes(size), "factor": ""})
+    return found
+
+
+def rows(curves: Mapping[str, Curve], scale: Scale, files: Files) -> list[dict[str, Any]]:
     """For each curve a table: its columns, and for each setting its cells."""
-    return [{"name": name, **_table(curve, scale)} for name, curve in curves.items()]
+    return [{"name": name, **_table(curve, scale, files)} for name, curve in curves.items()]
 
 
-def _table(curve: Curve, scale: Scale) -> dict[str, Any]:
-    axes = [axis for axis in curve.axes if axis != "bits"]  # 8 · bytes
+def _table(curve: Curve, scale: Scale, files: Files) -> dict[str, Any]:
+    unit = f", {scale.unit}" if scale.unit else ""
     settings = (*curve.settings, *curve.from_scratch)
-    found = knee_of(curve, AXIS)
-    knee = found.setting if found else None
-    dominated = {id(setting) for setting in curve.dominated(AXIS)}
-    what = "%" if scale.percent else "error"
+    knees = {axis: knee.setting for axis in curve.axes if (knee := knee_of(curve, axis))}
+    dominated = {axis: set(map(id, curve.dominated(axis))) for axis in curve.axes}
+    sizes = _sizes(curve, settings[0], files)
     columns = [
-        curve.strength_label,
-        f"validation, {what}",
-        *([f"test, {what}"] if scale.test else []),
-        "removed",
+        ("strength", curve.strength_label),
+        ("validation", f"validation{unit}"),
+        *([("test", f"test{unit}")] if scale.test else []),
+        ("removed", "removed"),
+        *((size["axis"], size["name"]) for size in sizes),
+        ("", "seconds"),
     ]
     return {
-        "columns": [
-            *columns,
-            *map(axis_words, axes),
-            "seconds",
-        ],
+        "columns": columns,
         "rows": [
             {
                 "cells": [
                     number_or_dense(setting.strength),
                     _cell([point.error for point in setting.points], scale),
                     *([_cell(list(scale.errors(setting).values()), scale)] if scale.test else []),
-                    _percent(curve, setting.size(AXIS)),
-                    *(number(axis, setting.size(axis)) for axis in axes),
+                    {axis: _percent(curve, setting.size(axis), axis) for axis in curve.axes},
+                    *_columns(_sizes(curve, setting, files), sizes),
                     f"{sum(p.seconds for p in (*setting.points, *setting.failed)):,.1f}",
                 ],
                 "place": place,
-                "dominated": id(setting) in dominated,
-                "marks": _marks(setting, setting is knee, id(setting) in dominated),
+                "marks": {
+                    axis: _marks(setting, setting is knees.get(axis), id(setting) in beaten)
+                    for axis, beaten in dominated.items()
+                },
             }
             for place, setting in enumerate(settings)
         ],
         "failed": [(str(point), point.failed) for point in curve.failed],
     }
+
+
+def _columns(sizes: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list[str]:
+    """A setting's sizes in the order of the columns; nothing where a file is gone."""
+    known = {size["axis"]: size["size"] for size in sizes}
+    return [known.get(column["axis"], "") for column in columns]
 
 
 def _marks(setting: Setting, knee: bool, dominated: bool) -> list[str]:
@@ -108,17 +164,13 @@ def _marks(setting: Setting, knee: bool, dominated: bool) -> list[str]:
 
 def _cell(errors: list[float], scale: Scale) -> str:
     heights = [scale.height(error) for error in errors]
-    mean, std = sum(heights) / len(heights), spread(heights)
-    return _height(mean, scale) + (f" ± {_height(std, scale)}" if len(heights) > 1 else "")
+    std = f" ± {scale.number(spread(heights))}" if len(heights) > 1 else ""
+    return scale.number(fmean(heights)) + std
 
 
-def _height(value: float, scale: Scale) -> str:
-    return f"{value:.2f}" if scale.percent else f"{value:.4g}"
-
-
-def _percent(curve: Curve, size: float) -> str:
+def _percent(curve: Curve, size: float, axis: str) -> str:
     """As many digits as tell what is left to two: 98.7 %, 99.85 %."""
-    saved = halvings(curve, size, AXIS)
+    saved = halvings(curve, size, axis)
     if saved <= 0 or not size:
         return "100 %" if not size else "0 %"
     left = 100 * 2**-saved
@@ -126,10 +178,12 @@ def _percent(curve: Curve, size: float) -> str:
     return f"{100 - left:.{min(digits, 6)}f} %"
 
 
-def factor(saved: float) -> str:
-    """2^x: 1.0 ×, 74 ×, 8,100 ×."""
+def factor(saved: float, size: float = 1) -> str:
+    """2^x: 1.0 × smaller, 74 × smaller, 8,100 × smaller; the same as in words.js."""
     times = 2**saved
-    return f"{times:.1f} ×" if times < 20 else f"{times:,.0f} ×"
+    if not size:
+        return "nothing left"
+    return f"{f'{times:.1f}' if times < 20 else f'{times:,.0f}'} × smaller"
 
 
 def number(axis: str, size: float) -> str:
@@ -137,3 +191,11 @@ def number(axis: str, size: float) -> str:
     if axis == "latency":
         return f"{1e6 * size:.3g} µs" if size < 1e-3 else f"{1e3 * size:.3g} ms"
     return f"{size:,.0f}" if size >= 10 or size == int(size) else f"{size:.3g}"
+
+
+def kilobytes(size: float) -> str:
+    """A file's size as people read it: 812 B, 84 kB, 1.3 MB; the same as in words.js."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    unit, size = ("MB", size / 1e6) if size >= 1e6 else ("kB", size / 1000)
+    return f"{size:.1f} {unit}" if size < 10 else f"{size:,.0f} {unit}"

@@ -12,7 +12,12 @@ function choose(number, at, seed = null) {
 
 function pin(number, at, seed = null) {
   if (!choose(number, at, seed)) return;
-  const hash = new URLSearchParams();
+  state.byHand = true;
+  address();
+}
+
+function address() {
+  const hash = new URLSearchParams(), [number, at] = state.chosen;
   if (number) hash.set("curve", number);
   hash.set("point", at);
   if (state.seed !== null) hash.set("seed", state.seed);
@@ -48,6 +53,8 @@ function detail() {
   if (network.link) {
     const link = make(seeds, "a", { download: network.link.name, class: "screen" }, `download ${network.link.name}`);
     link.setAttribute("href", network.link.href);
+    make(seeds, "span", { class: "screen" }, kilobytes(network.link.bytes));
+    make(chosen, "pre", { class: "code" }, network.link.code);
   }
   const parts = make(chosen, "div", { class: "parts" }), left = make(parts, "div"), right = make(parts, "div");
   layers(left, curve, network);
@@ -65,6 +72,7 @@ function grid(parent, title, columns, cells) {
     const line = make(body, "tr");
     for (const cell of row) {
       if (typeof cell === "string") make(line, "td", {}, cell);
+      else if (Array.isArray(cell)) term(make(line, "td"), ...cell); // a word and its text
       else make(make(line, "td", { class: "bar" }), "div").style.width = `${100 * cell}%`; // a fraction
     }
   }
@@ -79,15 +87,20 @@ function layers(parent, curve, network) {
 
 function sizes(parent, curve, network) {
   const cells = Object.entries(network.sizes).filter(([axis]) => axis !== "bits").map(([axis, n]) =>
-    [word(axis), sized(axis, n), smaller(n, Math.log2((curve.dense[axis] || 0.5) / (n || 0.5)))]);
-  const scores = [...(network.test === null ? [] : [[`test ${what}`, told(network.test), ""]]), [`validation ${what}`, told(network.error), ""]];
-  grid(parent, "This network", ["", "", ""], [...scores, ...cells, ["made in", network.seconds.toFixed(1) + " s", ""]]);
+    [[axis, word(axis)], sized(axis, n), smaller(n, Math.log2((curve.dense[axis] || 0.5) / (n || 0.5)))]);
+  if (network.link) cells.push([["file"], kilobytes(network.link.bytes), ""]);
+  const scores = [...(network.test === null ? [] : [[["test", partName("test")], told(network.test), ""]]),
+    [["validation", partName("error")], told(network.error), ""]];
+  grid(parent, "This network", ["", "", ""], [...scores, ...cells, ["made in", network.seconds.toFixed(1) + "\u00a0s", ""]]);
   if (network.empty) make(parent, "p", {}, "Its answer does not depend on the input any more.");
 }
 
 function pattern(parent, about, readers) {
   const image = about.height > 1, most = Math.max(1, ...readers), tall = image ? about.height : 40;
-  make(parent, "h3", {}, image ? "Who reads which input" : "How many units read each input");
+  const title = make(parent, "h3");
+  title.append(image ? "Who " : "How many units ");
+  term(title, "reads", image ? "reads" : "read");
+  title.append(image ? " which input" : " each input");
   const figure = make(parent, "div", { class: "pattern" + (image ? "" : " strip") });
   const svg = make(figure, "svg", { viewBox: `0 0 ${about.width} ${tall}`, "shape-rendering": "crispEdges", fill: "currentColor",
     role: "img", "aria-label": `how many units of ${about.name} read each input`, ...(image ? {} : { preserveAspectRatio: "none" }) });
@@ -97,8 +110,20 @@ function pattern(parent, about, readers) {
     if (image) make(svg, "rect", { x, y, width: 1, height: 1, "fill-opacity": (0.2 + 0.8 * fraction).toFixed(2) });
     else make(svg, "rect", { x, y: tall * (1 - fraction), width: 1, height: tall * fraction });
   });
+  scale(figure, most, image);
   const read = readers.filter((count) => count).length;
-  make(figure, "div").append(make(null, "small", {}, `${about.name}: ${count(read)} of ${count(readers.length)} inputs are read, by ≤ ${count(most)} of ${count(about.units)}`));
+  make(figure, "div").append(make(null, "small", {}, `${about.name}: ${count(read)} of ${count(readers.length)} inputs are read, by ≤ ${count(most)} of ${count(about.units)} units`));
+}
+
+function scale(figure, most, image) { // what the shades, or the heights, stand for
+  const legend = make(figure, "div", { class: "scale" });
+  if (!image) return void make(legend, "span", {}, `bars: 0 to ${count(most)} units`);
+  make(legend, "span", { class: "none" });
+  make(legend, "span", {}, "0");
+  make(legend, "span", {}, most > 1 ? "1" : "");
+  make(legend, "span", { class: "ramp" }).style.background =
+    `linear-gradient(to right, color-mix(in srgb, currentColor ${most > 1 ? 20 + 80 / most : 100}%, transparent), currentColor)`;
+  make(legend, "span", {}, count(most) + (most > 1 ? " units" : " unit"));
 }
 
 function classes(parent, names, accuracies) {

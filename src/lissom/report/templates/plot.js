@@ -21,7 +21,14 @@ function round(low, high) { // about six round numbers
   return [found, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))];
 }
 
-let tip = null;
+// Where the useful end is: errors up to twice the best one, or 2½ times what the knees cost.
+function useful(rows) {
+  const knees = rows.filter((r) => kind(r.curve, r.at) === "knee").map((r) => r.wrong);
+  const best = Math.min(...rows.map((r) => r.wrong));
+  return knees.length ? Math.max(2 * best, best + 2.5 * (Math.max(...knees) - best)) : Infinity;
+}
+
+let tip = null, ink = []; // ink: places where the curves are drawn, which the tip leaves free
 function draw() {
   const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.key : null;
   plot.textContent = "";
@@ -30,29 +37,37 @@ function draw() {
   const edge = { left: 52, right: 14, top: 12, bottom: 58 };
   const rows = shown().flatMap(({ curve, number }) => curve.points.map((point, at) => {
     const pair = point[state.part] || point.error, x = curve.axes[state.axis].halvings[at];
-    return { curve, number, point, at, x, y: height(pair[0]), std: (data.percent ? 100 : 1) * (pair[1] || 0) };
+    return { curve, number, point, at, x, wrong: factorOf * pair[0], std: factorOf * (pair[1] || 0) };
   }));
+  everything.holder.hidden = true;
   if (!rows.length) return void make(plot, "p", {}, "No curve is chosen, or none has this size.");
+  const limit = useful(rows);
+  if (state.reveal && rows.some((r) => r.wrong > limit && [r.number, r.at].join() === state.chosen.join())) state.all = everything.box.checked = true;
+  state.reveal = false;
+  const cut = (r) => !state.all && r.wrong > limit;
+  const beyond = rows.filter((r) => r.wrong > limit).length;
+  everything.holder.hidden = !beyond;
+  everything.text.textContent = `show all (${beyond} of ${rows.length} points are further down)`;
   const most = Math.max(0.25, ...rows.map((r) => r.x)), least = Math.min(0, ...rows.map((r) => r.x)) - 0.03 * most;
-  let ys = rows.flatMap((r) => [r.y - r.std, r.y + r.std]);
-  const good = data.percent ? Math.max(...rows.map((r) => r.y)) : 0;
-  if (state.near) ys = [good - 5, ...ys.filter((y) => y >= good - 5)];
-  let [low, high] = [Math.min(...ys), Math.max(...ys)];
-  if (data.percent) high = Math.min(high, 100);
+  const ends = rows.filter((r) => !cut(r)).flatMap((r) => [r.wrong - r.std, r.wrong + r.std]);
+  let [low, high] = [Math.max(0, Math.min(...ends)), Math.max(...ends)];
+  if (beyond && !state.all) high = limit; // nor closer, where differences are chance
   const air = 0.05 * (high - low || 1);
-  [low, high] = [low - (state.near ? 0 : air), high + air];
+  [low, high] = [low - air, high + air];
+  const [levels, places] = data.accuracy ? round(Math.max(0, 100 - high), 100 - Math.max(0, low)) : round(Math.max(0, low), high);
+  edge.left = 26 + 7 * Math.max(...levels.map((level) => level.toFixed(places).length)); // room for its numbers
   const px = (x) => edge.left + (x - least) / (most * 1.03 - least) * (width - edge.left - edge.right);
-  const py = (y) => edge.top + (data.percent ? high - y : y - low) / (high - low) * (tall - edge.top - edge.bottom); // up is better
+  const py = (wrong) => edge.top + (wrong - low) / (high - low) * (tall - edge.top - edge.bottom); // up is better
   const bottom = tall - edge.bottom;
 
   const svg = make(plot, "svg", { viewBox: `0 0 ${width} ${tall}`, role: "group",
     "aria-label": `${partName(state.part)} against ${gone(state.axis)}; arrow keys go from point to point, Enter shows one` });
   make(make(make(svg, "defs"), "clipPath", { id: "inside" }), "rect",
-    { x: edge.left - 12, y: edge.top - 8, width: width - edge.left - edge.right + 24, height: bottom - edge.top + 16 });
-  const [levels, digits] = round(low, Math.min(high, data.percent ? 100 : high));
-  for (const y of levels) {
-    make(svg, "line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: py(y), y2: py(y) });
-    make(svg, "text", { x: edge.left - 8, y: py(y) + 4, "text-anchor": "end" }, y.toFixed(digits));
+    { x: edge.left - 12, y: edge.top - 8, width: width - edge.left - edge.right + 24, height: bottom - edge.top + 8 });
+  for (const level of levels) {
+    const y = py(data.accuracy ? 100 - level : level);
+    make(svg, "line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: y, y2: y });
+    make(svg, "text", { class: "level", x: edge.left - 8, y: y + 4, "text-anchor": "end" }, level.toFixed(places));
   }
   let free = -Infinity;
   for (const f of marks(most, width < 560)) {
@@ -64,33 +79,53 @@ function draw() {
     make(svg, "text", { x: px(x), y: bottom + 31, "text-anchor": "middle", opacity: 0.75 }, "÷ " + count(f));
   }
   make(svg, "text", { class: "name", x: (edge.left + width) / 2, y: tall - 6, "text-anchor": "middle" }, gone(state.axis));
-  make(svg, "text", { class: "name", x: 0, y: 0, "text-anchor": "middle",
-    transform: `translate(12 ${(edge.top + bottom) / 2}) rotate(-90)` }, partName(state.part) + (data.percent ? ", %" : ""));
+  make(svg, "text", { class: "name", x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${(edge.top + bottom) / 2}) rotate(-90)` },
+    partName(state.part) + (data.unit && ", " + data.unit) + (data.accuracy ? "" : " (up is better)"));
 
-  const inside = make(svg, "g", { "clip-path": "url(#inside)" });
+  ink = [];
   for (const { curve, number } of shown()) {
     const ours = rows.filter((r) => r.number === number), on = curve.axes[state.axis];
     const front = on.front.map((at) => ours.find((r) => r.at === at));
-    const group = make(inside, "g", { class: `series c${number % 6}`, "data-curve": number });
+    const group = make(svg, "g", { class: `series c${number % 6}`, "data-curve": number });
+    const inside = make(group, "g", { "clip-path": "url(#inside)" });
     if (front.some((r) => r.std > 0)) {
-      const up = front.map((r) => `${px(r.x)},${py(r.y + r.std)}`), down = front.map((r) => `${px(r.x)},${py(r.y - r.std)}`);
-      make(group, "polygon", { class: "band", points: [...up, ...down.reverse()].join(" ") });
+      const up = front.map((r) => `${px(r.x)},${py(r.wrong - r.std)}`), down = front.map((r) => `${px(r.x)},${py(r.wrong + r.std)}`);
+      make(inside, "polygon", { class: "band", points: [...up, ...down.reverse()].join(" ") });
     }
-    make(group, "polyline", { class: "line", points: front.map((r) => `${px(r.x)},${py(r.y)}`).join(" ") });
+    const line = front.map((r) => [px(r.x), py(r.wrong)]);
+    make(inside, "polyline", { class: "line", points: line.join(" ") });
+    line.slice(1).forEach(([x, y], i) => {
+      for (let t = 0; t <= 1; t += 0.01) ink.push([line[i][0] + t * (x - line[i][0]), line[i][1] + t * (y - line[i][1])]);
+    });
+    ink = ink.filter(([, y]) => y < bottom);
     if (on.knee !== null && on.range && on.range[0] < on.range[1]) {
-      const [a, b] = on.range.map((s) => px(Math.log2((curve.dense[state.axis] || 0.5) / (s || 0.5)))), y = py(ours[on.knee].y);
-      make(group, "line", { class: "range", x1: a, x2: b, y1: y, y2: y });
-      for (const x of [a, b]) make(group, "line", { class: "range", x1: x, x2: x, y1: y - 6, y2: y + 6 });
+      const [a, b] = on.range.map((s) => px(Math.log2((curve.dense[state.axis] || 0.5) / (s || 0.5)))), y = py(ours[on.knee].wrong);
+      make(inside, "line", { class: "range", x1: a, x2: b, y1: y, y2: y });
+      for (const x of [a, b]) make(inside, "line", { class: "range", x1: x, x2: x, y1: y - 6, y2: y + 6 });
     }
     // What zooming cuts off cannot be reached either.
-    const order = ours.filter((r) => !state.near || r.y >= low).sort((a, b) => a.x - b.x);
-    order.forEach((row, step) => dot(group, row, px(row.x), py(row.y), py(row.y - row.std) - py(row.y), order, step));
+    const order = ours.filter((r) => !cut(r)).sort((a, b) => a.x - b.x);
+    order.forEach((row, step) => {
+      ink.push([px(row.x), py(row.wrong)]);
+      dot(group, row, px(row.x), py(row.wrong), py(row.wrong) - py(row.wrong - row.std), order, step);
+    });
   }
   key();
   tip = make(plot, "div", { class: "tip", hidden: "" });
   markChosen();
   const again = focused && plot.querySelector(`[data-key="${focused}"]`);
   if (again) again.focus();
+}
+
+// Beside the curves: of the places around a point, in the corners and below, the one that hides least.
+function beside(x, y, w, h, wide, tall) {
+  const near = [20, -w - 20, -w / 2].flatMap((dx) => [20, -h - 20, -h / 2].map((dy) => [x + dx, y + dy]));
+  const corners = [[56, tall - h - 64], [wide - w - 4, 4], [56, 4], [wide - w - 4, tall - h - 64]];
+  const cost = ([left, top]) => Math.hypot(left + w / 2 - x, top + h / 2 - y) +
+    500 * ink.filter(([a, b]) => a > left - 8 && a < left + w + 8 && b > top - 8 && b < top + h + 8).length;
+  const clamp = (n, most) => Math.min(Math.max(0, n), most);
+  return [...[...near, ...corners].map(([left, top]) => [clamp(left, wide - w), clamp(top, tall - h)]), [clamp(x - w / 2, wide - w), tall]]
+    .sort((a, b) => cost(a) - cost(b))[0];
 }
 
 function symbol(parent, kind, x, y) {
@@ -111,11 +146,11 @@ function dot(group, row, x, y, half, order, step) {
     tip.textContent = "";
     lines.forEach((line, i) => make(tip, i ? "span" : "b", {}, line));
     tip.hidden = false;
-    const scale = plot.querySelector("svg").getBoundingClientRect().width / plot.querySelector("svg").viewBox.baseVal.width;
-    const left = Math.min(Math.max(0, x * scale - tip.offsetWidth / 2), plot.clientWidth - tip.offsetWidth);
-    const above = y * scale - tip.offsetHeight - 18;
-    tip.style.left = left + "px";
-    tip.style.top = (above > 0 ? above : y * scale + 18) + "px";
+    const svg = plot.querySelector("svg"), { width, height } = svg.viewBox.baseVal;
+    const scale = svg.getBoundingClientRect().width / width;
+    const [left, top] = beside(x, y, tip.offsetWidth / scale, tip.offsetHeight / scale, width, height);
+    tip.style.left = scale * left + "px";
+    tip.style.top = scale * top + "px";
   };
   node.addEventListener("mouseenter", show);
   node.addEventListener("focus", () => {
@@ -142,8 +177,8 @@ function dot(group, row, x, y, half, order, step) {
 function summary(curve, at) {
   const point = curve.points[at], x = curve.axes[state.axis].halvings[at], is = kind(curve, at);
   const lines = [(many ? curve.name + ": " : "") + point.title + also(is)];
-  if (point.test) lines.push(`test ${what} ${measured(point.test)}`);
-  lines.push(`validation ${what} ${measured(point.error)}`);
+  if (point.test) lines.push(`${partName("test")} ${measured(point.test)}`);
+  lines.push(`${partName("error")} ${measured(point.error)}`);
   const [left] = point.sizes[state.axis];
   lines.push((state.axis === "latency" ? `latency ${time(left)}` : `${count(left)} ${word(state.axis)}`) + `, ${smaller(left, x)}`);
   if (left) lines.push(`${removed(x)} % ${state.axis === "latency" ? "saved" : "removed"}`);
@@ -153,14 +188,19 @@ function summary(curve, at) {
 
 function key() {
   const list = make(plot, "div", { class: "key" });
-  const kinds = new Set(shown().flatMap(({ curve }) => curve.points.map((_, at) => kind(curve, at))));
-  const words = { front: "front, mean over seeds", knee: "knee, and the seeds' own", dominated: "dominated", "from-scratch": "trained from scratch" };
-  for (const [is, text] of Object.entries(words)) {
+  const points = shown().flatMap(({ curve }) => curve.points), kinds = new Set(shown().flatMap(({ curve }) => curve.points.map((_, at) => kind(curve, at))));
+  const words = { front: ", mean over seeds", knee: ", and the seeds' own", dominated: "", "from-scratch": "" };
+  for (const [is, more] of Object.entries(words)) {
     if (!kinds.has(is)) continue;
     const entry = make(list, "span");
     symbol(make(make(entry, "svg", { viewBox: "0 0 18 18", class: many ? "" : "c0", "aria-hidden": "true" }), "g", { class: is }), is, 9, 9);
-    entry.append(text);
+    term(entry, is.replace("-", " "));
+    if (points.some((p) => p.error[1] !== null)) entry.append(more);
   }
-  if (shown().some(({ curve }) => curve.points.some((p) => p.sizes[state.axis][0] === 0))) make(list, "span", {}, "nothing left is drawn as a half left");
-  if (kinds.size) make(list, "span", {}, shown().some(({ curve }) => curve.points.some((p) => p.error[1] !== null)) ? "band: ± one standard deviation over seeds" : "one seed: no band");
+  if (points.some((p) => p.sizes[state.axis][0] === 0)) make(list, "span", {}, "nothing left is drawn as a half left");
+  const entry = make(list, "span");
+  if (points.some((p) => p.error[1] !== null)) {
+    term(entry, "band");
+    entry.append(": ± one standard deviation over seeds");
+  } else if (kinds.size) entry.append("one seed: no band");
 }
