@@ -1,8 +1,5 @@
 """What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,29 +65,6 @@ class Progress:
             line = f"{who}epoch {epoch:4d}/{epochs}  {self._standing}"
             self._console.print(line, soft_wrap=True)
             self._next_line[who] = epoch + max(1, epochs // 10)
-
-
-@contextmanager
-def points_shown(console: Console) -> Iterator[None]:
-    """Show what comes of each point of a path, a line for each."""
-    log, handler = logging.getLogger("lissom.curves"), _Lines(console)
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-        log.removeHandler(handler)
-
-
-class _Lines(logging.Handler):
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
 
 def standing(found: Evaluation) -> str:

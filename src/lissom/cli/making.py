@@ -1,6 +1,5 @@
 """Commands that train: a recipe, or its whole curve, of which one network is chosen."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,7 +146,6 @@ def path(
     import torch
 
     from lissom.cli.folders import check_curve, default_folder, resumable
-    from lissom.progress import points_shown
     from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
     from lissom.report import class_accuracy
     from lissom.storage import alone_in
@@ -163,14 +161,15 @@ def path(
         shape = list(curve.data.train_x.shape[1:])
         record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
         check_curve(run, read)
-        with resumable(run), points_shown(stderr), alone_in(run):
+        with resumable(run), alone_in(run):
             check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
-            found = curve.run(jobs, first, retry_failed=retry_failed)
+            progress: Literal[False] | None = False if stderr.quiet else None
+            found = curve.run(jobs, first, retry_failed=retry_failed, progress=progress)
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
-                found = curve.run(jobs, sparse)
+                found = curve.run(jobs, sparse, progress=progress)
             x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
             class_accuracy(found, x, y, curve.make_model, names=names).save(run)
             keep_result(record, found.to_dict(), run)
@@ -178,8 +177,10 @@ def path(
             print_json({"curve": run, **found.to_dict()})
         else:
             typer.echo(found)
-            with suppress(PathError):  # too few points for one
+            try:
                 typer.echo(found.knee())
+            except PathError as error:  # too few points for one, say
+                typer.echo(f"no knee: {error}")
         say(f"kept in {run}")
 
 

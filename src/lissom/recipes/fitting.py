@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from lissom.curves import Curve, Start, path
+from lissom.curves.telling import Listener
 from lissom.data import Dataset
 from lissom.errors import RecipeError
 from lissom.recipes.making import make_data, make_example, make_model
@@ -61,7 +62,12 @@ class RecipePath:
         usable_device(self.device)
 
     def run(
-        self, jobs: int = 1, from_scratch: Sequence[float] = (), *, retry_failed: bool = False
+        self,
+        jobs: int = 1,
+        from_scratch: Sequence[float] = (),
+        *,
+        retry_failed: bool = False,
+        progress: Listener | Literal[False] | None = None,
     ) -> Curve:
         """Make the curve, or go on with it.
 
@@ -70,6 +76,7 @@ class RecipePath:
             from_scratch: strengths that are trained from untrained networks too, for the dense
                 one's epochs.
             retry_failed: make the points that failed again.
+            progress: as for `lissom.path`.
 
         Raises:
             RecipeError: for a strength that the recipe cannot have.
@@ -87,10 +94,13 @@ class RecipePath:
             seeds=spec.seeds,
             from_scratch=from_scratch,
             strength_name=strength_of(self.recipe).label,
+            round_to=spec.round_to,
+            inputs=spec.inputs,
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
             retry_failed=retry_failed,
+            progress=progress,
         )
 
     def make_model(self, seed: int) -> nn.Module:

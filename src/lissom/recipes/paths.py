@@ -22,7 +22,8 @@ class PathSpec(Spec):
     empty, an interval, or a guess. The dense network is trained for `dense` epochs, and each
     further point goes on for `epochs`. In the last `fine_tune` epochs zeros stay zero, and the
     learning rate falls along a cosine; a network trained for `dense` epochs is fine-tuned for as
-    large a fraction of them. `latency` measures the seconds of a forward pass at each point, too.
+    large a fraction of them. `round_to` and `inputs` are those of `lissom.shrink`; `latency` times
+    the networks too.
     """
 
     strength: str
@@ -32,6 +33,8 @@ class PathSpec(Spec):
     dense: Whole
     epochs: Whole
     fine_tune: Whole
+    round_to: Whole = 1
+    inputs: bool = False
     latency: bool = False
 
     @model_validator(mode="after")
