@@ -133,15 +133,14 @@ class Handles:
     def load(
         self,
         state: Mapping[str, Any],
-        delivered: Mapping[str, Any],
-        load_model: Callable[[dict[str, Any]], object],
+        load_model: Callable[[Mapping[str, Any]], object],
     ) -> None:
         """Go on where `state` was taken; the states of optimizers are loaded afterwards.
 
         Args:
             state: of the methods, and what is not the same in training.
-            delivered: the state of the model that was delivered.
-            load_model: loads the whole state of the model.
+            load_model: loads what was not the same in training into the model, and the delivered
+                state, where it is not there yet.
 
         Raises:
             MethodError: if it is of other methods.
@@ -156,7 +155,7 @@ class Handles:
         self.back()
         for method, own in zip(self.methods, kept, strict=True):
             method.load_state_dict(own)
-        load_model({**delivered, **state["training"]})
+        load_model(state["training"])
 
 
 def _all_on(optimizers: Iterable[Optimizer]) -> list[Method]:

@@ -87,10 +87,12 @@ class LissomCallback(Callback):
         if (checkpoint := self._checkpoint) is not None:
             self._checkpoint = None
             strategy, strict = trainer.strategy, self._strict
+            delivered = checkpoint["state_dict"]
             self.handles.load(
                 checkpoint["callbacks"][self.state_key],
-                checkpoint["state_dict"],
-                lambda state: strategy.load_model_state_dict({"state_dict": state}, strict=strict),
+                lambda training: strategy.load_model_state_dict(
+                    {"state_dict": {**delivered, **training}}, strict=strict
+                ),
             )
 
     def on_before_optimizer_step(

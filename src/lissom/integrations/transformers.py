@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lissom.errors import RunError
+from lissom.errors import MethodError, RunError
 from lissom.integrations.handles import Handles, Make, missing
 from lissom.methods import Method
 from lissom.methods.optimizers import stepping_optimizer
@@ -73,7 +73,14 @@ class LissomCallback(TrainerCallback):
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         if self._waiting is not None:
             self._waiting.remove()
+        groups = len(optimizer.param_groups)
         self.handles.take([optimizer], model)
+        if len(optimizer.param_groups) > groups:
+            raise MethodError(
+                f"method {self.methods[-1].name!r} adds a param group, and Trainer has made a "
+                "scheduler of the others: make the method on an optimizer of your own, and give it "
+                "to Trainer(optimizers=(optimizer, None), callbacks=[LissomCallback()])"
+            )
         waiting, self._optimizer_state = self._optimizer_state, None
         if not state.global_step:
             return
@@ -87,7 +94,9 @@ class LissomCallback(TrainerCallback):
                 "TrainingArguments(resume_from_checkpoint=…) too"
             )
         kept = load_state(folder / FILE, KIND)
-        self.handles.load(kept, _state_of(model), model.load_state_dict)
+        self.handles.load(
+            kept, lambda training: model.load_state_dict({**_state_of(model), **training})
+        )
         if waiting is not None:
             stepping_optimizer(optimizer).load_state_dict(waiting)
 
