@@ -37,7 +37,7 @@ METHODS: dict[str, Make] = {
 # Over by the middle, where training is resumed: what the methods added is gone by then.
 ENDED: dict[str, Make] = {
     "ended proximal": lambda opt, net: lissom.proximal(
-        opt, {lissom.weights(net): TopK(fraction=0.2)}, finalize_at=MIDDLE - 2
+        opt, {lissom.weights(net): TopK(fraction=0.2, per="layer")}, finalize_at=MIDDLE - 2
     ),
     "ended gates": lambda opt, net: lissom.gate(
         opt, net, {lissom.weights(net): L0(5e-3)}, seed=0, finalize_at=MIDDLE - 2
