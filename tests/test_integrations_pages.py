@@ -1,4 +1,4 @@
-"""The pages about integrations: their code runs, their examples are short, and errors say what to do."""
+"""The pages about integrations: their code runs, and their examples are short."""
 
 import re
 import subprocess

@@ -76,7 +76,7 @@ def test_a_resumed_training_has_the_same_bits(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["gates"])
 def test_what_is_validated_is_what_would_be_delivered(name: str) -> None:
-    seen = EpochScoring(lambda net, X, y: zeros(net.module_), name="zeros", use_caching=False)
+    seen = EpochScoring(lambda net, x, y: zeros(net.module_), name="zeros", use_caching=False)
     split = skorch.dataset.ValidSplit(3, stratified=True)
     net = classifier(LissomCallback(ALL[name]), train_split=split)
     net.set_params(callbacks=[("zeros", seen), ("lissom", LissomCallback(ALL[name]))]).fit(X, Y)

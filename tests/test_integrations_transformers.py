@@ -135,7 +135,9 @@ def test_the_best_model_is_one_that_was_evaluated(
     name: str, others: list[Any], tmp_path: Path
 ) -> None:
     options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-    training = before(tmp_path, name, metric_for_best_model="zeros", greater_is_better=False, **options)
+    training = before(
+        tmp_path, name, metric_for_best_model="zeros", greater_is_better=False, **options
+    )
     for callback in others:
         training.add_callback(callback)
     training.train()
@@ -179,3 +181,18 @@ def test_a_second_training_keeps_the_zeros(tmp_path: Path) -> None:
     training.train()
     assert callback.methods[0].step == 2 * STEPS
     assert all(bool((p[d] == 0).all()) for p, d in zip(model.parameters(), dead, strict=True))
+
+
+def test_penalties_are_scaled_as_the_loss_is_in_half_precision() -> None:
+    model = Few(Config())
+    opt = adam(model)
+    method = ALL["subgradient"](opt, model.net)
+    method.penalty().backward()
+    expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    opt.zero_grad()
+    opt.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # where accelerate keeps it
+    callback = LissomCallback()
+    callback.handles.take([opt], model)
+    callback.on_step_begin(None, None, None, optimizer=opt)
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(8 * a, b) for a, b in zip(expected, found, strict=True))

@@ -86,7 +86,7 @@ class Handles:
         with torch.enable_grad():
             for method in self.methods:
                 if method.optimizer is inner and (term := method.penalty()).requires_grad:
-                    (term if scale == 1 else scale * term).backward()  # type: ignore[no-untyped-call]
+                    (term if scale == 1 else scale * term).backward()
 
     def deploy(self) -> None:
         """Make the network what would be delivered now, until `back`."""
@@ -106,7 +106,9 @@ class Handles:
         for method in self.methods:
             method.finalize()
 
-    def state(self, model: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    def state(
+        self, model: Callable[[], Mapping[str, Any]]
+    ) -> tuple[Mapping[str, Any], dict[str, Any]]:
         """The model as it would be delivered, and what training goes on with.
 
         Args:

@@ -40,12 +40,14 @@ class LissomCallback(Callback):  # type: ignore[misc]
 
     def __init__(self, make: Callable[..., Method], **settings: Any) -> None:
         self.make = make
-        vars(self).update(settings)
+        self.__dict__.update(settings)
 
     def initialize(self) -> "LissomCallback":
         """Forget the methods of an earlier `fit`."""
         settings = {k: v for k, v in self.get_params(deep=False).items() if k != "make"}
-        self.handles_ = Handles(partial(self.make, **settings) if callable(self.make) else self.make)
+        self.handles_ = Handles(
+            partial(self.make, **settings) if callable(self.make) else self.make
+        )
         return self
 
     @property
