@@ -1,5 +1,7 @@
 """lissom in the Trainer of transformers."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ pytest.importorskip("accelerate")
 from lissom.integrations.transformers import LissomCallback  # noqa: E402
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> Iterator[None]:
+    """Each Trainer collects garbage, half a second where so many modules are imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Config(transformers.PreTrainedConfig):
