@@ -1,10 +1,19 @@
 """Which tests this machine can run, and fixtures for all of them."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from products import mark_rest_of_products
+
+# All their cases are exhaustive, and what they import takes seconds.
+SLOW_TO_IMPORT = ("test_integrations_lightning.py", "test_integrations_transformers.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    left_out = config.option.markexpr == "not exhaustive"
+    return True if left_out and collection_path.name in SLOW_TO_IMPORT else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

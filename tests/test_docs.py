@@ -147,6 +147,8 @@ def test_every_name_printed_is_there_after_one_import():
     printed = re.findall(r"(?<![\w./-])lissom(?:\.[A-Za-z_]\w*)+(?![\w{])", text)
     assert len(api) > 80 and len(set(printed)) > 150
     printed.remove("lissom.input")  # what a tensor is called in files
+    others = ("lissom.integrations.", "lissom.pt")  # of frameworks that may be missing, and a file
+    printed = [name for name in printed if not name.startswith(others)]
     names = sorted({*api, *printed, "lissom.__version__"})
     code = """
         import operator, sys, lissom

@@ -34,7 +34,7 @@ FLOORS = (
     {"methods", "compressions", "preconditioners", "rescaling"},
     {"shrinking", "saving", "measuring", "exporting"},
     {"curves", "attacks"},
-    {"training", "data", "models", "recipes", "distill", "ensemble"},
+    {"training", "data", "models", "recipes", "distill", "ensemble", "integrations"},
     {"report", "progress", "cli", "__init__", "__main__"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
