@@ -9,6 +9,7 @@ from lissom.arguments import as_annotated
 from lissom.data.cifar10 import load_jpeg_cifar10
 from lissom.data.dataset import Dataset
 from lissom.data.digits import load_digits
+from lissom.data.loaders import Loaders, first_inputs
 from lissom.data.mnist import load_mnist
 from lissom.data.modrec import load_modrec
 from lissom.data.signals import ModRec
@@ -16,7 +17,9 @@ from lissom.errors import DataError, nearest
 
 __all__ = [
     "Dataset",
+    "Loaders",
     "ModRec",
+    "first_inputs",
     "load",
     "load_digits",
     "load_jpeg_cifar10",

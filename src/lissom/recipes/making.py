@@ -31,7 +31,9 @@ def make_data(recipe: Recipe, data_dir: Path | str | None = None, *, seed: int =
     return data.centered() if recipe.data.center else data
 
 
-def make_model(recipe: Recipe, shape: Sequence[int], classes: int, *, seed: int = 0) -> nn.Module:
+def make_model(
+    recipe: Recipe, shape: Sequence[int], classes: int | None, *, seed: int = 0
+) -> nn.Module:
     """The recipe's network, initialised by `seed`.
 
     Args:

@@ -20,6 +20,7 @@ from lissom.recipes.penalties import PenaltySpec
 from lissom.recipes.strict import Positive, Spec, Whole, complaint, keys, refusals
 from lissom.schedules import Schedule, cosine, linear, multistep
 from lissom.training import Augment, TrainOptions
+from lissom.training.options import Precision
 from lissom.training.teacher import check_distillation
 
 
@@ -111,7 +112,7 @@ class TrainSpec(Spec):
     average_from: int | None = None
     average_decay: float = 0.999
     evaluate_every: int = 1
-    bf16: bool = False
+    precision: Precision = "32-true"
     channels_last: bool = False
 
     def arguments(self) -> dict[str, Any]:
@@ -307,7 +308,7 @@ class Record(Spec):
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     shape: Annotated[list[Whole], Field(min_length=1)]
-    classes: Whole
+    classes: Whole | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""

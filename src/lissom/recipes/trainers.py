@@ -97,6 +97,8 @@ def make_teacher(
     trainer = make_trainer(
         recipe, data, seed=seed, device=device, out=out, report=report_of_teacher
     )
+    examples = trainer.data
+    assert isinstance(examples, Dataset)  # as those of all recipes
     shape = list(data.train_x.shape[1:])
     record = Record(recipe=recipe, seed=seed, shape=shape, classes=data.classes)
     if out is not None and (out / "recipe.json").exists():
@@ -105,7 +107,7 @@ def make_teacher(
         if (out / "result.json").exists():
             model = make_model(recipe, shape, data.classes).to(usable_device(device))
             load_weights(model, out)
-            return Teacher(logits_of(model, trainer.data.train_x), spec.alpha, spec.temperature)
+            return Teacher(logits_of(model, examples.train_x), spec.alpha, spec.temperature)
         if (out / "checkpoint.pt").exists():
             trainer.resume()
     if out is not None:
@@ -114,4 +116,4 @@ def make_teacher(
     if out is not None:
         keep_weights(trainer.model, out)
         keep_result(record, found.to_dict(), out)
-    return Teacher(logits_of(trainer.model, trainer.data.train_x), spec.alpha, spec.temperature)
+    return Teacher(logits_of(trainer.model, examples.train_x), spec.alpha, spec.temperature)
