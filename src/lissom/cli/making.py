@@ -10,6 +10,7 @@ import typer
 from lissom.cli.folders import begun, check_curve, check_run, resumable
 from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
 from lissom.curves import Curve
+from lissom.data import Dataset
 from lissom.errors import PathError, RunError
 from lissom.measuring import measure
 from lissom.progress import Progress, points_shown
@@ -22,10 +23,12 @@ from lissom.recipes import (
     keep_result,
     keep_weights,
     make_data,
+    make_task,
     make_trainer,
     read_recipe,
     read_record,
     recipe_names,
+    shape_of,
 )
 from lissom.report import class_accuracy
 from lissom.storage import alone_in
@@ -63,7 +66,7 @@ def train(
         run = out or (Path(recipe).parent if of_run else Path("runs") / Path(recipe).stem)
         check_run(run, read, seed, resume=resume, overwrite=overwrite)
         data = make_data(read, data_dir, seed=seed)
-        shape = list(data.train_x.shape[1:])
+        shape = shape_of(data, make_task(read))
         log = HenriksonLog(run) if read.log == "henrikson" else None
         with resumable(run, "--resume"), Progress(console, read) as progress:
 
@@ -121,8 +124,7 @@ def path(
         run = out or Path("runs") / Path(recipe).stem
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
-        shape = list(curve.data.train_x.shape[1:])
-        record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
+        record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
         check_curve(run, read)
         with resumable(run), points_shown(console), alone_in(run):
             check_curve(run, read)  # another process may have been here since
@@ -132,8 +134,9 @@ def path(
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
                 found = curve.run(jobs, sparse)
-            x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
-            class_accuracy(found, x, y, curve.make_model, names=names).save(run)
+            if isinstance(curve.data, Dataset) and curve.data.classes is not None:
+                x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
+                class_accuracy(found, x, y, curve.make_model, names=names).save(run)
             keep_result(record, found.to_dict(), run)
         typer.echo(found)
         with suppress(PathError):  # too few points for one
@@ -184,7 +187,7 @@ def recipes() -> None:
     with mistakes_in_red():
         for name in recipe_names():
             read = read_recipe(name)
-            rows.append([name, read.data.name, read.train.epochs, read.title])
+            rows.append([name, read.data.called, read.train.epochs, read.title])
     console.print(table(["recipe", "data", "epochs", "what it does"], rows))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from torch import nn
@@ -125,7 +125,7 @@ def report(
         say(f"written: {page}")
 
 
-def load_model(run: Path) -> tuple[nn.Module, list[int]]:
+def load_model(run: Path) -> tuple[nn.Module, Any]:
     """The network of a run, or what its last checkpoint would deliver; the shape of an example."""
     record = read_record(run / "recipe.json")
     finished = run / "model.safetensors"
@@ -141,7 +141,7 @@ def load_model(run: Path) -> tuple[nn.Module, list[int]]:
 
 
 def _shrunk(
-    model: nn.Module, shape: list[int], *, round_to: int | None, inputs: bool = False
+    model: nn.Module, shape: Any, *, round_to: int | None, inputs: bool = False
 ) -> tuple[nn.Module, Shrinkage]:
     """The network of a run without what is dead, and what went; recipes need no traced graphs."""
     small = shrink_model(

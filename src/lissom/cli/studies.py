@@ -13,7 +13,7 @@ from lissom.data import Dataset
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
 from lissom.errors import RunError
-from lissom.recipes import load_method, make_data, read_record
+from lissom.recipes import load_method, make_dataset, read_record
 from lissom.report import ensemble_sizes, reliability
 from lissom.report.figures import svg
 from lissom.storage import make_folder, replace, save_json
@@ -45,7 +45,7 @@ def ensemble(
             )
         folder = out or runs[0]
         record = read_record(runs[0] / "recipe.json")
-        data = make_data(record.recipe, data_dir, seed=record.seed)
+        data = make_dataset(record.recipe, data_dir, seed=record.seed)
         if len(runs) == 1:
             model, method = load_method(runs[0], record)
             drawn = list(method.sample(networks or 50, seed))
@@ -99,7 +99,7 @@ def distill(
     with mistakes_in_red():
         record = read_record(run / "recipe.json")
         model, _ = load_model(run)
-        data = make_data(record.recipe, data_dir, seed=record.seed)
+        data = make_dataset(record.recipe, data_dir, seed=record.seed)
         found = distill_to_trees(model, data, rounds=rounds, examples=examples, seed=seed)
         save_json({"to": to, **found.to_dict()}, run / "distilled.json", "lissom distilled 1")
         console.print(found.table())
@@ -118,7 +118,7 @@ def _check_tested_on(data: Dataset, runs: list[Path], data_dir: Path | None) -> 
     """
     for run in runs:
         record = read_record(run / "recipe.json")
-        own = make_data(record.recipe, data_dir, seed=record.seed)
+        own = make_dataset(record.recipe, data_dir, seed=record.seed)
         if not torch.equal(own.test_x, data.test_x) or not torch.equal(own.test_y, data.test_y):
             raise RunError(
                 f"networks answer together to the same examples, but the test examples of {run}, "

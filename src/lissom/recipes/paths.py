@@ -50,7 +50,7 @@ def check_path(recipe: "Recipe") -> None:
     if recipe.method is None:
         what = "a path needs a [method] and [[penalties]], which make networks sparse"
         raise complaint(what, "path")
-    if not recipe.data.validation:
+    if not recipe.data.brings_validation:
         what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
         raise complaint(what, "path")
     if recipe.data.bootstrap:
