@@ -8,7 +8,18 @@ import torch
 import typer
 
 from lissom.cli.folders import begun, check_curve, check_run, resumable
-from lissom.cli.shared import MAX_SEED, Changes, DataDir, Device, app, console, mistakes_in_red, say
+from lissom.cli.shared import (
+    MAX_SEED,
+    Changes,
+    DataDir,
+    Device,
+    Quick,
+    Trust,
+    app,
+    console,
+    mistakes_in_red,
+    say,
+)
 from lissom.curves import Curve
 from lissom.data import Dataset
 from lissom.errors import PathError, RunError
@@ -56,10 +67,12 @@ def train(
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
+    quick: Quick = False,
+    trust: Trust = False,
 ) -> None:
     """Train a recipe into a run directory: recipe, events, checkpoint, result."""
     with mistakes_in_red():
-        read = read_recipe(recipe, changes or [])
+        read = read_recipe(recipe, changes or [], quick=quick, told=say)
         of_run = recipe.endswith(".json")
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
@@ -114,13 +127,15 @@ def path(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make the points that failed again.")
     ] = False,
+    quick: Quick = False,
+    trust: Trust = False,
 ) -> None:
     """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
     with mistakes_in_red():
         chosen = _strengths(from_scratch)
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-        read = read_recipe(recipe, changes or [])
+        read = read_recipe(recipe, changes or [], quick=quick, told=say)
         run = out or Path("runs") / Path(recipe).stem
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
@@ -158,6 +173,7 @@ def choose(
         str | None, typer.Option(help="The size for --knee and --within; nonzeros.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Take one network of a curve as a run of its own: to measure, shrink and export it."""
     with mistakes_in_red():

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from torch import nn
 
-from lissom.cli.shared import app, console, mistakes_in_red, say, stderr
+from lissom.cli.shared import Trust, app, console, mistakes_in_red, say, stderr
 from lissom.errors import RunError
 from lissom.exporting import export as export_model
 from lissom.measuring import measure as measure_model
@@ -32,6 +32,7 @@ def measure(
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Measure the time as well.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Measure a run: non-zeros by variable (Henrikson's table), MACs by layer, neurons, bytes."""
     with mistakes_in_red():
@@ -52,6 +53,7 @@ def shrink(
         bool, typer.Option("--inputs", help="Remove the inputs that nothing reads as well.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The file; RUN/small.safetensors.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Remove what is dead from the network of a run: a smaller network with the same outputs."""
     with mistakes_in_red():
@@ -80,6 +82,7 @@ def export(
     ] = False,
     round_to: RoundTo = None,
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.onnx or .pt2.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
     with mistakes_in_red():
@@ -108,6 +111,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The page of curves; report.html in the first folder.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write report.html: one page that works offline, about a run, or about curves."""
     with mistakes_in_red():

@@ -27,6 +27,30 @@ Changes = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of data sets; LISSOM_DATA_DIR if not given.")
 ]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="A trial: a tenth of the epochs, and of a curve 5 points of one seed."
+    ),
+]
+
+
+def _trust(given: bool) -> bool:
+    """Let recipes that are read from here on name code, wherever they were made."""
+    from lissom.recipes.trust import trusted
+
+    trusted.set(given)
+    return given
+
+
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_trust,
+        help="Run the Python code that a run from elsewhere names in its recipe.json.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
 

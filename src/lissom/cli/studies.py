@@ -8,7 +8,7 @@ import torch
 import typer
 
 from lissom.cli.networks import load_model
-from lissom.cli.shared import MAX_SEED, DataDir, app, console, mistakes_in_red, say
+from lissom.cli.shared import MAX_SEED, DataDir, Trust, app, console, mistakes_in_red, say
 from lissom.data import Dataset
 from lissom.distill import EXAMPLES, distill_to_trees
 from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
@@ -35,6 +35,7 @@ def ensemble(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write; RUN if it is one.")] = None,
     data_dir: DataDir = None,
+    trust: Trust = False,
 ) -> None:
     """Let networks answer together, drawn from a run's gates or those of several runs."""
     with mistakes_in_red():
@@ -58,18 +59,21 @@ def ensemble(
         known = [Recorded(network, data.test_x) for network in drawn]
         examples = torch.arange(len(data.test_y))
         found = accuracy_by_size(known, examples, data.test_y, sizes, seed=seed)
-        trust = calibration_of(known, examples, data.test_y)
+        calibration = calibration_of(known, examples, data.test_y)
         kept = {
             "runs": [str(run) for run in runs],
             "networks": len(drawn),
             "seed": seed,
             "single": single,
             "accuracy": {str(size): accuracies for size, accuracies in found.items()},
-            "calibration_error": trust.error,
+            "calibration_error": calibration.error,
         }
         make_folder(folder)
         save_json(kept, folder / "ensemble.json", "lissom ensemble 1")
-        figures = {"ensemble": ensemble_sizes(found, single), "calibration": reliability(trust)}
+        figures = {
+            "ensemble": ensemble_sizes(found, single),
+            "calibration": reliability(calibration),
+        }
         for name, figure in figures.items():
             replace(folder / f"{name}.svg", svg(figure))
         rows = [
@@ -79,7 +83,7 @@ def ensemble(
         console.print(table(["networks", "test accuracy, %", "least", "most"], rows))
         if single is not None:
             typer.echo(f"the network that the run delivered: {100 * single:.2f} %")
-        typer.echo(f"calibration error of the votes of {len(drawn)}: {trust.error:.4f}")
+        typer.echo(f"calibration error of {len(drawn)} votes: {calibration.error:.4f}")
         written = [folder / name for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
         say(f"written: {', '.join(map(str, written))}")
 
@@ -94,6 +98,7 @@ def distill(
     ] = EXAMPLES,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of which they are.")] = 0,
     data_dir: DataDir = None,
+    trust: Trust = False,
 ) -> None:
     """Teach boosted trees what the network of a run answers, and the same trees the labels."""
     with mistakes_in_red():

@@ -52,12 +52,7 @@ class RecipePath:
             RecipeError: for data of which none are held out.
         """
         made = make_data(self.recipe, self.data_dir, seed=DATA_SEED)
-        held = made.valid_y if isinstance(made, Dataset) else made.valid
-        if held is None:
-            raise RecipeError(
-                f"points of a path are chosen by held-out examples, and {made!r} has none: set "
-                "data.validation, or give a valid part"
-            )
+        self.check_data(made)
         return made
 
     @cached_property
@@ -81,6 +76,18 @@ class RecipePath:
             if reason := why_no_point(self.recipe, strength):
                 raise RecipeError(f"a point from scratch: {reason}")
         usable_device(self.device)
+
+    def check_data(self, data: Dataset | Loaders) -> None:
+        """Refuse data that points cannot be chosen by.
+
+        Raises:
+            RecipeError: if no examples are held out.
+        """
+        if (data.valid_y if isinstance(data, Dataset) else data.valid) is None:
+            raise RecipeError(
+                f"points of a path are chosen by held-out examples, and {data!r} has none: set "
+                "data.validation, or give a valid part"
+            )
 
     def run(
         self, jobs: int = 1, from_scratch: Sequence[float] = (), *, retry_failed: bool = False
