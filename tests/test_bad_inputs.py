@@ -36,7 +36,7 @@ from training_cases import DENSE
 from typer.testing import CliRunner
 
 import lissom
-from lissom.cli import app, studies
+from lissom.cli import app
 from lissom.data import load_digits, load_mnist, load_modrec
 from lissom.errors import LissomError
 from lissom.recipes import RecipePath, make_trainer, read_recipe
@@ -562,7 +562,7 @@ def short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lissom.Trainer, "fit", stop)
         patch.setattr(RecipePath, "run", stop)
-        patch.setattr(studies, "distill_to_trees", stop)
+        patch.setattr(lissom.distill, "distill_to_trees", stop)
         yield
 
 

@@ -143,6 +143,7 @@ def test_every_name_printed_is_there_after_one_import():
     api = re.findall(r"^::: *(\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py")]
     text = "\n".join(file.read_text() for file in files)
+    text = re.sub(r"^ +from \S+ import", "", text, flags=re.MULTILINE)  # late, for Python to find
     printed = re.findall(r"(?<![\w./-])lissom(?:\.[A-Za-z_]\w*)+(?![\w{])", text)
     assert len(api) > 80 and len(set(printed)) > 150
     printed.remove("lissom.input")  # what a tensor is called in files

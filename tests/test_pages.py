@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,18 +115,20 @@ def test_commands_name_keys_that_recipes_have(command: str, answer: str) -> None
 
 def test_commands_exist_and_take_their_options() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    program_itself: Any = typer.main.get_command(app)
+    verbs = program_itself.commands
+    options = {"--help", *(name for option in program_itself.params for name in option.opts)}
     count = 0
     for page in ALL:
         text = page.read_text().replace("\\\n", " ").replace("$seed", "0")
         shell = re.findall(r"^(?:\$ |for .*?; do )(.*?)(?:; done)?$", text, re.MULTILINE)
         shell = [line.partition("; do ")[2] or line for line in shell]
         for line in [*shell, *re.findall(r"`((?:lissom|make) [^`]+)`", text)]:
-            program, verb, *words = shlex.split(line, comments=True)
+            program, verb, *words = shlex.split(line.partition(" | ")[0], comments=True)
             assert program in ("make", "lissom"), line
-            assert verb in (targets if program == "make" else verbs), line
-            if program == "lissom":
-                known = {name for option in verbs[verb].params for name in option.opts}
+            assert verb in (targets if program == "make" else {*verbs, *options}), line
+            if verb in verbs:
+                known = {"--help"} | {n for option in verbs[verb].params for n in option.opts}
                 given = {word for word in words if word.startswith("--")}
                 assert given <= known, line
                 if line in shell:
@@ -138,6 +141,12 @@ def test_tables_are_what_the_results_say() -> None:
     script = ROOT / "benchmarks" / "tables.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_of_commands_is_what_the_program_says() -> None:
+    script = ROOT / "docs" / "list_commands.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr}run python {script}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:

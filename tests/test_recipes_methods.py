@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import lissom.recipes.trainers
 from lissom import L0, L2
 from lissom.cli import app
-from lissom.cli.networks import load_model
+from lissom.cli.folders import load_model
 from lissom.data import Dataset
 from lissom.errors import RecipeError, RunError
 from lissom.methods.gates import Gates, gates_of
@@ -132,6 +132,13 @@ def well(*arguments: str) -> str:
     done = CliRunner().invoke(app, list(arguments))
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def well_told(*arguments: str) -> str:
+    """What a command that works prints on stdout and tells on stderr."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:
@@ -336,7 +343,7 @@ def test_a_budget_that_cannot_be_met_is_refused() -> None:
 
 
 def test_a_run_with_gates_is_a_run_as_others_are() -> None:
-    told = well("train", "gated.toml", "--out", "run", "--set", "penalties.0.L0=2e-3",
+    told = well_told("train", "gated.toml", "--out", "run", "--set", "penalties.0.L0=2e-3",
                 "--set", "method.gate_lr=0.2")  # fmt: skip
     assert re.search(r"epoch +1/4 .*gates open \d+\s+expected weights [\d,]+", told)
     lines = Path("run/events.jsonl").read_text().splitlines()
@@ -573,7 +580,7 @@ def test_figures_show_gates_while_there_are_any() -> None:
 
 
 def test_the_teacher_is_trained_first_and_kept() -> None:
-    told = well("train", "taught.toml", "--out", "run")
+    told = well_told("train", "taught.toml", "--out", "run")
     assert told.index("teacher  epoch    4/4") < told.index("\nepoch    1/3")
     record = read_record(Path("run/recipe.json"))
     assert record.recipe.teacher is not None

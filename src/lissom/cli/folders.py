@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from torch import nn
 
-from lissom.cli.shared import say, stderr
+from lissom.cli.shared import errors, log, say
 from lissom.errors import RunError
-from lissom.recipes import TEACHER, Recipe, Record, keep_record, read_record
+from lissom.recipes import (
+    TEACHER,
+    Recipe,
+    Record,
+    keep_record,
+    load_checkpoint,
+    load_weights,
+    make_model,
+    read_record,
+)
 from lissom.storage import LOCK, alone_in, leftovers, remove
 
 RUN_FILES = (
@@ -33,11 +43,81 @@ RUN_FILES = (
     "calibration.svg",
 )
 
+OF_A_RUN = {"events.jsonl", "checkpoint.pt", "model.safetensors"}  # what no curve has
+
+
+def default_folder(recipe: str) -> Path:
+    """Where a recipe is trained: runs/RECIPE, or where the recipe.json lies."""
+    path = Path(recipe)
+    return path.parent if path.suffix == ".json" else Path("runs") / path.stem
+
+
+def record_of_run(run: Path) -> Record:
+    """The record of a run.
+
+    Raises:
+        RunError: if there is none, saying what to do if it is a curve.
+    """
+    if _holds_curve(run):
+        raise RunError(
+            f"{run} holds a curve, and this takes a run, which is one network: take one of the "
+            f"curve with `lissom choose {run} --knee`, and give its folder, {run / 'chosen'}"
+        )
+    return read_record(run / "recipe.json")
+
+
+def record_of_curve(curve: Path) -> Record:
+    """The record of a curve.
+
+    Raises:
+        RunError: if there is none, saying what to do if it is a run, or no recipe's curve.
+    """
+    if not _holds_curve(curve):
+        what = "holds a run, which is one network" if _holds_run(curve) else "holds no curve"
+        raise RunError(f"{curve} {what}; `lissom path RECIPE` trains a curve, and says where it is")
+    if not (curve / "recipe.json").exists():
+        raise RunError(
+            f"the curve in {curve} was not made from a recipe, so it has none for a run: take a "
+            "network of it in Python, with `lissom.Curve.load` and `curve.network`"
+        )
+    return read_record(curve / "recipe.json")
+
+
+def load_model(run: Path) -> tuple[nn.Module, Any]:
+    """The network of a run, or what its last checkpoint would deliver; the shape of an example."""
+    record = record_of_run(run)
+    finished = run / "model.safetensors"
+    if finished.exists():
+        model = make_model(record.recipe, record.shape, record.classes)
+        load_weights(model, run)
+        return model, record.shape
+    model, method = load_checkpoint(run, record)
+    say(f"{run} is not finished; this is its last checkpoint", to=errors)
+    if method is not None:
+        method.finalize()
+    return model, record.shape
+
+
+def _holds_curve(folder: Path) -> bool:
+    return (folder / "path.json").exists()
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in OF_A_RUN)
+
 
 def check_run(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite: bool) -> None:
     """Refuse to mix this run with what its directory holds."""
     if resume and overwrite:
         raise RunError("--resume goes on with a run and --overwrite replaces it: choose one")
+    if _holds_curve(run):
+        raise RunError(
+            f"{run} holds a curve, which `lissom path` goes on with: choose another --out for a run"
+        )
+    _check_free(run, recipe, seed, resume=resume, overwrite=overwrite)
+
+
+def _check_free(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file; a run needs a directory: choose another --out")
     if (run / "recipe.json").exists():
@@ -56,7 +136,9 @@ def check_run(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite: 
 
 def check_curve(run: Path, recipe: Recipe) -> None:
     """Refuse to mix this curve with what its directory holds; the same curve is gone on with."""
-    check_run(run, recipe, 0, resume=(run / "recipe.json").exists(), overwrite=False)
+    if _holds_run(run):
+        raise RunError(f"{run} holds a run, which is one network: choose another --out for a curve")
+    _check_free(run, recipe, 0, resume=(run / "recipe.json").exists(), overwrite=False)
 
 
 def _check_same(run: Path, recipe: Recipe, seed: int) -> None:
@@ -90,6 +172,7 @@ def begun(run: Path, record: Record, *, resume: bool, overwrite: bool) -> Iterat
         if not resume:
             _clear(run)
         keep_record(record, run)
+        log.info("training with seed %d into %s", record.seed, run)
         yield
 
 
@@ -111,5 +194,5 @@ def resumable(run: Path, *flags: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         given = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         command = shlex.join(["lissom", *given, *flags])
-        say(f"stopped; {run} goes on with: {command}", to=stderr)
+        say(f"stopped; {run} goes on with: {command}", to=errors)
         raise typer.Exit(130) from error

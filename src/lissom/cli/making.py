@@ -4,84 +4,92 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import typer
 
-from lissom.cli.folders import begun, check_curve, check_run, resumable
 from lissom.cli.shared import (
     MAX_SEED,
+    AsJson,
     Changes,
     DataDir,
     Device,
+    PathRecipe,
     Quick,
+    Quiet,
+    Recipe,
     Trust,
+    Verbose,
     app,
     console,
     mistakes_in_red,
+    print_json,
     say,
+    stderr,
 )
-from lissom.curves import Curve
-from lissom.data import Dataset
 from lissom.errors import PathError, RunError
-from lissom.measuring import measure
-from lissom.progress import Progress, points_shown
-from lissom.recipes import (
-    HenriksonLog,
-    RecipePath,
-    Record,
-    keep_chosen,
-    keep_record,
-    keep_result,
-    keep_weights,
-    make_data,
-    make_task,
-    make_trainer,
-    read_recipe,
-    read_record,
-    recipe_names,
-    shape_of,
-)
-from lissom.report import class_accuracy
-from lissom.storage import alone_in
-from lissom.tables import table
 
 
-@app.command()
+@app.command(epilog="Example: lissom train digits-demo --set train.epochs=120")
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe's name, a .toml file, or the recipe.json of a run.")
-    ],
+    recipe: Recipe,
     changes: Changes = None,
     data_dir: DataDir = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory; runs/RECIPE or that of the recipe.json.")
+        Path | None,
+        typer.Option(
+            help="The folder of the run; runs/RECIPE if not given, or that of the recipe.json.",
+            metavar="DIR",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=MAX_SEED,
-            help="Of everything random in the training: 0, or the seed in the recipe.json.",
+            help="The seed of everything random; 0 if not given, or that in the recipe.json.",
         ),
     ] = None,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an old run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is there.")
+    ] = False,
     quick: Quick = False,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Train a recipe into a run directory: recipe, events, checkpoint, result."""
+    """Train the network of a recipe, and keep all about it in the folder of a run."""
+    from lissom.cli.folders import begun, check_run, default_folder, resumable
+    from lissom.measuring import measure
+    from lissom.progress import Progress
+    from lissom.recipes import (
+        HenriksonLog,
+        Record,
+        keep_result,
+        keep_weights,
+        make_data,
+        make_task,
+        make_trainer,
+        read_recipe,
+        read_record,
+        shape_of,
+    )
+
     with mistakes_in_red():
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
         of_run = recipe.endswith(".json")
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
-        run = out or (Path(recipe).parent if of_run else Path("runs") / Path(recipe).stem)
+        run = out or default_folder(recipe)
         check_run(run, read, seed, resume=resume, overwrite=overwrite)
         data = make_data(read, data_dir, seed=seed)
-        shape = shape_of(data, make_task(read))
+        task = make_task(read)
+        shape = shape_of(data, task)
         log = HenriksonLog(run) if read.log == "henrikson" else None
-        with resumable(run, "--resume"), Progress(console, read) as progress:
+        with resumable(run, "--resume"), Progress(stderr, read) as progress:
 
             def report(event: dict[str, Any]) -> None:
                 if log is not None:
@@ -101,47 +109,70 @@ def train(
                 if trainer.outcome is not None:
                     event |= trainer.outcome.keep(trainer.model, run)
                 keep_result(record, event, run)
-        console.print(measure(trainer.model).table())
-        if trainer.outcome is not None:
-            typer.echo(trainer.outcome)
-        console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
+        if as_json:
+            print_json({"run": run, "seed": seed, **event})
+        else:
+            console.print(measure(trainer.model).table())
+            if trainer.outcome is not None:
+                typer.echo(trainer.outcome)
+            console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
         say(f"kept in {run}")
 
 
-@app.command()
+@app.command(epilog="Example: lissom path digits-path --jobs 2")
 def path(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe with a [path]: its name, or a .toml file.")
-    ],
+    recipe: PathRecipe,
     changes: Changes = None,
     data_dir: DataDir = None,
-    out: Annotated[Path | None, typer.Option(help="Its directory; runs/RECIPE.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of the curve; runs/RECIPE if not given, or that of the recipe.json.",
+            metavar="DIR",
+        ),
+    ] = None,
     from_scratch: Annotated[
         str | None,
         typer.Option(
-            help="Train these strengths from scratch as well, at full length: all, or 0.1,0.01."
+            help="Train networks of these strengths from scratch as well, at full length, to "
+            "compare: all, or numbers as in 0.1,0.01.",
+            metavar="STRENGTHS",
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Seeds side by side.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="How many seeds are trained at the same time.")
+    ] = 1,
     device: Device = "cpu",
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Make the points that failed again.")
+        bool, typer.Option("--retry-failed", help="Try the points that failed again.")
     ] = False,
     quick: Quick = False,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Train a recipe's curve from dense to empty; the same command goes on after a kill."""
+    """Train the trade-off curve of a recipe; the same command goes on where it was stopped."""
+    import torch
+
+    from lissom.cli.folders import check_curve, default_folder, resumable
+    from lissom.data import Dataset
+    from lissom.progress import points_shown
+    from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
+    from lissom.report import class_accuracy
+    from lissom.storage import alone_in
+
     with mistakes_in_red():
         chosen = _strengths(from_scratch)
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
-        run = out or Path("runs") / Path(recipe).stem
+        run = out or default_folder(recipe)
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
         record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
         check_curve(run, read)
-        with resumable(run), points_shown(console), alone_in(run):
+        with resumable(run), points_shown(stderr), alone_in(run):
             check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
@@ -153,34 +184,63 @@ def path(
                 x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
                 class_accuracy(found, x, y, curve.make_model, names=names).save(run)
             keep_result(record, found.to_dict(), run)
-        typer.echo(found)
-        with suppress(PathError):  # too few points for one
-            typer.echo(found.knee())
+        if as_json:
+            print_json({"curve": run, **found.to_dict()})
+        else:
+            typer.echo(found)
+            with suppress(PathError):  # too few points for one
+                typer.echo(found.knee())
         say(f"kept in {run}")
 
 
-@app.command()
+@app.command(epilog="Example: lissom choose runs/digits-path --within 0.005 --out runs/small")
 def choose(
-    curve: Annotated[Path, typer.Argument(help="The folder of a curve of `lissom path`.")],
-    knee: Annotated[bool, typer.Option("--knee", help="Where the curve bends most.")] = False,
+    curve: Annotated[Path, typer.Argument(help="The folder of a curve, such as runs/digits-path.")],
+    knee: Annotated[
+        bool,
+        typer.Option("--knee", help="Take the network where the curve bends most."),
+    ] = False,
     within: Annotated[
-        float | None, typer.Option(help="The smallest that loses at most this: 0.005, say.")
+        float | None,
+        typer.Option(
+            help="Take the smallest network whose error is at most this much above the best: "
+            "0.005, say.",
+            metavar="ERROR",
+        ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="The best within a size: nonzeros=20000 or bytes=8192, say.")
+        str | None,
+        typer.Option(
+            help="Take the best network within a size: nonzeros=20000 or bytes=8192, say.",
+            metavar="SIZE=NUMBER",
+        ),
     ] = None,
     axis: Annotated[
-        str | None, typer.Option(help="The size for --knee and --within; nonzeros.")
+        str | None,
+        typer.Option(
+            help="Which size counts for --knee and --within; nonzeros if not given.", metavar="SIZE"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Its directory; CURVE/chosen.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the new run; CURVE/chosen if not given.", metavar="DIR"),
+    ] = None,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Take one network of a curve as a run of its own: to measure, shrink and export it."""
+    """Take one network of a curve as a run of its own, to measure, shrink and export it."""
+    from lissom.cli.folders import record_of_curve
+    from lissom.curves import Curve
+    from lissom.recipes import keep_chosen
+
     with mistakes_in_red():
         if [knee, within is not None, budget is not None].count(True) != 1:
             raise PathError("choose by one of --knee, --within 0.005 and --budget nonzeros=20000")
         if axis is not None and budget is not None:
             raise PathError(f"--budget {budget} names its size itself: leave out --axis {axis}")
+        record = record_of_curve(curve)
         found = Curve.load(curve)
         if knee:
             setting = found.knee(axis or "nonzeros").setting
@@ -191,20 +251,14 @@ def choose(
         run = out or curve / "chosen"
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise RunError(f"{run} is there already; choose another --out, or remove it")
-        point = keep_chosen(found, setting, read_record(curve / "recipe.json"), run)
-        typer.echo(f"{setting}; of its seeds {point.seed} has the lowest error on held-out data")
+        point = keep_chosen(found, setting, record, run)
+        if as_json:
+            print_json({"run": run, "setting": setting.to_dict(), "point": point.to_dict()})
+        else:
+            typer.echo(
+                f"{setting}; of its seeds {point.seed} has the lowest error on held-out data"
+            )
         say(f"kept in {run}")
-
-
-@app.command()
-def recipes() -> None:
-    """List the recipes that come with lissom."""
-    rows = []
-    with mistakes_in_red():
-        for name in recipe_names():
-            read = read_recipe(name)
-            rows.append([name, read.data.called, read.train.epochs, read.title])
-    console.print(table(["recipe", "data", "epochs", "what it does"], rows))
 
 
 def _strengths(given: str | None) -> list[float] | Literal["all"]:

@@ -1,61 +1,90 @@
 """Commands about the network of a run: measured, shrunk, exported, reported on."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from torch import nn
 
-from lissom.cli.shared import Trust, app, console, mistakes_in_red, say, stderr
+from lissom.cli.shared import (
+    AsJson,
+    Quiet,
+    Run,
+    Trust,
+    Verbose,
+    app,
+    console,
+    mistakes_in_red,
+    print_json,
+    say,
+)
 from lissom.errors import RunError
-from lissom.exporting import export as export_model
-from lissom.measuring import measure as measure_model
-from lissom.recipes import load_checkpoint, load_weights, make_example, make_model, read_record
-from lissom.report import write_curve_report, write_report
-from lissom.saving import save as save_model
-from lissom.shrinking import Shrinkage
-from lissom.shrinking import shrink as shrink_model
-from lissom.storage import save_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lissom.shrinking import Shrinkage
 
 RoundTo = Annotated[
     int | None,
-    typer.Option(help="Leave a multiple of N units in each layer, such as 8.", metavar="N"),
+    typer.Option(
+        help="Leave a multiple of N units in each layer, such as 8; some hardware is faster then.",
+        metavar="N",
+    ),
 ]
 
 
-@app.command()
+@app.command(epilog="Example: lissom measure runs/digits-demo --latency")
 def measure(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Run,
     tolerance: Annotated[
-        float, typer.Option(help="Count |w| ≤ tolerance as zero; exact zeros by default.")
+        float, typer.Option(help="Count weights of at most this size as zeros.")
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the time as well.")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the seconds of a forward pass as well.")
+    ] = False,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Measure a run: non-zeros by variable (Henrikson's table), MACs by layer, neurons, bytes."""
+    """Count the network of a run: non-zeros of each variable, MACs of each layer, units, bytes."""
+    from lissom.cli.folders import load_model
+    from lissom.measuring import measure as measure_model
+    from lissom.recipes import make_example
+
     with mistakes_in_red():
         model, shape = load_model(run)
         example = make_example(model, shape, 1)
         counted = measure_model(model, example, tolerance=tolerance, latency=latency)
         if as_json:
-            typer.echo(json.dumps(counted.to_dict(), indent=2))
+            print_json(counted.to_dict())
         else:
             console.print(counted.table())
 
 
-@app.command()
+@app.command(epilog="Example: lissom shrink runs/digits-channels --round-to 4")
 def shrink(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Run,
     round_to: RoundTo = None,
     inputs: Annotated[
         bool, typer.Option("--inputs", help="Remove the inputs that nothing reads as well.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="The file; RUN/small.safetensors.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; RUN/small.safetensors if not given.", metavar="FILE"),
+    ] = None,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Remove what is dead from the network of a run: a smaller network with the same outputs."""
+    from lissom.cli.folders import load_model
+    from lissom.measuring import measure as measure_model
+    from lissom.recipes import make_example
+    from lissom.saving import save as save_model
+    from lissom.storage import save_json
+
     with mistakes_in_red():
         path = out or run / "small.safetensors"
         if path.suffix != ".safetensors" or path.is_dir():
@@ -69,22 +98,40 @@ def shrink(
         before, after = (measure_model(net, one).macs for net in (model, small))
         found = {"macs_before": before, "macs_after": after, **report.to_dict()}
         save_json(found, run / "shrinkage.json", "lissom shrinkage 1")
-        typer.echo(f"{report}\n{before:,} MACs for one example → {after:,}")
+        if as_json:
+            print_json({"file": path, **found})
+        else:
+            typer.echo(f"{report}\n{before:,} MACs for one example → {after:,}")
         say(f"written: {path}, {run}/shrinkage.json")
 
 
-@app.command()
+@app.command(epilog="Example: lissom export runs/digits-channels --to onnx")
 def export(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    to: Annotated[Literal["onnx", "pt2"], typer.Option(help="The format.")] = "onnx",
+    run: Run,
+    to: Annotated[
+        Literal["onnx", "pt2"],
+        typer.Option(help="The format: onnx for ONNX Runtime and others, pt2 for torch.export."),
+    ] = "onnx",
     dense: Annotated[
-        bool, typer.Option("--dense", help="The network as it is, with its zeros.")
+        bool, typer.Option("--dense", help="Write the network as it is, with its zeros.")
     ] = False,
     round_to: RoundTo = None,
-    out: Annotated[Path | None, typer.Option(help="The file; RUN/model.onnx or .pt2.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write; RUN/model.onnx or RUN/model.pt2 if not given.", metavar="FILE"
+        ),
+    ] = None,
     trust: Trust = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
+    from lissom.cli.folders import load_model
+    from lissom.exporting import export as export_model
+    from lissom.recipes import make_example
+
     with mistakes_in_red():
         path = out or run / f"model.{to}"
         if path.suffix != f".{to}":
@@ -100,20 +147,34 @@ def export(
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
         written = export_model(model, make_example(model, shape), path)
+        if as_json:
+            print_json({**vars(written), "shrunk": not dense})
         say(f"written: {written}\n{what}")
 
 
-@app.command()
+@app.command(epilog="Example: lissom report runs/digits-path")
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="A finished run, or folders of curves to be overlaid.")
+        list[Path],
+        typer.Argument(
+            help="The folder of a finished run or of a curve; or several curves, to be compared.",
+            metavar="FOLDER…",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page of curves; report.html in the first folder.")
+        Path | None,
+        typer.Option(
+            help="The page about curves to write; report.html in the first folder if not given.",
+            metavar="FILE",
+        ),
     ] = None,
     trust: Trust = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Write report.html: one page that works offline, about a run, or about curves."""
+    """Write report.html, one page that works offline, about a run or about curves."""
+    from lissom.report import write_curve_report, write_report
+
     with mistakes_in_red():
         single = [run for run in runs if not (run / "path.json").exists()]
         if single and (len(runs) > 1 or out is not None):
@@ -129,25 +190,14 @@ def report(
         say(f"written: {page}")
 
 
-def load_model(run: Path) -> tuple[nn.Module, Any]:
-    """The network of a run, or what its last checkpoint would deliver; the shape of an example."""
-    record = read_record(run / "recipe.json")
-    finished = run / "model.safetensors"
-    if finished.exists():
-        model = make_model(record.recipe, record.shape, record.classes)
-        load_weights(model, run)
-        return model, record.shape
-    model, method = load_checkpoint(run, record)
-    say(f"{run} is not finished; this is its last checkpoint", to=stderr)
-    if method is not None:
-        method.finalize()
-    return model, record.shape
-
-
 def _shrunk(
-    model: nn.Module, shape: Any, *, round_to: int | None, inputs: bool = False
-) -> tuple[nn.Module, Shrinkage]:
+    model: "nn.Module", shape: Any, *, round_to: int | None, inputs: bool = False
+) -> tuple["nn.Module", "Shrinkage"]:
     """The network of a run without what is dead, and what went; recipes need no traced graphs."""
+    from lissom.recipes import make_example
+    from lissom.shrinking import Shrinkage
+    from lissom.shrinking import shrink as shrink_model
+
     small = shrink_model(
         model,
         make_example(model, shape),

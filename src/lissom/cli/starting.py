@@ -11,6 +11,9 @@ from lissom.cli.shared import (
     DataDir,
     Device,
     Quick,
+    Quiet,
+    Recipe,
+    Verbose,
     app,
     console,
     mistakes_in_red,
@@ -21,9 +24,11 @@ from lissom.errors import RunError
 FILES = ("kws.toml", "kws.py")
 
 
-@app.command()
+@app.command(epilog="Example: lissom init kws")
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")] = Path(),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write a recipe, a Python file with a network, and synthetic data, as a beginning."""
     from lissom.cli.templates.kws import write
@@ -46,13 +51,15 @@ def init(
         )
 
 
-@app.command()
+@app.command(epilog="Example: lissom check kws.toml")
 def check(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a .toml file.")],
+    recipe: Recipe,
     changes: Changes = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     quick: Quick = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Do everything but train: one batch, groups, expected sizes, seconds an epoch."""
     from lissom.recipes import read_recipe
