@@ -14,7 +14,7 @@ MACHINE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-BETWEEN = ("lissom", "torch", "contextlib")  # a warning and the user's own code
+BETWEEN = ("lissom", "torch", "lightning_fabric", "contextlib")  # a warning and the user's own code
 
 
 class LissomError(ValueError):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,7 +69,11 @@ class Loaders:
                 )
 
     def __repr__(self) -> str:
-        sizes = [f"{_length(getattr(self, part))} {part}" for part in PARTS if getattr(self, part)]
+        sizes = [
+            f"{_length(getattr(self, part))} {part}"
+            for part in PARTS
+            if getattr(self, part) is not None
+        ]
         return f"Loaders({self.name}: batches of {', '.join(sizes)})"
 
 
@@ -87,14 +91,13 @@ def batches_in(loader: Iterable[Any]) -> int | None:
 
 
 def epoch_of(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """The batches of an epoch, whose random numbers follow from the seed and the epoch alone.
+    """The batches of an epoch; samplers and generators of its own follow the seed and the epoch.
 
     Args:
         loader: a part of `Loaders`.
         seed: one for each pair of seed and epoch.
         epoch: for samplers and data sets with a `set_epoch`.
     """
-    seed_all(seed)
     batches = getattr(loader, "batch_sampler", None)
     several = [loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
     for one in [*several, getattr(loader, "dataset", None)]:
@@ -105,20 +108,17 @@ def epoch_of(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     return iter(loader)
 
 
-def seed_all(seed: int) -> None:
-    """Seed the global generators that transforms and samplers draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
 @contextmanager
 def drawing_apart(seed: int = 0) -> Iterator[None]:
     """Let what is within draw from a seed of its own, and leave the global generators alone."""
     kept = random.getstate(), np.random.get_state()
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=cuda):
-        seed_all(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every device: 1 ms
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         try:
             yield
         finally:
@@ -182,6 +182,7 @@ def _moved(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return batch
 
 
+@runtime_checkable
 class Judged(Protocol):
     """What is known of a task here: how a batch becomes a call of the model."""
 

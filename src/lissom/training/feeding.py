@@ -1,10 +1,12 @@
 """Where the batches of an epoch come from: tensors in memory, or loaders of the user's."""
 
 import math
+import random
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +89,11 @@ class Feed:
 
     def _loaded(self, seed: int, epoch: int) -> Iterator[Batch]:
         assert isinstance(self._data, Loaders)
-        for batch in epoch_of(self._data.train, seed + self._rank, epoch):
+        seed += self._rank
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # transforms draw from these
+        random.seed(seed)
+        for batch in epoch_of(self._data.train, seed, epoch):
             yield batch, None
 
 

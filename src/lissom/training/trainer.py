@@ -275,7 +275,7 @@ class Trainer:
 
     def _step(self, batches: Sequence[Batch], seen: Tally | None) -> Tensor:
         """One step of the optimizer, by the mean gradient of some batches; their mean loss."""
-        total = torch.zeros((), device=self._devices.device)
+        losses = []
         for i, (batch, rows) in enumerate(batches):
             last = i == len(batches) - 1
             with self._devices.reducing(self._network, now=last):
@@ -288,7 +288,7 @@ class Trainer:
                 if i == 0:
                     self.optimizer.zero_grad()
                 self._devices.backward(loss)
-            total += loss.detach()
+            losses.append(loss.detach())
             if seen is not None:
                 seen.add(outputs, targets)
         if self.options.clip_norm is not None:
@@ -296,7 +296,7 @@ class Trainer:
         self._devices.step(self.optimizer)
         if self._devices.world > 1 and self._wrapped != len(list(self.model.parameters())):
             self._wrap()  # the method ended, and took parameters of its own with it
-        return total
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _loss(self, outputs: Any, targets: Any, rows: Tensor | None) -> Tensor:
         if isinstance(self.teacher, Teacher) and rows is not None:
