@@ -112,7 +112,7 @@ class TrainSpec(Spec):
     accumulate: int = 1
     steps_per_epoch: int | None = None
     clip_norm: float | None = None
-    warmup: Annotated[float, Field(ge=0)] = 0
+    warmup: Annotated[float, Field(ge=0)] = 0.0
     scheduler: SchedulerSpec | None = None
     cosine_from: Annotated[int, Field(ge=0)] | None = None
     milestones: Milestones | None = None
