@@ -91,9 +91,9 @@ def called_with(
     """
     try:
         parameters = dict(inspect.signature(function).parameters)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     except (TypeError, ValueError):  # some builtins do not tell
-        parameters = {}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) or not parameters
+        parameters, open_ended = {}, True
     for name in arguments:
         if name not in parameters and not open_ended:
             what = (

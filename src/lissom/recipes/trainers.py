@@ -9,6 +9,7 @@ from lissom.data import Dataset, Loaders
 from lissom.errors import RunError
 from lissom.recipes.examples import shape_of
 from lissom.recipes.making import make_method, make_model, make_optimizer, make_task
+from lissom.recipes.models import OwnModelSpec
 from lissom.recipes.reading import read_record
 from lissom.recipes.runs import keep_record, keep_result, keep_weights, load_weights
 from lissom.recipes.specs import Recipe, Record, TeacherSpec
@@ -20,6 +21,7 @@ from lissom.training import (
     steps_per_epoch,
     usable_device,
 )
+from lissom.training.checks import check_batch
 
 TEACHER = "teacher"  # the directory of its run, in that of the student's
 
@@ -48,6 +50,8 @@ def make_trainer(
     model = model.to(usable_device(device))
     train = recipe.train
     epoch = steps_per_epoch(data, train.batch_size, train.accumulate, train.steps_per_epoch)
+    if isinstance(recipe.model, OwnModelSpec):
+        check_batch(model, data, task)  # before units are looked for, which says less
     optimizer = make_optimizer(recipe.optimizer, model)
     method = make_method(recipe, model, optimizer, shape, epoch)
 
