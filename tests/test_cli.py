@@ -817,10 +817,12 @@ def test_a_method_of_ones_own_lies_where_the_command_is_run() -> None:
 
 def test_python_m_lissom() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lissom", "measure", "absent"], capture_output=True, text=True
+        [sys.executable, "-m", "lissom", "recipes", "digits", "absent"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: absent has no recipe.json: is it a run directory?\n"
+    assert done.stderr.startswith("error: no recipe has 'digits' and 'absent' in its name")
 
 
 def event(epoch: int, part: str = "test") -> dict[str, Any]:

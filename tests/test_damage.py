@@ -27,8 +27,9 @@ from lissom import L0, L1, TopK, weights
 from lissom.compressions import Codebook, load_compressed, save_compressed
 from lissom.compressions.compressions import compress
 from lissom.curves import Curve
-from lissom.curves.storing import state_in
+from lissom.curves.storing import load_latencies, save_latencies, state_in
 from lissom.errors import LissomError, RunError
+from lissom.measuring import Latency
 from lissom.recipes import Record, read_recipe, read_record
 from lissom.recipes.runs import RESULT_KIND, keep_record, keep_result, keep_weights, load_weights
 from lissom.report import ClassAccuracy
@@ -173,6 +174,13 @@ KINDS = {
         a_path,
         "seed0/dense/small.safetensors",
         lambda folder: state((curve := Curve.load(folder, make)).network(curve.points[0])),
+    ),
+    "latencies": Kind(
+        lambda folder: save_latencies(
+            {"seed0/dense": Latency(2e-3, (1e-3, 3e-3), 1.0, 15, 9, "cpu", 1)}, folder
+        ),
+        "latencies.json",
+        load_latencies,
     ),
     "point's state": Kind(a_path, "seed0/dense/state.pt", lambda folder: state_in(point(folder))),
     "recipe": Kind(write_run, "recipe.json", lambda folder: read_record(folder / "recipe.json")),

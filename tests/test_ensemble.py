@@ -211,9 +211,11 @@ def test_several_runs_answer_together(tmp_path: Path) -> None:
         bagged = ["--set", "data.bootstrap=true", "--seed", str(seed), "--out", runs[-1]]
         done = CliRunner().invoke(app, ["train", str(recipe), *bagged])
         assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(app, ["ensemble", *runs, "--out", str(tmp_path / "together")])
+    together = ["ensemble", *runs, "--out", str(tmp_path / "together"), "--json"]
+    done = CliRunner().invoke(app, together)
     assert done.exit_code == 0, done.output
     kept = json.loads((tmp_path / "together" / "ensemble.json").read_text())
+    assert json.loads(done.stdout).items() <= kept.items()
     assert kept["runs"] == runs and kept["networks"] == 3 and kept["single"] is None
     alone = [
         1 - json.loads((Path(run) / "result.json").read_text())["test"]["error"] for run in runs

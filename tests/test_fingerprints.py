@@ -1,6 +1,7 @@
 """Two experiments in one folder: what tells functions apart, and what makes no difference."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -251,9 +252,17 @@ def test_a_training_that_was_cut_short_counts_too(tmp_path: Path) -> None:
     """What it left in its folder would be gone on with."""
 
     def killed(net: nn.Module, strength: float | None, start: Any) -> None:
+        if leaves:
+            (start.folder / "checkpoint").touch()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        path([1e-3], fit=killed, out=tmp_path / "p", seeds=1)
-    with pytest.raises(PathError, match="the code of fit is another"):
-        path([1e-3], out=tmp_path / "p", seeds=1)
+    for leaves in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            path([1e-3], fit=killed, out=tmp_path / "p", seeds=1)
+        if leaves:
+            with pytest.raises(PathError, match="the code of fit is another"):
+                path([1e-3], out=tmp_path / "p", seeds=1)
+        else:  # there is nothing to go on with
+            with pytest.raises(ZeroDivisionError):
+                path([1e-3], out=tmp_path / "p", seeds=1, progress=lambda event: 1 / 0)
+            shutil.rmtree(tmp_path / "p")

@@ -103,9 +103,8 @@ def test_images_lie_in_folders_by_class(tmp_path: Path) -> None:
 
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"x": datasets.Sequence(datasets.Value("float32")), "label": datasets.ClassLabel(names=["n", "p"])}
-    )  # fmt: skip
+    label, x = datasets.ClassLabel(names=["n", "p"]), datasets.Sequence(datasets.Value("float32"))
+    features = datasets.Features({"x": x, "label": label})
     rows = {"x": [[0.0, i] for i in range(6)], "label": [i % 2 for i in range(6)]}
     made = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": made, "validation": made, "test": made}).save_to_disk(tmp_path)

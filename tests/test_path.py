@@ -31,9 +31,12 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import TopK, shrink
-from lissom.curves import Curve, Point, Start, running
-from lissom.curves.checks import notice_upside_down
+from lissom.curves import Curve, Event, Point, Start, running
+from lissom.curves.checks import check_unit, notice_upside_down
 from lissom.errors import PathError, RunError
+from lissom.saving.graphs import GRAPH
+from lissom.saving.modules import MODULE
+from lissom.storage import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +391,7 @@ def test_a_failing_point_is_said_and_the_others_are_delivered(
 ) -> None:
     strengths = [1e-4, 1e-3, 1e-2]
     with caplog.at_level(logging.WARNING, "lissom"):
-        found = path(strengths, fit=raising(1e-3, "out of luck"), out=tmp_path)
+        found = path(strengths, fit=raising(1e-3, "out of luck"), out=tmp_path, progress=False)
     assert [(p.strength, p.failed) for p in found.failed] == [
         (1e-3, "RuntimeError: out of luck")
     ] * 2
@@ -447,32 +450,72 @@ def test_if_no_dense_network_can_be_trained_nothing_else_is_tried(
         return fit(net, strength, start)
 
     given = {"out": tmp_path / "p", "seeds": seeds}
+    line = failing.__code__.co_firstlineno + 2
+    told = rf"seed 0 failed with RuntimeError: no, at .*test_path.py, line {line}, in failing; "
     for _ in range(2):  # and the next call tries it again
         made.clear()
-        with pytest.raises(
-            PathError, match=r"failed, the first with RuntimeError: no\. Once it is"
-        ):
+        with pytest.raises(PathError, match=told + r".*dense/failed\.txt has the traceback"):
             path(fit=failing, from_scratch=[1e-3], **given)
-        assert made == [None] * seeds
+        assert made == [None]  # no other seed is, either
+    with pytest.raises(
+        PathError, match=r"every point of the path in .* failed, the first with Run"
+    ):
+        Curve.load(tmp_path / "p")
     # Nothing is there that could be mixed with another function, or with other strengths.
     found = path([1e-4, 1e-3, 1e-2], fit=mended, **given)
     assert not found.failed and len(found.points) == 4 * seeds
     assert not list((tmp_path / "p").glob("seed*/*/failed.txt"))
 
 
-def test_without_the_dense_network_of_a_seed_its_next_point_starts_untrained() -> None:
-    numbers: list[int] = []
+def test_a_path_stops_at_the_dense_network_of_any_seed(tmp_path: Path) -> None:
+    made: list[Any] = []
 
-    def failing(net: nn.Module, strength: float | None, start: Start) -> Any:
-        if strength is None and start.seed == 0:
+    def fragile(net: nn.Module, strength: float | None, start: Start) -> Any:
+        made.append((start.seed, strength))
+        if start.seed == 1 and not mended.exists():
             raise RuntimeError("no")
-        numbers.extend([start.number] if start.seed == 0 else [])
         return fit(net, strength, start)
 
-    found = path([1e-4, 1e-3, 1e-2], fit=failing, seeds=2)
-    assert numbers == [0, 2, 3]
-    of_seed = [p for p in found.points if p.seed == 0]
-    assert of_seed[1].origin is None and of_seed[2].origin == "strength-0.0001"
+    mended = tmp_path / "mended"
+    given: dict[str, Any] = {"strengths": [1e-4, 1e-3, 1e-2], "fit": fragile, "out": tmp_path / "p"}
+    with pytest.raises(PathError, match="dense network of seed 1 failed with RuntimeError: no, at"):
+        path(**given)
+    assert made == [(0, None), (1, None)]
+    mended.touch()
+    made.clear()
+    assert not path(**given).failed
+    assert made[0] == (1, None) and (0, None) not in made
+
+
+def test_what_functions_must_not_give_is_told_at_once(tmp_path: Path) -> None:
+    """Also where it is only seen at a sparse point, since it would be so at the next one too."""
+    made: list[float | None] = []
+
+    def unfinished(net: nn.Module, strength: float | None, start: Start) -> Any:
+        made.append(strength)
+        if strength is not None and not mended.exists():
+            return _gated(net, strength, start)
+        return fit(net, strength, start)
+
+    mended = tmp_path / "mended"
+    given: dict[str, Any] = {"fit": unfinished, "out": tmp_path / "p", "seeds": 1}
+    with pytest.raises(PathError, match=r"needs plain weights.*finalize") as raised:
+        path([1e-4, 1e-3, 1e-2], **given)
+    assert made == [None, 1e-4]
+    assert "stopped at strength 0.0001, seed 0" in raised.value.__notes__[0]
+    assert "with retry_failed=True goes on" in raised.value.__notes__[0]
+    mended.touch()
+    found = path([1e-4, 1e-3, 1e-2], **given, retry_failed=True)
+    assert len(found.points) == 4 and not found.failed and made == [None, 1e-4, 1e-4, 1e-3, 1e-2]
+
+
+def test_a_mended_function_begins_anew_where_nothing_is_kept(tmp_path: Path) -> None:
+    def returning(net: nn.Module, strength: float | None, start: Start) -> Any:
+        return 3
+
+    with pytest.raises(PathError, match=r"None or a dict.*got 3"):
+        path([1e-4, 1e-3, 1e-2], fit=returning, out=tmp_path, seeds=1)
+    assert not path([1e-4, 1e-3, 1e-2], out=tmp_path, seeds=1).failed
 
 
 def _one_nan(net: nn.Module, strength: float | None, start: Start) -> None:
@@ -492,24 +535,25 @@ def _gated(net: nn.Module, strength: float | None, start: Start) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"fit": lambda *_: 1 / 0}, "the first with ZeroDivisionError: division by zero"),
+        ({"fit": lambda *_: 1 / 0}, "seed 0 failed with ZeroDivisionError: division by zero"),
         ({"fit": _one_nan}, "diverged: 0.weight is not finite"),
         ({"fit": _grown}, "no shapes, but 2.bias, 2.weight changed"),
-        ({"fit": _gated}, "MethodError: .*needs plain weights.*finalize"),
+        ({"fit": _gated}, "needs plain weights.*finalize"),
         ({"fit": lambda *_: 3}, "None or a dict.*got 3"),
         ({"fit": lambda *_: {"opt": object()}}, "dict of tensors and plain.*cannot be kept"),
         ({"fit": lambda *_: {"f": lambda: 0}}, "dict of tensors and plain.*cannot be kept"),
         ({"error": lambda net: math.nan}, r"error\(net\) gives a finite number, got nan"),
-        ({"error": lambda net: None}, r"error\(net\) gives a finite number, got None"),
+        ({"error": lambda net: None}, r"error\(net\) gives one number, got None"),
+        ({"error": lambda net: torch.ones(2)}, r"gives one number, got a tensor of float32 \[2\]"),
         (
             {"error": lambda net: -0.9},
             r"error\(net\) gives a number ≥ 0 .* wrong answers.*got -0.9",
         ),
         ({"test": lambda net: math.inf}, r"test\(net\) gives a finite number, got inf"),
-        ({"example_inputs": torch.ones(2, 5)}, "failed, the first with"),
+        ({"example_inputs": torch.ones(2, 5)}, "seed 0 failed with"),
     ],
 )
-def test_if_every_point_fails_the_first_reason_is_raised(
+def test_if_the_dense_point_fails_the_reason_is_raised(
     changed: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PathError, match=message):
@@ -541,6 +585,11 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"jobs": True}, "jobs is a whole number ≥ 1, got True"),
         ({"retry_failed": 1}, "retry_failed is True or False, got 1"),
         ({"latency": None}, "latency is True or False, got None"),
+        ({"inputs": 1}, "inputs is True or False, got 1"),
+        ({"round_to": 0}, "round_to is a whole number ≥ 1, got 0"),
+        ({"progress": True}, "progress is None.*False.*a function.*got True"),
+        ({"error_name": ""}, "error_name is text such as 'error' or 'RMSE', got ''"),
+        ({"error_unit": 1}, "error_unit is 'fraction'.*'°C'.*got 1"),
         ({"out": 3}, "out is a folder for all points, got 3"),
         ({"strengths": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
         ({"strengths": ()}, r"\(guess,\).*got \(\)"),
@@ -661,7 +710,8 @@ def test_a_table_says_what_the_strength_is(tmp_path: Path) -> None:
 
 def test_tables_and_json(curve: Curve, caplog: pytest.LogCaptureFixture) -> None:
     lines = str(curve).splitlines()
-    assert lines[0].split()[:6] == ["strength", "error", "test", "nonzeros", "weights", "macs"]
+    heads = ["strength", "error", "(%)", "test", "nonzeros", "weights", "macs"]
+    assert lines[0].split()[:7] == heads
     assert lines[2].split()[0] == "dense" and "±" in lines[2] and "123" in lines[2]
     assert lines[-1].split()[-2:] == ["from", "scratch"]
     told = json.loads(json.dumps(curve.to_dict(), allow_nan=False))
@@ -671,13 +721,145 @@ def test_tables_and_json(curve: Curve, caplog: pytest.LogCaptureFixture) -> None
     assert str(curve.from_scratch[0]).startswith("from scratch, strength 0.01: error ")
 
 
-def test_latency_is_an_axis_if_asked_for() -> None:
-    found = path([1e-4, 1e-3, 1e-2], seeds=1, latency=True)
-    assert found.axes[-1] == "latency"
-    assert all(0 < s.size("latency") < 1 for s in found.settings)
+def test_networks_are_timed_together_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[list[str]] = []
+
+    def latency(networks: dict[str, nn.Module], example_inputs: Tensor) -> Any:
+        timed.append(list(networks))
+        return lissom.measuring.latency(networks, example_inputs, rounds=2)
+
+    monkeypatch.setattr("lissom.curves.latencies.latency", latency)
+    given: dict[str, Any] = {"strengths": [1e-2, 1.0], "points": 3, "seeds": 1, "latency": True}
+    events: list[Event] = []
+    found = path(**given, out=tmp_path, progress=events.append)
+    assert (events[-1].kind, events[-1].point, events[-1].done) == ("latency", None, 3)
+    names = [f"seed0/{name}" for name in ("dense", "strength-0.01", "strength-1.0")]
+    assert timed == [names] and found.axes[-1] == "latency"
+    for point in found.points:
+        assert 0 < point.size("latency") == found.latency(point).seconds < 1
+        assert found.latency(point).rounds == 2
+    assert found.latency(found.points[0]).ratio == 1
     assert found.budget(latency=1.0).size("latency") < 1
-    with pytest.raises(PathError, match="latency"):
-        path([1e-4, 1e-3, 1e-2], seeds=1).front("latency")
+    assert "ms (1.00×)" in str(found) and str(Curve.load(tmp_path)) == str(found)
+    assert path(**given, out=tmp_path) == found and len(timed) == 1
+    more = path(**given, out=tmp_path, from_scratch=[1e-2])
+    assert timed[1:] == [[*names, "seed0/scratch-0.01"]] and len(more.points) == 4
+    (tmp_path / "latencies.json").unlink()  # as after a kill before they were timed
+    untimed = Curve.load(tmp_path)
+    assert "latency" not in untimed.axes
+    with pytest.raises(PathError, match="were not timed"):
+        untimed.latency(untimed.points[0])
+    with pytest.raises(PathError, match="no axis 'latency'"):
+        untimed.front("latency")
+
+
+def test_latencies_of_earlier_versions_stand_with_the_points(tmp_path: Path) -> None:
+    found = path([1e-4, 1e-3, 1e-2], seeds=1, out=tmp_path)
+    for place, point in enumerate(found.points):
+        file = point.folder / "point.json"
+        record = json.loads(file.read_text())
+        del record["crc32"]
+        record["sizes"]["latency"] = 0.001 * (1 + place)
+        file.write_text(json.dumps(record))
+        once = Curve.load(tmp_path)
+        assert ("latency" in once.axes) == (place == 3)  # on which all of them can be compared
+    assert [p.size("latency") for p in once.points] == [0.001, 0.002, 0.003, 0.004]
+
+
+def test_a_path_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    whole = path([1e-4, 1e-3, 1e-2], seeds=1, out=tmp_path)
+    record = json.loads((tmp_path / "path.json").read_text())
+    for name in ("crc32", "error_name", "error_unit", "round_to", "inputs"):
+        del record[name]
+    (tmp_path / "path.json").write_text(json.dumps(record))
+    assert Curve.load(tmp_path) == whole == path([1e-4, 1e-3, 1e-2], seeds=1, out=tmp_path)
+    with pytest.raises(PathError, match="error_unit='fraction', and this call has error_unit='°C'"):
+        path([1e-4, 1e-3, 1e-2], seeds=1, out=tmp_path, error_unit="°C")
+
+
+def test_errors_have_a_name_and_a_unit(tmp_path: Path, curve: Curve) -> None:
+    given: dict[str, Any] = {"strengths": [1e-4, 1e-3, 1e-2], "seeds": 1}
+    named = path(**given, error_name="RMSE", error_unit="°C", test=test_error, out=tmp_path)
+    assert Curve.load(tmp_path) == named
+    assert (named.error_name, named.error_unit) == ("RMSE", "°C")
+    dense = named.settings[0]
+    assert str(dense).startswith(f"dense: RMSE {dense.error:.4g} °C, ")
+    assert "RMSE (°C)" in str(named).splitlines()[0] and f" {dense.error:.4g} " in str(named)
+    dense = curve.settings[0]
+    assert (curve.error_name, curve.error_unit) == ("error", "fraction")
+    percent = f"{100 * dense.error:.4g} ± {100 * dense.error_std:.2g}"
+    assert str(dense).startswith(f"dense: error {percent} %, ")
+    assert "error (%)" in str(curve).splitlines()[0] and f" {percent} " in str(curve)
+    assert curve.to_dict()["error_unit"] == "fraction"
+    loss = path(**given, error=lambda net: 2 * error(net))
+    assert loss.error_unit == "" and loss.settings[0].scale.heading == "error"  # 1.8 is no fraction
+    assert (check_unit(None, "loss"), check_unit(None, "error")) == ("", "fraction")
+
+
+def test_shrink_is_handed_its_options() -> None:
+    def dead_input(net: nn.Module, strength: float | None, start: Start) -> Any:
+        with torch.no_grad():
+            net[0].weight[:, 0] = 0  # type: ignore[index]
+            if strength is not None:
+                net[0].weight[:3], net[0].bias[:3] = 0, 0  # type: ignore[index]
+
+    given: dict[str, Any] = {"strengths": [1e-4, 1e-3, 1e-2], "seeds": 1, "fit": dead_input}
+    wide = path(**given, inputs=True, round_to=4)
+    narrow = path(**given)
+    for found, read, units in ((wide, 5, 12), (narrow, 6, 9)):
+        point = found.points[1]
+        net = found.network(point)
+        layer = next(module for module in net.modules() if isinstance(module, nn.Linear))
+        assert (layer.in_features, layer.out_features) == (read, units)
+        whole = make(0)
+        whole.load_state_dict(found.tensors(point))
+        assert torch.allclose(net(EXAMPLE), whole(EXAMPLE), atol=1e-6)
+
+
+def test_a_curve_without_a_knee_has_a_table() -> None:
+    found = path([1e-4, 1e-3, 1e-2], fit=raising(1e-3, "no"), error=lambda net: 0.5, seeds=1)
+    with pytest.raises(PathError, match="a knee needs a front of three settings"):
+        found.knee()
+    assert len(str(found).splitlines()) == 6 and "nonzeros" in str(found)
+
+
+def test_a_network_of_a_curve_is_as_any_that_was_shrunk(curve: Curve, tmp_path: Path) -> None:
+    for point in (curve.points[0], curve.points[6]):
+        net = curve.network(point)
+        whole = make(0)
+        whole.load_state_dict(curve.tensors(point))
+        told = shrink(whole, EXAMPLE).shrinkage
+        assert net.shrinkage.to_dict() == told.to_dict()  # type: ignore[union-attr]
+        assert str(net.shrinkage) == str(told)
+        lissom.save(net, tmp_path / "small.safetensors")
+        again = lissom.load(tmp_path / "small.safetensors", lambda: make(0))
+        lissom.save(again, tmp_path / "again.safetensors")
+        assert torch.equal(again(EXAMPLE), net(EXAMPLE))
+        assert str(again.shrinkage) == str(told)
+        assert lissom.measure(again).nonzeros == point.size()
+        one, two = (tmp_path / f"{name}.safetensors" for name in ("small", "again"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_a_file_of_an_earlier_version_without_a_report_is_read(
+    tmp_path: Path, as_graph: bool
+) -> None:
+    file, net = tmp_path / "small.safetensors", make(0)
+    keep(net, 0.1)
+    small = shrink(net, EXAMPLE, as_graph=as_graph)
+    lissom.save(small, file)
+    record, tensors = load_tensors(file, MODULE, GRAPH)
+    kind = record.pop("format")
+    del record["report"]
+    save_tensors(tensors, file, kind, record)
+    for _ in range(2):  # and what was read can be saved
+        read = lissom.load(file, lambda: make(0))
+        assert torch.equal(read(EXAMPLE), small(EXAMPLE))
+        assert read.shrinkage.as_graph == as_graph  # type: ignore[union-attr]
+        lissom.save(read, file)
 
 
 class Tied(nn.Module):

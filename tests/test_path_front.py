@@ -196,7 +196,7 @@ def test_knee_and_its_range_over_seeds(tmp_path: Path) -> None:
     # third seed, which has no 2.0: 2, with 1 − 0.1 − log₂ 10/log₂ 22.5.
     assert {seed: p.size() for seed, p in found.by_seed.items()} == {0: 256, 1: 16, 2: 2}
     assert found.range == (2, 256)
-    assert "knee at strength 2: 40 nonzeros, error 0.05 (seeds: 2 to 256 nonzeros)" in str(found)
+    assert "knee at strength 2: 40 nonzeros, error 5 % (seeds: 2 to 256 nonzeros)" in str(found)
     assert [p.seed for p in found.setting.failed] == [2]
     other = curve.knee("bytes")
     sizes = [p.size("bytes") for p in other.by_seed.values()]

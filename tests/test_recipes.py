@@ -956,7 +956,7 @@ def test_the_wide_residual_network_of_louizos_at_its_full_size() -> None:
 
 
 def test_milestones_that_a_shorter_run_does_not_reach_do_not_count() -> None:
-    changes = ["model.widen=1", "model.depth=10", "train.epochs=1"]
+    changes = ["model.widen=1", "model.depth=10", "train.epochs=1", "train.milestones=[60, 120]"]
     trainer = make_trainer(read_recipe("louizos-wrn28-10", changes), fake((3, 32, 32)))
     assert trainer.options.lr_factor is not None and trainer.options.lr_factor(59) == 1
 

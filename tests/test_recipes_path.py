@@ -241,6 +241,7 @@ def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
     assert "strength 0.1, seed 0: error" in first.output and "kept in" in first.output
+    assert "knee: a knee needs" in first.output or "knee at" in first.output
     written = (run / "seed0" / "strength-0.1" / "point.json").stat().st_mtime_ns
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0

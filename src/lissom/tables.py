@@ -26,7 +26,8 @@ def table(
         footer = _cell(total[i]) if total else ""
         wraps = i == len(columns) - 1 and not numeric
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        grid.add_column(column, footer, justify=justify, no_wrap=not wraps, min_width=len(column))
+        head, width = escape(column), len(column)
+        grid.add_column(head, footer, justify=justify, no_wrap=not wraps, min_width=width)
     for row in listed:
         grid.add_row(*map(_cell, row))
     return grid

@@ -1,6 +1,5 @@
 """Commands that train: a recipe, or its whole curve, of which one network is chosen."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,7 +63,7 @@ def train(
     """Train the network of a recipe, and keep all about it in the folder of a run."""
     from lissom.cli.folders import begun, check_run, default_folder, resumable
     from lissom.measuring import measure
-    from lissom.progress import Progress
+    from lissom.progress import Progress, judged
     from lissom.recipes import (
         HenriksonLog,
         Record,
@@ -115,7 +114,7 @@ def train(
             console.print(measure(trainer.model).table())
             if trainer.outcome is not None:
                 typer.echo(trainer.outcome)
-            console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
+            console.print(f"test {judged(found.test.error, task)}, epoch {found.epoch}")
         say(f"kept in {run}")
 
 
@@ -157,7 +156,6 @@ def path(
 
     from lissom.cli.folders import check_curve, default_folder, resumable
     from lissom.data import Dataset
-    from lissom.progress import points_shown
     from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
     from lissom.report import class_accuracy
     from lissom.storage import alone_in
@@ -172,14 +170,15 @@ def path(
         curve.check(() if chosen == "all" else chosen)
         record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
         check_curve(run, read)
-        with resumable(run), points_shown(stderr), alone_in(run):
+        with resumable(run), alone_in(run):
             check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
-            found = curve.run(jobs, first, retry_failed=retry_failed)
+            progress: Literal[False] | None = False if stderr.quiet else None
+            found = curve.run(jobs, first, retry_failed=retry_failed, progress=progress)
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
-                found = curve.run(jobs, sparse)
+                found = curve.run(jobs, sparse, progress=progress)
             if isinstance(curve.data, Dataset) and curve.data.classes is not None:
                 x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
                 class_accuracy(found, x, y, curve.make_model, names=names).save(run)
@@ -188,8 +187,10 @@ def path(
             print_json({"curve": run, **found.to_dict()})
         else:
             typer.echo(found)
-            with suppress(PathError):  # too few points for one
+            try:
                 typer.echo(found.knee())
+            except PathError as error:  # too few points for one, say
+                typer.echo(f"no knee: {error}")
         say(f"kept in {run}")
 
 

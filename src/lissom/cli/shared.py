@@ -58,7 +58,8 @@ def _tell(ctx: typer.Context, verbose: bool) -> bool:
     if verbose:
         from rich.logging import RichHandler
 
-        handler, before = RichHandler(console=stderr, show_path=False), log.level
+        before = log.level
+        handler = RichHandler(console=stderr, show_path=False, rich_tracebacks=True)
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
         log.debug("lissom %s, torch %s", version("lissom"), version("torch"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from shutil import rmtree
 from statistics import fmean
 from tempfile import mkdtemp
+from typing import Literal
 from weakref import finalize
 
 from torch import nn
@@ -16,25 +17,29 @@ from lissom.curves.checks import (
     check_flags,
     check_from_scratch,
     check_functions,
+    check_names,
     check_out,
-    check_strength_name,
+    check_progress,
     check_strengths,
+    check_unit,
     notice_upside_down,
 )
 from lissom.curves.curve import Curve
 from lissom.curves.fingerprints import fingerprint
 from lissom.curves.front import halvings
+from lissom.curves.latencies import time_networks
 from lissom.curves.placing import Plan, Seen
-from lissom.curves.point import Point, Start
+from lissom.curves.point import ErrorScale, Point, Start
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import Fit, Job, MakeModel, Score, build
 from lissom.curves.scores import Scores
 from lissom.curves.storing import begin
+from lissom.curves.telling import Event, Listener, Telling, listening
 from lissom.curves.workers import rounds
 from lissom.running import ExampleInputs, as_inputs
 from lissom.storage import alone_in
 
-__all__ = ["Curve", "Knee", "Point", "Scores", "Setting", "Start", "path"]
+__all__ = ["Curve", "Event", "Knee", "Point", "Scores", "Setting", "Start", "path"]
 
 
 def path(
@@ -49,10 +54,15 @@ def path(
     seeds: int = 3,
     from_scratch: Sequence[float] = (),
     strength_name: str = "strength",
+    error_name: str = "error",
+    error_unit: str | None = None,
+    round_to: int = 1,
+    inputs: bool = False,
     latency: bool = False,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
     retry_failed: bool = False,
+    progress: Listener | Literal[False] | None = None,
 ) -> Curve:
     """Networks from dense to empty, each trained on from the last: (size, error) by strength.
 
@@ -68,7 +78,8 @@ def path(
     begins with the weights of the next denser point of its seed that worked, is trained at its
     strength, measured, shrunk by `lissom.shrink`, which checks the result, and saved. All seeds
     have the same strengths. A point whose `fit` raises, or ends in numbers that are not finite, is
-    kept with its reason, and the others go on.
+    kept with its reason, and the others go on; but the path stops if a dense network fails, or a
+    function returns what it must not.
 
     Args:
         fit: fit(net, strength, start) trains `net` in place and leaves it plain, with its zeros. It
@@ -91,7 +102,13 @@ def path(
             is. These points are marked, and not part of the front. They may be added to a path that
             is there.
         strength_name: what the strength is, such as "λ" or "fraction kept", for tables and pages.
-        latency: measure seconds of a forward pass too; use jobs=1 then.
+        error_name: what `error` gives, such as "RMSE" or "1 − mIoU", for tables and pages.
+        error_unit: "fraction", which is shown in percent, a text such as "°C", or "" for none. An
+            error without another name is a fraction.
+        round_to: as for `lissom.shrink`: widths that are multiples of it.
+        inputs: as for `lissom.shrink`: whether inputs that nothing reads may go too.
+        latency: measure seconds of a forward pass too. At the end all networks of the curve take
+            turns, so that their times compare.
         out: a folder for all points, where the same call goes on after a kill, or a fault of the
             machine such as a full disk, and repeats no finished point. It is locked meanwhile, for
             other processes that would write there. Without `out`, the files are temporary and go
@@ -100,10 +117,13 @@ def path(
             given must be picklable then.
         retry_failed: make the points of `out` that failed again. The functions may have been
             changed since, which is refused otherwise; points that worked stay as they are.
+        progress: None shows on stderr what is being made and about how long is left: as a bar in a
+            terminal, and as a line for each point elsewhere. False shows nothing. A function is
+            called with each `lissom.curves.Event` instead, also with jobs > 1 in this process.
 
     Raises:
-        PathError: for arguments that cannot be, an `out` of other arguments or functions, if no
-            dense network could be trained, or if nothing worked.
+        PathError: for arguments that cannot be, an `out` of other arguments or functions, if a
+            dense network could not be trained, or a function returns what it must not.
         RunError: if another process is at work in `out`, or a file in it is damaged.
         OSError, MemoryError, RuntimeError: what the machine failed with, a `StorageError` where
             it was a file of the path; the same call goes on then.
@@ -112,11 +132,14 @@ def path(
     if test is not None:
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
-    check_flags(latency=latency, retry_failed=retry_failed)
+    check_counts(round_to=round_to)
+    check_flags(inputs=inputs, latency=latency, retry_failed=retry_failed)
     visited = check_strengths(strengths, points)
     plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
     from_scratch = check_from_scratch(from_scratch)
-    check_strength_name(strength_name)
+    check_names(strength_name=strength_name, error_name=error_name)
+    scale = ErrorScale(error_name, check_unit(error_unit, error_name))
+    check_progress(progress)
     as_inputs(example_inputs)
     arguments = {
         "strengths": list(plan.strengths),
@@ -125,10 +148,14 @@ def path(
         "latency": latency,
         "test": test is not None,
         "strength_name": strength_name,
+        "error_name": scale.name,
+        "error_unit": scale.unit,
+        "round_to": round_to,
+        "inputs": inputs,
         "parameters": _shapes(build(make_model, 0)),
     }
     functions = fingerprint(fit=fit, make_model=make_model, error=error, test=test)
-    with ExitStack() as temporary, ExitStack() as lock:
+    with ExitStack() as temporary, ExitStack() as lock, ExitStack() as showing:
         if out is None:
             folder = Path(mkdtemp(prefix="lissom-path-"))
             temporary.callback(rmtree, folder, ignore_errors=True)
@@ -143,21 +170,32 @@ def path(
             test,
             example_inputs,
             plan,
-            latency,
+            round_to,
+            inputs,
             folder,
             folders=out is not None,
         )
-        with rounds(job, seeds, jobs) as make_points:
+        listener = showing.enter_context(listening(progress, scale))
+        telling = Telling(
+            listener,
+            seeds=seeds,
+            points=plan.points,
+            from_scratch=len(from_scratch),
+            beside=min(seeds, jobs),
+        )
+        with rounds(job, seeds, jobs, telling) as make_points:
             points_made = make_points([None], [])
-            if any(not point.failed for point in points_made):  # or the rest would be in vain
-                tried: list[float] = []
-                while following := plan.following(
-                    tried, _seen(points_made, plan), _dense_halvings(points_made)
-                ):
-                    points_made += make_points(following, points_made)
-                    tried += following
-                if from_scratch:
-                    make_points(from_scratch, points_made, from_scratch=True)
+            tried: list[float] = []
+            while following := plan.following(
+                tried, _seen(points_made, plan), _dense_halvings(points_made)
+            ):
+                points_made += make_points(following, points_made)
+                tried += following
+            if from_scratch:
+                make_points(from_scratch, points_made, from_scratch=True)
+        if latency:
+            every = Curve.load(folder).points  # also those from scratch of earlier calls
+            time_networks(every, example_inputs, make_model, folder, telling)
         notice_upside_down(points_made)
         curve = Curve.load(folder, make_model)
         finalize(curve, temporary.pop_all().close)

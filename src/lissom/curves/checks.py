@@ -11,13 +11,17 @@ from statistics import fmean
 from torch import Tensor, nn
 
 from lissom.arguments import shown
-from lissom.curves.point import Point, strength_text
+from lissom.curves.point import FRACTION, Point, strength_text
 from lissom.errors import PathError, warn
 
 WAYS = (
     "strengths are (first, last), an interval to be filled; (guess,), one λ > 0 to search from; or "
     "a list from dense to empty"
 )
+
+
+class ContractError(PathError):
+    """A function gives or leaves what it must not: told at once, and no failure of a point."""
 
 
 def check_functions(**functions: object) -> None:
@@ -97,10 +101,33 @@ def check_from_scratch(from_scratch: object) -> tuple[float, ...]:
     return given
 
 
-def check_strength_name(name: object) -> None:
+def check_names(**names: object) -> None:
     """Refuse what is no text for the head of a column."""
-    if not isinstance(name, str) or not name.strip():
-        raise PathError(f"strength_name is text such as 'λ' or 'fraction kept', got {name!r}")
+    such_as = {"strength_name": "'λ' or 'fraction kept'", "error_name": "'error' or 'RMSE'"}
+    for argument, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise PathError(f"{argument} is text such as {such_as[argument]}, got {name!r}")
+
+
+def check_unit(unit: object, error_name: str) -> str:
+    """The unit of errors; where it is not given, an "error" is a fraction, and others have none."""
+    if unit is None:
+        return FRACTION if error_name == "error" else ""
+    if not isinstance(unit, str):
+        raise PathError(
+            f"error_unit is 'fraction', which is shown in percent, a text such as '°C', or '' for "
+            f"none; got {unit!r}"
+        )
+    return unit
+
+
+def check_progress(progress: object) -> None:
+    """Refuse what nothing can be told to."""
+    if progress is not None and progress is not False and not callable(progress):
+        raise PathError(
+            "progress is None, for a bar or lines; False for none; or a function that is called "
+            f"with each lissom.curves.Event; got {progress!r}"
+        )
 
 
 def notice_upside_down(points: Sequence[Point]) -> None:

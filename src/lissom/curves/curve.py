@@ -1,10 +1,11 @@
 """The curve of a path: questions about it, and the networks that answer them."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -12,13 +13,23 @@ from torch import Tensor, nn
 from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
 from lissom.curves.placing import Plan
-from lissom.curves.point import Point, label_of, number_or_dense
+from lissom.curves.point import FRACTION, ErrorScale, Point, label_of, number_or_dense
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
-from lissom.curves.storing import FAILED, fill, load_path, load_points, small_in, tensors_in
+from lissom.curves.storing import (
+    FAILED,
+    fill,
+    load_latencies,
+    load_path,
+    load_points,
+    name_of,
+    small_in,
+    tensors_in,
+)
 from lissom.errors import PathError, nearest
 from lissom.groups import Groups
+from lissom.measuring import Latency
 from lissom.saving import load
 from lissom.tables import table, text
 
@@ -36,6 +47,8 @@ class Curve:
         out: where they are saved.
         parameters: names of the networks' parameters.
         strength_name: what the strength is: "λ", "fraction kept", …
+        error_name: what the error is: "error", "RMSE", "1 − mIoU", …
+        error_unit: "fraction", which is shown in percent, a text such as "°C", or "" for none.
         make_model: make_model(seed), to read networks with; None if not given.
     """
 
@@ -43,7 +56,10 @@ class Curve:
     out: Path
     parameters: tuple[str, ...] = field(repr=False)
     strength_name: str = field(default="strength", repr=False)
+    error_name: str = field(default="error", repr=False)
+    error_unit: str = field(default=FRACTION, repr=False)
     make_model: MakeModel | None = field(default=None, repr=False, compare=False)
+    _latencies: Mapping[str, Latency] = field(default_factory=dict, repr=False)
 
     @classmethod
     @as_annotated(PathError, "make_model")
@@ -61,7 +77,9 @@ class Curve:
         out = Path(out)
         record = load_path(out)
         order = Plan(record.strengths, record.points).order
-        points = sorted(load_points(out), key=lambda p: (p.from_scratch, order(p.strength), p.seed))
+        latencies = load_latencies(out)
+        points = _timed(load_points(out), latencies)
+        points.sort(key=lambda p: (p.from_scratch, order(p.strength), p.seed))
         if all(point.failed or point.from_scratch for point in points):
             why = next((p.failed for p in points if p.failed), None)
             raise PathError(
@@ -71,12 +89,17 @@ class Curve:
                 "Once it is mended, call lissom.path again, which tries them all anew; where it "
                 f"happened is in {FAILED} of each point's folder"
             )
+        # A loss that nobody gave a name.
+        odd = record.error_unit == FRACTION and any(point.error > 1 for point in points)
         return cls(
             tuple(points),
             out,
             parameters=tuple(record.parameters),
             strength_name=record.strength_name,
+            error_name=record.error_name,
+            error_unit="" if odd else record.error_unit,
             make_model=make_model,
+            _latencies=latencies,
         )
 
     @property
@@ -87,12 +110,12 @@ class Curve:
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
         """The warm-started strengths from dense to empty, over the seeds that worked at each."""
-        return _settings(point for point in self.points if not point.from_scratch)
+        return self._settings(point for point in self.points if not point.from_scratch)
 
     @cached_property
     def from_scratch(self) -> tuple[Setting, ...]:
         """The strengths that were trained from untrained networks, as a check."""
-        return _settings(point for point in self.points if point.from_scratch)
+        return self._settings(point for point in self.points if point.from_scratch)
 
     @property
     def failed(self) -> tuple[Point, ...]:
@@ -145,7 +168,7 @@ class Curve:
             )
         own: dict[int, Point] = {}
         for seed in sorted({point.seed for point in self.points}):
-            alone = _settings(p for p in self.points if p.seed == seed and not p.from_scratch)
+            alone = self._settings(p for p in self.points if p.seed == seed and not p.from_scratch)
             if knee := _knee(alone, axis):
                 own[seed] = knee.points[0]
         return Knee(found, axis, own)
@@ -267,6 +290,17 @@ class Curve:
         maker = self._maker(make_model)
         return load(small_in(point.folder), lambda: build(maker, point.seed))
 
+    def latency(self, point: Point) -> Latency:
+        """How long the shrunk network of a point takes, and its ratio to the first dense one's.
+
+        Raises:
+            PathError: if the point failed, or latencies were not asked for.
+        """
+        self._check(point)
+        if name_of(point) not in self._latencies:
+            raise PathError(f"the networks in {self.out} were not timed: lissom.path(latency=True)")
+        return self._latencies[name_of(point)]
+
     def tensors(self, point: Point) -> dict[str, Tensor]:
         """Parameters and buffers of a point's trained network before it was shrunk, on the CPU.
 
@@ -279,18 +313,66 @@ class Curve:
     def to_dict(self) -> dict[str, Any]:
         """All points, and all settings with their means, as JSON has them."""
         return {
+            "error_name": self.error_name,
+            "error_unit": self.error_unit,
             "points": [point.to_dict() for point in self.points],
             "settings": [setting.to_dict() for setting in (*self.settings, *self.from_scratch)],
         }
 
     def __str__(self) -> str:
         dominated = {id(setting) for setting in self.dominated()}
-        rows = [_row(s, "dominated" if id(s) in dominated else "") for s in self.settings]
-        rows += [_row(s, "from scratch") for s in self.from_scratch]
-        columns = [self.strength_label, "error", "test", *_columns(self.axes), "seconds", ""]
+        rows = [self._row(s, "dominated" if id(s) in dominated else "") for s in self.settings]
+        rows += [self._row(s, "from scratch") for s in self.from_scratch]
+        error, sizes = self._scale.heading, _columns(self.axes)
+        columns = [self.strength_label, error, "test", *sizes, "seconds", ""]
         lines = [text(table(columns, rows))]
         lines += [f"failed: {point}: {point.failed}" for point in self.failed]
         return "\n".join(lines)
+
+    @property
+    def _scale(self) -> ErrorScale:
+        return ErrorScale(self.error_name, self.error_unit)
+
+    def _settings(self, points: Iterable[Point]) -> tuple[Setting, ...]:
+        """Points by strength, in the order in which they come; without those where all failed."""
+        by_strength: dict[float | None, list[Point]] = {}
+        for point in points:
+            by_strength.setdefault(point.strength, []).append(point)
+        return tuple(
+            Setting(
+                strength,
+                points=tuple(p for p in found if not p.failed),
+                failed=tuple(p for p in found if p.failed),
+                from_scratch=found[0].from_scratch,
+                scale=self._scale,
+            )
+            for strength, found in by_strength.items()
+            if not all(p.failed for p in found)
+        )
+
+    def _row(self, setting: Setting, mark: str) -> list[object]:
+        test = "" if setting.test_error is None else self._scale.number(setting.test_error)
+        sizes = [self._size(setting, axis) for axis in _columns(setting.points[0].sizes or {})]
+        seconds = sum(point.seconds for point in (*setting.points, *setting.failed))
+        marks = [mark] if mark else []
+        if setting.failed:
+            marks.append(f"{len(setting.failed)} failed")
+        return [
+            number_or_dense(setting.strength),
+            self._scale.number(setting.error, setting.error_std),
+            test,
+            *sizes,
+            f"{seconds:.1f}",
+            ", ".join(marks),
+        ]
+
+    def _size(self, setting: Setting, axis: str) -> object:
+        size = setting.size(axis)
+        if axis != "latency":
+            return round(size) if size >= 10 else size
+        timed = [self._latencies.get(name_of(point)) for point in setting.points]
+        ratios = [latency.ratio for latency in timed if latency is not None]
+        return f"{1e3 * size:.3g} ms" + (f" ({fmean(ratios):.2f}×)" if ratios else "")
 
     def _dead_weights(self, point: Point) -> dict[str, Tensor]:
         tensors = tensors_in(point.folder)
@@ -335,21 +417,17 @@ def _dead_groups(
     return dead
 
 
-def _settings(points: Iterable[Point]) -> tuple[Setting, ...]:
-    """Points by strength, in the order in which they come; without those at which all failed."""
-    by_strength: dict[float | None, list[Point]] = {}
+def _timed(points: Iterable[Point], latencies: Mapping[str, Latency]) -> list[Point]:
+    """Points with the latency among their sizes, if all that worked have one."""
+    points = list(points)
+    sizes = {id(p): dict(p.sizes) for p in points if p.sizes is not None}
     for point in points:
-        by_strength.setdefault(point.strength, []).append(point)
-    return tuple(
-        Setting(
-            strength,
-            points=tuple(p for p in found if not p.failed),
-            failed=tuple(p for p in found if p.failed),
-            from_scratch=found[0].from_scratch,
-        )
-        for strength, found in by_strength.items()
-        if not all(p.failed for p in found)
-    )
+        if id(point) in sizes and name_of(point) in latencies:
+            sizes[id(point)]["latency"] = latencies[name_of(point)].seconds
+    if not all("latency" in of_point for of_point in sizes.values()):
+        for of_point in sizes.values():
+            of_point.pop("latency", None)
+    return [replace(point, sizes=sizes.get(id(point))) for point in points]
 
 
 def _front(settings: Sequence[Setting], axis: str) -> tuple[Setting, ...]:
@@ -381,31 +459,6 @@ def _listed(settings: Sequence[Setting]) -> str:
     return "; ".join(map(str, settings))
 
 
-def _row(setting: Setting, mark: str) -> list[object]:
-    many = f" ± {setting.error_std:.2g}" if len(setting.points) > 1 else ""
-    test = "" if setting.test_error is None else f"{setting.test_error:.4g}"
-    axes = _columns(setting.points[0].sizes or {})
-    sizes = [_rounded(setting.size(axis)) for axis in axes]
-    seconds = sum(point.seconds for point in (*setting.points, *setting.failed))
-    marks = [mark] if mark else []
-    if setting.failed:
-        marks.append(f"{len(setting.failed)} failed")
-    strength = number_or_dense(setting.strength)
-    return [
-        strength,
-        f"{setting.error:.4g}{many}",
-        test,
-        *sizes,
-        f"{seconds:.1f}",
-        ", ".join(marks),
-    ]
-
-
 def _columns(axes: Iterable[str]) -> list[str]:
     """The axes that a table has room for: bits are 8 · bytes."""
     return [axis for axis in axes if axis != "bits"]
-
-
-def _rounded(size: float) -> int | float:
-    """Whole numbers for counts; latencies are below 1."""
-    return round(size) if size >= 10 else size

@@ -16,6 +16,39 @@ AXES = {
 }
 
 
+FRACTION = "fraction"  # the unit of an error that is shown in percent
+
+
+@dataclass(frozen=True)
+class ErrorScale:
+    """What errors are, and how they are written: "2.3 %", "0.42 °C".
+
+    Attributes:
+        name: "error", "RMSE", ….
+        unit: "fraction", which is shown in percent, a text such as "°C", or "" for none.
+    """
+
+    name: str = "error"
+    unit: str = FRACTION
+
+    @property
+    def heading(self) -> str:
+        """Of a column of `number`s."""
+        unit = "%" if self.unit == FRACTION else self.unit
+        return f"{self.name} ({unit})" if unit else self.name
+
+    def number(self, error: float, std: float = math.nan) -> str:
+        """Without the unit; with the standard deviation, if there is one."""
+        times = 100 if self.unit == FRACTION else 1
+        many = "" if math.isnan(std) else f" ± {times * std:.2g}"
+        return f"{times * error:.4g}{many}"
+
+    def text(self, error: float, std: float = math.nan) -> str:
+        """With the unit."""
+        unit = "%" if self.unit == FRACTION else self.unit
+        return f"{self.number(error, std)} {unit}".rstrip()
+
+
 @dataclass(frozen=True)
 class Start:
     """What a point begins with, besides the network.

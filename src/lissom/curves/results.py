@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from lissom.curves.point import Point, strength_text
+from lissom.curves.point import ErrorScale, Point, strength_text
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Setting:
         points: of these seeds, in their order.
         failed: the other seeds' points.
         from_scratch: whether they were trained from untrained networks.
+        scale: what errors are.
     """
 
     strength: float | None
     points: tuple[Point, ...]
     failed: tuple[Point, ...] = ()
     from_scratch: bool = False
+    scale: ErrorScale = field(default=ErrorScale(), repr=False)
 
     @property
     def error(self) -> float:
@@ -69,10 +71,10 @@ class Setting:
         }
 
     def __str__(self) -> str:
-        many = f" ± {self.error_std:.2g}" if len(self.points) > 1 else ""
         return (
             f"{'from scratch, ' * self.from_scratch}{strength_text(self.strength)}: "
-            f"error {self.error:.4g}{many}, {self.size():,.0f} nonzeros"
+            f"{self.scale.name} {self.scale.text(self.error, self.error_std)}, "
+            f"{self.size():,.0f} nonzeros"
         )
 
 
@@ -114,7 +116,7 @@ class Knee:
     def __str__(self) -> str:
         found = (
             f"knee at {strength_text(self.strength)}: {self.size:,.0f} {self.axis}, "
-            f"error {self.error:.4g}"
+            f"{self.setting.scale.name} {self.setting.scale.text(self.error)}"
         )
         if self.range is None or len(self.by_seed) < 2:
             return found

@@ -1,6 +1,5 @@
 """Making the points of a path: train, check, measure, shrink, keep; then the next one."""
 
-import logging
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lissom.curves.checks import check_functions
+from lissom.arguments import shown
+from lissom.curves.checks import ContractError, check_functions
 from lissom.curves.placing import Plan
 from lissom.curves.point import Point, Start
 from lissom.curves.seeding import seeded
 from lissom.curves.storing import (
-    AGAIN,
     FAILED,
     fill,
     folder_of,
@@ -27,8 +26,8 @@ from lissom.curves.storing import (
     save_point,
     state_in,
 )
-from lissom.errors import PathError, machine_failed
-from lissom.measuring import latency, measure
+from lissom.errors import MethodError, PathError, machine_failed
+from lissom.measuring import measure
 from lissom.measuring.macs import forward_pass
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
@@ -37,12 +36,11 @@ from lissom.shrinking.verify import fresh_inputs
 from lissom.storage import alone_in, make_folder
 from lissom.storage import replace as replace_file
 
-log = logging.getLogger(__name__)
-
 Fit = Callable[[nn.Module, float | None, Start], dict[str, Any] | None]
 MakeModel = Callable[[int], nn.Module]
 Score = Callable[[nn.Module], Any]  # a number, or a tensor of one
 DRAWS = 8  # random inputs, on which an empty network gives one answer
+HERE, LIBRARIES = Path(__file__).parents[1], "site-packages"
 
 
 @dataclass(frozen=True)
@@ -59,35 +57,38 @@ class Job:
     test: Score | None
     example_inputs: ExampleInputs
     plan: Plan
-    latency: bool
+    round_to: int
+    inputs: bool
     out: Path
     folders: bool
 
 
-def run_seed(
-    job: Job,
-    seed: int,
-    strengths: Sequence[float | None],
-    done: Sequence[Point],
-    from_scratch: bool,
-) -> list[Point]:
-    """The points of one seed at these strengths, one after another.
+def planned(
+    job: Job, seed: int, strength: float | None, done: Sequence[Point], *, from_scratch: bool
+) -> Point:
+    """A point before it is made.
 
     Args:
         job: what all points share.
-        seed: of all of them.
-        strengths: from dense to empty.
+        seed: of the point.
+        strength: of the point.
         done: earlier points of any seed, to start from; none of them from scratch, since those come
             last.
-        from_scratch: start from untrained networks instead.
+        from_scratch: start from an untrained network instead.
     """
-    new: list[Point] = []
-    # With jobs, a process may outlive its parent for a moment.
-    with alone_in(folder_of_seed(job.out, seed)):
-        for strength in strengths:
-            earlier = [p for p in [*done, *new] if p.seed == seed]
-            new.append(_point(job, seed, strength, earlier, from_scratch))
-    return new
+    order = job.plan.order
+    earlier = [p for p in done if p.seed == seed]
+    denser = [p for p in earlier if not p.failed and order(p.strength) < order(strength)]
+    warm = denser and not from_scratch
+    origin = max(denser, key=lambda p: order(p.strength)) if warm else None
+    return Point(
+        strength,
+        seed,
+        number=0 if from_scratch else len(earlier),
+        folder=folder_of(job.out, seed, strength, from_scratch),
+        from_scratch=from_scratch,
+        origin=None if origin is None else origin.folder.name,
+    )
 
 
 def build(make_model: MakeModel, seed: int) -> nn.Module:
@@ -104,53 +105,74 @@ def build(make_model: MakeModel, seed: int) -> nn.Module:
     return net
 
 
-def _point(
-    job: Job, seed: int, strength: float | None, earlier: Sequence[Point], from_scratch: bool
-) -> Point:
-    """One point; read again if it is finished, and with its reason if it failed."""
-    folder = folder_of(job.out, seed, strength, from_scratch)
-    if done := load_point(folder):
-        return done
-    order = job.plan.order
-    denser = [p for p in earlier if not p.failed and order(p.strength) < order(strength)]
-    warm = denser and not from_scratch
-    origin = max(denser, key=lambda p: order(p.strength)) if warm else None
+def run_point(job: Job, point: Point) -> Point:
+    """Make a planned point; read again if it is finished, and with its reason if it failed.
+
+    Raises:
+        PathError: if the dense network failed, without which there is no path; or if a function
+            does not keep to what it is called for, and so would not at the next point either.
+        OSError, MemoryError, RuntimeError: what the machine failed with.
+    """
+    # With jobs, a process may outlive its parent for a moment.
+    with alone_in(folder_of_seed(job.out, point.seed)):
+        return load_point(point.folder) or _made(job, point)
+
+
+def _made(job: Job, point: Point) -> Point:
     began = perf_counter()
-    point = Point(
-        strength,
-        seed,
-        number=0 if from_scratch else len(earlier),
-        folder=folder,
-        from_scratch=from_scratch,
-        origin=None if origin is None else origin.folder.name,
-    )
-    make_folder(folder)
-    net, start = _begun(job, point, origin)  # a damaged file is no failure of this point
+    make_folder(point.folder)
+    net, start = _begun(job, point)  # a damaged file is no failure of this point
+    failure: Exception | None = None
     try:
         point = _trained(job, point, net, start)
     except Exception as error:  # fit is the user's, and may raise anything
         if machine_failed(error):  # and not the training: the same call makes this point again
-            error.add_note(
-                f"the path in {job.out} stopped at {point}; what was finished is kept, and the "
-                "same call goes on"
-            )
+            _note(error, job, point, "the same call goes on")
             raise
-        replace_file(folder / FAILED, traceback.format_exc())
+        if isinstance(error, ContractError):
+            mended = "" if point.strength is None else " with retry_failed=True"
+            _note(error, job, point, f"once it is mended, the same call{mended} goes on")
+            raise
+        failure = error
+        replace_file(point.folder / FAILED, traceback.format_exc())
         point = replace(point, failed=f"{type(error).__name__}: {error}")
     point = replace(point, seconds=perf_counter() - began)
     save_point(point)
+    if failure is not None and point.strength is None:
+        where = f"; {point.folder / FAILED} has the traceback" if job.folders else ""
+        raise PathError(
+            f"the dense network of seed {point.seed} failed with {point.failed}"
+            f"{_place(failure)}{where}. Nothing can go on from it: once it is mended, call "
+            "lissom.path again"
+        ) from failure
     return point
 
 
-def _begun(job: Job, point: Point, origin: Point | None) -> tuple[nn.Module, Start]:
+def _note(error: Exception, job: Job, point: Point, how: str) -> None:
+    kept = f"; what was finished is kept, and {how}" if job.folders else ""
+    where = f" in {job.out}" if job.folders else ""
+    error.add_note(f"the path{where} stopped at {point}{kept}")
+
+
+def _place(error: Exception) -> str:
+    """The line of the user's own code that an error comes from, if it comes from some."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f for f in frames if not f.filename.startswith(str(HERE)) and LIBRARIES not in f.filename
+    ]
+    return f", at {own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}" if own else ""
+
+
+def _begun(job: Job, point: Point) -> tuple[nn.Module, Start]:
     """What a point begins with, and a folder for files of `fit`."""
     net = build(job.make_model, point.seed)
+    origin = None if point.origin is None else point.folder.parent / point.origin
     if origin is not None:
-        fill(net, origin.folder)
+        fill(net, origin)
     start = Start(
         point.seed,
         number=point.number if origin is not None else 0,
-        state=state_in(origin.folder) if origin is not None else None,
+        state=state_in(origin) if origin is not None else None,
         folder=point.folder / "fit" if job.folders else None,
     )
     if start.folder is not None:
@@ -167,7 +189,7 @@ def _trained(job: Job, point: Point, net: nn.Module, start: Start) -> Point:
     net.eval()
     error = _score(job.error, net, point, "error")
     test_error = None if job.test is None else _score(job.test, net, point, "test")
-    small = shrink(net, job.example_inputs)
+    small = shrink(net, job.example_inputs, round_to=job.round_to, inputs=job.inputs)
     save_network(net, small, state, point.folder)
     sizes = _sizes(small, job)
     return replace(
@@ -182,11 +204,16 @@ def _trained(job: Job, point: Point, net: nn.Module, start: Start) -> Point:
 def _check(net: nn.Module, shapes: dict[str, torch.Size], state: object) -> None:
     """See that `fit` left a network that can be gone on with."""
     if state is not None and not isinstance(state, dict):
-        raise PathError(f"fit returns None or a dict of tensors and plain values, got {state!r}")
-    require_plain(net, "lissom.path")
+        raise ContractError(
+            f"fit returns None or a dict of tensors and plain values, got {state!r}"
+        )
+    try:
+        require_plain(net, "lissom.path")
+    except MethodError as error:
+        raise ContractError(str(error)) from error
     left = {name: tensor.shape for name, tensor in named_tensors(net)}
     if changed := sorted(n for n in shapes.keys() | left.keys() if shapes.get(n) != left.get(n)):
-        raise PathError(
+        raise ContractError(
             f"fit changes weights in place and no shapes, but {', '.join(changed)} changed: leave "
             "the zeros in, path shrinks the network itself"
         )
@@ -204,12 +231,12 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
         value = score(net)
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    except (TypeError, ValueError, RuntimeError) as error:  # the last for several in a tensor
+        raise ContractError(f"{name}(net) gives one number, got {shown(value)}") from error
     if not math.isfinite(number):
         raise PathError(f"{name}(net) gives a finite number, got {value!r}")
     if number < 0:
-        raise PathError(
+        raise ContractError(
             f"{name}(net) gives a number ≥ 0 that is smaller for better networks, such as the "
             f"fraction of wrong answers or a loss, got {number!r}"
         )
@@ -217,20 +244,17 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
 
 
 def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
-    """The sizes of point.AXES."""
+    """The sizes of point.AXES, but for the latency."""
     counted = measure(small)
     inputs = as_inputs(job.example_inputs)
     done = forward_pass(small, inputs)
-    sizes: dict[str, float] = {
+    return {
         "nonzeros": counted.nonzeros,
         "weights": counted.weights,
         "macs": done.total / done.examples,
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
     }
-    if job.latency:
-        sizes["latency"] = latency({"small": small}, job.example_inputs)["small"].seconds
-    return sizes
 
 
 @torch.no_grad()
@@ -241,17 +265,3 @@ def _empty(net: nn.Module, example_inputs: ExampleInputs) -> bool:
     return all(
         torch.equal(a, b) for answer in answers[1:] for a, b in zip(answers[0], answer, strict=True)
     )
-
-
-def log_point(point: Point) -> None:
-    """Log what came of a point."""
-    if point.failed:
-        log.warning(
-            "the point at %s failed: %s. %s has the traceback; %s",
-            point,
-            point.failed,
-            point.folder / FAILED,
-            AGAIN,
-        )
-    else:
-        log.info("%s: error %.4g, %d nonzeros", point, point.error, point.size())

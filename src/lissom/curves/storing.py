@@ -8,11 +8,12 @@ out/seed0/dense/                 the dense point; strength-0.001/ and scratch-0.
     fit/                         files of fit's own
     point.json                   written last
     failed.txt                   of a point that failed: where
+out/latencies.json               of all networks, if they were timed
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.curves.checks import ContractError
 from lissom.curves.fingerprints import differences
-from lissom.curves.point import Point
+from lissom.curves.point import FRACTION, Point
 from lissom.errors import PathError, RunError, StorageError
+from lissom.measuring import Latency
 from lissom.running import named_tensors
 from lissom.saving import save
 from lissom.storage import (
@@ -38,20 +41,28 @@ from lissom.storage import (
 )
 
 PATH_KIND, POINT_KIND, STATE_KIND = "lissom path 3", "lissom point 1", "lissom state 1"
-TENSORS_KIND = "lissom tensors 1"
+TENSORS_KIND, LATENCIES_KIND = "lissom tensors 1", "lissom latencies 1"
 NETWORK, SMALL, STATE = "network.safetensors", "small.safetensors", "state.pt"
 PATH, POINT, FAILED = "path.json", "point.json", "failed.txt"
+LATENCIES = "latencies.json"
 AGAIN = "retry_failed=True, on the command line --retry-failed, makes it again"
 
 
 @dataclass(frozen=True)
 class PathRecord:
-    """The arguments of a path that make its points what they are."""
+    """The arguments of a path that make its points what they are.
+
+    Those with a default were none when lissom was younger, and may be missing.
+    """
 
     strengths: tuple[float, ...]
     points: int
     parameters: dict[str, list[int]]
     strength_name: str
+    error_name: str = "error"
+    error_unit: str = FRACTION
+    round_to: int = 1
+    inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def begin(
 ) -> None:
     """Write down what is made here, or see that it is the same as before.
 
-    Failed points are forgotten with `retry_failed`. Where there are no others, a path begins anew.
+    Failed points are forgotten with `retry_failed`, and dense ones always, since they stopped the
+    path. Where there are no others, a path begins anew.
 
     Args:
         out: the folder.
@@ -104,10 +116,12 @@ def begin(
     if not (out / PATH).exists():
         save_json(given, out / PATH, PATH_KIND)
         return
-    before = load_json(out / PATH, PATH_KIND)
+    defaults = {f.name: f.default for f in fields(PathRecord) if f.default is not MISSING}
+    before = {**defaults, **load_json(out / PATH, PATH_KIND)}
     failed = [point for point in load_points(out) if point.failed]
-    kept = {folder for folder in out.glob("seed*/*") if folder.is_dir()}
-    kept -= {point.folder for point in failed}  # those begun as well, with files of fit's own
+    kept = {file.parent for file in out.glob(f"seed*/*/{POINT}")}
+    kept |= {folder.parent for folder in out.glob("seed*/*/fit") if any(folder.iterdir())}
+    kept -= {point.folder for point in failed}
     if kept:
         for name, value in arguments.items():
             if before.get(name) != value:
@@ -123,8 +137,9 @@ def begin(
                 "same functions, or give another out to begin anew; with retry_failed=True these "
                 "functions go on with the points that are there, and failed ones are made again"
             )
-    for point in failed if retry_failed or not kept else ():
-        _forget(point)
+    for point in failed:
+        if retry_failed or not kept or point.strength is None:
+            _forget(point)
     if before != given:
         save_json(given, out / PATH, PATH_KIND)
 
@@ -155,7 +170,7 @@ def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None,
     except StorageError:
         raise
     except Exception as error:  # pickle and torch raise many types
-        raise PathError(
+        raise ContractError(
             "fit returns None or a dict of tensors and plain values (numbers, words, lists, "
             f"dicts), and what it returned cannot be kept: {str(error).splitlines()[0]}"
         ) from error
@@ -214,6 +229,29 @@ def load_point(folder: Path) -> Point | None:
     error = math.nan if told.error is None else told.error
     kept = {name: record[name] for name in vars(told)}  # whole numbers stay so
     return Point(**{**kept, "folder": folder, "error": error})
+
+
+def name_of(point: Point) -> str:
+    """A point's place in the folder of its path: "seed0/dense"."""
+    return f"{point.folder.parent.name}/{point.folder.name}"
+
+
+def save_latencies(found: Mapping[str, Latency], out: Path) -> None:
+    """Write down how long the networks of points take, by `name_of`."""
+    record = {name: asdict(latency) for name, latency in found.items()}
+    save_json({"latencies": record}, out / LATENCIES, LATENCIES_KIND)
+
+
+def load_latencies(out: Path) -> dict[str, Latency]:
+    """What `save_latencies` wrote; nothing if it was not called.
+
+    Raises:
+        RunError: if the file is damaged, or of another version.
+    """
+    if not (out / LATENCIES).exists():
+        return {}
+    record = load_json(out / LATENCIES, LATENCIES_KIND)
+    return checked(dict[str, Latency], record.get("latencies", {}), out / LATENCIES)
 
 
 def load_points(out: Path) -> list[Point]:

@@ -2,25 +2,42 @@
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Protocol
 
 import torch
 
 from lissom.curves.point import Point
-from lissom.curves.running import Job, log_point, run_seed
+from lissom.curves.running import Job, planned, run_point
+from lissom.curves.storing import load_point
+from lissom.curves.telling import Telling
 from lissom.errors import PathError
 
 
-class Rounds(Protocol):
-    """Makes the points of all seeds at some strengths."""
+@dataclass(frozen=True)
+class Rounds:
+    """Makes the points of all seeds at some strengths.
+
+    Attributes:
+        job: what all points share.
+        seeds: how many.
+        jobs: how many points are made at a time.
+        begin: begins to make a planned point.
+        telling: is told about each.
+    """
+
+    job: Job
+    seeds: int
+    jobs: int
+    begin: Callable[[Point], Future[Point]]
+    telling: Telling
 
     def __call__(
         self,
@@ -29,32 +46,46 @@ class Rounds(Protocol):
         *,
         from_scratch: bool = False,
     ) -> list[Point]:
-        """The new points, by seed and in the order of the strengths."""
+        """The new points, by seed and in the order of the strengths.
+
+        Args:
+            strengths: from dense to empty.
+            done: earlier points of any seed, to start from.
+            from_scratch: start from untrained networks instead.
+        """
+        new: list[list[Point]] = [[] for _ in range(self.seeds)]
+        idle, running = deque(range(self.seeds)), dict[Future[Point], int]()
+        while idle or running:
+            while idle and len(running) < self.jobs:
+                seed = idle.popleft()
+                for strength in strengths[len(new[seed]) :]:
+                    earlier = [*done, *new[seed]]
+                    point = planned(self.job, seed, strength, earlier, from_scratch=from_scratch)
+                    if finished := load_point(point.folder):
+                        self.telling.count(finished)
+                        new[seed].append(finished)
+                        continue
+                    self.telling.tell("begin", point)
+                    running[self.begin(point)] = seed
+                    break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                seed = running.pop(future)
+                new[seed].append(point := future.result())
+                self.telling.count(point)
+                self.telling.tell("end", point)
+                idle.appendleft(seed)
+        return [point for points in new for point in points]
 
 
 @contextmanager
-def rounds(job: Job, seeds: int, jobs: int) -> Iterator[Rounds]:
+def rounds(job: Job, seeds: int, jobs: int, telling: Telling) -> Iterator[Rounds]:
     """What makes one round of points after another, with `jobs` processes for the seeds.
 
     Raises:
         PathError: if something cannot be sent to a process, or one of them dies.
     """
     if min(seeds, jobs) == 1:
-
-        def here(
-            strengths: Sequence[float | None],
-            done: Sequence[Point],
-            *,
-            from_scratch: bool = False,
-        ) -> list[Point]:
-            new: list[Point] = []
-            for seed in range(seeds):
-                for strength in strengths:
-                    new += run_seed(job, seed, [strength], [*done, *new], from_scratch)
-                    log_point(new[-1])
-            return new
-
-        yield here
+        yield Rounds(job, seeds, 1, partial(_here, job), telling)
         return
 
     parcel = _packed(job)
@@ -65,32 +96,27 @@ def rounds(job: Job, seeds: int, jobs: int) -> Iterator[Rounds]:
         initializer=_begin,
         initargs=(torch.get_num_threads(),),
     ) as pool:
-
-        def beside(
-            strengths: Sequence[float | None],
-            done: Sequence[Point],
-            *,
-            from_scratch: bool = False,
-        ) -> list[Point]:
-            running = [
-                pool.submit(_run_packed, parcel, seed, strengths, done, from_scratch)
-                for seed in range(seeds)
-            ]
-            new = [point for future in running for point in future.result()]
-            for point in new:
-                log_point(point)
-            return new
-
         try:
-            yield beside
-        except BrokenProcessPool as error:
+            yield Rounds(
+                job, seeds, jobs, lambda point: pool.submit(_run_packed, parcel, point), telling
+            )
+        except BaseException as error:
+            # Nobody waits for what the other seeds train; a process may end at any moment.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise PathError(
                 f"a process of jobs={jobs} died. If this is a script, its call of path belongs "
                 "under `if __name__ == '__main__':`, since each process reads the script again; "
                 "otherwise memory may have run out. The points that were finished are kept"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _here(job: Job, point: Point) -> Future[Point]:
+    made = Future[Point]()
+    made.set_result(run_point(job, point))
+    return made
 
 
 def _begin(threads: int) -> None:
@@ -121,15 +147,9 @@ def _packed(job: Job) -> bytes:
     return pickle.dumps(job)
 
 
-def _run_packed(
-    parcel: bytes,
-    seed: int,
-    strengths: Sequence[float | None],
-    done: Sequence[Point],
-    from_scratch: bool,
-) -> list[Point]:
+def _run_packed(parcel: bytes, point: Point) -> Point:
     try:
-        return run_seed(_job(parcel), seed, strengths, done, from_scratch)
+        return run_point(_job(parcel), point)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from lissom.curves import Curve, Start, path
+from lissom.curves.telling import Listener
 from lissom.data import Dataset, Loaders
 from lissom.errors import RecipeError
 from lissom.recipes.examples import make_example, shape_of
@@ -90,7 +91,12 @@ class RecipePath:
             )
 
     def run(
-        self, jobs: int = 1, from_scratch: Sequence[float] = (), *, retry_failed: bool = False
+        self,
+        jobs: int = 1,
+        from_scratch: Sequence[float] = (),
+        *,
+        retry_failed: bool = False,
+        progress: Listener | Literal[False] | None = None,
     ) -> Curve:
         """Make the curve, or go on with it.
 
@@ -99,6 +105,7 @@ class RecipePath:
             from_scratch: strengths that are trained from untrained networks too, for the dense
                 one's epochs.
             retry_failed: make the points that failed again.
+            progress: as for `lissom.path`.
 
         Raises:
             RecipeError: for a strength that the recipe cannot have.
@@ -116,10 +123,15 @@ class RecipePath:
             seeds=spec.seeds,
             from_scratch=from_scratch,
             strength_name=strength_of(self.recipe).label,
+            error_name=self.task.error_name,
+            error_unit=self.task.error_unit,
+            round_to=spec.round_to,
+            inputs=spec.inputs,
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
             retry_failed=retry_failed,
+            progress=progress,
         )
 
     def make_model(self, seed: int) -> nn.Module:

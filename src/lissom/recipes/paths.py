@@ -22,7 +22,8 @@ class PathSpec(Spec):
     empty, an interval, or a guess. The dense network is trained for `dense` epochs, and each
     further point goes on for `epochs`. In the last `fine_tune` epochs zeros stay zero, and the
     learning rate falls along a cosine; a network trained for `dense` epochs is fine-tuned for as
-    large a fraction of them. `latency` measures the seconds of a forward pass at each point, too.
+    large a fraction of them. `round_to` and `inputs` are those of `lissom.shrink`; `latency` times
+    the networks too.
     """
 
     strength: str
@@ -32,6 +33,8 @@ class PathSpec(Spec):
     dense: Whole
     epochs: Whole
     fine_tune: Whole
+    round_to: Whole = 1
+    inputs: bool = False
     latency: bool = False
 
     @model_validator(mode="after")
@@ -126,9 +129,12 @@ def point_recipe(
     sparse = epochs - min(max(1, fine_tune), epochs - 1)
     table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
     train = table["train"]
-    for unused in ("milestones", "gamma"):
+    warm = strength is None or untrained
+    for unused in ("milestones", "gamma", "scheduler", *(() if warm else ("warmup",))):
         train.pop(unused, None)
     train |= {"epochs": epochs, "cosine_from": sparse, "evaluate_every": epochs}
+    if warm:
+        train["warmup"] = min(train["warmup"], float(sparse))
     if "average_from" in train:
         train["average_from"] = sparse
     if strength is None:

@@ -95,7 +95,7 @@ def _read(
             ) from None
         notes = rescale(given, whole, changed, quick=True, epochs=least)
         made = _made(Recipe, given, name, lines, changed)
-    if told is not None:
+    if told is not None and len(notes) > 1:  # more than the epochs themselves
         told(f"scaled with the epochs: {', '.join(notes)}")
     return made
 

@@ -12,6 +12,7 @@ from lissom.running import named_tensors
 from lissom.saving.graphs import GRAPH, graph_of, record_of_graph
 from lissom.saving.modules import MODULE, module_of, record_of_module
 from lissom.saving.parts import INPUT
+from lissom.saving.reports import record_of_report, report_of
 from lissom.shrinking import Shrinkage
 from lissom.shrinking.selection import Selected
 from lissom.storage import load_tensors, save_tensors
@@ -25,7 +26,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
     traced graph which of torch's operations it calls.
 
     Args:
-        small: what `shrink` returned; it may have been trained since.
+        small: what `shrink` returned, or `load`; it may have been trained since.
         path: a safetensors file to be written, replaced if it exists.
 
     Raises:
@@ -60,6 +61,7 @@ def save(small: nn.Module, path: str | os.PathLike[str]) -> None:
         "tied": tied,
         "inputs": {position: dim for position, (dim, _) in inputs.items()},
         "keywords": list(small.keywords) if isinstance(small, Selected) else [],
+        "report": record_of_report(shrinkage),
     }
     save_tensors(tensors, path, kind, record)
 
@@ -76,7 +78,7 @@ def load(
             not matter. A traced graph needs none.
 
     Returns:
-        The small network, in evaluation mode.
+        The small network, in evaluation mode, with its report as `small.shrinkage`.
 
     Raises:
         RunError: if the file is missing or damaged, or of another network than the factory makes.
@@ -89,13 +91,17 @@ def load(
             "safetensors files, from which nothing is run"
         )
     record, tensors = load_tensors(path, MODULE, GRAPH)
-    if record["format"] == GRAPH:
-        net, inputs = graph_of(record, tensors, path)
+    as_graph = record["format"] == GRAPH
+    if as_graph:
+        net, surgery, told = graph_of(record, tensors, path)
     elif not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise RunError(
             f"{path} holds tensors and sizes, not code: load(path, model_factory) needs the class "
             f"or function that makes the original network, got {shown(model_factory)}"
         )
     else:
-        net, inputs = module_of(record, tensors, path, model_factory())
-    return (Selected(net, inputs, record.get("keywords", ())) if inputs else net).eval()
+        net, surgery, told = module_of(record, tensors, path, model_factory())
+    whole = Selected(net, surgery.inputs, record.get("keywords", ())) if surgery.inputs else net
+    report = report_of(told, net, surgery, as_graph=as_graph)
+    object.__setattr__(whole, "shrinkage", report)
+    return whole.eval()

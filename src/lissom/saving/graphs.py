@@ -32,7 +32,8 @@ from torch.utils import _pytree
 
 from lissom.errors import RunError
 from lissom.running import named_tensors
-from lissom.saving.parts import Inputs, take_inputs
+from lissom.saving.parts import take_inputs
+from lissom.saving.reports import ReportRecord
 from lissom.shrinking import Surgery
 from lissom.shrinking.graph import OpenSizes
 from lissom.storage import checked
@@ -89,6 +90,7 @@ class GraphRecord:
         inputs: of which only some entries are left, by position: the dim.
         tied: names of tensors that are others' as well.
         keywords: of the inputs, in their order.
+        report: of `shrink`; files of earlier versions have none.
     """
 
     graphs: dict[str, list[NodeRecord]]
@@ -98,6 +100,7 @@ class GraphRecord:
     inputs: dict[int, int | None]
     tied: dict[str, str]
     keywords: list[str] = field(default_factory=list)
+    report: ReportRecord | None = None
 
 
 def record_of_graph(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
@@ -131,8 +134,8 @@ def record_of_graph(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
 
 def graph_of(
     record: dict[str, Any], tensors: dict[str, Tensor], path: Path
-) -> tuple[nn.Module, Inputs]:
-    """The graph that a file describes.
+) -> tuple[nn.Module, Surgery, ReportRecord | None]:
+    """The graph that a file describes, and which inputs it reads.
 
     Raises:
         RunError: if the file describes none.
@@ -167,7 +170,7 @@ def graph_of(
         )
     except Exception as error:  # what is no graph may fail in any way
         raise RunError(f"{path} does not describe a graph: {error}") from error
-    return made_graph, inputs
+    return made_graph, Surgery(inputs=inputs), told.report
 
 
 def _input(told: Any) -> Any:

@@ -11,7 +11,8 @@ from lissom.coupling.records import layers
 from lissom.errors import RunError
 from lissom.parametrized import plain
 from lissom.running import named_tensors
-from lissom.saving.parts import Inputs, as_indices, take_inputs
+from lissom.saving.parts import as_indices, take_inputs
+from lissom.saving.reports import ReportRecord
 from lissom.shrinking import Surgery, operate
 from lissom.shrinking.sizes import get_size
 from lissom.shrinking.surgery import READS
@@ -32,6 +33,7 @@ class ModuleRecord:
         reads: paths of layers that read some of what they are given.
         tied: names of tensors that are others' as well.
         keywords: of the inputs, in their order.
+        report: of `shrink`; files of earlier versions have none.
     """
 
     sizes: dict[str, dict[str, int]]
@@ -41,6 +43,7 @@ class ModuleRecord:
     reads: list[str]
     tied: dict[str, str]
     keywords: list[str] = field(default_factory=list)
+    report: ReportRecord | None = None
 
 
 def record_of_module(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
@@ -56,8 +59,8 @@ def record_of_module(net: nn.Module, surgery: Surgery) -> dict[str, Any]:
 
 def module_of(
     record: dict[str, Any], tensors: dict[str, Tensor], path: Path, net: nn.Module
-) -> tuple[nn.Module, Inputs]:
-    """The module that a file describes, cut out of a large one of its class.
+) -> tuple[nn.Module, Surgery, ReportRecord | None]:
+    """The module that a file describes, cut out of a large one of its class, and how it was cut.
 
     Raises:
         RunError: if that is not what it was cut out of.
@@ -70,6 +73,7 @@ def module_of(
         surgery = Surgery(
             sizes=told.sizes,
             attention=told.attention,
+            inputs=inputs,
             biases={name: torch.zeros_like(tensors[name]) for name in told.biases},
             reads={at: as_indices(at, tensors[f"{at}.{READS}".lstrip(".")]) for at in told.reads},
         )
@@ -90,7 +94,7 @@ def module_of(
             f"{path} was saved from a {record.get('class')} that is not what the factory made, "
             f"a {type(net).__name__}: {error}"
         ) from error
-    return net, inputs
+    return net, surgery, told.report
 
 
 def _check_sizes(net: nn.Module, told: ModuleRecord) -> None:

@@ -45,7 +45,7 @@ class Shrinkage:
         as_graph: whether the result is the traced graph instead of the model's own class.
         attributes: of the modules' own code that were changed: {"path.name": (before, after)}.
         surgery: all changes as data; `lissom.save` writes it.
-        example_inputs: the inputs it was traced with.
+        example_inputs: the inputs it was traced with; None for a network that was read.
     """
 
     families: tuple[tuple[str, str, int, int], ...]
@@ -61,7 +61,7 @@ class Shrinkage:
     as_graph: bool
     attributes: dict[str, tuple[int, int]]
     surgery: Surgery = field(repr=False)
-    example_inputs: ExampleInputs = field(repr=False)
+    example_inputs: ExampleInputs | None = field(repr=False)
 
     @property
     def keep(self) -> Keep:
