@@ -55,9 +55,14 @@ class OptimizerSpec(Spec):
             error=RecipeError, field="name",
         )  # fmt: skip
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those that are given beside the rate."""
+        return dict(self.model_extra or {})
+
     def make(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
         """The optimizer of these parameters or param groups."""
-        given = dict(self.model_extra or {})
+        given = self.arguments
         if "beta1" in given or "beta2" in given:
             given["betas"] = (given.pop("beta1", 0.9), given.pop("beta2", 0.999))
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -80,7 +85,7 @@ class OptimizerSpec(Spec):
         if "betas" in takes:
             takes += ["beta1", "beta2"]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        for key in self.model_extra or {}:
+        for key in self.arguments:
             if key not in takes and not open_ended:
                 raise complaint(f"not an argument of {who}.{nearest(key, takes)}", key)
         try:
