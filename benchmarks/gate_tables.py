@@ -82,7 +82,7 @@ def helps(run: Record) -> str:
         "a teacher": recipe.teacher,
         f"input dropout {dropout:g}": dropout,
         "augmentation": recipe.train.augment,
-        "weight decay": recipe.optimizer.weight_decay,
+        "weight decay": recipe.optimizer.arguments.get("weight_decay"),
         "an average of weights": recipe.train.average_from is not None,
     }
     return ", ".join(name for name, given in named.items() if given) or "none"

@@ -659,7 +659,7 @@ def test_columns_are_carried_through(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"names": ("a", "b")}, r"11 classes, but names=\('a', 'b'\)"),
+        ({"names": ("a", "b")}, r"classes=11, but names=\('a', 'b'\)"),
         ({"test_snr": torch.zeros(3).long()}, r"test_snr must be int64 \[\d+\], .* int64 \[3\]"),
         ({"train_snr": None}, "train_snr is missing"),
         ({"test_run": None}, "test_run is missing"),

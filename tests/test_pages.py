@@ -84,7 +84,11 @@ EXAMPLE, *OTHERS = blocks(ROOT / "docs" / "recipes.md", "toml")
 @pytest.mark.parametrize(
     "block", ["", *OTHERS, *blocks(ROOT / "docs" / "modrec.md", "toml")], ids=lambda b: b[:12]
 )
-def test_the_recipes_of_a_page_can_be_read(block: str, tmp_path: Path) -> None:
+def test_the_recipes_of_a_page_can_be_read(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The network that they name is that of `lissom init`.
+    monkeypatch.syspath_prepend(ROOT / "src" / "lissom" / "cli" / "templates")
     path = tmp_path / "mine.toml"
     path.write_text("".join((sections(EXAMPLE) | sections(block)).values()))
     read_recipe(str(path))
@@ -125,6 +129,8 @@ def test_commands_exist_and_take_their_options() -> None:
         shell = [line.partition("; do ")[2] or line for line in shell]
         for line in [*shell, *re.findall(r"`((?:lissom|make) [^`]+)`", text)]:
             program, verb, *words = shlex.split(line.partition(" | ")[0], comments=True)
+            if program == "cd":
+                continue
             assert program in ("make", "lissom"), line
             assert verb in (targets if program == "make" else {*verbs, *options}), line
             if verb in verbs:

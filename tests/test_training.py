@@ -497,7 +497,8 @@ def test_moments_of_what_is_dead_do_not_become_subnormal() -> None:
 def test_bf16_trains_float32_weights() -> None:
     nets = [dense(), dense()]
     plain, half = (
-        trainer(net, bf16=bf16, epochs=10) for net, bf16 in zip(nets, (False, True), strict=True)
+        trainer(net, precision=precision, epochs=10)
+        for net, precision in zip(nets, ("32-true", "bf16-mixed"), strict=True)
     )
     assert half.fit().train.error < 0.1
     plain.fit()
@@ -558,9 +559,10 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
         ("bach_size", "unknown option 'bach_size'. Did you mean 'batch_size'?"),
         ("patients", "unknown option 'patients'. Did you mean 'patience' or 'patience_from' or "
          "'augment'?"),
-        ("proximal", "unknown option 'proximal'. Known: augment, average_decay, average_from, "
-         "batch_size, bf16, channels_last, device, epochs, evaluate_every, lr_factor, patience, "
-         "patience_from, seed."),
+        ("proximal", "unknown option 'proximal'. Known: accumulate, augment, average_decay, "
+         "average_from, batch_size, channels_last, clip_norm, device, devices, epochs, "
+         "evaluate_every, lr_factor, patience, patience_from, precision, scheduler, scheduler_by, "
+         "seed, steps_per_epoch, strategy."),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:
@@ -614,7 +616,8 @@ SCHEDULE = "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 
         ({"average_decay": False}, "average_decay is in [0, 1), got False"),
         ({"lr_factor": 0.5}, SCHEDULE),
         ({"augment": 4}, "augment is made by Augment(pad=4, flip=True), got 4"),
-        ({"bf16": "no"}, "bf16 is true or false, got 'no'"),
+        ({"precision": "bf16"}, "precision is '32-true', 'bf16-mixed', '16-mixed', 'bf16-true', "
+         "'16-true' or '64-true', got 'bf16'"),
         ({"channels_last": 1}, "channels_last is true or false, got 1"),
         ({"device": 0}, "device is a name, such as 'cpu' or 'cuda', got 0"),
         ({"device": None}, "device is a name, such as 'cpu' or 'cuda', got None"),
@@ -957,7 +960,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept.keys() == {
         "epoch", "steps_per_epoch", "seconds", "model", "optimizer", "method", "average", "best",
-        "event", "format", "optimized",
+        "event", "format", "optimized", "scheduler", "precision",
     }  # fmt: skip
     assert kept["best"]["model"].keys() == kept["model"].keys()
 

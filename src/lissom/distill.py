@@ -122,6 +122,8 @@ def distill_to_trees(
     """
     if not isinstance(data, Dataset):
         raise DistillError(f"data is a lissom.data.Dataset, got {type(data).__name__}")
+    if data.classes is None:
+        raise DistillError(f"trees learn classes, and {data!r} has none: give Dataset(classes=…)")
     if not isinstance(rounds, int) or rounds < 1:
         raise DistillError(f"rounds is a whole number ≥ 1, got {rounds!r}")
     total = len(data.train_y)

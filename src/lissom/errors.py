@@ -14,7 +14,7 @@ MACHINE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-BETWEEN = ("lissom", "torch", "contextlib")  # a warning and the user's own code
+BETWEEN = ("lissom", "torch", "lightning_fabric", "contextlib")  # a warning and the user's own code
 
 
 class LissomError(ValueError):
@@ -118,7 +118,8 @@ def machine_failed(error: BaseException) -> bool:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the known names closest to `name`, or all of them."""
     names = sorted(set(known))
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    same = [candidate for candidate in names if candidate.lower() == name.lower()]
+    close = same or get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return " Did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
     return f" Known: {', '.join(names)}." if names else ""

@@ -6,8 +6,8 @@ from typing import Any, Self
 from rich import progress as bars
 from rich.console import Console
 
-from lissom.recipes import Recipe
-from lissom.training import Evaluation
+from lissom.recipes import Recipe, make_task
+from lissom.training import Evaluation, Task
 
 
 class Progress:
@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, console: Console, recipe: Recipe) -> None:
         self._console = console
-        self._epochs = recipe.train.epochs
+        self._epochs, self._of = recipe.train.epochs, make_task(recipe)
         self._next_line: dict[str, int] = {}
         self._bar = bars.Progress(
             bars.BarColumn(bar_width=30),
@@ -54,7 +54,7 @@ class Progress:
             self._loss = f"{who}epoch {event['epoch'] + 1}/{epochs}  loss {event['loss']:.4f}"
         else:
             done = event["epoch"]
-            self._standing = standing(Evaluation.from_dict(event))
+            self._standing = standing(Evaluation.from_dict(event), self._of)
         line = f"{self._loss}  {self._standing}"
         self._bar.update(self._task, completed=done, total=epochs, description=line)
         if event["event"] != "progress" and not self._console.is_terminal:
@@ -67,12 +67,19 @@ class Progress:
             self._next_line[who] = epoch + max(1, epochs // 10)
 
 
-def standing(found: Evaluation) -> str:
+def standing(found: Evaluation, task: Task) -> str:
     """One line about an evaluation: loss, error, non-zeros, and how the method stands."""
     name, part = ("test", found.test) if found.valid is None else ("valid", found.valid)
     total = found.nonzeros["total"]
     summary = found.more.get("method", {}).get("summary", "")
     return (
-        f"{name} loss {part.loss:.4f}  error {100 * part.error:.2f} %  "
+        f"{name} loss {part.loss:.4f}  {judged(part.error, task)}  "
         f"non-zeros {total.nonzeros:,} of {total.weights:,}{summary and f'  {summary}'}"
     )
+
+
+def judged(error: float, task: Task) -> str:
+    """An error by its name, in its unit: "error 2.31 %", "RMSE 0.42 °C"."""
+    in_percent = task.error_unit == "fraction"
+    told = f"{100 * error:.2f} %" if in_percent else f"{error:.4g} {task.error_unit}".rstrip()
+    return f"{task.error_name} {told}"

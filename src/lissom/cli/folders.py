@@ -83,7 +83,7 @@ def record_of_curve(curve: Path) -> Record:
     return read_record(curve / "recipe.json")
 
 
-def load_model(run: Path) -> tuple[nn.Module, list[int]]:
+def load_model(run: Path) -> tuple[nn.Module, Any]:
     """The network of a run, or what its last checkpoint would deliver; the shape of an example."""
     record = record_of_run(run)
     finished = run / "model.safetensors"

@@ -12,8 +12,10 @@ from lissom.cli.shared import (
     DataDir,
     Device,
     PathRecipe,
+    Quick,
     Quiet,
     Recipe,
+    Trust,
     Verbose,
     app,
     console,
@@ -52,6 +54,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is there.")
     ] = False,
+    quick: Quick = False,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -59,27 +63,30 @@ def train(
     """Train the network of a recipe, and keep all about it in the folder of a run."""
     from lissom.cli.folders import begun, check_run, default_folder, resumable
     from lissom.measuring import measure
-    from lissom.progress import Progress
+    from lissom.progress import Progress, judged
     from lissom.recipes import (
         HenriksonLog,
         Record,
         keep_result,
         keep_weights,
         make_data,
+        make_task,
         make_trainer,
         read_recipe,
         read_record,
+        shape_of,
     )
 
     with mistakes_in_red():
-        read = read_recipe(recipe, changes or [])
+        read = read_recipe(recipe, changes or [], quick=quick, told=say)
         of_run = recipe.endswith(".json")
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
         run = out or default_folder(recipe)
         check_run(run, read, seed, resume=resume, overwrite=overwrite)
         data = make_data(read, data_dir, seed=seed)
-        shape = list(data.train_x.shape[1:])
+        task = make_task(read)
+        shape = shape_of(data, task)
         log = HenriksonLog(run) if read.log == "henrikson" else None
         with resumable(run, "--resume"), Progress(stderr, read) as progress:
 
@@ -107,7 +114,7 @@ def train(
             console.print(measure(trainer.model).table())
             if trainer.outcome is not None:
                 typer.echo(trainer.outcome)
-            console.print(f"test error {100 * found.test.error:.2f} %, epoch {found.epoch}")
+            console.print(f"test {judged(found.test.error, task)}, epoch {found.epoch}")
         say(f"kept in {run}")
 
 
@@ -138,6 +145,8 @@ def path(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the points that failed again.")
     ] = False,
+    quick: Quick = False,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -146,6 +155,7 @@ def path(
     import torch
 
     from lissom.cli.folders import check_curve, default_folder, resumable
+    from lissom.data import Dataset
     from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
     from lissom.report import class_accuracy
     from lissom.storage import alone_in
@@ -154,12 +164,11 @@ def path(
         chosen = _strengths(from_scratch)
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-        read = read_recipe(recipe, changes or [])
+        read = read_recipe(recipe, changes or [], quick=quick, told=say)
         run = out or default_folder(recipe)
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
-        shape = list(curve.data.train_x.shape[1:])
-        record = Record(recipe=read, seed=0, shape=shape, classes=curve.data.classes)
+        record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
         check_curve(run, read)
         with resumable(run), alone_in(run):
             check_curve(run, read)  # another process may have been here since
@@ -170,8 +179,9 @@ def path(
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
                 found = curve.run(jobs, sparse, progress=progress)
-            x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
-            class_accuracy(found, x, y, curve.make_model, names=names).save(run)
+            if isinstance(curve.data, Dataset) and curve.data.classes is not None:
+                x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
+                class_accuracy(found, x, y, curve.make_model, names=names).save(run)
             keep_result(record, found.to_dict(), run)
         if as_json:
             print_json({"curve": run, **found.to_dict()})
@@ -216,6 +226,7 @@ def choose(
         Path | None,
         typer.Option(help="The folder of the new run; CURVE/chosen if not given.", metavar="DIR"),
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -1,7 +1,7 @@
 """Commands about the network of a run: measured, shrunk, exported, reported on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +9,7 @@ from lissom.cli.shared import (
     AsJson,
     Quiet,
     Run,
+    Trust,
     Verbose,
     app,
     console,
@@ -41,6 +42,7 @@ def measure(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure the seconds of a forward pass as well.")
     ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -71,6 +73,7 @@ def shrink(
         Path | None,
         typer.Option(help="The file to write; RUN/small.safetensors if not given.", metavar="FILE"),
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -119,6 +122,7 @@ def export(
             help="The file to write; RUN/model.onnx or RUN/model.pt2 if not given.", metavar="FILE"
         ),
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -164,6 +168,7 @@ def report(
             metavar="FILE",
         ),
     ] = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -186,7 +191,7 @@ def report(
 
 
 def _shrunk(
-    model: "nn.Module", shape: list[int], *, round_to: int | None, inputs: bool = False
+    model: "nn.Module", shape: Any, *, round_to: int | None, inputs: bool = False
 ) -> tuple["nn.Module", "Shrinkage"]:
     """The network of a run without what is dead, and what went; recipes need no traced graphs."""
     from lissom.recipes import make_example

@@ -118,6 +118,31 @@ DataDir = Annotated[
         metavar="DIR",
     ),
 ]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="A trial: a tenth of the epochs, and of a curve 5 points of one seed."
+    ),
+]
+
+
+def _trust(given: bool) -> bool:
+    """Let recipes that are read from here on name code, wherever they were made."""
+    if "lissom.recipes.trust" in sys.modules or given:  # importing it takes seconds
+        from lissom.recipes.trust import trusted
+
+        trusted.set(given)
+    return given
+
+
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        callback=_trust,
+        help="Run the Python code that a run from elsewhere names in its recipe.json.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Quiet = Annotated[

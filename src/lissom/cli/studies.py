@@ -11,6 +11,7 @@ from lissom.cli.shared import (
     DataDir,
     Quiet,
     Run,
+    Trust,
     Verbose,
     app,
     console,
@@ -48,6 +49,7 @@ def ensemble(
         ),
     ] = None,
     data_dir: DataDir = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -59,7 +61,7 @@ def ensemble(
 
     from lissom.cli.folders import load_model, record_of_run
     from lissom.ensemble import SIZES, Recorded, accuracy_by_size, calibration_of
-    from lissom.recipes import load_method, make_data
+    from lissom.recipes import load_method, make_dataset
     from lissom.report import ensemble_sizes, reliability
     from lissom.report.figures import svg
     from lissom.storage import make_folder, replace, save_json
@@ -74,7 +76,7 @@ def ensemble(
             )
         folder = out or runs[0]
         record = record_of_run(runs[0])
-        data = make_data(record.recipe, data_dir, seed=record.seed)
+        data = make_dataset(record.recipe, data_dir, seed=record.seed)
         if len(runs) == 1:
             model, method = load_method(runs[0], record)
             drawn = list(method.sample(networks or 50, seed))
@@ -87,18 +89,21 @@ def ensemble(
         known = [Recorded(network, data.test_x) for network in drawn]
         examples = torch.arange(len(data.test_y))
         found = accuracy_by_size(known, examples, data.test_y, sizes, seed=seed)
-        trust = calibration_of(known, examples, data.test_y)
+        calibration = calibration_of(known, examples, data.test_y)
         kept = {
             "runs": [str(run) for run in runs],
             "networks": len(drawn),
             "seed": seed,
             "single": single,
             "accuracy": {str(size): accuracies for size, accuracies in found.items()},
-            "calibration_error": trust.error,
+            "calibration_error": calibration.error,
         }
         make_folder(folder)
         save_json(kept, folder / "ensemble.json", "lissom ensemble 1")
-        figures = {"ensemble": ensemble_sizes(found, single), "calibration": reliability(trust)}
+        figures = {
+            "ensemble": ensemble_sizes(found, single),
+            "calibration": reliability(calibration),
+        }
         for name, figure in figures.items():
             replace(folder / f"{name}.svg", svg(figure))
         rows = [
@@ -111,7 +116,7 @@ def ensemble(
             console.print(table(["networks", "test accuracy, %", "least", "most"], rows))
             if single is not None:
                 typer.echo(f"the network that the run delivered: {100 * single:.2f} %")
-            typer.echo(f"calibration error of the votes of {len(drawn)}: {trust.error:.4f}")
+            typer.echo(f"calibration error of the votes of {len(drawn)}: {calibration.error:.4f}")
         written = [folder / name for name in ("ensemble.json", "ensemble.svg", "calibration.svg")]
         say(f"written: {', '.join(map(str, written))}")
 
@@ -129,6 +134,7 @@ def distill(
         int, typer.Option(min=0, max=MAX_SEED, help="The seed by which the examples are chosen.")
     ] = 0,
     data_dir: DataDir = None,
+    trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -136,13 +142,13 @@ def distill(
     """Teach boosted trees what the network of a run answers, and the same trees the labels."""
     from lissom.cli.folders import load_model, record_of_run
     from lissom.distill import distill_to_trees
-    from lissom.recipes import make_data
+    from lissom.recipes import make_dataset
     from lissom.storage import save_json
 
     with mistakes_in_red():
         record = record_of_run(run)
         model, _ = load_model(run)
-        data = make_data(record.recipe, data_dir, seed=record.seed)
+        data = make_dataset(record.recipe, data_dir, seed=record.seed)
         found = distill_to_trees(model, data, rounds=rounds, examples=examples, seed=seed)
         kept = {"to": to, **found.to_dict()}
         save_json(kept, run / "distilled.json", "lissom distilled 1")
@@ -166,11 +172,11 @@ def _check_tested_on(data: "Dataset", runs: list[Path], data_dir: Path | None) -
     import torch
 
     from lissom.cli.folders import record_of_run
-    from lissom.recipes import make_data
+    from lissom.recipes import make_dataset
 
     for run in runs:
         record = record_of_run(run)
-        own = make_data(record.recipe, data_dir, seed=record.seed)
+        own = make_dataset(record.recipe, data_dir, seed=record.seed)
         if not torch.equal(own.test_x, data.test_x) or not torch.equal(own.test_y, data.test_y):
             raise RunError(
                 f"networks answer together to the same examples, but the test examples of {run}, "

@@ -1,4 +1,4 @@
-"""Real data by name: "digits" is bundled, the others are read from a folder."""
+"""Data by name, from files of one's own, from Hugging Face's hub, or in batches of a loader."""
 
 import inspect
 from collections.abc import Callable
@@ -9,16 +9,23 @@ from lissom.arguments import as_annotated
 from lissom.data.cifar10 import load_jpeg_cifar10
 from lissom.data.dataset import Dataset
 from lissom.data.digits import load_digits
-from lissom.data.mnist import load_mnist
+from lissom.data.loaders import Loaders, first_inputs
+from lissom.data.mnist import load_fashion_mnist, load_mnist
 from lissom.data.modrec import load_modrec
+from lissom.data.own import load_files, load_hub
 from lissom.data.signals import ModRec
 from lissom.errors import DataError, nearest
 
 __all__ = [
     "Dataset",
+    "Loaders",
     "ModRec",
+    "first_inputs",
     "load",
     "load_digits",
+    "load_fashion_mnist",
+    "load_files",
+    "load_hub",
     "load_jpeg_cifar10",
     "load_mnist",
     "load_modrec",
@@ -26,6 +33,7 @@ __all__ = [
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": lambda data_dir: load_digits(),
+    "fashion-mnist": load_fashion_mnist,
     "jpeg-cifar10": load_jpeg_cifar10,
     "mnist": load_mnist,
     "modrec": load_modrec,
@@ -34,12 +42,13 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
 
 @as_annotated(DataError)
 def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:
-    """The data set called `name`: "digits", "jpeg-cifar10", "mnist" or "modrec".
+    """The data set called `name`: "digits", "fashion-mnist", "jpeg-cifar10", "mnist" or "modrec".
 
     Args:
         name: which one.
         data_dir: where its files lie; None leaves it to the environment variable LISSOM_DATA_DIR,
-            and without that MNIST to the Hugging Face hub. The digits are bundled and ignore it.
+            and without that MNIST and Fashion-MNIST to the Hugging Face hub. The digits are bundled
+            and ignore it.
         **options: the other arguments of `load_modrec`; the other data sets have none.
 
     Raises:

@@ -19,21 +19,27 @@ from lissom.errors import DataError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Examples and their classes, checked once when they are put together.
+    """Examples and their targets, checked once when they are put together.
+
+    With `classes` the targets are labels, int64 [n]. Without, they are any tensor of n rows:
+    numbers [n] or [n, k] (regression), 0/1 [n, k] (several labels each), or the class of each pixel
+    or token [n, …].
 
     Attributes:
         name: what the data set is called in logs and reports.
-        train_x: float32 [n, …]; images are [n, c, h, w] with pixels in [0, 1].
-        train_y: int64 [n], classes 0 … classes − 1.
-        test_x: float32 [m, …], examples of the same shape as in `train_x`.
-        test_y: int64 [m].
-        classes: how many classes there are, also if a part does not hold them all.
-        valid_x: float32 [k, …], or None when nothing is held out.
-        valid_y: int64 [k], or None when nothing is held out.
+        train_x: real numbers [n, …]; images are float32 [n, c, h, w] with pixels in [0, 1], tokens
+            int64 [n, length].
+        train_y: [n, …], the targets.
+        test_x: [m, …], examples of the same type and shape as in `train_x`.
+        test_y: [m, …].
+        classes: how many classes there are, also if a part does not hold them all; None where the
+            targets are no labels.
+        valid_x: [k, …], or None when nothing is held out.
+        valid_y: [k, …], or None when nothing is held out.
         names: of the classes, in their order; None where they are their numbers.
 
     Raises:
-        DataError: a part is empty, of the wrong type or shape, or has not one label per example; a
+        DataError: a part is empty, of the wrong type or shape, or has not one target per example; a
             label is outside 0 … classes − 1; only one of `valid_x` and `valid_y` is given; or there
             is not one name per class.
     """
@@ -43,7 +49,7 @@ class Dataset:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
-    classes: int
+    classes: int | None = None
     valid_x: Tensor | None = None
     valid_y: Tensor | None = None
     names: tuple[str, ...] | None = None
@@ -53,12 +59,12 @@ class Dataset:
             check_fields(self, DataError, Dataset)
         except DataError as error:
             raise DataError(f"{self.name!s:.40}: {error}") from None
-        if self.classes < 1:
+        if self.classes is not None and self.classes < 1:
             raise DataError(
                 f"{self.name}: classes must be a whole number ≥ 1, got {self.classes!r}"
             )
         if self.names is not None and len(self.names) != self.classes:
-            raise DataError(f"{self.name}: {self.classes} classes, but names={self.names!r}")
+            raise DataError(f"{self.name}: classes={self.classes}, but names={self.names!r}")
         self._check_part("train", self.train_x, self.train_y)
         self._check_part("test", self.test_x, self.test_y)
         if self.valid_x is not None and self.valid_y is not None:
@@ -71,27 +77,34 @@ class Dataset:
 
     def _check_part(self, part: str, x: Tensor, y: Tensor) -> None:
         where = f"{self.name}: {part}"
-        if x.dtype != torch.float32 or x.ndim < 2:
+        if x.is_complex() or x.ndim < 2:
             raise DataError(
-                f"{where}_x must be float32 [n, …] with at least 2 dims, got {describe(x)}"
+                f"{where}_x must hold real numbers [n, …] with at least 2 dims, got {describe(x)}"
             )
-        if y.dtype != torch.int64 or y.ndim != 1:
-            raise DataError(f"{where}_y must be int64 [n], got {describe(y)}")
+        if self.classes is not None and (y.dtype != torch.int64 or y.ndim != 1):
+            raise DataError(
+                f"{where}_y must be int64 [n], got {describe(y)}; targets that are no labels go "
+                "with classes=None"
+            )
+        if y.is_complex() or y.ndim < 1:
+            raise DataError(f"{where}_y must hold real numbers [n, …], got {describe(y)}")
         if len(x) != len(y):
             raise DataError(f"{where}_x has {len(x)} examples but {part}_y has {len(y)} labels")
         if len(x) == 0:
             raise DataError(f"{where} part is empty, it needs at least 1 example")
-        if x.shape[1:] != self.train_x.shape[1:]:
-            raise DataError(
-                f"{where}_x holds examples of shape {list(x.shape[1:])}, "
-                f"but train_x of shape {list(self.train_x.shape[1:])}"
-            )
-        if not bool(x.isfinite().all()):
-            wrong = (~x.isfinite()).flatten(1).any(1).nonzero()[:, 0]
-            raise DataError(
-                f"{where}_x holds NaN or infinite numbers in {len(wrong):,} of {len(x):,} "
-                f"examples, the first is number {int(wrong[0])}: leave them out"
-            )
+        for column, rows, first in (("x", x, self.train_x), ("y", y, self.train_y)):
+            if rows.shape[1:] != first.shape[1:] or rows.dtype != first.dtype:
+                raise DataError(
+                    f"{where}_{column} holds {_one(rows)}, but train_{column} {_one(first)}"
+                )
+            if rows.is_floating_point() and not bool(rows.isfinite().all()):
+                wrong = (~rows.isfinite()).reshape(len(rows), -1).any(1).nonzero()[:, 0]
+                raise DataError(
+                    f"{where}_{column} holds NaN or infinite numbers in {len(wrong):,} of "
+                    f"{len(rows):,} examples, the first is number {int(wrong[0])}: leave them out"
+                )
+        if self.classes is None:
+            return
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= self.classes:
             raise DataError(
@@ -101,9 +114,10 @@ class Dataset:
 
     def __repr__(self) -> str:
         valid = "" if self.valid_y is None else f" {len(self.valid_y)} valid /"
+        targets = f"targets {_one(self.train_y)}" if not self.classes else f"{self.classes} classes"
         return (
             f"Dataset({self.name}: {len(self.train_y)} train /{valid} {len(self.test_y)} test, "
-            f"{list(self.train_x.shape[1:])}, {self.classes} classes)"
+            f"{list(self.train_x.shape[1:])}, {targets})"
         )
 
     @as_annotated(DataError, "n", "seed")
@@ -111,8 +125,9 @@ class Dataset:
         """Move n training examples to validation, every class in its share.
 
         A class with c of the N training examples gives ⌊nc/N⌋ or ⌈nc/N⌉ of its own; which classes
-        round up is decided by the largest remainders. The choice depends on the labels, n and seed
-        alone, not on torch's or numpy's global state, and both parts keep the order they came in.
+        round up is decided by the largest remainders. Without classes, chance decides alone. The
+        choice depends on the labels, n and seed alone, not on torch's or numpy's global state, and
+        both parts keep the order they came in.
 
         Args:
             n: how many to move, 0 ≤ n < number of training examples; 0 changes nothing.
@@ -144,6 +159,8 @@ class Dataset:
 
     def _choice(self, n: int, seed: int) -> NDArray[np.bool_]:
         """Which training examples `hold_out` moves."""
+        if self.classes is None:
+            return stratified_choice(np.zeros(len(self.train_y), np.int64), n, seed)
         return stratified_choice(self.train_y.cpu().numpy(), n, seed)
 
     def bootstrap(self, seed: int) -> Self:
@@ -174,7 +191,15 @@ class Dataset:
         }
 
     def centered(self) -> Self:
-        """The same data set with the mean of the training examples taken off every example."""
+        """The same data set with the mean of the training examples taken off every example.
+
+        Raises:
+            DataError: for examples of whole numbers, such as tokens, which have no mean.
+        """
+        if not self.train_x.is_floating_point():
+            raise DataError(
+                f"{self.name}: {_one(self.train_x)} cannot be centered: they are no floats"
+            )
         mean = self.train_x.mean(0)
         return replace(
             self,
@@ -238,3 +263,8 @@ def random_state(seed: int) -> np.random.RandomState:
 def describe(tensor: Tensor) -> str:
     """Type and shape for an error message: `float64 [60000, 784]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _one(rows: Tensor) -> str:
+    """Type and shape of each row: `float32 of shape [784]`."""
+    return f"{str(rows.dtype).removeprefix('torch.')} of shape {list(rows.shape[1:])}"

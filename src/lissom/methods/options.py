@@ -4,7 +4,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from fractions import Fraction
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lissom.arguments import as_annotated, fits, hints_of, misfit, shown
 from lissom.errors import LissomError, MethodError, nearest
@@ -58,6 +59,25 @@ class Options:
         As a recipe has them, in epochs. A curve asks for it at each of its points.
         """
         return {"start": 0, "finalize_at": epochs}
+
+    @classmethod
+    def scaled(cls, given: Mapping[str, Any], ratio: Fraction) -> dict[str, Any]:
+        """What of the options changes where a training is `ratio` times as long.
+
+        Args:
+            given: as a recipe has them, in epochs; what is in steps stays.
+            ratio: new epochs to old ones.
+        """
+        hints = get_type_hints(cls, include_extras=True)
+        times = {name: value for name, value in given.items() if counts_steps(hints.get(name))}
+        least = {name: 0 if name == "start" else 1 for name in times}
+        return {
+            name: [max(1, int(one * ratio)) for one in value]
+            if isinstance(value, list)
+            else max(least[name], int(value * ratio))
+            for name, value in times.items()
+            if _counted(value) or (isinstance(value, list) and all(map(_counted, value)))
+        }
 
 
 @as_annotated(MethodError)
@@ -143,6 +163,17 @@ def _attributes(cls: type) -> list[str]:
 def positive(value: object) -> bool:
     """Whether a value is a finite number above 0."""
     return isinstance(value, int | float) and value is not True and 0 < value < math.inf
+
+
+def counts_steps(hint: Any) -> bool:
+    """Whether an option with this type hint counts optimizer steps."""
+    if get_origin(hint) is Annotated:
+        return STEPS in hint.__metadata__
+    return any(counts_steps(inner) for inner in get_args(hint))
+
+
+def _counted(value: object) -> bool:
+    return whole(value, least=0)
 
 
 def whole(value: object, *, least: int) -> bool:

@@ -10,13 +10,14 @@ from torch import nn
 
 from lissom.curves import Curve, Start, path
 from lissom.curves.telling import Listener
-from lissom.data import Dataset
+from lissom.data import Dataset, Loaders
 from lissom.errors import RecipeError
-from lissom.recipes.making import make_data, make_example, make_model
+from lissom.recipes.examples import make_example, shape_of
+from lissom.recipes.making import make_data, make_model, make_task
 from lissom.recipes.paths import path_of, point_recipe, strength_of, why_no_point
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
-from lissom.training import Teacher, loss_and_error, usable_device
+from lissom.training import Task, Teacher, evaluate, usable_device
 
 DATA_SEED = 0  # the same examples are held out for all points, or they could not be compared
 
@@ -45,9 +46,25 @@ class RecipePath:
         path_of(self.recipe)  # refuses one without
 
     @cached_property
-    def data(self) -> Dataset:
-        """With the same examples held out for all seeds."""
-        return make_data(self.recipe, self.data_dir, seed=DATA_SEED)
+    def data(self) -> Dataset | Loaders:
+        """With the same examples held out for all seeds.
+
+        Raises:
+            RecipeError: for data of which none are held out.
+        """
+        made = make_data(self.recipe, self.data_dir, seed=DATA_SEED)
+        self.check_data(made)
+        return made
+
+    @cached_property
+    def task(self) -> Task:
+        """What the points are trained for and judged by."""
+        return make_task(self.recipe)
+
+    @cached_property
+    def shape(self) -> Any:
+        """Of what the network is called with."""
+        return shape_of(self.data, self.task)
 
     def check(self, from_scratch: Sequence[float] = ()) -> None:
         """Refuse what cannot be trained, before there are files of it, or points that fail.
@@ -60,6 +77,18 @@ class RecipePath:
             if reason := why_no_point(self.recipe, strength):
                 raise RecipeError(f"a point from scratch: {reason}")
         usable_device(self.device)
+
+    def check_data(self, data: Dataset | Loaders) -> None:
+        """Refuse data that points cannot be chosen by.
+
+        Raises:
+            RecipeError: if no examples are held out.
+        """
+        if (data.valid_y if isinstance(data, Dataset) else data.valid) is None:
+            raise RecipeError(
+                f"points of a path are chosen by held-out examples, and {data!r} has none: set "
+                "data.validation, or give a valid part"
+            )
 
     def run(
         self,
@@ -89,11 +118,13 @@ class RecipePath:
             make_model=self.make_model,
             error=self.error,
             test=self.test,
-            example_inputs=make_example(self.make_model(0), self.data.train_x.shape[1:]),
+            example_inputs=make_example(self.make_model(0), self.shape),
             points=spec.points,
             seeds=spec.seeds,
             from_scratch=from_scratch,
             strength_name=strength_of(self.recipe).label,
+            error_name=self.task.error_name,
+            error_unit=self.task.error_unit,
             round_to=spec.round_to,
             inputs=spec.inputs,
             latency=spec.latency,
@@ -105,7 +136,7 @@ class RecipePath:
 
     def make_model(self, seed: int) -> nn.Module:
         """The untrained network of a seed."""
-        return make_model(self.recipe, self.data.train_x.shape[1:], self.data.classes, seed=seed)
+        return make_model(self.recipe, self.shape, self.data.classes, seed=seed)
 
     def fit(self, net: nn.Module, strength: float | None, start: Start) -> dict[str, Any]:
         """Train a point on from the one before, its optimizer too."""
@@ -130,14 +161,12 @@ class RecipePath:
         return {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
 
     def error(self, net: nn.Module) -> float:
-        """The fraction of the held-out examples that is classified wrongly."""
-        assert self.data.valid_x is not None
-        assert self.data.valid_y is not None
-        return loss_and_error(net, self.data.valid_x, self.data.valid_y)[1]
+        """On the held-out examples."""
+        return evaluate(net, self.data, self.task, "valid").error
 
     def test(self, net: nn.Module) -> float:
-        """The fraction of the test examples that is classified wrongly."""
-        return loss_and_error(net, self.data.test_x, self.data.test_y)[1]
+        """On the test examples."""
+        return evaluate(net, self.data, self.task, "test").error
 
     def _teacher(self, seed: int) -> Teacher | None:
         """One for all points of a seed."""
@@ -152,5 +181,6 @@ class RecipePath:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the data and teachers, which another process reads anew."""
-        state = {k: v for k, v in self.__dict__.items() if k != "data"}
+        read = ("data", "task", "shape")
+        state = {k: v for k, v in self.__dict__.items() if k not in read}
         return {**state, "_teachers": {}}

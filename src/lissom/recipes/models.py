@@ -1,10 +1,13 @@
 """[model]: what a recipe says about its network."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from lissom.recipes.strict import Positive, Spec, Whole, complaint
+from lissom.errors import RecipeError
+from lissom.importing import imported_function
+from lissom.recipes.strict import Positive, Spec, Whole, complaint, refusals
 
 OPTIONS = {  # of [model], with the models that have them
     "input_dropout": ("henrikson", "lenet300"),
@@ -21,7 +24,7 @@ OPTIONS = {  # of [model], with the models that have them
 
 
 class ModelSpec(Spec):
-    """[model]: one of the papers' networks."""
+    """[model]: `name`, one of the papers' networks, with its options."""
 
     name: Literal["ahmed-modrec", "cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -34,6 +37,11 @@ class ModelSpec(Spec):
     widen: Whole | None = None
     mean: list[float] | None = None
     std: list[Positive] | None = None
+
+    @property
+    def called(self) -> str:
+        """The network in messages."""
+        return self.name
 
     @model_validator(mode="after")
     def _has_its_options(self) -> Self:
@@ -49,4 +57,36 @@ class ModelSpec(Spec):
         if (self.mean is None) != (self.std is None):
             given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
             raise complaint(f"pixels are normalised by both: give {lacking} as well", given)
+        return self
+
+
+class OwnModelSpec(Spec):
+    """[model]: `make`, the import path of a function or class, whose arguments are other keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    make: str
+
+    @property
+    def called(self) -> str:
+        """The network in messages."""
+        return self.make
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the function."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "name" in given:
+            what = 'a network is one of lissom\'s, name = "lenet300", or your own, make = "my:net"'
+            raise complaint(f"{what}: leave out one of the two", "name")
+        return given
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        with refusals():
+            imported_function(self.make, what="model", error=RecipeError, field="make")
         return self

@@ -6,13 +6,13 @@ So what a user's own class takes, a method's options or a penalty's numbers, are
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
 from lissom.errors import LissomError, RecipeError
 from lissom.methods import make_options
-from lissom.methods.options import STEPS
+from lissom.methods.options import counts_steps
 from lissom.recipes.numbers import RampSpec, schedule
 from lissom.recipes.strict import said
 from lissom.schedules import Schedule
@@ -54,7 +54,7 @@ def defaults_of(kind: Any) -> dict[str, Any]:
 def _value(value: Any, hint: Any, name: str, epoch: float) -> Any:
     """A value of a recipe as an option takes it."""
     kinds = list(_kinds(hint))
-    if _counts_steps(hint):
+    if counts_steps(hint):
         return _steps(value, name, epoch)
     nested = next((kind for kind in kinds if is_dataclass(kind) and kind is not Schedule), None)
     if isinstance(value, Mapping):
@@ -108,17 +108,11 @@ def _steps(value: Any, name: str, epoch: float) -> Any:
 
 def _written(default: Any, hint: Any) -> Any:
     """A default as a recipe would have it."""
-    if _counts_steps(hint) and default:
+    if counts_steps(hint) and default:
         return "1 step" if default == 1 else f"{default} steps"
     if is_dataclass(default) and not isinstance(default, type):
         return {name: value for name, value in asdict(default).items() if value is not None}
     return list(default) if isinstance(default, tuple) else default
-
-
-def _counts_steps(hint: Any) -> bool:
-    if get_origin(hint) is Annotated:
-        return STEPS in hint.__metadata__
-    return any(_counts_steps(inner) for inner in get_args(hint))
 
 
 def _kinds(hint: Any) -> Any:

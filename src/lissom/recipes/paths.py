@@ -53,7 +53,7 @@ def check_path(recipe: "Recipe") -> None:
     if recipe.method is None:
         what = "a path needs a [method] and [[penalties]], which make networks sparse"
         raise complaint(what, "path")
-    if not recipe.data.validation:
+    if not recipe.data.brings_validation:
         what = "points of a path are chosen by held-out examples: set data.validation = 5000, say"
         raise complaint(what, "path")
     if recipe.data.bootstrap:
@@ -129,9 +129,12 @@ def point_recipe(
     sparse = epochs - min(max(1, fine_tune), epochs - 1)
     table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
     train = table["train"]
-    for unused in ("milestones", "gamma"):
+    warm = strength is None or untrained
+    for unused in ("milestones", "gamma", "scheduler", *(() if warm else ("warmup",))):
         train.pop(unused, None)
     train |= {"epochs": epochs, "cosine_from": sparse, "evaluate_every": epochs}
+    if warm:
+        train["warmup"] = min(train["warmup"], float(sparse))
     if "average_from" in train:
         train["average_from"] = sparse
     if strength is None:

@@ -2,7 +2,9 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +14,10 @@ from pydantic import ValidationError
 from lissom.errors import RecipeError, RunError, nearest
 from lissom.recipes.lines import Location, line_numbers
 from lissom.recipes.runs import RECIPE_KIND
+from lissom.recipes.scaling import epochs_of, rescale
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.strict import Spec, said
+from lissom.recipes.trust import opened
 from lissom.storage import load_json
 
 Made = TypeVar("Made", bound=Spec)
@@ -31,7 +35,13 @@ def recipe_names() -> list[str]:
     return sorted(name.removesuffix(suffix) for name in found if name.endswith(suffix))
 
 
-def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
+def read_recipe(
+    source: str,
+    changes: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    told: Callable[[str], None] | None = None,
+) -> Recipe:
     """A recipe by name, from a TOML file, or from the recipe.json of a run, with keys changed.
 
     The recipe of its teacher is read with it. A path of a teacher is relative to the file that
@@ -41,24 +51,64 @@ def read_recipe(source: str, changes: Sequence[str] = ()) -> Recipe:
         source: "henrikson-l1-proximal-adagrad", or a path that ends in .toml or .json.
         changes: "key=value" with a dotted key and a TOML value: "train.epochs=5",
             "penalties.0.L1=1e-3". The value none takes a key away: "method=none" and
-            "penalties=none" leave the dense network.
+            "penalties=none" leave the dense network. Where train.epochs is changed and no other
+            time, the whole schedule gets longer or shorter with it.
+        quick: a trial: a tenth of the epochs, and of a curve a few points of one seed.
+        told: called with a line about what was scaled.
 
     Raises:
-        RecipeError: naming the file, the line, what is wrong with it and what would work.
+        RecipeError: naming the file, the line, what is wrong with it and what would work; or where
+            a recipe.json that was not made here names code to be run.
     """
-    return _read(source, changes, ())
+    return _read(source, changes, (), quick, told)
 
 
-def _read(source: str, changes: Sequence[str], students: tuple[str, ...]) -> Recipe:
+def _read(
+    source: str,
+    changes: Sequence[str],
+    students: tuple[str, ...],
+    quick: bool = False,
+    told: Callable[[str], None] | None = None,
+) -> Recipe:
     table, name, lines = _of_run(source) if source.endswith(".json") else _of_toml(source)
     students = (*students, _identity(source))
     line = lines.get(("teacher", "recipe"))
     _read_teacher(table, f"{name}, line {line}", Path(source).parent, students)
+    whole = deepcopy(table)
     for change in changes:
         _apply(table, change)
         _read_teacher(table, f"{name}, --set", Path(), students)
     changed = [_split(change.partition("=")[0]) for change in changes]
-    return _made(Recipe, table, name, lines, changed)
+    given = deepcopy(table)
+    if not (notes := rescale(table, whole, changed, quick=quick)):
+        return _made(Recipe, table, name, lines, changed)
+    try:
+        made = _made(Recipe, table, name, lines, changed)
+    except RecipeError as error:
+        least = _least(given, whole, changed, name)
+        if least is None:
+            raise
+        if not quick:
+            raise RecipeError(
+                f"{error}\n{name}, --set: train.epochs: the schedule was scaled to "
+                f"{epochs_of(table)} epochs, which are too few for it; {least} are enough"
+            ) from None
+        notes = rescale(given, whole, changed, quick=True, epochs=least)
+        made = _made(Recipe, given, name, lines, changed)
+    if told is not None and len(notes) > 1:  # more than the epochs themselves
+        told(f"scaled with the epochs: {', '.join(notes)}")
+    return made
+
+
+def _least(given: Any, whole: Any, changed: Sequence[Location], name: str) -> int | None:
+    """To how few epochs a schedule can be scaled; None if that is not why it fails."""
+    for epochs in range(1, (epochs_of(whole) or 0) + 1):
+        table = deepcopy(given)
+        rescale(table, whole, changed, quick=True, epochs=epochs)
+        with suppress(RecipeError):
+            _made(Recipe, table, name)
+            return epochs
+    return None
 
 
 def _of_run(source: str) -> tuple[Any, str, dict[Location, int]]:
@@ -66,7 +116,7 @@ def _of_run(source: str) -> tuple[Any, str, dict[Location, int]]:
     if not Path(source).exists():
         raise RecipeError(f"there is no recipe file {source}")
     try:
-        table = load_json(Path(source), RECIPE_KIND).get("recipe")
+        table = opened(load_json(Path(source), RECIPE_KIND), source).get("recipe")
     except RunError as error:
         raise RecipeError(str(error)) from error
     if not isinstance(table, dict):
@@ -118,9 +168,9 @@ def read_record(path: Path) -> Record:
 
     Raises:
         RunError: if it is missing, damaged, or not of this version.
-        RecipeError: if it says what no run would have written.
+        RecipeError: if it says what no run would have written, or was not made here and names code.
     """
-    return _made(Record, load_json(path, RECIPE_KIND), str(path))
+    return _made(Record, opened(load_json(path, RECIPE_KIND), str(path)), str(path))
 
 
 def _text(source: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from lissom.errors import RunError
 from lissom.recipes.specs import Record
+from lissom.recipes.trust import signed
 from lissom.storage import load_tensors, make_folder, mismatch, save_json, save_tensors
 
 WEIGHTS, WEIGHTS_KIND = "model.safetensors", "lissom tensors 1"
@@ -20,7 +21,7 @@ RECIPE_KIND, RESULT_KIND = "lissom recipe 1", "lissom result 1"
 def keep_record(record: Record, run: Path) -> None:
     """Make the run's directory and write recipe.json into it."""
     make_folder(run)
-    save_json(record.to_json(), run / "recipe.json", RECIPE_KIND)
+    save_json(signed(record.to_json()), run / "recipe.json", RECIPE_KIND)
 
 
 def keep_result(record: Record, event: dict[str, Any], run: Path) -> None:

@@ -1,173 +1,36 @@
 """What a recipe may say: every key of its TOML file, its type, and what cannot go together."""
 
-import inspect
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import torch
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
-from torch import Tensor
-from torch.optim import Optimizer
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from lissom.errors import LissomError, MethodError, RunError, nearest
+from lissom.errors import LissomError, MethodError, RunError
 from lissom.methods import NAMED, Method, Options
 from lissom.recipes.data import DataSpec
+from lissom.recipes.examples import Shape
 from lissom.recipes.methods import FINE, MethodSpec
-from lissom.recipes.models import ModelSpec
+from lissom.recipes.models import ModelSpec, OwnModelSpec
+from lissom.recipes.optimizers import OptimizerSpec
 from lissom.recipes.paths import PathSpec, check_path
 from lissom.recipes.penalties import PenaltySpec
-from lissom.recipes.strict import Positive, Spec, Whole, complaint, keys, refusals
-from lissom.schedules import Schedule, cosine, linear, multistep
-from lissom.training import Augment, TrainOptions
+from lissom.recipes.strict import Spec, Whole, complaint, keys, refusals
+from lissom.recipes.tasks import TaskSpec
+from lissom.recipes.training import TrainSpec
 from lissom.training.teacher import check_distillation
 
+NAMED_MODEL, OWN_MODEL = "one of lissom's", "one's own"  # the members of a union, for pydantic
 
-class OptimizerSpec(Spec):
-    """[optimizer]: a torch optimizer and its arguments; beta1 and beta2 are its `betas`."""
-
-    name: Literal["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]
-    lr: Positive
-    momentum: float | None = None
-    nesterov: bool | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    alpha: float | None = None
-    beta1: float | None = None
-    beta2: float | None = None
-    eps: float | None = None
-    initial_accumulator_value: float | None = None
-
-    def make(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
-        """The optimizer of these parameters or param groups."""
-        arguments = self.model_dump(exclude_none=True, exclude={"name", "beta1", "beta2"})
-        if self.beta1 is not None or self.beta2 is not None:
-            beta1 = 0.9 if self.beta1 is None else self.beta1
-            beta2 = 0.999 if self.beta2 is None else self.beta2
-            arguments["betas"] = (beta1, beta2)
-        made: Optimizer = getattr(torch.optim, self.name)(parameters, **arguments)
-        return made
-
-    @model_validator(mode="after")
-    def _taken_by_torch(self) -> Self:
-        parameters = inspect.signature(getattr(torch.optim, self.name)).parameters
-        fields = [key for key in type(self).model_fields if key != "name"]
-        takes = [key for key in fields if ("betas" if "beta" in key else key) in parameters]
-        for key in fields:
-            if getattr(self, key) is not None and key not in takes:
-                what = f"not an argument of torch.optim.{self.name}.{nearest(key, takes)}"
-                raise complaint(what, key)
-        try:
-            self.make([torch.zeros(1)])
-        except (TypeError, ValueError) as error:
-            raise complaint(f"torch.optim.{self.name} refuses this: {error}") from error
-        return self
-
-
-class AugmentSpec(Spec):
-    """[train.augment]: random crops of images padded by `pad` pixels, and flips left to right."""
-
-    pad: int = 0
-    flip: bool = False
-
-    def make(self) -> Augment:
-        """The augmentation that is described."""
-        return Augment(**self.model_dump())
-
-    @model_validator(mode="after")
-    def _does_something(self) -> Self:
-        with refusals():
-            self.make()
-        return self
-
-
-class MilestonesSpec(Spec):
-    """milestones = { first = 40, every = 20 }: epochs 40, 60, 80, …."""
-
-    first: Whole
-    every: Whole
-
-
-Milestones = Annotated[
-    Annotated[list[Whole], Field(min_length=1), Tag("list")]
-    | Annotated[MilestonesSpec, Tag("table")],
-    Discriminator(lambda given: "table" if isinstance(given, Mapping | BaseModel) else "list"),
+AnyModelSpec = Annotated[
+    Annotated[ModelSpec, Tag(NAMED_MODEL)] | Annotated[OwnModelSpec, Tag(OWN_MODEL)],
+    Discriminator(
+        lambda given: (
+            OWN_MODEL
+            if isinstance(given, OwnModelSpec) or (isinstance(given, Mapping) and "make" in given)
+            else NAMED_MODEL
+        )
+    ),
 ]
-
-
-class TrainSpec(Spec):
-    """[train]: how long, in which batches, and which epoch's weights are kept.
-
-    Most keys are those of `lissom.training.TrainOptions`, whose rules they have to meet.
-    """
-
-    epochs: int
-    batch_size: int = 128
-    cosine_from: Annotated[int, Field(ge=0)] | None = None
-    milestones: Milestones | None = None
-    gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
-    augment: AugmentSpec | None = None
-    patience: int | None = None
-    patience_from: int = 0
-    average_from: int | None = None
-    average_decay: float = 0.999
-    evaluate_every: int = 1
-    bf16: bool = False
-    channels_last: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """The options of a `Trainer`, but for the schedule of its learning rate."""
-        given = self.model_dump(exclude={"augment", "cosine_from", "gamma", "milestones"})
-        return {**given, "augment": None if self.augment is None else self.augment.make()}
-
-    def options(self) -> TrainOptions:
-        """The same as an object that knows the rules."""
-        return TrainOptions(**self.arguments())
-
-    def lr_factor(self, epoch: int) -> Schedule | None:
-        """The factor of the learning rates by step, if there is one.
-
-        Args:
-            epoch: steps in an epoch.
-        """
-        if self.gamma is not None:
-            milestones = self._milestones()
-            return multistep(1, self.gamma, [m * epoch for m in milestones]) if milestones else None
-        if self.cosine_from is not None:
-            flat = linear(1, 1, self.cosine_from * epoch)
-            return flat.then(cosine(1, 0, (self.epochs - self.cosine_from) * epoch))
-        return None
-
-    def _milestones(self) -> list[int]:
-        if isinstance(self.milestones, MilestonesSpec):
-            return list(range(self.milestones.first, self.epochs, self.milestones.every))
-        return self.milestones or []
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        with refusals():
-            self.options()
-        if self.cosine_from is not None and self.cosine_from >= self.epochs:
-            what = f"{self.cosine_from} is not before the end of training, epochs = {self.epochs}"
-            raise complaint(what, "cosine_from")
-        return self
-
-    @model_validator(mode="after")
-    def _one_decay(self) -> Self:
-        if self.milestones is None:
-            if self.gamma is not None:
-                what = "gamma is the factor at milestones: set milestones = [60, 120, 160], say"
-                raise complaint(what, "gamma")
-            return self
-        if self.cosine_from is not None:
-            what = f"the learning rate falls along a cosine from epoch {self.cosine_from} on"
-            raise complaint(f"{what}, or at milestones: remove one of the two", "milestones")
-        if self.gamma is None:
-            what = "milestones need the factor of the learning rate at each of them: gamma = 0.2"
-            raise complaint(what, "milestones")
-        if any(first >= last for first, last in pairwise(self._milestones())):
-            what = f"milestones are epochs in ascending order, got {self.milestones}"
-            raise complaint(what, "milestones")
-        return self
 
 
 class TeacherSpec(Spec):
@@ -207,7 +70,8 @@ class Recipe(Spec):
     source: str = ""
     log: Literal["henrikson"] | None = None
     data: DataSpec
-    model: ModelSpec
+    model: AnyModelSpec
+    task: TaskSpec = Field(default_factory=TaskSpec)
     optimizer: OptimizerSpec
     train: TrainSpec
     method: MethodSpec | None = None
@@ -227,7 +91,7 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         with refusals("train"):
-            self.train.options().check_data(validation=bool(self.data.validation))
+            self.train.options().check_data(validation=self.data.brings_validation)
         if self.train.augment is not None and self.data.name == "modrec":
             what = (
                 "crops and flips are of images, and 'modrec' has vectors of I and Q: leave it out"
@@ -271,10 +135,10 @@ class Recipe(Spec):
     def _check_teacher(self, teacher: "Recipe") -> None:
         with refusals("train"):
             self.train.options().check_teacher()
-        if teacher.data.name != self.data.name:
-            what = f"it learns {teacher.data.name!r}, but the student learns {self.data.name!r}"
+        if (teacher.data.kind, teacher.data.called) != (self.data.kind, self.data.called):
+            what = f"it learns {teacher.data.called!r}, but the student learns {self.data.called!r}"
             raise complaint(what, "teacher", "recipe")
-        if teacher.train.patience is not None and not self.data.validation:
+        if teacher.train.patience is not None and not self.data.brings_validation:
             what = (
                 "it has train.patience and shares the student's examples, of which none are held "
                 "out: set data.validation = 5000, say"
@@ -300,15 +164,16 @@ class Record(Spec):
     Attributes:
         recipe: with every default written out.
         seed: of the initialisation, of the order of the examples, and of dropout.
-        shape: of one example, so that the network can be made without the data.
-        classes: of the data.
+        shape: of one example, or what is known of each input, so that the network can be made
+            without the data: see recipes/examples.py.
+        classes: of the data; None where the targets are no labels.
     """
 
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
-    shape: Annotated[list[Whole], Field(min_length=1)]
-    classes: Whole
+    shape: Shape
+    classes: Whole | None
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        return {**self.model_dump(by_alias=True, exclude_none=True), "classes": self.classes}

@@ -1,12 +1,15 @@
 """From a recipe to a trainer, and to the teacher that is trained before it."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from lissom.data import Dataset
+from lissom.data import Dataset, Loaders
 from lissom.errors import RunError
-from lissom.recipes.making import make_method, make_model, make_optimizer
+from lissom.recipes.examples import shape_of
+from lissom.recipes.making import make_method, make_model, make_optimizer, make_task
+from lissom.recipes.models import OwnModelSpec
 from lissom.recipes.reading import read_record
 from lissom.recipes.runs import keep_record, keep_result, keep_weights, load_weights
 from lissom.recipes.specs import Recipe, Record, TeacherSpec
@@ -18,13 +21,14 @@ from lissom.training import (
     steps_per_epoch,
     usable_device,
 )
+from lissom.training.checks import check_batch
 
 TEACHER = "teacher"  # the directory of its run, in that of the student's
 
 
 def make_trainer(
     recipe: Recipe,
-    data: Dataset,
+    data: Dataset | Loaders,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -32,17 +36,22 @@ def make_trainer(
     report: Report | None = None,
     model: nn.Module | None = None,
     teacher: Teacher | None = None,
+    **more: Any,
 ) -> Trainer:
     """Everything put together and ready to `fit`, which trains the recipe's teacher first.
 
-    A `model` goes on to be trained instead of a new one, and so does a `teacher` teach.
+    A `model` goes on to be trained instead of a new one, and so does a `teacher` teach. More
+    arguments, such as `callbacks`, are the trainer's.
     """
-    shape, classes = data.train_x.shape[1:], data.classes
+    task = make_task(recipe)
+    shape, classes = shape_of(data, task), data.classes
     if model is None:
         model = make_model(recipe, shape, classes, seed=seed)
     model = model.to(usable_device(device))
     train = recipe.train
-    epoch = steps_per_epoch(data, train.batch_size)
+    epoch = steps_per_epoch(data, train.batch_size, train.accumulate, train.steps_per_epoch)
+    if isinstance(recipe.model, OwnModelSpec):
+        check_batch(model, data, task)  # before units are looked for, which says less
     optimizer = make_optimizer(recipe.optimizer, model)
     method = make_method(recipe, model, optimizer, shape, epoch)
 
@@ -55,20 +64,23 @@ def make_trainer(
         model,
         optimizer,
         data,
+        task,
         method=method,
         teacher=None if taught is None else teacher or (lambda: teach(taught)),
         out=out,
         report=report,
         lr_factor=train.lr_factor(epoch),
+        scheduler=None if train.scheduler is None else train.scheduler.make(optimizer),
         device=device,
         seed=seed,
         **train.arguments(),
+        **more,
     )
 
 
 def make_teacher(
     spec: TeacherSpec,
-    data: Dataset,
+    data: Dataset | Loaders,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -97,7 +109,9 @@ def make_teacher(
     trainer = make_trainer(
         recipe, data, seed=seed, device=device, out=out, report=report_of_teacher
     )
-    shape = list(data.train_x.shape[1:])
+    examples = trainer.data
+    assert isinstance(examples, Dataset)  # as those of all recipes
+    shape = shape_of(data, make_task(recipe))
     record = Record(recipe=recipe, seed=seed, shape=shape, classes=data.classes)
     if out is not None and (out / "recipe.json").exists():
         if read_record(out / "recipe.json") != record:
@@ -105,7 +119,7 @@ def make_teacher(
         if (out / "result.json").exists():
             model = make_model(recipe, shape, data.classes).to(usable_device(device))
             load_weights(model, out)
-            return Teacher(logits_of(model, trainer.data.train_x), spec.alpha, spec.temperature)
+            return Teacher(logits_of(model, examples.train_x), spec.alpha, spec.temperature)
         if (out / "checkpoint.pt").exists():
             trainer.resume()
     if out is not None:
@@ -114,4 +128,4 @@ def make_teacher(
     if out is not None:
         keep_weights(trainer.model, out)
         keep_result(record, found.to_dict(), out)
-    return Teacher(logits_of(trainer.model, trainer.data.train_x), spec.alpha, spec.temperature)
+    return Teacher(logits_of(trainer.model, examples.train_x), spec.alpha, spec.temperature)

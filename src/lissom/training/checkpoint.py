@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lissom.arguments import first_misfit
 from lissom.errors import RunError
@@ -26,6 +27,8 @@ STATE: dict[str, Any] = {
     "optimizer": dict,
     "optimized": dict,
     "method": dict | None,
+    "scheduler": dict | None,
+    "precision": dict,
     "average": dict | None,
     "best": dict | None,
     "event": dict | None,
@@ -62,10 +65,21 @@ def optimized(optimizer: Optimizer) -> dict[str, Any]:
     return {"class": type(optimizer).__qualname__, "shapes": groups}
 
 
+def scheduled(scheduler: LRScheduler | None) -> dict[str, Any] | None:
+    """What a scheduler is and where it stands."""
+    if scheduler is None:
+        return None
+    return {"class": type(scheduler).__qualname__, "state": scheduler.state_dict()}
+
+
 def check_checkpoint(
-    state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, method: Method | None
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    method: Method | None,
+    scheduler: LRScheduler | None = None,
 ) -> None:
-    """See that a state is of this model, optimizer and method, and change none of them.
+    """See that a state is of this model, optimizer, method and scheduler, and change none of them.
 
     Raises:
         RunError: saying what differs.
@@ -75,6 +89,7 @@ def check_checkpoint(
         there = "no method" if kept is None else f"{kept.get('method')!r}"
         here = "none" if method is None else f"{method.name!r}"
         raise RunError(f"it was trained with {there}, and this trainer has {here}")
+    _check_scheduler(state["scheduler"], scheduled(scheduler))
     own, steps = model.state_dict(), optimized(optimizer)
     plain = own  # as it is delivered
     if method is not None:
@@ -104,6 +119,22 @@ def check_checkpoint(
     ):
         if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
+
+
+def _check_scheduler(kept: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:
+    """See that one scheduler may go on where another was.
+
+    Raises:
+        RunError: naming both.
+    """
+    names = [None if one is None else one.get("class") for one in (kept, own)]
+    if names[0] != names[1]:
+        raise RunError(f"it was trained with scheduler={names[0]}, this trainer has {names[1]}")
+    if kept is None or own is None:
+        return
+    state = kept.get("state")
+    if not isinstance(state, dict) or state.keys() != own["state"].keys():
+        raise RunError(f"the state of its {names[0]} is not that of this torch's {names[1]}")
 
 
 def _check_optimizer(

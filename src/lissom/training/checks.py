@@ -1,14 +1,23 @@
 """Whether the objects that a `Trainer` is given belong together."""
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lissom.errors import RunError
+from lissom.data import Dataset, Loaders
+from lissom.data.loaders import drawing_apart, first_batch, moved, told
+from lissom.errors import LissomError, RunError, nearest
 from lissom.methods import Method, methods_on, require_plain
 from lissom.methods.optimizers import parameters_of, stepping_optimizer
+from lissom.running import evaluating
+from lissom.training.evaluation import Tally
+from lissom.training.task import Task
+
+HOOKS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")  # of a callback
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
@@ -62,6 +71,86 @@ def _refused(model: nn.Module, inputs: Tensor) -> Exception | None:
     except Exception as error:  # a model may raise anything
         return error
     return None
+
+
+def check_batch(model: nn.Module, data: Dataset | Loaders, task: Task) -> None:
+    """Try a batch of each part, so that what does not fit is told before hours are spent.
+
+    Raises:
+        RunError: quoting the batch, and what the model or the loss says of it.
+    """
+    for part in ("train", "valid", "test"):
+        if isinstance(data, Dataset):
+            if getattr(data, f"{part}_x") is None:
+                continue
+            batch: Any = getattr(data, f"{part}_x")[:2], getattr(data, f"{part}_y")[:2]
+        else:
+            if getattr(data, part) is None:
+                continue
+            batch = first_batch(getattr(data, part))
+        where = f"a {part} batch {told(batch)} of {data.name!r}"
+        try:
+            with torch.no_grad(), evaluating(model), drawing_apart():
+                outputs, targets = task.call(model, moved(batch, model))
+        except LissomError as error:
+            raise RunError(f"{where}: {error}") from error
+        except Exception as error:  # a model may raise anything
+            how = "Task(forward=lambda model, batch: (model(…), target)) calls it another way"
+            raise RunError(
+                f"{type(model).__name__} cannot be called with {where}: {error}. {how}"
+            ) from error
+        try:
+            with torch.no_grad(), drawing_apart():
+                task.mean_loss(outputs, targets)
+                Tally(task).add(outputs, targets)
+        except LissomError as error:
+            raise RunError(f"{where}: {error}") from error
+        except Exception as error:  # so may a loss or a score
+            raise RunError(
+                f"the loss or the score fails on {where}, for outputs {told(outputs)}: {error}"
+            ) from error
+        if part == "train" and isinstance(data, Dataset):
+            check_labels(data, outputs, task)
+
+
+def check_labels(data: Dataset, outputs: Any, task: Task) -> None:
+    """Refuse classes that the network has no output for.
+
+    Raises:
+        RunError: naming the highest.
+    """
+    if task.loss != "cross_entropy":
+        return
+    for part in ("train", "valid", "test"):
+        labels = getattr(data, f"{part}_y")
+        if labels is not None and int(labels.max()) >= outputs.shape[1]:
+            raise RunError(
+                f"{part}_y of {data.name!r} holds class {int(labels.max())}, but the network has "
+                f"outputs for {outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}"
+            )
+
+
+def check_callbacks(callbacks: Iterable[Any], loggers: Iterable[Any]) -> None:
+    """Refuse callbacks that would never be called, and loggers that log nothing.
+
+    Raises:
+        RunError: saying what they need.
+    """
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(hasattr(callback, name) for name in HOOKS):
+            own = [name for name in dir(callback) if name.startswith("on_")]
+            raise RunError(
+                f"a callback is an object with any of {', '.join(HOOKS)}, which are called with "
+                f"the trainer, got {callback!r}.{nearest(own[0], HOOKS) if own else ''}",
+                field="callbacks",
+            )
+    for logger in loggers:
+        if isinstance(logger, type) or not callable(getattr(logger, "log_metrics", None)):
+            raise RunError(
+                "a logger is one of Lightning's, such as lightning_fabric.loggers.CSVLogger(folder)"
+                f", or any object with log_metrics(metrics, step); got {logger!r}",
+                field="loggers",
+            )
 
 
 def check_method(method: Method | None, optimizer: Optimizer, model: nn.Module) -> None:

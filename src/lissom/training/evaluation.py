@@ -8,22 +8,25 @@ In files an evaluation is one JSON object:
      "method": {"name": "gates", …}, "seconds": {"train": 9.1, "evaluate": 0.2}}
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lissom.arguments import fits, misfit, shown
-from lissom.data import Dataset
+from lissom.arguments import as_annotated, fits, misfit, shown
+from lissom.data import Dataset, Loaders
+from lissom.data.loaders import PARTS, drawing_apart, epoch_of, moved, told
 from lissom.errors import LissomError, RunError
 from lissom.groups.making import WHOLE_NUMBERS
 from lissom.measuring import measure
 from lissom.running import Inputs, evaluating, run
+from lissom.training.task import Task
 
 EVALUATION = "evaluation"  # what its "event" says
+AT_ONCE = 2000  # examples in memory that are evaluated together
+CLASSES = Task()
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Part:
     """How well a network does on the training, validation or test examples.
 
     Attributes:
-        loss: the mean cross-entropy, in nats.
-        error: the fraction that is classified wrongly.
-        scores: other numbers, by name.
+        loss: the mean of the task's loss; of cross-entropy, in nats.
+        error: what the task judges by, a number of which less is better; the fraction that is
+            classified wrongly.
+        scores: the task's score as it is, and other numbers, by name.
     """
 
     loss: float
@@ -104,22 +108,165 @@ class Evaluation:
             ) from error
 
 
-def evaluate(model: nn.Module, data: Dataset, epoch: int) -> Evaluation:
-    """Evaluate a network of plain weights, after an epoch, on all parts of the data."""
-    train = Part(*loss_and_error(model, data.train_x, data.train_y))
-    test = Part(*loss_and_error(model, data.test_x, data.test_y))
-    valid = None
-    if data.valid_x is not None and data.valid_y is not None:
-        valid = Part(*loss_and_error(model, data.valid_x, data.valid_y))
+class Tally:
+    """Sees a part of the data batch after batch, and then says how well a network did.
+
+    Args:
+        task: by which it judges.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._loss, self._score = task, task.terms(), task.judged_by
+        self._sums: Tensor | None = None
+        self._answers: list[tuple[Any, Any]] = []
+        if self._score is not None and self._score.is_metric:
+            self._score.of.reset()  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def add(self, outputs: Any, targets: Any) -> None:
+        """See a batch; nothing waits for the device here."""
+        terms = [torch.as_tensor(term) for term in self._loss.sums(outputs, targets)]
+        device = terms[0].device
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        sums = torch.stack([term.to(device, exact) for term in terms])
+        self._sums = sums if self._sums is None else self._sums + sums
+        if self._score is None:
+            return
+        outputs, targets = self._loss.answers(outputs, targets)
+        if self._score.is_metric:
+            metric: Any = self._score.of
+            if isinstance(metric, nn.Module):
+                metric.to(device)
+            metric.update(outputs, targets)
+        else:
+            self._answers.append((_apart(outputs), _apart(targets)))
+
+    def part(self) -> Part:
+        """What is known now.
+
+        Raises:
+            RunError: if there was nothing to see, or a score is no number.
+        """
+        if self._sums is None:
+            raise RunError("there was no batch to evaluate")
+        loss, of, errors, answers = self._sums.tolist()
+        if not answers:
+            raise RunError("no target counted: all of them are to be ignored")
+        loss, error = (loss / of if of else 0.0), errors / answers
+        if self._score is None:
+            return Part(loss, error**0.5 if self._loss.root else error)
+        if self._score.is_metric:
+            value = self._score.of.compute()  # type: ignore[attr-defined]
+        else:
+            outputs, targets = (_joined(several) for several in zip(*self._answers, strict=True))
+            value = self._called(outputs, targets)
+        if not isinstance(value, Tensor | float | int) or torch.as_tensor(value).numel() != 1:
+            raise RunError(
+                f"the score {self._task.score_name} is to be a number, got {shown(value)}"
+            )
+        value = float(value)
+        return Part(loss, self._score.error(value), {self._task.score_name: value})
+
+    def _called(self, outputs: Any, targets: Any) -> Any:
+        assert self._score is not None
+        try:
+            return self._score.of(outputs, targets)
+        except Exception as error:  # a score may raise anything
+            raise RunError(
+                f"the score {self._task.score_name} fails on outputs {told(outputs)} and targets "
+                f"{told(targets)}: {error}"
+            ) from error
+
+
+def _apart(answers: Any) -> Any:
+    return answers.detach().cpu() if isinstance(answers, Tensor) else answers
+
+
+def _joined(several: tuple[Any, ...]) -> Any:
+    """The answers to all batches as one tensor, or as a list where they are none."""
+    if not all(isinstance(one, Tensor) for one in several):
+        return list(several)
+    if len({one.shape[1:] for one in several}) > 1:
+        shapes = ", ".join(str(list(one.shape)) for one in several[:3])
+        raise RunError(
+            f"batches of different shapes, {shapes}, cannot be given to a score at once: use a "
+            "torchmetrics Metric, which sees one after the other"
+        )
+    return torch.cat(several)
+
+
+@as_annotated(RunError)
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: Dataset | Loaders, task: Task = CLASSES, part: str = "test"
+) -> Part:
+    """How well a network does on a part of the data, in evaluation mode.
+
+    Args:
+        model: as it would be delivered, anywhere.
+        data: whose part is asked.
+        task: by which it is judged.
+        part: "train", "valid" or "test".
+
+    Raises:
+        RunError: if there is no such part, or it is empty.
+    """
+    tally = Tally(task)
+    with evaluating(model), drawing_apart():
+        for batch in _batches(data, part):
+            outputs, targets = task.call(model, moved(batch, model))
+            tally.add(_as_float(outputs), targets)
+    return tally.part()
+
+
+def _batches(data: Dataset | Loaders, part: str) -> Iterable[Any]:
+    if isinstance(data, Loaders):
+        loader = getattr(data, part, None) if part in PARTS else None
+        found = None if loader is None else epoch_of(loader, 0, 0)
+    else:
+        x, y = (getattr(data, f"{part}_{column}", None) for column in "xy")
+        found = (
+            None if x is None or y is None else zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
+        )
+    if found is None:
+        raise RunError(f"{data!r} has no part {part!r}")
+    return found
+
+
+def _as_float(outputs: Any) -> Any:
+    """Answers of half precision as float32, so that their sums are exact."""
+    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
+    return outputs.float() if half else outputs
+
+
+def evaluate_all(
+    model: nn.Module,
+    data: Dataset | Loaders,
+    epoch: int,
+    task: Task = CLASSES,
+    train: Part | None = None,
+) -> Evaluation:
+    """Evaluate a network of plain weights, after an epoch, on all parts of the data.
+
+    Args:
+        model: with plain weights.
+        data: all of it.
+        epoch: how many were done.
+        task: by which it is judged.
+        train: what is known of the training examples already.
+    """
+    held = data.valid_x if isinstance(data, Dataset) else data.valid
+    train = train or evaluate(model, data, task, "train")
+    test = evaluate(model, data, task, "test")
+    valid = None if held is None else evaluate(model, data, task, "valid")
     counted = measure(model)
     counts = {v.name: Count(v.weights, v.nonzeros) for v in counted.variables}
     counts["total"] = Count(counted.weights, counted.nonzeros)
     return Evaluation(epoch, train, test, counts, valid)
 
 
-@torch.no_grad()
 def loss_and_error(
-    model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2000
+    model: nn.Module, x: Tensor, y: Tensor, batch_size: int = AT_ONCE
 ) -> tuple[float, float]:
     """Mean cross-entropy in nats and the fraction of wrong answers, in evaluation mode."""
     logits = logits_of(model, x, batch_size)
@@ -128,11 +275,11 @@ def loss_and_error(
             f"{type(model).__name__} is to answer with logits [n, classes], got "
             f"{list(logits.shape)} for {len(y)} labels up to {int(y.max()) if len(y) else None}"
         )
-    loss, wrong = 0.0, 0
+    tally = Tally(CLASSES)
     for part, labels in zip(logits.split(batch_size), y.split(batch_size), strict=True):
-        loss += float(F.cross_entropy(part, labels, reduction="sum"))
-        wrong += int((part.argmax(1) != labels).sum())
-    return loss / len(y), wrong / len(y)
+        tally.add(part, labels)
+    found = tally.part()
+    return found.loss, found.error
 
 
 @torch.no_grad()

@@ -3,15 +3,20 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lissom.errors import MethodError, RunError
 from lissom.methods import Method, Options
-from lissom.methods.options import check_words, whole
+from lissom.methods.optimizers import stepping_optimizer
+from lissom.methods.options import check_words, positive, whole
 from lissom.schedules import Schedule
 from lissom.training.augment import Augment
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +26,16 @@ class TrainOptions:
     Attributes:
         epochs: passes over the training examples; fewer, to the step, if the method has ended in a
             form of the weights that further training would undo, such as a codebook.
-        batch_size: examples in a step; the last of an epoch may have fewer.
-        lr_factor: a schedule by step that multiplies every learning rate.
-        augment: how images are changed anew in every epoch.
+        batch_size: examples in a batch of a `Dataset`; the last of an epoch may have fewer. Loaders
+            have their own.
+        accumulate: batches whose gradients make a step together, as one batch of all would.
+        steps_per_epoch: where a loader does not know its length; otherwise to end epochs earlier.
+        clip_norm: the largest norm that the gradient of all parameters together may have.
+        lr_factor: a schedule by step that multiplies every learning rate; for a warm-up,
+            lissom.schedules.linear(0.01, 1, steps).then(…).
+        scheduler: one of torch's, of the same optimizer, instead of `lr_factor`.
+        scheduler_by: whether it steps after each "epoch" or each "step".
+        augment: how images of a `Dataset` are changed anew in every epoch.
         patience: evaluations without a better validation error, after which to stop and take the
             weights of the best.
         patience_from: the epoch from which they are counted.
@@ -31,9 +43,12 @@ class TrainOptions:
             and the final result.
         average_decay: of that average, each step.
         evaluate_every: so many epochs.
-        bf16: autocast to bfloat16.
+        precision: "32-true", or "bf16-mixed" and others, as Lightning Fabric has them.
         channels_last: a layout of images in which convolutions are faster.
-        device: of model and data.
+        device: to train on: "cpu", "cuda", "cuda:1", "mps".
+        devices: how many of them share each step, one process each; or which. A batch of a
+            `Dataset` is divided among them, a `DataLoader` gives each of them batches of its own.
+        strategy: how they do, as Lightning Fabric has it: "ddp"; "auto" chooses.
         seed: of shuffling, dropout, augmentation and gates.
 
     Raises:
@@ -42,24 +57,35 @@ class TrainOptions:
 
     epochs: int
     batch_size: int = 128
+    accumulate: int = 1
+    steps_per_epoch: int | None = None
+    clip_norm: float | None = None
     lr_factor: Schedule | None = None
+    scheduler: LRScheduler | None = None
+    scheduler_by: Literal["epoch", "step"] = "epoch"
     augment: Augment | None = None
     patience: int | None = None
     patience_from: int = 0
     average_from: int | None = None
     average_decay: float = 0.999
     evaluate_every: int = 1
-    bf16: bool = False
+    precision: Precision = "32-true"
     channels_last: bool = False
     device: str = "cpu"
+    devices: int | Sequence[int] = 1
+    strategy: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_words(self, RunError)
-        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
+        optional = ("patience", "steps_per_epoch")
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_every", *optional):
             number = getattr(self, name)
-            if not whole(number, least=1) and not (name == "patience" and number is None):
+            if not whole(number, least=1) and not (name in optional and number is None):
                 raise RunError(f"{name} is a whole number ≥ 1, got {number!r}", field=name)
+        if self.clip_norm is not None and not positive(self.clip_norm):
+            what = f"clip_norm is a norm above 0, got {self.clip_norm!r}"
+            raise RunError(what, field="clip_norm")
         for name in ("patience_from", "average_from"):
             epoch = getattr(self, name)
             if epoch is None and name == "average_from":
@@ -80,12 +106,29 @@ class TrainOptions:
                 f"got {self.lr_factor!r}",
                 field="lr_factor",
             )
+        if self.scheduler is not None and not isinstance(self.scheduler, LRScheduler):
+            raise RunError(
+                "scheduler is one of torch.optim.lr_scheduler, made with the optimizer, got "
+                f"{self.scheduler!r}",
+                field="scheduler",
+            )
+        if self.scheduler is not None and self.lr_factor is not None:
+            what = "lr_factor and scheduler both set the learning rate: leave out one of the two"
+            raise RunError(what, field="scheduler")
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise RunError(f"a seed is a whole number, got {self.seed!r}", field="seed")
         if self.augment is not None and not isinstance(self.augment, Augment):
             what = f"augment is made by Augment(pad=4, flip=True), got {self.augment!r}"
             raise RunError(what, field="augment")
         usable_device(self.device)
+        several = self.devices if isinstance(self.devices, list | tuple) else None
+        if not whole(self.devices, least=1) and not (
+            several and all(whole(n, least=0) for n in several)
+        ):
+            raise RunError(
+                f"devices is how many there are, or a list of their numbers, got {self.devices!r}",
+                field="devices",
+            )
 
     def check_method(
         self,
@@ -164,12 +207,15 @@ class TrainOptions:
             return f"set {name}={math.ceil(ends)} or later"
         return f"train longer than epochs={self.epochs}, or let the method end earlier"
 
-    def check_data(self, *, validation: bool, shape: Sequence[int] | None = None) -> None:
+    def check_data(
+        self, *, validation: bool, shape: Sequence[int] | None = None, in_memory: bool = True
+    ) -> None:
         """Refuse data that these options cannot be applied to.
 
         Args:
             validation: whether examples are held out.
             shape: of one example, if it is known.
+            in_memory: whether they are a `Dataset`.
 
         Raises:
             RunError: saying what would work.
@@ -179,6 +225,12 @@ class TrainOptions:
                 f"patience={self.patience} chooses an epoch by validation data, and there are "
                 "none: hold some out, 5000 say",
                 field="patience",
+            )
+        if not in_memory and self.augment is not None:
+            raise RunError(
+                "augment is for a Dataset in memory: in loaders, images are changed by the data "
+                "set's own transform",
+                field="augment",
             )
         if shape is None or len(shape) == 3:
             return
@@ -190,12 +242,36 @@ class TrainOptions:
                     field=name,
                 )
 
-    def check_teacher(self) -> None:
-        """Refuse what does not go together with a teacher.
+    def check_scheduler(self, optimizer: Optimizer) -> None:
+        """Refuse a scheduler of another optimizer.
 
         Raises:
-            RunError: for augmentation.
+            RunError: saying so.
         """
+        own = getattr(self.scheduler, "optimizer", optimizer)
+        if own is not optimizer and own is not stepping_optimizer(optimizer):
+            raise RunError(
+                "scheduler is of another optimizer, whose learning rate it would change: make it "
+                "of this one",
+                field="scheduler",
+            )
+
+    def check_teacher(self, *, labels: bool = True) -> None:
+        """Refuse what does not go together with a teacher.
+
+        Args:
+            labels: whether there are labels in memory, learnt by plain cross-entropy.
+
+        Raises:
+            RunError: for augmentation, or another task.
+        """
+        if not labels:
+            raise RunError(
+                "a teacher answers once to each training example, by logits of classes: it goes "
+                'with a Dataset with classes, and the loss "cross_entropy" without weight, score '
+                "and forward",
+                field="teacher",
+            )
         if self.augment is not None:
             raise RunError(
                 "a teacher answers once to each training example, and augment shows other images "

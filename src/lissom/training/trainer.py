@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lissom.arguments import as_annotated
-from lissom.data import Dataset
+from lissom.data import Dataset, Loaders
+from lissom.data.loaders import moved
 from lissom.errors import RunError
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
@@ -27,11 +28,21 @@ from lissom.training.checkpoint import (
     load_checkpoint,
     optimized,
     save_checkpoint,
+    scheduled,
 )
-from lissom.training.checks import check_last_batch, check_method, check_optimizer
-from lissom.training.evaluation import Evaluation, evaluate
+from lissom.training.checks import (
+    check_batch,
+    check_callbacks,
+    check_last_batch,
+    check_method,
+    check_optimizer,
+)
+from lissom.training.devices import Devices
+from lissom.training.evaluation import CLASSES, Evaluation, Tally, evaluate_all
+from lissom.training.feeding import Batch, Feed
 from lissom.training.options import TrainOptions
 from lissom.training.subnormals import flush_subnormals
+from lissom.training.task import Task
 from lissom.training.teacher import Teacher, check_teacher, make_answers
 
 Report = Callable[[dict[str, Any]], None]
@@ -39,22 +50,26 @@ Report = Callable[[dict[str, Any]], None]
 
 @takes(TrainOptions)
 class Trainer:
-    """Trains a classifier by cross-entropy on a data set in memory, the same way every time.
+    """Trains a network for any task, the same way every time.
 
     Each epoch's shuffling, dropout and gates depend on (seed, epoch) alone, so a run that was
     killed and resumed ends in the same weights as one that was not. An event is written after every
     evaluation, then a checkpoint; a kill between the two only repeats the epochs since the last.
 
     The network is evaluated as the method would deliver it, and after `fit` the method is
-    finalized: plain weights, exact zeros.
+    finalized: plain weights, exact zeros. Of `Loaders` the training part is told as it was trained
+    on, with dropout and gates, instead of going through it a second time.
+
+    Device, precision, several processes and loggers are Lightning Fabric's.
 
     Attributes:
         outcome: after `fit`, what the method made besides the weights, such as codebooks; or None.
 
     Args:
-        model: gives logits [n, classes] for inputs [n, …]; trained in place.
+        model: called with batches as the task says; trained in place.
         optimizer: of the model's parameters.
         data: training examples, and test examples that nothing is chosen by.
+        task: the loss, and what the network is judged by; without, classes by cross-entropy.
         method: on this optimizer, such as `lissom.proximal(optimizer, {groups: penalty})`; its
             penalty is added to the loss, and its state is kept in the checkpoints.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
@@ -63,10 +78,16 @@ class Trainer:
             `fit` runs; None keeps nothing.
         report: called with every event, after it is written, and with a short
             {"event": "progress", "epoch", "step", "steps", "loss"} now and then.
+        callbacks: objects with any of on_fit_start(trainer), on_step_end(trainer, loss),
+            on_epoch_end(trainer, evaluation), where the evaluation is None in epochs without, and
+            on_fit_end(trainer, evaluation). What they remember is no part of a checkpoint.
+        loggers: Lightning's, for TensorBoard, CSV, W&B or MLflow, or any object with
+            log_metrics(metrics, step).
         **options: those of `TrainOptions`.
 
     Raises:
-        RunError: impossible options or combinations, or a loss that is no longer finite.
+        RunError: impossible options or combinations, a batch that does not fit the model or the
+            loss, or a loss that is no longer finite.
     """
 
     @as_annotated(RunError, "method", "teacher")
@@ -74,23 +95,30 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        data: Dataset,
+        data: Dataset | Loaders,
+        task: Task = CLASSES,
         *,
         method: Method | None = None,
         teacher: Teacher | Callable[[], Teacher] | None = None,
         out: Path | str | None = None,
         report: Report | None = None,
+        callbacks: Sequence[Any] = (),
+        loggers: Sequence[Any] = (),
         **options: Any,
     ) -> None:
         self.options = make_options(TrainOptions, options, RunError)
-        self.model = model.to(self.options.device)
+        check_callbacks(callbacks, loggers)
+        self.task, self.callbacks = task, tuple(callbacks)
+        self._devices = Devices(self.options, loggers)
+        self.model = model.to(self._devices.device)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer, self.method, self.teacher = optimizer, method, teacher
-        self.data = data.to(self.options.device)
+        self.data = self._devices.placed(data)
         self.out = None if out is None else Path(out)
         self.report = report or (lambda event: None)
-        self.steps_per_epoch = steps_per_epoch(data, self.options.batch_size)
+        self._feed = Feed(self.data, self.options, self._devices.rank, self._devices.world)
+        self.steps_per_epoch = self._feed.steps
         self.epoch = 0
         self.seconds = 0.0
         self.outcome: Any = None
@@ -99,6 +127,7 @@ class Trainer:
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
         self._check()
+        self._wrap()
 
     def fit(self) -> Evaluation:
         """Train to the end, or go on to it after `resume`, and load the chosen weights.
@@ -107,29 +136,38 @@ class Trainer:
             The evaluation of the epoch whose weights the model now has: the last one, or with
             patience the best on validation data.
         """
-        with nullcontext() if self.out is None else alone_in(self.out):
+        kept = self._kept
+        with self._devices.logging(), nullcontext() if kept is None else alone_in(kept):
             return self._fit()
 
+    @property
+    def _kept(self) -> Path | None:
+        """Where this process keeps files, if it does."""
+        return self.out if self._devices.rank == 0 else None
+
     def _fit(self) -> Evaluation:
-        if self.out is not None:
-            events = self.out / "events.jsonl"
+        if self._kept is not None:
+            events = self._kept / "events.jsonl"
             if self.epoch:  # those after the last checkpoint come again
                 keep_events(lambda event: event["epoch"] <= self.epoch, events)
             else:
                 save_events([], events)
         if self._goes_on():
             self._call_teacher()
+        self._call("on_fit_start")
         while self._goes_on():
             started = time.perf_counter()
-            self._train_epoch()
+            seen = self._train_epoch()
             flush_subnormals(self.optimizer)
             self.epoch += 1
             self.seconds += time.perf_counter() - started
-            if self.epoch % self.options.evaluate_every == 0 or not self._epochs_left():
-                self._after_epoch()
+            now = self.epoch % self.options.evaluate_every == 0 or not self._epochs_left()
+            found = self._after_epoch(seen) if now else None
+            self._call("on_epoch_end", found)
         self._deliver()
         chosen = self._last if self._best is None else Evaluation.from_dict(self._best["event"])
         assert chosen is not None  # the last epoch is always evaluated
+        self._call("on_fit_end", chosen)
         return chosen
 
     def resume(self) -> None:
@@ -165,10 +203,17 @@ class Trainer:
     def _check(self) -> None:
         """Refuse what does not go together."""
         options, data, method = self.options, self.data, self.method
-        options.check_data(validation=data.valid_y is not None, shape=data.train_x.shape[1:])
+        if isinstance(data, Dataset):
+            shape = data.train_x.shape[1:]
+            options.check_data(validation=data.valid_y is not None, shape=shape)
+        else:
+            options.check_data(validation=data.valid is not None, in_memory=False)
         check_method(method, self.optimizer, self.model)
         check_optimizer(self.optimizer, self.model)
-        check_last_batch(self.model, self.data.train_x, options.batch_size)
+        options.check_scheduler(self.optimizer)
+        check_batch(self.model, data, self.task)
+        if isinstance(data, Dataset):
+            check_last_batch(self.model, data.train_x, options.batch_size)
         if method is not None and not method.finalized:
             penalties = method.penalties.values()
             options.check_method(
@@ -176,15 +221,23 @@ class Trainer:
             )
         if self.teacher is not None:
             check_teacher(self.teacher)
-            options.check_teacher()
+            options.check_teacher(labels=isinstance(data, Dataset) and self.task is CLASSES)
+
+    def _wrap(self) -> None:
+        """Have the model called as the devices need it; anew when its parameters are others."""
+        self._network = self._devices.setup(self.model)
+        self._wrapped = len(list(self.model.parameters()))
 
     def _load(self, state: dict[str, Any]) -> None:
         last = None if state["event"] is None else Evaluation.from_dict(state["event"])
-        check_checkpoint(state, self.model, self.optimizer, self.method)
+        check_checkpoint(state, self.model, self.optimizer, self.method, self.options.scheduler)
         if self.method is not None:
             self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.options.scheduler is not None:
+            self.options.scheduler.load_state_dict(state["scheduler"]["state"])
+        self._devices.load_state_dict(state["precision"])
         if state["average"] is not None:
             self._start_average()
             assert self._average is not None
@@ -192,61 +245,81 @@ class Trainer:
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self._best, self._last = state["best"], last
 
-    def _train_epoch(self) -> None:
-        options, y = self.options, self.data.train_y
+    def _train_epoch(self) -> Tally | None:
+        """One pass; what was seen on the way of data that are not gone through again."""
         self.model.train()
-        generator = torch.Generator().manual_seed(_mix(options.seed, self.epoch))
-        order = torch.randperm(len(y), generator=generator).to(y.device)
-        torch.manual_seed(_mix(options.seed, self.epoch))  # for dropout and gates
-        if self.epoch == options.average_from:
+        if self.epoch == self.options.average_from:
             self._start_average()
-        augment = options.augment
-        moves = None if augment is None else augment.draw(len(y), generator).to(y.device)
-        total = torch.zeros((), device=y.device)
-        for i, batch in enumerate(order.split(options.batch_size)):
+        seen = None if isinstance(self.data, Dataset) else Tally(self.task)
+        total = torch.zeros((), device=self._devices.device)
+        scheduler, by = self.options.scheduler, self.options.scheduler_by
+        for i, batches in enumerate(self._feed.epoch(self.epoch)):
             self._set_rates(self.epoch * self.steps_per_epoch + i)
-            with torch.autocast(y.device.type, torch.bfloat16, enabled=options.bf16):
-                logits = self.model(self._inputs(batch, moves))
-                loss = self._loss(logits, y[batch], batch)
-            if self.method is not None:
-                loss = loss + self.method.penalty()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            loss = self._step(batches, seen)
+            if scheduler is not None and by == "step":
+                scheduler.step()
             if self._average is not None:
                 self._average.update_parameters(self.model)
-            total += loss.detach()
+            total += loss
             if i % 50 == 0:
                 self._progress(i, loss)
+            self._call("on_step_end", loss)
             if self._complete():
                 break
+        total = self._devices.mean(total)
         self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
+        plateau = isinstance(scheduler, ReduceLROnPlateau)  # it steps by what an evaluation says
+        if scheduler is not None and by == "epoch" and not plateau:
+            scheduler.step()
+        return seen
 
-    def _inputs(self, batch: Tensor, moves: Tensor | None) -> Tensor:
-        """The examples of a batch, augmented and laid out as the options say."""
-        inputs, augment = self.data.train_x[batch], self.options.augment
-        if augment is not None and moves is not None:
-            inputs = augment(inputs, moves[batch])
-        if self.options.channels_last:
-            inputs = inputs.to(memory_format=torch.channels_last)
-        return inputs
+    def _step(self, batches: Sequence[Batch], seen: Tally | None) -> Tensor:
+        """One step of the optimizer, by the mean gradient of some batches; their mean loss."""
+        losses = []
+        for i, (batch, rows) in enumerate(batches):
+            last = i == len(batches) - 1
+            with self._devices.reducing(self._network, now=last):
+                outputs, targets = self.task.call(self._network, moved(batch, self.model))
+                loss = self._loss(outputs, targets, rows)
+                if len(batches) > 1:
+                    loss = loss / len(batches)
+                if last and self.method is not None:
+                    loss = loss + self.method.penalty()
+                if i == 0:
+                    self.optimizer.zero_grad()
+                self._devices.backward(loss)
+            losses.append(loss.detach())
+            if seen is not None:
+                seen.add(outputs, targets)
+        if self.options.clip_norm is not None:
+            self._devices.clip(self._network, self.optimizer, self.options.clip_norm)
+        self._devices.step(self.optimizer)
+        if self._devices.world > 1 and self._wrapped != len(list(self.model.parameters())):
+            self._wrap()  # the method ended, and took parameters of its own with it
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _loss(self, logits: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
-        if isinstance(self.teacher, Teacher):
-            return self.teacher.loss(logits, labels, batch)
-        return F.cross_entropy(logits, labels)
+    def _loss(self, outputs: Any, targets: Any, rows: Tensor | None) -> Tensor:
+        if isinstance(self.teacher, Teacher) and rows is not None:
+            return self.teacher.loss(outputs, targets, rows)
+        return self.task.mean_loss(outputs, targets)
 
-    def _after_epoch(self) -> None:
+    def _after_epoch(self, seen: Tally | None) -> Evaluation:
+        self._devices.share_buffers(self.model)
         with self.deployed() as model:
-            found = self._last = self._evaluate(model)
+            found = self._last = self._evaluate(model, seen)
             event = found.to_dict()
             self._check_finite(found.train.loss, self.epoch)
             if self.options.patience is not None and self.epoch > self.options.patience_from:
                 self._note_if_best(found, event)
-        if self.out is not None:
-            append_event(event, self.out / "events.jsonl")
-            save_checkpoint(self._state(), self.out / "checkpoint.pt")
-        self.report(event)
+        if isinstance(self.options.scheduler, ReduceLROnPlateau):
+            self.options.scheduler.step((found.valid or found.train).loss)
+        if self._kept is not None:
+            append_event(event, self._kept / "events.jsonl")
+            save_checkpoint(self._state(), self._kept / "checkpoint.pt")
+        self._devices.log(self._metrics(found), self.epoch * self.steps_per_epoch)
+        if self._devices.rank == 0:
+            self.report(event)
+        return found
 
     def _note_if_best(self, found: Evaluation, event: dict[str, Any]) -> None:
         assert found.valid is not None  # checked before
@@ -257,14 +330,37 @@ class Trainer:
         else:
             self._best["waited"] += 1
 
-    def _evaluate(self, model: nn.Module) -> Evaluation:
+    def _evaluate(self, model: nn.Module, seen: Tally | None) -> Evaluation:
+        return Evaluation.from_dict(
+            self._devices.from_first(lambda: self._judge(model, seen).to_dict())
+        )
+
+    def _judge(self, model: nn.Module, seen: Tally | None) -> Evaluation:
         started = time.perf_counter()
-        found = evaluate(model, self.data, self.epoch)
-        more = {}
+        train = None if seen is None else seen.part()
+        found = evaluate_all(model, self.data, self.epoch, self.task, train)
+        more: dict[str, Any] = {}
+        if self.task.error_name != "error":
+            more["judged_by"] = {"name": self.task.error_name, "unit": self.task.error_unit}
         if self.method is not None and not self.method.finalized:
-            more = {"method": {"name": self.method.name, **self.method.event()}}
+            more["method"] = {"name": self.method.name, **self.method.event()}
         seconds = {"train": self.seconds, "evaluate": time.perf_counter() - started}
         return replace(found, more=more, seconds=seconds)
+
+    def _metrics(self, found: Evaluation) -> dict[str, float]:
+        """What loggers are told of an evaluation."""
+        told: dict[str, float] = {"nonzeros": found.nonzeros["total"].nonzeros}
+        told["lr"] = self.optimizer.param_groups[0]["lr"]
+        for name in ("train", "valid", "test"):
+            if (part := getattr(found, name)) is not None:
+                scores = {"loss": part.loss, self.task.error_name: part.error, **part.scores}
+                told |= {f"{name}/{score}": value for score, value in scores.items()}
+        return told
+
+    def _call(self, hook: str, *given: Any) -> None:
+        for callback in self.callbacks:
+            if (called := getattr(callback, hook, None)) is not None:
+                called(self, *given)
 
     def _deliver(self) -> None:
         """Give the model the chosen weights, plain."""
@@ -281,6 +377,7 @@ class Trainer:
             self.model.load_state_dict(self._best["model"])
             if self.method is not None:
                 self.method.note_zeros()
+        self._devices.share_buffers(self.model)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -291,6 +388,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "optimized": optimized(self.optimizer),
             "method": None if self.method is None else self.method.state_dict(),
+            "scheduler": scheduled(self.options.scheduler),
+            "precision": self._devices.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
             "event": None if self._last is None else self._last.to_dict(),
@@ -300,9 +399,10 @@ class Trainer:
         """Have the teacher's answers, on this device."""
         if self.teacher is None:
             return
-        labels = self.data.train_y
-        answers = make_answers(self.teacher, len(labels), self.data.classes)
-        self.teacher = answers.to(labels.device)
+        assert isinstance(self.data, Dataset)  # checked before
+        labels, classes = self.data.train_y, self.data.classes
+        assert classes is not None
+        self.teacher = make_answers(self.teacher, len(labels), classes).to(labels.device)
 
     def _start_average(self) -> None:
         average = get_ema_multi_avg_fn(self.options.average_decay)
@@ -314,13 +414,15 @@ class Trainer:
                 group["lr"] = rate * self.options.lr_factor(step)
 
     def _progress(self, step: int, loss: Tensor) -> None:
+        if self._devices.rank:
+            return
         self.report(
             {
                 "event": "progress",
                 "epoch": self.epoch,
                 "step": step,
                 "steps": self.steps_per_epoch,
-                "loss": float(loss.detach()),
+                "loss": float(loss),
             }
         )
 
@@ -347,13 +449,3 @@ class Trainer:
                 f"the loss was {loss:g} in epoch {epoch}: training diverged. A smaller learning "
                 "rate or a later start of the penalty usually helps"
             )
-
-
-def steps_per_epoch(data: Dataset, batch_size: int) -> int:
-    """Batches in one pass over the training examples; the last one may be smaller."""
-    return math.ceil(len(data.train_y) / batch_size)
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """One seed for each (seed, epoch)."""
-    return (seed * 1_000_003 + epoch) % 2**63

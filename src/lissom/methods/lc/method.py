@@ -12,6 +12,7 @@ As μ grows, w becomes Δ(Θ).
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
@@ -150,6 +151,24 @@ class LCOptions(Options):
     @classmethod
     def over(cls, epochs: int) -> Mapping[str, Any]:
         return {"start": 0, "every": 1, "first": None, "c_steps": epochs, "finalize_at": None}
+
+    @classmethod
+    def scaled(cls, given: Mapping[str, Any], ratio: Fraction) -> dict[str, Any]:
+        """Fewer C steps where L steps cannot be shorter; μ grows as much over all of them."""
+        made = super().scaled(given, ratio)
+        every, start, count = (
+            given.get(k, d) for k, d in (("every", 1), ("start", 0), ("c_steps", C_STEPS))
+        )
+        first = given.get("first", every)
+        if not all(whole(number, least=0) for number in (every, start, first, count)):
+            return made  # a list, or steps
+        end = int((start + first + (count - 1) * every) * ratio) - made.get("start", 0)
+        each = made["every"]
+        fewer = max(1, min(count, end // each))
+        made |= {"c_steps": fewer, "first": max(1, end - (fewer - 1) * each)}
+        if count > 1 and fewer > 1 and isinstance(given.get("mu_factor"), float):
+            made["mu_factor"] = given["mu_factor"] ** ((count - 1) / (fewer - 1))
+        return made
 
 
 class LC(Method):

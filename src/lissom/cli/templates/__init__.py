@@ -1,0 +1,1 @@
+"""What `lissom init` writes: a recipe, and a network with its data, as a beginning of one's own."""

@@ -1,0 +1,107 @@
+"""Several processes share each step: they end alike, and as one process does."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from products import exhaustive
+from torch import Tensor, distributed, nn
+from torch.optim import Adam
+from torch.utils.data import DataLoader, TensorDataset
+from training_cases import BATCH, EXAMPLES, STEPS, Killed, blobs, dense, events_in, kill, trainer
+
+import lissom
+from lissom import L0, TopK, Trainer, weights
+from lissom.data import Dataset, Loaders
+
+
+def normed() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def run(name: str, out: Path, world: int, report: Any = None) -> Trainer:
+    net = normed() if name == "patience" else dense()
+    optimizer = Adam(net.parameters(), 0.01)
+    data: Dataset | Loaders = blobs(noise=1.5, valid=16)
+    options: dict[str, Any] = {"epochs": 4, "batch_size": BATCH}
+    method: Any = None
+    if name == "gates":  # whose log α leaves the network in the middle of an epoch
+        method = lissom.gate(
+            optimizer, net, {weights(net): L0(1)}, gate_lr=1, finalize_at=2 * STEPS + 1
+        )
+    elif name == "loaders":
+        x = torch.arange(EXAMPLES).float()[:, None].repeat(1, 4)
+        part = TensorDataset(x / EXAMPLES, torch.arange(EXAMPLES) % 3)
+        data = Loaders(DataLoader(part, BATCH // world, shuffle=True), DataLoader(part, 32))
+    else:
+        method = lissom.proximal(optimizer, {weights(net): TopK(30)}, finalize_at=2 * STEPS)
+        options |= {"patience": 2, "patience_from": 2} if name == "patience" else {}
+        options |= {"accumulate": 2, "clip_norm": 0.5, "batch_size": BATCH // 2}
+    return trainer(
+        net, data, optimizer=optimizer, method=method, devices=world, out=out / name,
+        strategy="ddp" if world > 1 else "auto", report=report, **options,
+    )  # fmt: skip
+
+
+NAMES = ["proximal", "patience", "gates", "loaders"]
+
+
+def _rank(rank: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {  # as torchrun has it
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    out, found = Path(folder), dict[str, Any]()
+    for name in NAMES:
+        seen: list[Tensor] = []
+        made = run(name, out, 2, lambda event: None if rank == 0 else pytest.fail("told twice"))
+        made.model.register_forward_pre_hook(
+            lambda m, x, seen=seen: seen.append(x[0]) if m.training else None  # type: ignore[misc]
+        )
+        event = made.fit()
+        found[name] = {"state": made.model.state_dict(), "error": event.test.error, "x": seen}
+    again = run("proximal", out / "again", 2)
+    again.out = out / "killed"
+    distributed.barrier()
+    again.resume()
+    again.fit()
+    found["resumed"] = {"state": again.model.state_dict()}
+    torch.save(found, out / f"{rank}.pt")
+
+
+@exhaustive
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
+def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with pytest.raises(Killed):
+        run("proximal", tmp_path / "one", 1, kill("evaluation", 2)).fit()
+    (tmp_path / "one" / "proximal").rename(tmp_path / "killed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), port), nprocs=2)
+    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in (*NAMES, "resumed"):
+        for key, tensor in a[name]["state"].items():
+            assert torch.equal(tensor, b[name]["state"][key]), (name, key)
+    for name in NAMES:
+        assert a[name]["error"] == b[name]["error"]
+        assert len(events_in(tmp_path / name)) >= 3
+    whole = run("proximal", tmp_path / "whole", 1)
+    whole.fit()
+    for name in ("proximal", "resumed"):
+        for key, tensor in whole.model.state_dict().items():
+            torch.testing.assert_close(a[name]["state"][key], tensor, atol=1e-4, rtol=1e-3)
+    assert not set(a["gates"]["state"]) - set(dense().state_dict())
+    assert any(bool((x == 0).any()) for x in a["gates"]["state"].values())
+    for epoch in range(4):  # each example once, in an order of its own
+        rows = [x["loaders"]["x"][epoch * STEPS : (epoch + 1) * STEPS] for x in (a, b)]
+        seen = torch.cat([torch.cat(parts)[:, 0] for parts in rows]) * EXAMPLES
+        assert seen.round().sort().values.tolist() == list(range(EXAMPLES))
+    assert not torch.equal(torch.cat(a["loaders"]["x"][:STEPS]), torch.cat(rows[0]))
