@@ -308,7 +308,7 @@ class Record(Spec):
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     shape: Annotated[list[Whole], Field(min_length=1)]
-    classes: Whole | None = None
+    classes: Whole | None
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""
