@@ -39,7 +39,7 @@ from lissom import (
 )
 from lissom.compressions import Codebook
 from lissom.curves import Curve
-from lissom.data import Dataset, ModRec, load_modrec
+from lissom.data import Dataset, Loaders, ModRec, first_inputs, load_modrec
 from lissom.hard_concrete import HardConcrete
 from lissom.methods import (
     GateOptions,
@@ -54,7 +54,7 @@ from lissom.methods import (
     methods_on,
     require_plain,
 )  # fmt: skip
-from lissom.training import Augment, TrainOptions
+from lissom.training import Augment, Score, Task, TrainOptions, evaluate
 from lissom.training.teacher import Teacher
 
 
@@ -339,6 +339,15 @@ plain("Dataset.hold_out", blobs().hold_out, n=8, seed=0)
 plain("Dataset.bootstrap", blobs().bootstrap, seed=0)
 plain("Dataset.to", blobs().to, device="cpu")
 plain("data.load", lissom.data.load, name="digits")
+LOADED = [(X.clone(), Y.clone()) for _ in range(2)]
+plain("Loaders", Loaders, train=LOADED, test=LOADED, valid=LOADED, name="d", classes=3)
+plain("first_inputs", first_inputs, data=blobs(), task=Task(), n=2)
+plain(
+    "Task", Task, loss="cross_entropy", score=None, weight=[1.0, 2.0, 3.0],
+    forward=lambda model, batch: (model(batch[0]), batch[1]), name="wrong", unit="°C",
+)  # fmt: skip
+plain("Score", Score, of=lambda o, t: 1.0, name="size", best=1.0, larger_is_better=True)
+plain("training.evaluate", evaluate, model=dense(), data=blobs(), task=Task(), part="test")
 plain("Augment", Augment, pad=1, flip=True)
 plain("Teacher", Teacher, logits=torch.zeros(64, 3), alpha=0.5, temperature=2.0)
 TRAIN: dict[str, Any] = {

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lissom.data import Dataset, Loaders
-from lissom.data.loaders import drawing_apart, first_batch, moved, told
-from lissom.errors import LissomError, RunError, nearest
+from lissom.data.loaders import drawing_apart, first_batch
+from lissom.errors import RunError, nearest
 from lissom.methods import Method, methods_on, require_plain
 from lissom.methods.optimizers import parameters_of, stepping_optimizer
 from lissom.running import evaluating
-from lissom.training.evaluation import Tally
+from lissom.training.evaluation import Tally, judged
 from lissom.training.task import Task
 
 HOOKS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")  # of a callback
@@ -88,27 +88,8 @@ def check_batch(model: nn.Module, data: Dataset | Loaders, task: Task) -> None:
             if getattr(data, part) is None:
                 continue
             batch = first_batch(getattr(data, part))
-        where = f"a {part} batch {told(batch)} of {data.name!r}"
-        try:
-            with torch.no_grad(), evaluating(model), drawing_apart():
-                outputs, targets = task.call(model, moved(batch, model))
-        except LissomError as error:
-            raise RunError(f"{where}: {error}") from error
-        except Exception as error:  # a model may raise anything
-            how = "Task(forward=lambda model, batch: (model(…), target)) calls it another way"
-            raise RunError(
-                f"{type(model).__name__} cannot be called with {where}: {error}. {how}"
-            ) from error
-        try:
-            with torch.no_grad(), drawing_apart():
-                task.mean_loss(outputs, targets)
-                Tally(task).add(outputs, targets)
-        except LissomError as error:
-            raise RunError(f"{where}: {error}") from error
-        except Exception as error:  # so may a loss or a score
-            raise RunError(
-                f"the loss or the score fails on {where}, for outputs {told(outputs)}: {error}"
-            ) from error
+        with torch.no_grad(), evaluating(model), drawing_apart():
+            outputs = judged(model, batch, task, Tally(task), f"the {part} batch of {data.name!r}")
         if part == "train" and isinstance(data, Dataset):
             check_labels(data, outputs, task)
 

@@ -214,9 +214,35 @@ def evaluate(
     tally = Tally(task)
     with evaluating(model), drawing_apart():
         for batch in _batches(data, part):
-            outputs, targets = task.call(model, moved(batch, model))
-            tally.add(_as_float(outputs), targets)
+            judged(model, batch, task, tally, f"a {part} batch of {data.name!r}")
     return tally.part()
+
+
+def judged(model: nn.Module, batch: Any, task: Task, tally: Tally, where: str) -> Any:
+    """Outputs for a batch, which the tally has seen then.
+
+    Raises:
+        RunError: quoting the batch, and what the model, the loss or the score says of it.
+    """
+    try:
+        outputs, targets = task.call(model, moved(batch, model))
+    except LissomError as error:
+        raise RunError(f"{where}, {told(batch)}: {error}") from error
+    except Exception as error:  # a model may raise anything
+        raise RunError(
+            f"{type(model).__name__} cannot be called with {where}, {told(batch)}: {error}. "
+            "Task(forward=lambda model, batch: (model(…), target)) calls it in another way"
+        ) from error
+    try:
+        tally.add(_as_float(outputs), targets)
+    except LissomError as error:
+        raise RunError(f"{where}, {told(batch)}: {error}") from error
+    except Exception as error:  # so may a loss, or a score
+        raise RunError(
+            f"the loss or the score fails on {where}, {told(batch)}, for outputs {told(outputs)}: "
+            f"{error}"
+        ) from error
+    return outputs
 
 
 def _batches(data: Dataset | Loaders, part: str) -> Iterable[Any]:
