@@ -408,7 +408,8 @@ FIRST_DAY: dict[str, tuple[Any, str]] = {
     ),
     "a model called with the wrong inputs": (
         lambda: trainer(data=loaders(*[lambda n: draw(n, n, 4)] * 2, lambda n: torch.ones(n))),
-        r"Sequential cannot be called with the train batch of 'data', \(float32 \[8, 4\], float32 \[8, 4\], .*"
+        r"Sequential cannot be called with the train batch of 'data', "
+        r"\(float32 \[8, 4\], float32 \[8, 4\], .*"
         r"positional argument.*Task\(forward=",
     ),
     "a generator": (

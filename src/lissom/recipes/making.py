@@ -159,7 +159,7 @@ def make_model(recipe: Recipe, shape: Any, classes: int | None, *, seed: int = 0
             )
         options["channels"] = shape[0]
     elif name not in SHAPES:
-        options["inputs"] = list(shape) if name == "cnn" else torch.Size(shape).numel()
+        options["inputs"] = list(shape) if name in ("cnn", "ds-cnn") else torch.Size(shape).numel()
     return build(name, **options)
 
 

@@ -14,6 +14,8 @@ OPTIONS = {  # of [model], with the models that have them
     "dropout": ("vt-cnn2",),
     "activation": ("lenet300",),
     "widths": ("cnn",),
+    "width": ("ds-cnn",),
+    "blocks": ("ds-cnn",),
     "kernels": ("ahmed-modrec",),
     "hidden": ("ahmed-modrec",),
     "depth": ("wrn28-10",),
@@ -26,11 +28,15 @@ OPTIONS = {  # of [model], with the models that have them
 class ModelSpec(Spec):
     """[model]: `name`, one of the papers' networks, with its options."""
 
-    name: Literal["ahmed-modrec", "cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"]
+    name: Literal[
+        "ahmed-modrec", "cnn", "ds-cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"
+    ]
     input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     activation: Literal["relu", "tanh"] | None = None
     widths: Annotated[list[Whole], Field(min_length=1)] | None = None
+    width: Whole | None = None
+    blocks: Whole | None = None
     kernels: list[Whole] | None = None
     hidden: Whole | None = None
     depth: Annotated[int, Field(ge=10)] | None = None
