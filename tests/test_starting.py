@@ -62,7 +62,7 @@ def test_a_check_tells_all_but_the_training(project: Path) -> None:
         r"forward and backward: loss 1\.\d+; judged by error",
         r"channels +non-zero",
         r"expected: about [\d,]+ of 4,996 weights are not zero, [\d,]+ when shrunk",
-        r"s an epoch of 10 steps, .* for the 70 epochs of a curve, 6 points × 1",
+        r"s an epoch of 10 steps, .* for the 55 epochs of a curve, 6 points × 1",
     ):
         assert re.search(line, told), (line, told)
     assert sorted(f.name for f in project.iterdir() if f.name != "__pycache__") == [
