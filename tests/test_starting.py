@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lissom.cli import app
+from lissom.recipes import Record, keep_record, keep_weights, make_model, read_recipe
 
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
 
@@ -61,7 +62,7 @@ def test_a_check_tells_all_but_the_training(project: Path) -> None:
         r"forward and backward: loss 1\.\d+; judged by error",
         r"channels +non-zero",
         r"expected: about [\d,]+ of 4,996 weights are not zero, [\d,]+ when shrunk",
-        r"s an epoch of 10 steps, .* for the 70 epochs of a curve, 6 points × 1",
+        r"s an epoch of 10 steps, .* for the 55 epochs of a curve, 6 points × 1",
     ):
         assert re.search(line, told), (line, told)
     assert sorted(f.name for f in project.iterdir() if f.name != "__pycache__") == [
@@ -180,3 +181,19 @@ def test_mistakes_of_a_first_day(project: Path, do: Any, command: str, message: 
     assert done.exit_code == 2, done.output
     assert re.search(message, done.output), done.output
     assert "Traceback" not in done.output
+
+
+def test_a_run_from_elsewhere_waits_for_the_word(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(project)
+    record = Record(recipe=read_recipe("kws.toml"), seed=0, shape=[1, 25, 10], classes=4)
+    keep_record(record, Path("run"))
+    keep_weights(make_model(record.recipe, record.shape, record.classes), Path("run"))
+    assert "4,996" in works("measure", "run")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of another user"))
+    for command in ("measure run", "shrink run", "export run", "train run/recipe.json"):
+        done = lissom(*command.split())
+        assert done.exit_code == 2 and "say so with --trust" in done.output, done.output
+    assert "4,996" in works("measure", "run", "--trust")
+    assert lissom("measure", "run").exit_code == 2  # it is said each time
