@@ -481,7 +481,7 @@ L0 = 0
 def killed(recipe: str, out: str, at: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Train up to a step, and keep the tensors that the last evaluation saw."""
     seen: dict[str, Any] = {}
-    loss, evaluate = lissom.training.Trainer._loss, lissom.training.trainer.evaluate
+    loss, evaluate = lissom.training.Trainer._loss, lissom.training.trainer.evaluate_all
     steps = iter(range(at))
 
     def interrupted(trainer: Any, *arguments: Any) -> Any:
@@ -496,7 +496,7 @@ def killed(recipe: str, out: str, at: int, monkeypatch: pytest.MonkeyPatch) -> d
 
     with monkeypatch.context() as patch:
         patch.setattr(lissom.training.Trainer, "_loss", interrupted)
-        patch.setattr(lissom.training.trainer, "evaluate", watched)
+        patch.setattr(lissom.training.trainer, "evaluate_all", watched)
         done = CliRunner().invoke(app, ["train", recipe, "--out", out])
     assert done.exit_code == 130, done.output
     return seen
