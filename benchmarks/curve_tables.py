@@ -1,4 +1,4 @@
-"""Tables of docs/results.md on trade-off curves, from their records: (columns, rows) each."""
+"""Tables of docs/results/ on trade-off curves, from their records: (columns, rows) each."""
 
 import math
 import statistics

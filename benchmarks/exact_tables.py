@@ -1,4 +1,4 @@
-"""The tables of "Exact removal" in docs/results.md: columns and rows from the records."""
+"""The tables of docs/results/removal.md: columns and rows from the records."""
 
 import statistics
 from typing import Any
@@ -157,7 +157,7 @@ def speed(record: Record) -> str:
         f"The VGG of the papers, shrunk to half its width, takes 1/{macs:.3g} of the MACs\n"
         f"and runs {ranges['ONNX Runtime']} times faster in ONNX Runtime, and {ranges['torch']}\n"
         "times in eager PyTorch, on one core or two; the same VGG built at half width is no\n"
-        "faster ([table](docs/results.md#latency))."
+        "faster ([table](docs/results/removal.md#latency))."
     )
 
 

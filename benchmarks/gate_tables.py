@@ -1,4 +1,4 @@
-"""Tables of docs/results.md on stochastic gates, from their records: (columns, rows) each."""
+"""Tables of docs/results/ on stochastic gates, from their records: (columns, rows) each."""
 
 import statistics
 from typing import Any
@@ -11,24 +11,23 @@ Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 
-def gates(records: dict[str, Record]) -> Table:
-    """What gates left of each network, with the published rows beside."""
+def gates(network: str, record: Record) -> Table:
+    """What gates left of a network, with the published rows beside."""
     rows = []
-    for network, record in records.items():
-        for label, found in by_label(record).items():
-            small = [run["small"] for run in found]
-            errors = spread([100 * one["test"]["error"] for one in small])
-            weights = spread([one["weights"] / 1000 for one in small])
-            macs = spread([one["macs"] / 1000 for one in small], 0)
-            left = ", ".join("-".join(map(str, one["neurons"])) for one in small)
-            seeds = f"{len(small)} seeds"
-            method = f"**lissom, {label}**"
-            rows.append([network, method, left, weights, macs, errors, seeds, helps(found[0])])
-        for row in published.rows("gates", network):
-            weights, macs = published.thousands(network, row)
-            told = published.error(row), published.source(row)
-            rows.append([network, row["method"], row.get("left", ""), weights, macs, *told, ""])
-    columns = ["network", "method", "left", "thousand weights", "thousand MACs"]
+    for label, found in by_label(record).items():
+        small = [run["small"] for run in found]
+        errors = spread([100 * one["test"]["error"] for one in small])
+        weights = spread([one["weights"] / 1000 for one in small])
+        macs = spread([one["macs"] / 1000 for one in small], 0)
+        left = ", ".join("-".join(map(str, one["neurons"])) for one in small)
+        seeds = f"{len(small)} seeds"
+        method = f"**lissom, {label}**"
+        rows.append([method, left, weights, macs, errors, seeds, helps(found[0])])
+    for row in published.rows("gates", network):
+        weights, macs = published.thousands(network, row)
+        told = published.error(row), published.source(row)
+        rows.append([row["method"], row.get("left", ""), weights, macs, *told, ""])
+    columns = ["method", "left", "thousand weights", "thousand MACs"]
     return [*columns, "test error, %", "seeds, or source", "helped by"], rows
 
 

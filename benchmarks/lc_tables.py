@@ -1,4 +1,4 @@
-"""Tables of docs/results.md on learning–compression, from their records: (columns, rows) each."""
+"""Tables of docs/results/ on learning–compression, from their records: (columns, rows) each."""
 
 import statistics
 from collections.abc import Iterable

@@ -12,6 +12,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from lissom.report import ClassAccuracy, connectivity, per_class, rate_distortio
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", DOCS / "index.md", DOCS / "results.md", DOCS / "ahmed.md")
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"}  # Formanek's
@@ -251,13 +252,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "lambda": lambda_table,
     "cost": cost_table,
     "cost-large": large_text,
-    "gates": lambda: markdown(
-        *gate_tables.gates({name: load(study) for name, study in GATED.items()})
-    ),
+    "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
+    "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
     "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
     "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
-    "curves": lambda: markdown(*curve_tables.answers(mnist_curves())),
+    "curves-lenet300": lambda: markdown(*curve_tables.answers(curves_of("lenet300"))),
+    "curves-lenet5": lambda: markdown(*curve_tables.answers(curves_of("lenet5"))),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
     "curves-lenet5-rivals": lambda: exact_table("curves-lenet5-weights", curve_tables.rivals),
     "choices": lambda: "\n\n".join(choice_table(load(path.stem)) for path in choices()),
@@ -265,7 +266,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-from-scratch": lambda: exact_table(
         "curves-lenet300-weights", curve_tables.from_scratch
     ),
-    "curves-cost": lambda: markdown(*curve_tables.costs(mnist_curves())),
+    "curves-cost": lambda: markdown(
+        *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
+    ),
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),
@@ -288,14 +291,9 @@ def closer(name: str) -> dict[str, Any]:
     return load(f"ahmed-{name}")
 
 
-def all_curves() -> list[dict[str, Any]]:
-    """The records of all studies of curves."""
-    return [load(path.stem) for path in sorted(RESULTS.glob("curves-*.json"))]
-
-
-def mnist_curves() -> list[dict[str, Any]]:
-    """Those of docs/results.md; that on radio stands in docs/ahmed.md."""
-    return [record for record in all_curves() if record["study"] != "curves-modrec"]
+def curves_of(network: str = "") -> list[dict[str, Any]]:
+    """The records of all studies of curves, or of those of a network."""
+    return [load(path.stem) for path in sorted(RESULTS.glob(f"curves-{network}*.json"))]
 
 
 def removed(entry: dict[str, Any]) -> float:
@@ -388,7 +386,7 @@ def connections_figure() -> None:
 
 def curve_figures() -> None:
     """Accuracy against compression, error added by each halving, and accuracy by class."""
-    for record in all_curves():
+    for record in curves_of():
         found = curve_tables.curves(record)
         name, axis = record["study"], record["axis"]
         save(trade_off(found, axis), name)
@@ -435,7 +433,7 @@ def main(check: bool) -> int:
             flags=re.DOTALL,
         )
         if new != old:
-            stale.append(page.name)
+            stale.append(str(page.relative_to(ROOT)))
             if not check:
                 page.write_text(new)
     if check:

@@ -141,7 +141,7 @@ def test_lissom_is_documented():
 def test_every_name_printed_is_there_after_one_import():
     """On the pages, in docstrings and in messages; in a process that has imported nothing else."""
     api = re.findall(r"^::: *(\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
-    files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py")]
+    files = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.py")]
     text = "\n".join(file.read_text() for file in files)
     text = re.sub(r"^ +from \S+ import", "", text, flags=re.MULTILINE)  # late, for Python to find
     printed = re.findall(r"(?<![\w./-])lissom(?:\.[A-Za-z_]\w*)+(?![\w{])", text)

@@ -23,7 +23,7 @@ from lissom.models import cnn
 from lissom.recipes import read_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
-ALL = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -52,7 +52,8 @@ def prepare(page: str) -> None:
         )
 
 
-WITH_CODE = [p for p in ALL if blocks(p, "python")]
+# Those of docs/integrations/ need libraries: test_integrations_pages.py runs them.
+WITH_CODE = [p for p in ALL if p.parent.name != "integrations" and blocks(p, "python")]
 QUICK = [p for p in ALL if p.name in ("README.md", "methods.md", "gates.md", "shrinking.md")]
 
 
