@@ -203,7 +203,7 @@ def test_verbose_logs_and_says_where_a_mistake_came_from() -> None:
 def test_warnings_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     told, before = [], warnings.formatwarning
 
-    def read(*_: object) -> None:
+    def read(*_: object, **__: object) -> None:
         told.append(warnings.formatwarning("odd", UserWarning, "typer/main.py", 1445))
         raise lissom.LissomError("so it ends")
 
@@ -245,7 +245,7 @@ def test_recipes_fit_on_a_screen_and_can_be_searched() -> None:
     assert len(told.output.splitlines()) <= 24 and len(every) > 40
     some = json.loads(invoke("recipes", "Path", "mnist", "--json").stdout)["recipes"]
     assert {one["name"] for one in some} >= {"lenet300-path", "lenet300-path-lc"}
-    assert all(one["data"] == "mnist" and one["command"] == "lissom path" for one in some)
+    assert all("mnist" in one["data"] and one["command"] == "lissom path" for one in some)
     assert "in Adam's" in invoke("recipes", "digits-demo").stdout
     assert "no recipe has 'digit' and 'hat' in its" in refused("recipes", "digit", "hat")
 

@@ -147,10 +147,10 @@ def test_errors_cross_processes(kind: type[LissomError]) -> None:
 
 @pytest.mark.parametrize("fault", ["no memory", "no memory for torch", "full disk"])
 def test_commands_say_it_in_a_line(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    monkeypatch.setattr(lissom.recipes, "read_recipe", lambda *given: FAULTS[fault]())
+    monkeypatch.setattr(lissom.recipes, "read_recipe", lambda *_, **__: FAULTS[fault]())
     done = CliRunner().invoke(app, ["train", "digits-demo"])
     assert done.exit_code == 2 and done.stderr.startswith("error: ")
-    monkeypatch.setattr(lissom.recipes, "read_recipe", lambda *given: 1 / 0)
+    monkeypatch.setattr(lissom.recipes, "read_recipe", lambda *_, **__: 1 / 0)
     assert isinstance(CliRunner().invoke(app, ["train", "digits-demo"]).exception, ArithmeticError)
 
 

@@ -130,7 +130,7 @@ def test_commands_exist_and_take_their_options() -> None:
         shell = [line.partition("; do ")[2] or line for line in shell]
         for line in [*shell, *re.findall(r"`((?:lissom|make) [^`]+)`", text)]:
             program, verb, *words = shlex.split(line.partition(" | ")[0], comments=True)
-            if program == "cd":
+            if program in ("cd", "pip"):
                 continue
             assert program in ("make", "lissom"), line
             assert verb in (targets if program == "make" else {*verbs, *options}), line

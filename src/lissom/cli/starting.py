@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lissom.cli.shared import (
+    AsJson,
     Changes,
     DataDir,
     Device,
@@ -17,6 +18,7 @@ from lissom.cli.shared import (
     app,
     console,
     mistakes_in_red,
+    print_json,
     say,
 )
 from lissom.errors import RunError
@@ -58,6 +60,7 @@ def check(
     data_dir: DataDir = None,
     device: Device = "cpu",
     quick: Quick = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -68,5 +71,8 @@ def check(
     with mistakes_in_red():
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
         found = check_recipe(read, data_dir, device=device)
-        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            console.print(str(found), markup=False, highlight=False, soft_wrap=True)
         say("all that training needs is there")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ class Checked:
     def seconds(self) -> float:
         """Of an epoch, without its evaluation."""
         return self.steps * self.step_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "size": self.size.to_dict(), "seconds": self.seconds}
 
     def __str__(self) -> str:
         size = f"{self.size.weights:,} weights, {self.size.dense_bytes:,} bytes"
