@@ -200,7 +200,8 @@ def test_load_knows_its_names() -> None:
     with pytest.raises(DataError, match=r"no data set 'mnits'\. Did you mean 'mnist'"):
         load("mnits")
     with pytest.raises(
-        DataError, match=r"no data set 'xyz'\. Known: digits, fashion-mnist, jpeg-cifar10, mnist, modrec\."
+        DataError,
+        match=r"no data set 'xyz'\. Known: digits, fashion-mnist, jpeg-cifar10, mnist, modrec\.",
     ):
         load("xyz")
 
