@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import few, pairwise
+from products import few, pairwise, thinned
 from proximal_cases import METRICS, OPTIMIZERS, each
 from shrink_cases import drawn, fresh, report, zero_half_
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def families(groups: Groups) -> list[Family]:
 
 @pytest.mark.parametrize("inputs", few([False, True], [True]))
 @pytest.mark.parametrize(
-    "entry", few(dict.fromkeys([*FEW, *ZOO[::2]]), FEW), ids=lambda entry: entry.name
+    "entry", few(dict.fromkeys([*FEW, *thinned(ZOO, 3)]), FEW), ids=lambda entry: entry.name
 )
 def test_every_weight_counts_once_at_most(entry: Entry, inputs: bool) -> None:
     """Also where inputs are free, and readers count."""
