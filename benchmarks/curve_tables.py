@@ -142,6 +142,21 @@ def settings(record: Record) -> Table:
     return ["λ", axis, "smaller", "validation error, %", "test error, %"], rows
 
 
+def shrunk(record: Record) -> Table:
+    """All settings of the first curve from dense to empty, as they are after shrinking."""
+    found = next(iter(curves(record).values()))
+    rows = [
+        [
+            number_or_dense(one.strength, 3),
+            *(f"{one.size(axis):,.0f}" for axis in ("weights", "macs")),
+            *errors(one),
+        ]
+        for one in found.settings
+    ]
+    columns = [found.strength_name, "weights", "MACs", "validation error, %", "test error, %"]
+    return columns, rows
+
+
 def from_scratch(record: Record) -> Table:
     """Each strength of the first curve: warm-started and trained from scratch at full length."""
     found = next(iter(curves(record).values()))

@@ -1,7 +1,7 @@
 """What a small device gets: a dense network beside the smallest of its curve that loses little.
 
     python benchmarks/curves.py fashion
-    python benchmarks/edge.py [--curve runs/fashion/curve0] [--loses 0.01] [--busy]
+    python benchmarks/edge.py [--curve runs/fashion/curve0] [--loses 0.025] [--busy]
 
 The small network is chosen by validation error; files are as `lissom.save` and `lissom.export`
 write them. Times are of one image on one thread, dense and small in turns. Where other work runs on
@@ -31,7 +31,7 @@ CODE = [*REMOVING, "src/lissom/measuring", "src/lissom/exporting.py", "benchmark
 def main(
     curve: Path = Path("runs/fashion/curve0"),
     recipe: str = "fashion-path",
-    loses: float = 0.01,
+    loses: float = 0.025,
     rounds: int = 61,
     data_dir: Path | None = None,
     busy: Busy = False,

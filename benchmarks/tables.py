@@ -262,6 +262,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
     "curves-lenet5-rivals": lambda: exact_table("curves-lenet5-weights", curve_tables.rivals),
     "choices": lambda: "\n\n".join(choice_table(load(path.stem)) for path in choices()),
+    "fashion": lambda: exact_table("curves-fashion", curve_tables.shrunk),
     "curves-first-layer": lambda: exact_table("curves-lenet300-first-layer", curve_tables.settings),
     "curves-from-scratch": lambda: exact_table(
         "curves-lenet300-weights", curve_tables.from_scratch
