@@ -48,6 +48,7 @@ KINDS = (  # one of each method, and most ways to say a penalty
 )  # fmt: skip
 SHAPES = {
     "digits": (1, 8, 8),
+    "fashion-mnist": (1, 28, 28),
     "mnist": (1, 28, 28),
     "jpeg-cifar10": (3, 32, 32),
     "modrec": (1, 2, 128),
@@ -65,6 +66,7 @@ SMALLER = {
     "ahmed-mnist": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "ahmed-modrec": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "digits-path": ["data.validation=5"],
+    "fashion-path": ["data.validation=5"],
     "lenet300-path": [*FEW, "method.finalize_at=5"],
     "lenet300-path-gates": [*FEW, "method.finalize_at=5"],
     "lenet300-path-lc": [*FEW, "method.c_steps=5"],

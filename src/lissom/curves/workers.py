@@ -16,9 +16,10 @@ import torch
 
 from lissom.curves.point import Point
 from lissom.curves.running import Job, planned, run_point
-from lissom.curves.storing import load_point
+from lissom.curves.storing import folder_of_seed, load_point
 from lissom.curves.telling import Telling
 from lissom.errors import PathError
+from lissom.storage import alone_in
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def rounds(job: Job, seeds: int, jobs: int, telling: Telling) -> Iterator[Rounds
     Raises:
         PathError: if something cannot be sent to a process, or one of them dies.
     """
+    for folder in (folder_of_seed(job.out, seed) for seed in range(seeds)):
+        if folder.exists():  # also where all is finished, what a killed writer left is cleared away
+            with alone_in(folder):
+                pass
     if min(seeds, jobs) == 1:
         yield Rounds(job, seeds, 1, partial(_here, job), telling)
         return

@@ -62,6 +62,8 @@ def checked(schema: type[T], record: Mapping[str, Any], where: str | Path) -> T:
     Raises:
         RunError: naming the first field that has not.
     """
+    if not isinstance(record, Mapping):
+        raise RunError(f"{where}: what it holds is a table, got {reprlib.repr(record)}")
     given = {key: value for key, value in record.items() if key != FORMAT}
     try:
         return TypeAdapter(schema).validate_json(json.dumps(given), strict=True)
@@ -77,7 +79,7 @@ def checked(schema: type[T], record: Mapping[str, Any], where: str | Path) -> T:
 def _fits(checksum: object, record: Mapping[str, Any], start: int) -> bool:
     try:
         return isinstance(checksum, str) and checksum == _checksum(record, start)
-    except RecursionError:  # lists within lists; nothing that was sealed
+    except (RecursionError, TypeError, ValueError):  # nothing that was ever sealed
         return False
 
 

@@ -55,7 +55,7 @@ class Devices:
                 loggers=list(loggers),
             )
             self._fabric.launch()
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(
                 f"Lightning Fabric cannot train with device={options.device!r}, "
                 f"devices={options.devices!r}, strategy={options.strategy!r}, "
