@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class TwoInputs(nn.Module):
         return self.head(features), features
 
 
+class Output(NamedTuple):
+    logits: Tensor
+
+
 class Tokens(nn.Module):
     """Classes of tokens, as transformers answer: an object with logits [n, length, classes]."""
 
@@ -61,7 +65,7 @@ class Tokens(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
         hidden = torch.relu(self.table(input_ids)) * attention_mask[..., None]
-        return type("Output", (), {"logits": self.head(hidden)})()
+        return Output(self.head(hidden))
 
 
 class TokenBatches:
