@@ -15,7 +15,7 @@ from lissom.methods.gates import Gates
 
 CLOSED, OPEN = -60.0, 60.0  # P(z ≠ 0) is 0 or 1 in float64, to all digits
 
-FEWER = [e for e in FEW if e.name in ("mlp", "lstm-one-way")]
+FEWER = [e for e in FEW if e.name in ("mlp",)]
 FROM_INPUTS = [e for e in FEW if e.name in ("mlp", "resnet18", "cross-attention")]
 
 

@@ -616,6 +616,7 @@ def test_bad_arguments_are_refused_before_training(changed: dict[str, Any], mess
         path(**({"fit": fit if "jobs" in changed else never} | changed))
 
 
+@exhaustive
 def test_more_processes_give_the_same_curve(tmp_path: Path, curve: Curve) -> None:
     beside = path(test=test_error, from_scratch=(1e-2,), jobs=2)
     assert timeless(beside) == timeless(curve) and same_weights(beside, curve)

@@ -44,7 +44,7 @@ from lissom.training import Augment
 NAMES = recipe_names()
 KINDS = (  # one of each method, and most ways to say a penalty
     "digits-channels", "digits-gates", "digits-lc", "henrikson-l1-subgradient",
-    "henrikson-per-layer", "lenet300-lc-teacher",
+    "henrikson-per-layer",
 )  # fmt: skip
 SHAPES = {
     "digits": (1, 8, 8),

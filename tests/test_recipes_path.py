@@ -269,7 +269,7 @@ def test_a_page_about_curves(made: Path, tmp_path: Path) -> None:
     assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output
 
 
-@pytest.mark.parametrize("asked", few(["all", "0.1"], ["0.1"]))
+@pytest.mark.parametrize("asked", few(["all", "0.1"], []))
 def test_points_from_scratch_are_added_to_a_curve(tmp_path: Path, asked: str) -> None:
     run = tmp_path / "run"
     changes = [*SHORT, "path.strengths=[0.3, 0.1, 0.02]", "path.latency=true"]
