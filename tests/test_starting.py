@@ -86,7 +86,7 @@ def test_the_commands_of_the_docs(
     """Those of a new user, in an empty folder, one after the other."""
     pytest.importorskip("onnxruntime")
     text = DOCS.read_text(encoding="utf-8")
-    [block] = re.findall(r"```console\n(\$ lissom init kws\n.*?)```", text, re.DOTALL)
+    [block] = re.findall(r"```console\n(\$ lissom init kws\b.*?)```", text, re.DOTALL)
     commands = [line[2:].partition("#")[0] for line in block.splitlines() if line[:2] == "$ "]
     assert len(commands) >= 7
     monkeypatch.chdir(tmp_path)
