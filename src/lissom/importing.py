@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lissom.errors import LissomError, machine_failed, nearest
@@ -89,11 +90,7 @@ def called_with(
     Raises:
         LissomError: of that class, for arguments that it has not, or what it raises itself.
     """
-    try:
-        parameters = dict(inspect.signature(function).parameters)
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    except (TypeError, ValueError):  # some builtins do not tell
-        parameters, open_ended = {}, True
+    parameters, open_ended = parameters_in(function)
     for name in arguments:
         if name not in parameters and not open_ended:
             what = (
@@ -138,6 +135,24 @@ def _found(
         known = [key for key, value in own if wanted(value) and not key.startswith("_")]
         raise error(f"module {module!r} has no {name!r}.{nearest(name, known)}", field=field)
     return getattr(there, name)
+
+
+def subclasses_in(module: ModuleType, base: type[Kind]) -> dict[str, type[Kind]]:
+    """The classes of a module that are made from a base, by name; without the base itself."""
+    found = vars(module).items()
+    return {name: kind for name, kind in found if _is_a(kind, base) and kind is not base}
+
+
+def parameters_in(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The parameters of a function or class, and whether it takes any others by name.
+
+    Some builtins do not tell; they may take any.
+    """
+    try:
+        parameters = dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}, True
+    return parameters, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _is_a(value: object, base: type) -> bool:

@@ -20,11 +20,11 @@ from lissom.data.dataset import Dataset, stratified_choice
 from lissom.data.files import named_folder
 from lissom.data.hub import read_hub, read_saved
 from lissom.data.images import read_images
+from lissom.data.loaders import PARTS
 from lissom.data.parts import Columns, Parts
 from lissom.errors import DataError, nearest
 
 Targets = Literal["labels", "numbers"]
-PARTS = ("train", "valid", "test")
 KNOWN = (
     "an .npz file with train_x, train_y, test_x, test_y, a .csv file with target=, a folder of "
     "images by class, or what datasets' save_to_disk wrote"

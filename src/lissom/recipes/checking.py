@@ -126,7 +126,6 @@ def check_recipe(
         path.check_data(data)
     trial = _Trial()
     alone = recipe.model_copy(update={"teacher": None})  # which would be trained first
-    started = time.perf_counter()
     trainer = make_trainer(alone, data, seed=seed, device=device, callbacks=[trial])
     example = make_example(trainer.model, shape_of(data, task), 1)
     size = measure(trainer.model, example)

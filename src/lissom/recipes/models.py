@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lissom.errors import RecipeError
 from lissom.importing import imported_function
-from lissom.recipes.strict import Positive, Spec, Whole, complaint, refusals
+from lissom.recipes.strict import OpenSpec, Positive, Spec, Whole, complaint, refusals
 
 OPTIONS = {  # of [model], with the models that have them
     "input_dropout": ("henrikson", "lenet300"),
@@ -66,10 +66,8 @@ class ModelSpec(Spec):
         return self
 
 
-class OwnModelSpec(Spec):
+class OwnModelSpec(OpenSpec):
     """[model]: `make`, the import path of a function or class, whose arguments are other keys."""
-
-    model_config = ConfigDict(extra="allow")
 
     make: str
 
@@ -78,14 +76,9 @@ class OwnModelSpec(Spec):
         """The network in messages."""
         return self.make
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Of the function."""
-        return dict(self.model_extra or {})
-
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, given: Any) -> Any:
+    def _named_once(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and "name" in given:
             what = 'a network is one of lissom\'s, name = "lenet300", or your own, make = "my:net"'
             raise complaint(f"{what}: leave out one of the two", "name")

@@ -1,33 +1,26 @@
 """[optimizer]: any optimizer of torch.optim, or a class of one's own; its arguments are keys."""
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lissom.errors import RecipeError, nearest
-from lissom.importing import imported
-from lissom.recipes.strict import Positive, Spec, complaint, refusals
+from lissom.importing import imported, parameters_in, subclasses_in
+from lissom.recipes.strict import OpenSpec, Positive, complaint, refusals
 
 UNFIT = {
     "LBFGS": "calls the network several times in a step, which a Trainer does not",
     "SparseAdam": "takes sparse gradients alone, which a Trainer does not make",
 }
-NAMED: Mapping[str, type[Optimizer]] = {
-    name: kind
-    for name, kind in vars(torch.optim).items()
-    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
-}
+NAMED = subclasses_in(torch.optim, Optimizer)
 
 
-class OptimizerSpec(Spec):
+class OptimizerSpec(OpenSpec):
     """[optimizer]: `name`, `lr` and further arguments; beta1 and beta2 are its `betas`."""
-
-    model_config = ConfigDict(extra="allow")
 
     name: str
     lr: Positive
@@ -55,11 +48,6 @@ class OptimizerSpec(Spec):
             error=RecipeError, field="name",
         )  # fmt: skip
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Those that are given beside the rate."""
-        return dict(self.model_extra or {})
-
     def make(self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]]) -> Optimizer:
         """The optimizer of these parameters or param groups."""
         given = self.arguments
@@ -70,21 +58,15 @@ class OptimizerSpec(Spec):
         made: Optimizer = kind(parameters, lr=self.lr, **arguments)
         return made
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        return given  # which they are, the class knows
-
     @model_validator(mode="after")
     def _taken(self) -> Self:
         with refusals():
             kind = self.type
         who = f"torch.optim.{self.name}" if self.name in NAMED else self.name
-        parameters = dict(inspect.signature(kind).parameters)
+        parameters, open_ended = parameters_in(kind)
         takes = [name for name in parameters if name not in ("self", "params", "lr")]
         if "betas" in takes:
             takes += ["beta1", "beta2"]
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in self.arguments:
             if key not in takes and not open_ended:
                 raise complaint(f"not an argument of {who}.{nearest(key, takes)}", key)

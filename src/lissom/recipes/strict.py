@@ -38,6 +38,22 @@ class Spec(BaseModel):
         return given
 
 
+class OpenSpec(Spec):
+    """A table that names a class or a function, whose arguments are the keys it does not know."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those keys."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        return given  # which they are, the class or function knows
+
+
 def complaint(what: str, *at: str | int) -> PydanticCustomError:
     """An error about the key at a path inside the table that is being checked."""
     return PydanticCustomError("complaint", "{what}", {"what": what, "at": at})

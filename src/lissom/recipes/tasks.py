@@ -3,24 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
 from lissom.errors import RecipeError
 from lissom.importing import called_with, imported_function
-from lissom.recipes.strict import Spec, refusals
+from lissom.recipes.strict import OpenSpec, Spec, refusals
 from lissom.training import Score, Task
 
 TARGETS = {"cross_entropy": "labels", "mse": "numbers", "bce_with_logits": "numbers"}
 
 
-class ScoreSpec(Spec):
+class ScoreSpec(OpenSpec):
     """score = { make = "torchmetrics.classification:MulticlassF1Score", num_classes = 5 }.
 
     A class is called with the other keys. A function (outputs, targets) is told by `best` and
     `larger_is_better` which way is up.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     make: str
     name: str | None = None
@@ -34,7 +32,7 @@ class ScoreSpec(Spec):
             RecipeError: for what cannot be imported or made.
         """
         made: Any = imported_function(self.make, what="score", error=RecipeError, field="make")
-        arguments = self.model_extra or {}
+        arguments = self.arguments
         if isinstance(made, type):
             made = called_with(made, arguments, who=f"score {self.make!r}", error=RecipeError)
         elif arguments:
@@ -45,11 +43,6 @@ class ScoreSpec(Spec):
         if self.name is None and self.best is None and self.larger_is_better is None:
             return made
         return Score(made, self.name, self.best, bool(self.larger_is_better))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        return given  # which they are, the class knows
 
 
 class TaskSpec(Spec):

@@ -5,16 +5,18 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lissom.errors import RecipeError, nearest
-from lissom.importing import called_with, imported
-from lissom.recipes.strict import Spec, Whole, complaint, refusals
+from lissom.importing import called_with, imported, subclasses_in
+from lissom.recipes.strict import OpenSpec, Spec, Whole, complaint, refusals
 from lissom.schedules import Schedule, cosine, linear, multistep
 from lissom.training import Augment, TrainOptions
 from lissom.training.options import Precision
+
+SCHEDULERS = subclasses_in(lr_scheduler, LRScheduler)
 
 
 class AugmentSpec(Spec):
@@ -34,13 +36,11 @@ class AugmentSpec(Spec):
         return self
 
 
-class SchedulerSpec(Spec):
+class SchedulerSpec(OpenSpec):
     """scheduler = { name = "CosineAnnealingLR", T_max = 60 }: any of torch's, or one's own.
 
     `by` says whether it steps after each "epoch" or each "step"; the other keys are arguments.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     name: str
     by: Literal["epoch", "step"] = "epoch"
@@ -51,40 +51,30 @@ class SchedulerSpec(Spec):
         Raises:
             RecipeError: if there is none of that name, or it refuses the arguments.
         """
-        known = {n: kind for n, kind in vars(lr_scheduler).items() if _is_scheduler(kind)}
         if ":" in self.name:
             kind = imported(
                 self.name, LRScheduler, what="scheduler", error=RecipeError, field="name",
                 called="torch.optim.lr_scheduler.LRScheduler",
             )  # fmt: skip
-        elif self.name in known:
-            kind = known[self.name]
+        elif self.name in SCHEDULERS:
+            kind = SCHEDULERS[self.name]
         else:
             what = f"torch.optim.lr_scheduler has no scheduler, got {self.name!r}."
-            raise RecipeError(what + nearest(self.name, known), field="name")
+            raise RecipeError(what + nearest(self.name, SCHEDULERS), field="name")
         made: LRScheduler = called_with(
             kind,
-            self.model_extra or {},
+            self.arguments,
             who=f"scheduler {self.name!r}",
             error=RecipeError,
             before=(optimizer,),
         )
         return made
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        return given  # which they are, the class knows
-
     @model_validator(mode="after")
     def _possible(self) -> Self:
         with refusals():
             self.make(torch.optim.SGD([torch.zeros(1)], lr=1.0))
         return self
-
-
-def _is_scheduler(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, LRScheduler) and kind is not LRScheduler
 
 
 class MilestonesSpec(Spec):
