@@ -17,11 +17,12 @@ from products import exhaustive, few
 from torch import Tensor, nn
 
 from lissom import LissomError, export
+from lissom.exporting import onnx as onnx_file
+from lissom.exporting.checking import allowed, compare
 from lissom.models import lenet5, lenet300
 
 FORMATS = ["onnx", "pt2"]
 NAN = math.nan
-module = sys.modules["lissom.exporting"]
 
 
 def computes(path: Path, *inputs: Tensor) -> list[Any]:
@@ -214,15 +215,15 @@ def test_a_difference_is_an_error_and_nothing_is_written(suffix: str, tmp_path: 
 def test_differences_by_hand(
     there: list[complex], here: list[complex], expected: tuple[float, float]
 ) -> None:
-    found = module._compare(torch.tensor(there), torch.tensor(here))
+    found = compare(torch.tensor(there), torch.tensor(here))
     assert found == pytest.approx(expected)
 
 
 def test_half_of_the_digits_are_allowed() -> None:
-    assert module._allowed(torch.complex64) == module._allowed(torch.float32)
-    assert module._allowed(torch.float32) == pytest.approx(3.45e-4, rel=1e-2)
-    assert module._allowed(torch.float16) == pytest.approx(2**-5)
-    assert module._allowed(torch.int64) == module._allowed(torch.bool) == 0
+    assert allowed(torch.complex64) == allowed(torch.float32)
+    assert allowed(torch.float32) == pytest.approx(3.45e-4, rel=1e-2)
+    assert allowed(torch.float16) == pytest.approx(2**-5)
+    assert allowed(torch.int64) == allowed(torch.bool) == 0
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
 def test_weights_too_large_for_one_file_lie_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ONE_FILE_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "ONE_FILE_BYTES", 1000)
     written = export(nn.Linear(30, 30), torch.rand(1, 30), tmp_path / "net.onnx")
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["net.onnx", "net.onnx.data"]
