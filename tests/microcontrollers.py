@@ -12,7 +12,6 @@ them; a loop of a known number says how many a tick is. They repeat exactly. `on
 on this machine, under sanitizers.
 """
 
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
