@@ -88,6 +88,10 @@ class Network:
     outputs: int
 
     @property
+    def header(self) -> Path:
+        return self.sources[0].with_name(f"{self.name}.h").absolute()
+
+    @property
     def call(self) -> str:
         return f"{self.name}_infer" + ("_u8" if self.x.dtype == np.uint8 else "")
 
@@ -190,7 +194,7 @@ def _describe(
 ) -> None:
     """Write network.h, from which main.c knows what there is to run."""
     lines = [
-        f'#include "{network.sources[0].with_suffix(".h").absolute()}"\n' for network in networks
+        f'#include "{network.header}"\n' for network in networks
     ]
     lines += [memory, f"#define CLOCK_MASK {clock}\n"]
     lines += ["typedef void inference(const void *, float *, void *);\n"]
