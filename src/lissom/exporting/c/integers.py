@@ -1,0 +1,203 @@
+"""Post-training quantization: a network of floats as a network of integers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lissom.errors import LissomError
+from lissom.exporting.c.layers import (
+    Add,
+    Bounds,
+    Concat,
+    Gather,
+    Layer,
+    MaxPool,
+    MeanPool,
+    Network,
+    Pad,
+    Product,
+    Rescaled,
+    Scaled,
+    Shifted,
+    Value,
+)
+
+LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a uint8 stands for: (q − zero)·step."""
+
+    step: float
+    zero: int
+
+    def integers(self, x: float) -> int:
+        """The integer nearest to a number, within 0 and 255."""
+        return int(min(max(round(x / self.step) + self.zero, 0), 255))
+
+
+def scale_of(low: float, high: float, least: float) -> Scale:
+    """The finest scale for numbers between low and high, and 0, with steps of at least `least`."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max((high - low) / 255, least)
+    return Scale(step, min(round(-low / step), 255))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A network of integers.
+
+    Attributes:
+        network: whose weights are int8, and activations uint8, but for its outputs, float.
+        scale: of its input.
+    """
+
+    network: Network
+    scale: Scale
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The integers of a float input, as the C rounds them: halves away from zero."""
+        twice = (x.float() * torch.tensor(2 / self.scale.step)).nan_to_num(-512.0)
+        halves = twice.clamp(-512, 512).trunc()
+        rounded = ((halves + halves.sign() + (halves == 0)) / 2).trunc()
+        return (rounded + self.scale.zero).clamp(0, 255).double()
+
+
+def quantized(network: Network, batches: Iterable[Tensor]) -> Quantized:
+    """The network in integers, with scales for the activations of maps [n, height, width, channels].
+
+    Raises:
+        LissomError: an activation that is not finite, or sums that int32 cannot hold, with the
+            name of the layer.
+    """
+    ranges = _ranges(network, batches)
+    values: dict[Value, Value] = {}
+    scales: dict[Value, Scale] = {}
+
+    def integer(value: Value, scale: Scale) -> None:
+        values[value] = replace(value, type="uint8_t")
+        scales[value] = scale
+
+    integer(network.input, _input_scale(ranges[network.input]))
+    read_again = {value for layer in network.layers for value in layer.inputs}
+    layers: list[Layer] = []
+    for layer in network.layers:
+        last = layer.output is network.output and layer.output not in read_again
+        low, high, _ = ranges[layer.output]
+        made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], (low, high), last)
+        if scale is None:
+            values[layer.output] = layer.output
+        else:
+            integer(layer.output, scale)
+        inputs = tuple(values[x] for x in layer.inputs)
+        layers.append(replace(made, inputs=inputs, output=values[layer.output]))
+    output = values[network.output]
+    if output.type == "uint8_t":
+        step, zero = scales[network.output].step, scales[network.output].zero
+        floats = Value(output.shape)
+        finish = Scaled(torch.tensor([step]))
+        layers.append(MeanPool("", (output,), floats, (1, 1), (1, 1), finish, -zero))
+        output = floats
+    integers = replace(network, input=values[network.input], layers=tuple(layers), output=output)
+    return Quantized(integers, scales[network.input])
+
+
+def _ranges(network: Network, batches: Iterable[Tensor]) -> dict[Value, tuple[float, float, bool]]:
+    """Least and largest entry of each value, and whether all are k/255 for a whole k."""
+    found: dict[Value, tuple[float, float, bool]] = {}
+    for batch in batches:
+        for value, x in network.values(batch).items():
+            low, high = float(x.min()), float(x.max())
+            if not x.isfinite().all() and not x.isneginf().any():
+                raise LissomError("an activation is not finite on the inputs to calibrate on")
+            levels = x * 255
+            pixels = low >= 0 and high <= 1 and bool(((levels - levels.round()).abs() < 1e-4).all())
+            before = found.get(value, (low, high, pixels))
+            found[value] = min(low, before[0]), max(high, before[1]), pixels and before[2]
+    return found
+
+
+def _input_scale(found: tuple[float, float, bool]) -> Scale:
+    low, high, pixels = found
+    return Scale(1 / 255, 0) if pixels else scale_of(low, high, 1e-12)
+
+
+def _in_integers(
+    layer: Layer, scales: list[Scale], found: tuple[float, float], last: bool
+) -> tuple[Layer, Scale | None]:
+    """A layer on integers and the scale of its output, None where it is float."""
+    if isinstance(layer, Product):
+        return _product(layer, scales[0], found, last)
+    if isinstance(layer, MeanPool):
+        return _mean(layer, scales[0], found, last)
+    if isinstance(layer, Pad):
+        value = torch.tensor([scales[0].integers(v) for v in layer.value.tolist()])
+        return replace(layer, value=value), scales[0]
+    if isinstance(layer, MaxPool | Gather):
+        return layer, scales[0]
+    assert isinstance(layer, Add | Concat)
+    scale = scale_of(*found, max(x.step for x in scales) / 2)
+    multipliers = tuple(round(x.step / scale.step * 2**20) for x in scales)
+    offsets = [-m * x.zero for m, x in zip(multipliers, scales, strict=True)]
+    half = (scale.zero << 20) + (1 << 19)
+    if isinstance(layer, Concat):
+        biases = tuple(offset + half for offset in offsets)
+        return replace(layer, multipliers=multipliers, biases=biases, finish=Shifted()), scale
+    assert isinstance(layer.finish, Bounds)
+    finish = Shifted(*_bounds(layer.finish, scale))
+    return replace(layer, multipliers=multipliers, bias=sum(offsets) + half, finish=finish), scale
+
+
+def _bounds(bounds: Bounds, scale: Scale) -> tuple[int, int]:
+    low, high = (
+        (scale.integers(x) if abs(x) < torch.inf else end)
+        for x, end in ((bounds.low, 0), (bounds.high, 255))
+    )
+    return low, high
+
+
+def _product(
+    layer: Product, scale: Scale, found: tuple[float, float], last: bool
+) -> tuple[Product, Scale | None]:
+    assert isinstance(layer.finish, Bounds)
+    weight, bias = layer.weight.double(), layer.bias.double()
+    by_row = [-1, 1, 1, 1]
+    step = weight.abs().amax((1, 2, 3)) / 127
+    step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
+    live = step[step > 0]
+    step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    rounded = (weight / step.reshape(by_row)).round()
+    shifted = (bias / (step * scale.step)).round() - scale.zero * rounded.sum((1, 2, 3))
+    if bool((shifted.abs() + 255 * rounded.abs().sum((1, 2, 3)) >= 2**31).any()):
+        raise LissomError(
+            f"{layer.name} sums {rounded[0].numel():,} products, more than 32 bits hold for int8 "
+            "weights: export it in float32, without int8"
+        )
+    sums = step * scale.step
+    made = replace(layer, weight=rounded.to(torch.int8), bias=shifted.to(torch.int32))
+    if last and layer.finish == Bounds():
+        return replace(made, finish=Scaled(sums.float())), None
+    finish, output = _rescaled(sums, layer.finish, found)
+    return replace(made, finish=finish), output
+
+
+def _mean(
+    layer: MeanPool, scale: Scale, found: tuple[float, float], last: bool
+) -> tuple[MeanPool, Scale | None]:
+    assert isinstance(layer.finish, Scaled)
+    bias = -scale.zero * layer.window[0] * layer.window[1]
+    sums = layer.finish.scale.double() * scale.step
+    if last:
+        return replace(layer, bias=bias, finish=Scaled(sums.float())), None
+    finish, output = _rescaled(sums, Bounds(), found)
+    return replace(layer, bias=bias, finish=finish), output
+
+
+def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
+    """How sums in steps of their own become uint8; two of their steps are the finest there is."""
+    scale = scale_of(*found, 2.0001 * float(sums.max()))
+    multiplier = (sums / scale.step * 2**32).round().clamp(1).to(torch.int64)
+    return Rescaled(multiplier, scale.zero, *_bounds(bounds, scale)), scale

@@ -1,0 +1,121 @@
+"""What differs between functions in int8 and in float32: types, and what becomes of a sum."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import Template
+
+from lissom.exporting.c.kernels.running import Constant, Function
+from lissom.exporting.c.layers import Bounds, Finish, Rescaled, Scaled, Shifted
+
+RESCALED = Function(
+    "rescaled",
+    """\
+/* A sum in steps of the output, rounded to the nearest, halves up; zero is the output that stands
+   for 0. */
+static uint8_t rescaled(int32_t sum, int32_t multiplier, int32_t zero, int32_t low, int32_t high)
+{
+    int64_t scaled = (int64_t)sum * multiplier + ((int64_t)zero << 32) + ((int64_t)1 << 31);
+    int32_t y = scaled < 0 ? 0 : (int32_t)(scaled >> 32);
+    return (uint8_t)(y < low ? low : y > high ? high : y);
+}
+""",
+    bytes=48,
+)
+
+SHIFTED = Function(
+    "shifted",
+    """\
+/* A sum in steps of 2^-20 of the output; one half is in it. */
+static uint8_t shifted(int32_t sum, int32_t low, int32_t high)
+{
+    int32_t y = sum < 0 ? 0 : sum >> 20;
+    return (uint8_t)(y < low ? low : y > high ? high : y);
+}
+""",
+    bytes=20,
+)
+
+BOUNDED = Function(
+    "bounded",
+    """\
+static float bounded(float sum, float low, float high)
+{
+    return sum < low ? low : sum > high ? high : sum;
+}
+""",
+    bytes=24,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Arithmetic:
+    """Types of C and the end of a sum.
+
+    Attributes:
+        types: $W of weights, $X of what is read, $S of sums, $Y of what is written.
+        suffix: of functions' names, where one file has several for one purpose.
+        parameters: of a function, for its end.
+        finish: the output that is made of `sum` in channel `o`.
+        arguments: for the parameters.
+        constants: that the arguments name.
+        needs: the functions that finish calls.
+    """
+
+    types: Mapping[str, str]
+    suffix: str
+    parameters: str
+    finish: str
+    arguments: tuple[str | int | float, ...]
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    needs: tuple[Function, ...] = ()
+
+    def function(self, name: str, template: str, size: int) -> Function:
+        """A function of this arithmetic from a template."""
+        name += self.suffix
+        words = {"name": name, "parameters": self.parameters, "finish": self.finish, **self.types}
+        return Function(name, Template(template).substitute(words), size, self.needs)
+
+
+INTEGERS = {"W": "int8_t", "X": "uint8_t", "S": "int32_t"}
+FLOATS = {"W": "float", "X": "float", "S": "float"}
+
+
+def arithmetic(finish: Finish) -> Arithmetic:
+    """The arithmetic of a layer by what becomes of its sums."""
+    if isinstance(finish, Bounds):
+        return Arithmetic(
+            {**FLOATS, "Y": "float"},
+            "",
+            "float low, float high",
+            "bounded(sum, low, high)",
+            (finish.low, finish.high),
+            needs=(BOUNDED,),
+        )
+    if isinstance(finish, Shifted):
+        return Arithmetic(
+            {**INTEGERS, "Y": "uint8_t"},
+            "",
+            "int32_t low, int32_t high",
+            "shifted(sum, low, high)",
+            (finish.low, finish.high),
+            needs=(SHIFTED,),
+        )
+    if isinstance(finish, Scaled):
+        return Arithmetic(
+            {**INTEGERS, "Y": "float"},
+            "_to_float",
+            "const float *scale",
+            "(float)sum * scale[o]",
+            ("{scale}",),
+            {"scale": Constant("float", finish.scale)},
+        )
+    assert isinstance(finish, Rescaled)
+    return Arithmetic(
+        {**INTEGERS, "Y": "uint8_t"},
+        "",
+        "const int32_t *multiplier, int32_t zero, int32_t low, int32_t high",
+        "rescaled(sum, multiplier[o], zero, low, high)",
+        ("{multiplier}", finish.zero, finish.low, finish.high),
+        {"multiplier": Constant("int32_t", finish.multiplier)},
+        (RESCALED,),
+    )

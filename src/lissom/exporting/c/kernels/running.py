@@ -1,0 +1,68 @@
+"""A way to run a layer in C: its functions, its constants, its call, and what they cost."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lissom.exporting.c.layers import Layer
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of C.
+
+    Attributes:
+        name: it is written once in a file, by its name.
+        text: its definition, with a comment before it.
+        bytes: of its code on a Cortex-M4, compiled with -Os.
+        needs: the functions that it calls.
+    """
+
+    name: str
+    text: str
+    bytes: int
+    needs: tuple["Function", ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array of constants: its type in C and its entries."""
+
+    type: str
+    entries: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Of flash."""
+        sizes = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}
+        return sizes[self.type] * self.entries.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """How one layer is run.
+
+    Attributes:
+        kernel: its name in tables and comments, such as "dense int8".
+        function: what is called.
+        arguments: of the call in C, in which {x}, {x1} … and {y} stand for the activations that
+            are read and written, and the names of constants in braces for those.
+        constants: by their names within the layer.
+        cycles: an estimate for a Cortex-M4.
+    """
+
+    kernel: str
+    function: Function
+    arguments: tuple[str | int | float, ...]
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    cycles: float = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Of its constants in flash; functions are shared between layers."""
+        return sum(constant.bytes for constant in self.constants.values())
+
+
+Kernel = Callable[[Layer], Run | None]
+"""Says how it would run a layer; None if it does not fit."""

@@ -1,0 +1,563 @@
+"""The traced graph of a network, read into layers."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from lissom.errors import LissomError
+from lissom.exporting.c.fusing import fused
+from lissom.exporting.c.layers import (
+    Add,
+    Bounds,
+    Concat,
+    Gather,
+    Layer,
+    MaxPool,
+    MeanPool,
+    Network,
+    Pad,
+    Pair,
+    Product,
+    Scaled,
+    Value,
+    as_map,
+)
+
+aten = torch.ops.aten
+SUPPORTED = (
+    "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
+    "average pooling, sums of branches, concatenation of channels, and what only moves entries"
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor of the graph: where each of its entries stands in a map in memory.
+
+    Whatever moves entries without changing them is run on `order` itself.
+
+    Attributes:
+        value: the map.
+        order: positions, in the shape of the tensor without its batch.
+    """
+
+    value: Value
+    order: Tensor
+
+
+Rule = Callable[..., View]
+RULES: dict[Any, Rule] = {}
+
+
+def rule(*operators: Any) -> Callable[[Rule], Rule]:
+    """Say how these operators are read."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return register
+
+
+class Unreadable(Exception):
+    """Why an operator cannot be a layer."""
+
+
+def read(program: ExportedProgram) -> Network:
+    """The layers of a network with one input and one output.
+
+    Raises:
+        LissomError: naming the module and the operator that C knows nothing of.
+    """
+    return fused(Reader(program).network())
+
+
+class Reader:
+    """Reads the nodes of a graph one by one.
+
+    Attributes:
+        layers: what was read so far.
+        name: of the module in which the node stands.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.layers: list[Layer] = []
+        self.name = ""
+
+    def network(self) -> Network:
+        """All of the graph."""
+        signature, graph = self.program.graph_signature, self.program.graph
+        given = {spec.arg.name: spec for spec in signature.input_specs}
+        constants = {**self.program.state_dict, **self.program.constants}
+        known: dict[fx.Node, Any] = {}
+        inputs: list[View] = []
+        shape: tuple[int, ...] = ()
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                spec = given[node.name]
+                if spec.kind == InputKind.USER_INPUT:
+                    if not isinstance(node.meta["val"], Tensor):
+                        raise LissomError("C is written for a network of one tensor")
+                    shape = _shape_of(node)
+                    known[node] = _input(node, shape)
+                    inputs.append(known[node])
+                else:
+                    known[node] = constants[spec.target].detach().cpu()
+            elif node.op == "call_function":
+                known[node] = self._called(node, known)
+            elif node.op == "output":
+                (returned,) = node.args
+                outputs = [known[x] for x in returned if isinstance(x, fx.Node)]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise LissomError(
+                f"C is written for a network of one input and one output; this one has "
+                f"{len(inputs)} and {len(outputs)}"
+            )
+        (output,) = outputs
+        if not isinstance(output, View):
+            raise LissomError("the outputs of the network do not depend on its input")
+        (view,) = inputs
+        order = output.order.flatten()
+        return Network(
+            view.value, shape, tuple(self.layers), output.value, order, tuple(output.order.shape)
+        )
+
+    def _called(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+        stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        self.name = str(stack[-1][0])
+        if node.target is operator.getitem or not _views((args, kwargs)):
+            target: Any = node.target  # computed from weights alone, or one of several outputs
+            return target(*args, **kwargs)
+        try:
+            if node.target in MOVES:
+                return _moved(node.target, args, kwargs)
+            if node.target in RULES:
+                found = RULES[node.target](self, *args, **kwargs)
+                if tuple(found.order.shape) == tuple(node.meta["val"].shape[1:]):
+                    return found
+                raise Unreadable(f"an output of shape {list(node.meta['val'].shape[1:])}")
+        except Unreadable as error:
+            raise LissomError(f"{self._where(node)} has no form in C: {error}") from None
+        raise LissomError(f"{self._where(node)} has no form in C, which knows {SUPPORTED}")
+
+    def _where(self, node: fx.Node) -> str:
+        return f"{self.name or 'the network'} ({node.target})"
+
+    def add(
+        self, kind: type[Layer], inputs: Sequence[Value], shape: Sequence[int], **more: Any
+    ) -> View:
+        """One more layer, whose output is of this shape without the batch."""
+        channels, height, width = as_map(shape)
+        output = Value((height, width, channels))
+        self.layers.append(kind(self.name, tuple(inputs), output, **more))
+        return View(output, canonical(shape))
+
+    def map(self, view: View) -> Value:
+        """The tensor as a map of its own shape, moved there if it stands otherwise."""
+        shape = view.order.shape
+        if len(shape) > 3:
+            raise Unreadable(f"maps have at most channels, height and width, not {list(shape)}")
+        channels, height, width = as_map(shape)
+        same = torch.equal(view.order, canonical(shape))
+        if same and view.value.shape == (height, width, channels):
+            return view.value
+        positions = torch.empty(view.order.numel(), dtype=torch.int64)
+        positions[canonical(shape).flatten()] = view.order.flatten()
+        return self.add(Gather, [view.value], shape, positions=positions).value
+
+
+def canonical(shape: Sequence[int]) -> Tensor:
+    """Positions in memory, channels last, of the entries of a tensor of this shape."""
+    channels, height, width = as_map(shape)
+    positions = torch.arange(channels * height * width).reshape(height, width, channels)
+    return positions.permute(2, 0, 1).reshape(tuple(shape))
+
+
+def _shape_of(node: fx.Node) -> tuple[int, ...]:
+    """The shape without the batch."""
+    value = node.meta["val"]
+    return tuple(int(size) for size in value.shape[1:])
+
+
+def _input(node: fx.Node, shape: tuple[int, ...]) -> View:
+    if len(shape) > 3:
+        raise LissomError(
+            f"inputs are vectors, or have channels, height and width; not {list(shape)}"
+        )
+    channels, height, width = as_map(shape)
+    return View(Value((height, width, channels)), canonical(shape))
+
+
+def _views(tree: Any) -> list[View]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, View)]
+
+
+def _moved(operator: Any, args: Any, kwargs: Any) -> Any:
+    """What only moves entries, run on their positions in a batch of one."""
+    (view,) = _views((args, kwargs))
+    on_positions = torch.utils._pytree.tree_map(
+        lambda leaf: leaf.order[None] if isinstance(leaf, View) else leaf, (args, kwargs)
+    )
+    moved = operator(*on_positions[0], **on_positions[1])
+
+    def as_view(order: Tensor) -> View:
+        if order.shape[:1] != (1,):
+            raise Unreadable("it moves the batch")
+        return View(view.value, order[0])
+
+    return torch.utils._pytree.tree_map(as_view, moved)
+
+
+MOVES = {
+    *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
+    *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
+    *(aten.permute.default, aten.transpose.int, aten.movedim.int, aten.flip.default),
+    *(aten.index_select.default, aten.index.Tensor, aten.slice.Tensor, aten.select.int),
+    *(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.narrow.default),
+    *(aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default),
+    *(aten.dropout.default, aten.feature_dropout.default, aten.expand.default, aten.repeat.default),
+    *(aten.channel_shuffle.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
+}
+
+
+def _pair(sizes: Any, rank: int, height: int = 1) -> Pair:
+    """An argument of one number, or one for each dim, along height and width; 1-d maps have none."""
+    numbers = [sizes] if isinstance(sizes, int) else list(sizes)
+    if rank == 2:  # channels and one dim more
+        return height, numbers[-1]
+    return numbers[0], numbers[-1]
+
+
+def _window(size: int, window: int, stride: int, dilation: int = 1) -> int:
+    """How often a window fits."""
+    return (size - dilation * (window - 1) - 1) // stride + 1
+
+
+def _padded(
+    reader: Reader, value: Value, border: tuple[int, int, int, int], number: float
+) -> Value:
+    if not any(border):
+        return value
+    height, width, channels = value.shape
+    above, below, left, right = border
+    shape = (channels, height + above + below, width + left + right)
+    filled = torch.full([channels], number)
+    return reader.add(Pad, [value], shape, border=border, value=filled).value
+
+
+def _shape(rank: int, channels: int, height: int, width: int) -> tuple[int, ...]:
+    return (channels, width) if rank == 2 else (channels, height, width)
+
+
+@rule(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding)
+def _conv(
+    reader: Reader,
+    x: View,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> View:
+    rank = x.order.ndim
+    if rank == 2:
+        weight = weight[:, :, None]
+    stride, dilation = _pair(stride, rank), _pair(dilation, rank)
+    kernel = tuple(weight.shape[2:])
+    spread = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        above, left = (total // 2 for total in spread)
+        border = (above, spread[0] - above, left, spread[1] - left)
+    else:
+        vertical, horizontal = _pair(padding, rank, 0)
+        border = (vertical, vertical, horizontal, horizontal)
+    value = _padded(reader, reader.map(x), border, 0.0)
+    height, width, _ = value.shape
+    sizes = [
+        _window(n, k, s, d)
+        for n, k, s, d in zip((height, width), kernel, stride, dilation, strict=True)
+    ]
+    return reader.add(
+        Product,
+        [value],
+        _shape(rank, len(weight), *sizes),
+        weight=weight.permute(0, 2, 3, 1).contiguous(),
+        bias=weight.new_zeros(len(weight)) if bias is None else bias,
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+    )
+
+
+@rule(aten.linear.default)
+def _linear(reader: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> View:
+    if x.order.ndim != 1:
+        raise Unreadable(
+            f"dense layers read vectors, and this one reads {list(x.order.shape)} of each example"
+        )
+    columns: Tensor | None = None
+    order, entries = x.order, x.value.entries
+    if torch.equal(order.sort().values, torch.arange(entries)):
+        placed = torch.empty_like(weight)
+        placed[:, order] = weight
+        weight = placed
+    else:
+        columns, by_position = order.sort()
+        weight = weight[:, by_position]
+    return reader.add(
+        Product,
+        [x.value],
+        (len(weight),),
+        weight=weight[:, None, None, :].contiguous(),
+        bias=weight.new_zeros(len(weight)) if bias is None else bias,
+        columns=columns,
+    )
+
+
+@rule(aten.batch_norm.default)
+def _batch_norm(
+    reader: Reader,
+    x: View,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn: bool,
+) -> View:
+    if training or mean is None or variance is None:
+        raise Unreadable("BatchNorm without running statistics computes with those of the batch")
+    scale = (variance.double() + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    sizes = [-1, *[1] * (x.order.ndim - 1)]
+    return _affine(reader, x, scale.reshape(sizes), shift.reshape(sizes))
+
+
+def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
+    """scale·x + shift, which broadcast to the shape of x: a 1×1 convolution of each channel."""
+    shape = x.order.shape
+    if not torch.equal(x.order.flatten().sort().values, torch.arange(x.value.entries)):
+        value = reader.map(x)
+        x = View(value, canonical(shape))
+    height, width, channels = x.value.shape
+    both = []
+    for numbers in (scale, shift):
+        placed = torch.empty(x.value.entries)
+        spread = numbers.float().broadcast_to(shape)
+        placed[x.order.flatten()] = spread.flatten()
+        both.append(placed.reshape(height * width, channels))
+    value = x.value
+    if not all(torch.equal(numbers, numbers[:1].expand_as(numbers)) for numbers in both):
+        raise Unreadable("numbers that differ by pixel")
+    weight, bias = (numbers[0] for numbers in both)
+    added = reader.add(
+        Product,
+        [value],
+        (channels, height, width),
+        weight=weight[:, None, None, None].contiguous(),
+        bias=bias.contiguous(),
+        groups=channels,
+    )
+    return View(added.value, x.order)
+
+
+def _bounded(reader: Reader, x: View, low: float, high: float) -> View:
+    height, width, channels = x.value.shape
+    added = reader.add(
+        Product,
+        [x.value],
+        (channels, height, width),
+        weight=torch.ones(channels, 1, 1, 1),
+        bias=torch.zeros(channels),
+        finish=Bounds(low, high),
+        groups=channels,
+    )
+    return View(added.value, x.order)
+
+
+@rule(aten.relu.default, aten.relu_.default)
+def _relu(reader: Reader, x: View) -> View:
+    return _bounded(reader, x, 0.0, torch.inf)
+
+
+@rule(aten.relu6.default, aten.relu6_.default)
+def _relu6(reader: Reader, x: View) -> View:
+    return _bounded(reader, x, 0.0, 6.0)
+
+
+@rule(aten.hardtanh.default, aten.hardtanh_.default)
+def _hardtanh(reader: Reader, x: View, low: float = -1.0, high: float = 1.0) -> View:
+    return _bounded(reader, x, low, high)
+
+
+@rule(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default)
+def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
+    return _bounded(
+        reader, x, -torch.inf if min is None else min, torch.inf if max is None else max
+    )
+
+
+@rule(aten.max_pool2d.default, aten.max_pool1d.default)
+def _max_pool(
+    reader: Reader,
+    x: View,
+    window: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> View:
+    return _pool(reader, x, MaxPool, window, stride, padding, -torch.inf, dilation=dilation)
+
+
+@rule(aten.avg_pool2d.default, aten.avg_pool1d.default)
+def _mean_pool(
+    reader: Reader,
+    x: View,
+    window: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> View:
+    rank = x.order.ndim
+    size = prod(_pair(window, rank))
+    if any(_pair(padding, rank, 0)) and not count_include_pad:
+        raise Unreadable("average pooling that does not count its padding")
+    finish = Scaled(torch.tensor([1 / (divisor or size)]))
+    return _pool(reader, x, MeanPool, window, stride, padding, 0.0, finish=finish)
+
+
+def _pool(
+    reader: Reader,
+    x: View,
+    kind: type[Layer],
+    window: Any,
+    stride: Any,
+    padding: Any,
+    number: float,
+    dilation: Any = None,
+    **more: Any,
+) -> View:
+    rank = x.order.ndim
+    sizes = _pair(window, rank)
+    strides = _pair(stride, rank) if stride not in ((), [], None) else sizes
+    dilations = (1, 1) if dilation is None else _pair(dilation, rank)
+    vertical, horizontal = _pair(padding, rank, 0)
+    border = (vertical, vertical, horizontal, horizontal)
+    value = _padded(reader, reader.map(x), border, number)
+    height, width, channels = value.shape
+    counts = [
+        _window(n, k, s, d)
+        for n, k, s, d in zip((height, width), sizes, strides, dilations, strict=True)
+    ]
+    if kind is MaxPool:
+        more["dilation"] = dilations
+    shape = _shape(rank, channels, *counts)
+    return reader.add(kind, [value], shape, window=sizes, stride=strides, **more)
+
+
+@rule(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default)
+def _adaptive_mean(reader: Reader, x: View, size: Any) -> View:
+    return _mean_pool(reader, x, *_divided(x, size))
+
+
+@rule(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default)
+def _adaptive_max(reader: Reader, x: View, size: Any) -> View:
+    return _max_pool(reader, x, *_divided(x, size))
+
+
+def _divided(x: View, size: Any) -> tuple[list[int], list[int]]:
+    """The window, and stride, that makes pixels of this number."""
+    sizes = [size] if isinstance(size, int) else list(size)
+    sides = list(x.order.shape[1:])
+    if any(side % count for side, count in zip(sides, sizes, strict=True)):
+        raise Unreadable(f"adaptive pooling of {sides} to {sizes}, which has windows of many sizes")
+    window = [side // count for side, count in zip(sides, sizes, strict=True)]
+    return window, window
+
+
+@rule(aten.mean.dim)
+def _mean(
+    reader: Reader, x: View, dims: Sequence[int], keepdim: bool = False, dtype: Any = None
+) -> View:
+    rank = x.order.ndim
+    if sorted(d % (rank + 1) for d in dims) != list(range(2, rank + 1)):
+        raise Unreadable("means are over all pixels of a channel")
+    found = _mean_pool(reader, x, list(x.order.shape[1:]))
+    return found if keepdim else View(found.value, found.order.flatten())
+
+
+@rule(aten.add.Tensor, aten.add_.Tensor)
+def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
+    if not (isinstance(x, View) and isinstance(y, View)):
+        if isinstance(y, View):
+            if alpha != 1:
+                return _affine(reader, y, torch.tensor(alpha), torch.as_tensor(x))
+            x, y = y, x
+        return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y) * alpha)
+    if alpha != 1 or x.order.shape != y.order.shape:
+        raise Unreadable("sums are of two tensors of one shape")
+    if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
+        shape = x.order.shape
+        x, y = (View(reader.map(view), canonical(shape)) for view in (x, y))
+    height, width, channels = x.value.shape
+    added = reader.add(Add, [x.value, y.value], (channels, height, width))
+    return View(added.value, x.order)
+
+
+@rule(aten.sub.Tensor, aten.sub_.Tensor)
+def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
+    if isinstance(x, View) and isinstance(y, View):
+        raise Unreadable("a difference of two branches")
+    if isinstance(x, View):
+        return _affine(reader, x, torch.tensor(1.0), -alpha * torch.as_tensor(y))
+    return _affine(reader, y, torch.tensor(-float(alpha)), torch.as_tensor(x))
+
+
+@rule(aten.mul.Tensor, aten.mul_.Tensor)
+def _mul(reader: Reader, x: Any, y: Any) -> View:
+    if isinstance(x, View) and isinstance(y, View):
+        raise Unreadable("a product of two branches")
+    view, number = (x, y) if isinstance(x, View) else (y, x)
+    return _affine(reader, view, torch.as_tensor(number), torch.tensor(0.0))
+
+
+@rule(aten.div.Tensor, aten.div_.Tensor)
+def _div(reader: Reader, x: Any, y: Any) -> View:
+    if isinstance(y, View):
+        raise Unreadable("a division by activations")
+    return _affine(reader, x, 1 / torch.as_tensor(y).double(), torch.tensor(0.0))
+
+
+@rule(aten.neg.default)
+def _neg(reader: Reader, x: View) -> View:
+    return _affine(reader, x, torch.tensor(-1.0), torch.tensor(0.0))
+
+
+@rule(aten.cat.default)
+def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
+    if len(_views(views)) != len(views):
+        raise Unreadable("constants beside activations")
+    if dim % (views[0].order.ndim + 1) != 1:
+        raise Unreadable(f"concatenation along dim {dim}, and not along channels")
+    values = [reader.map(view) for view in views]
+    shape = (sum(view.order.shape[0] for view in views), *views[0].order.shape[1:])
+    n = len(values)
+    return reader.add(Concat, values, shape, multipliers=(1,) * n, biases=(0,) * n)
