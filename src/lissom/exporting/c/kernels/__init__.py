@@ -3,11 +3,12 @@
 from lissom.exporting.c.kernels.dense import CONVOLUTIONS, DENSE
 from lissom.exporting.c.kernels.others import other
 from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run
+from lissom.exporting.c.kernels.sparse import sparse
 from lissom.exporting.c.layers import Layer, Product
 
 __all__ = ["KERNELS", "Constant", "Function", "Kernel", "Run", "cheapest"]
 
-KERNELS: tuple[Kernel, ...] = (*DENSE, *CONVOLUTIONS)
+KERNELS: tuple[Kernel, ...] = (*DENSE, *CONVOLUTIONS, sparse)
 """All ways to run a product of weights and activations."""
 
 
