@@ -1,7 +1,7 @@
 """What all ways to store the weights of a product share, in which each output has a row of its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ static void $name(STORED, const int32_t *bias, $parameters,
     int rows, const uint8_t *x, $Y *y)
 {
     for (int o = 0; o < rows; o++) {
-        int32_t sum = bias[o];
-BODY
+        int32_t sum = SUM;
         y[o] = $finish;
+        ADVANCE
     }
 }
 """
@@ -42,16 +42,20 @@ class Rows:
     Attributes:
         name: of its function.
         comment: what is stored, and how.
-        body: adds the products of a row to `sum`.
-        bytes: of its code on a Cortex-M4.
+        row: the function that adds up one row: of few arguments, so that they stay in registers.
+        sum: its call.
+        advance: what goes on to the next row.
+        bytes: of the code on a Cortex-M4.
         instructions: for each row, beside those of what is stored in it.
     """
 
     name: str
     comment: str
-    body: str
+    row: Function
+    sum: str
+    advance: str
     bytes: int
-    instructions: float = 20
+    instructions: float
 
     def run(
         self,
@@ -74,8 +78,9 @@ class Rows:
         declared = ", ".join(
             [f"const {c.type} *{key}" for key, c in stored.items()] + [f"int {k}" for k in sizes]
         )
-        rows_c = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
-        function = ends.function(self.name, rows_c.replace("BODY", self.body.rstrip()), self.bytes)
+        text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
+        text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
+        function = calling(ends.function(self.name, text, self.bytes), self.row)
         rows, (height, width, _) = len(layer.weight), layer.output.shape
         places: tuple[int, ...] = (rows,)
         if not layer.dense:
@@ -98,8 +103,12 @@ def _windows(ends: Arithmetic, name: str, rows: Function, declared: str) -> Func
     named = f"{declared}, const int32_t *bias, {ends.parameters}".split(",")
     given = ", ".join(parameter.split()[-1].lstrip("*") for parameter in named)
     text = WINDOWS_C.replace("STORED", declared).replace("ROWS", rows.name)
-    function = ends.function(f"{name}_windows", text.replace("GIVEN", given), 70)
-    return Function(function.name, function.text, function.bytes, (rows, *function.needs))
+    return calling(ends.function(f"{name}_windows", text.replace("GIVEN", given), 70), rows)
+
+
+def calling(function: Function, *others: Function) -> Function:
+    """A function that calls others."""
+    return replace(function, needs=(*others, *function.needs))
 
 
 def steps(layer: Product) -> tuple[int, int]:

@@ -27,11 +27,16 @@ static inline int32_t four_products(uint32_t w, uint32_t x, int32_t sum)
 INLINED = Function(
     "INLINED",
     """\
-/* Functions that are faster, and hardly longer, where their sizes are known. */
+/* Small loops, faster where sizes are known when they are compiled, or registers are free. */
 #if defined(__GNUC__)
 #define INLINED static inline __attribute__((always_inline))
 #else
 #define INLINED static inline
+#endif
+#if defined(__GNUC__) && defined(__arm__)
+#define OUTLINED static __attribute__((noinline))
+#else
+#define OUTLINED static
 #endif
 """,
     bytes=0,

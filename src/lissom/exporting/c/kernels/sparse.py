@@ -7,30 +7,39 @@ from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
 from lissom.exporting.c.kernels.matrices import Rows, positions, steps
-from lissom.exporting.c.kernels.running import Constant, Run
+from lissom.exporting.c.kernels.running import Constant, Function, Run
+from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Layer, Product
 
-PAIRS = "Weights that are not 0, two to a word: value, gap, value, gap, from the lowest byte."
-
-SPARSE_C = """\
-        uint32_t k = 0;
-        for (int n = counts[o]; n > 0; n--) {
-            uint32_t pair = *pairs++;
+ROW = Function(
+    "sparse_row",
+    """\
+/* A row of n pairs; k is where in x the entry stands. */
+OUTLINED int32_t sparse_row(const uint32_t *pairs, int n, int32_t sum, const uint8_t *x)
+{
+    uint32_t k = 0;
+    do {
+        uint32_t pair = *pairs++;
 #ifdef SIMD
-            uint32_t two;
-            k += pair >> 8 & 255;
-            two = x[k];
-            k += pair >> 24;
-            two |= (uint32_t)x[k] << 16;
-            sum = __smlad(__sxtb16((int32_t)pair), (int32_t)two, sum);
+        uint32_t two;
+        k += pair >> 8 & 255;
+        two = x[k];
+        k += pair >> 24;
+        two |= (uint32_t)x[k] << 16;
+        sum = __smlad(__sxtb16((int32_t)pair), (int32_t)two, sum);
 #else
-            k += pair >> 8 & 255;
-            sum += (int8_t)pair * x[k];
-            k += pair >> 24;
-            sum += (int8_t)(pair >> 16) * x[k];
+        k += pair >> 8 & 255;
+        sum += (int8_t)pair * x[k];
+        k += pair >> 24;
+        sum += (int8_t)(pair >> 16) * x[k];
 #endif
-        }
-"""
+    } while (--n);
+    return sum;
+}
+""",
+    bytes=60,
+    needs=(SIMD, INLINED),
+)
 
 POOLED_C = """\
 /* The same for the windows of a map, and 2x2 max pooling: four sums at once. */
@@ -43,7 +52,8 @@ INLINED void $name(const uint32_t *pairs, const COUNT *counts, const int32_t *bi
             for (int o = 0; o < rows; o++) {
                 const uint8_t *p = x + 2 * (i * down + j * across);
                 int32_t sum = 0, right = 0, below = 0, both = 0;
-                for (int n = counts[o]; n > 0; n--) {
+                int n = counts[o];
+                do {
                     uint32_t pair = *stored++;
                     int32_t g = (int8_t)pair;
                     p += pair >> 8 & 255;
@@ -57,7 +67,7 @@ INLINED void $name(const uint32_t *pairs, const COUNT *counts, const int32_t *bi
                     right += g * p[across];
                     below += g * p[down];
                     both += g * p[down + across];
-                }
+                } while (--n);
                 if (right > sum) sum = right;
                 if (both > below) below = both;
                 if (below > sum) sum = below;
@@ -85,7 +95,7 @@ class Entries:
 
 
 def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
-    """The weights with gaps of at most `longest`, and a multiple of so many in each row."""
+    """The weights with gaps of at most `longest`, and a multiple of so many in each row, but none."""
     at, order = positions(layer).sort(1)
     weight = layer.weight.flatten(1).long().gather(1, order)
     row, column = weight.nonzero(as_tuple=True)
@@ -95,7 +105,7 @@ def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
     gap = torch.where(first, where, where.diff(prepend=where[:1]))
     bridges = (gap - 1).clamp(min=0) // longest
     counts = torch.zeros(len(weight), dtype=torch.int64).index_add(0, row, bridges + 1)
-    padded = (counts + multiple - 1) // multiple * multiple
+    padded = (counts.clamp(min=1) + multiple - 1) // multiple * multiple
     ends = (bridges + 1).cumsum(0) + (padded.cumsum(0) - padded - counts.cumsum(0) + counts)[row]
     total = int(padded.sum())
     gaps, values = torch.zeros(total, dtype=torch.int64), torch.zeros(total, dtype=torch.int64)
@@ -122,8 +132,16 @@ def sparse(layer: Layer) -> Run | None:
     stored = {"pairs": Constant("uint32_t", words), "counts": counts}
     wide = "16" if counts.type == "uint16_t" else ""
     if layer.pool == (1, 1):
-        rows = Rows(f"sparse{wide}", PAIRS, SPARSE_C, 100, 21)
-        return rows.run("sparse int8", layer, stored, 12 * len(words))
+        rows = Rows(
+            f"sparse{wide}",
+            "Weights that are not 0, two to a word: value, gap, value, gap, from the lowest byte.",
+            ROW,
+            "sparse_row(pairs, counts[o], bias[o], x)",
+            "pairs += counts[o];",
+            60,
+            28,
+        )
+        return rows.run("sparse int8", layer, stored, 11 * len(words))
     ends = arithmetic(layer.finish)
     template = POOLED_C.replace("COUNT", counts.type)
     outputs, (height, width, _) = len(layer.weight), layer.output.shape
