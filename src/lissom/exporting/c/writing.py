@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
-from lissom.exporting.c.integers import Scale
 from lissom.exporting.c.kernels import Function, Run, cheapest
 from lissom.exporting.c.layers import Gather, Layer, Network, Value, as_map
 
@@ -22,14 +21,12 @@ class Program:
 
     Attributes:
         network: in floats or integers.
-        scale: of its input where it is integers.
         runs: the calls of each layer.
         names: of each layer in C.
         arena: the plan of the memory.
     """
 
     network: Network
-    scale: Scale | None
     runs: tuple[tuple[Run, ...], ...]
     names: tuple[str, ...]
     arena: Arena
@@ -65,14 +62,14 @@ class Program:
         return [run for runs in self.runs for run in runs]
 
 
-def programmed(network: Network, scale: Scale | None = None) -> Program:
+def programmed(network: Network) -> Program:
     """The calls that run a network."""
     height, width, channels = network.input.shape
     outside = {network.output} if _in_order(network) else set()
-    if scale is None and (channels == 1 or height * width == 1):
+    if network.scale is None and (channels == 1 or height * width == 1):
         outside.add(network.input)
     runs = tuple(tuple(cheapest(layer)) for layer in network.layers)
-    return Program(network, scale, runs, tuple(_names(network.layers)), planned(network, outside))
+    return Program(network, runs, tuple(_names(network.layers)), planned(network, outside))
 
 
 def _in_order(network: Network) -> bool:
@@ -112,9 +109,9 @@ def header(program: Program, name: str) -> str:
     network, upper = program.network, name.upper()
     inputs, outputs = math.prod(network.channels_first), len(network.order)
     entry = ""
-    if program.scale is not None:
+    if program.network.scale is not None:
         entry = f"""
-/* The same for inputs that are integers already: (q - {program.scale.zero}) * {program.scale.step:.9g} each. */
+/* The same for inputs that are integers already: (q - {program.network.scale.zero}) * {program.network.scale.step:.9g} each. */
 void {name}_infer_u8(const uint8_t *in, float *out, void *arena);
 """
     return f"""\
@@ -176,7 +173,7 @@ def _number(x: Any, kind: str) -> str:
 
 def _run(program: Program) -> str:
     """The function of all calls."""
-    kind = "float" if program.scale is None else "uint8_t"
+    kind = "float" if program.network.scale is None else "uint8_t"
     lines = []
     for layer, name, runs in zip(program.network.layers, program.names, program.runs, strict=True):
         for run in runs:
@@ -217,7 +214,7 @@ def _place(program: Program, value: Value) -> str:
 
 def _entries(program: Program, name: str) -> list[str]:
     """The functions that are called from outside."""
-    network, scale = program.network, program.scale
+    network, scale = program.network, program.network.scale
     channels, height, width = as_map(network.channels_first)
     entries = channels * height * width
     begin = program.arena.offsets.get(network.input, 0)
