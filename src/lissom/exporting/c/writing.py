@@ -45,16 +45,7 @@ class Program:
     @property
     def functions(self) -> list[Function]:
         """All that is called, each after those that it calls."""
-        found: dict[str, Function] = {}
-
-        def visit(function: Function) -> None:
-            for needed in function.needs:
-                visit(needed)
-            found.setdefault(function.name, function)
-
-        for run in self.calls:
-            visit(run.function)
-        return list(found.values())
+        return list(dict.fromkeys(function for run in self.calls for function in run.function.all))
 
     @property
     def calls(self) -> list[Run]:
@@ -68,7 +59,7 @@ def programmed(network: Network) -> Program:
     outside = {network.output} if _in_order(network) else set()
     if network.scale is None and (channels == 1 or height * width == 1):
         outside.add(network.input)
-    runs = tuple(tuple(cheapest(layer)) for layer in network.layers)
+    runs = tuple(tuple(runs) for runs in cheapest(network.layers))
     return Program(network, runs, tuple(_names(network.layers)), planned(network, outside))
 
 

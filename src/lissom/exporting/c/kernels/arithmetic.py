@@ -106,6 +106,14 @@ def arithmetic(finish: Finish) -> Arithmetic:
             (finish.low, finish.high),
             needs=(SHIFTED,),
         )
+    if isinstance(finish, Scaled) and len(finish.scale) == 1:
+        return Arithmetic(
+            {**INTEGERS, "Y": "float"},
+            "_by_one_to_float",
+            "float scale",
+            "(float)sum * scale",
+            (float(finish.scale),),
+        )
     if isinstance(finish, Scaled):
         return Arithmetic(
             {**INTEGERS, "Y": "float"},
@@ -116,6 +124,15 @@ def arithmetic(finish: Finish) -> Arithmetic:
             {"scale": Constant("float", finish.scale)},
         )
     assert isinstance(finish, Rescaled)
+    if len(finish.multiplier) == 1:
+        return Arithmetic(
+            {**INTEGERS, "Y": "uint8_t"},
+            "_by_one",
+            "int32_t multiplier, int32_t zero, int32_t low, int32_t high",
+            "rescaled(sum, multiplier, zero, low, high)",
+            (int(finish.multiplier), finish.zero, finish.low, finish.high),
+            needs=(RESCALED,),
+        )
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
         "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Rows:
         layer: Product,
         stored: Mapping[str, Constant],
         instructions: float,
-        **sizes: int,
+        sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> Run:
         """A layer with these constants and sizes, which the body names.
 
@@ -80,11 +81,13 @@ class Rows:
         )
         text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
         text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
-        function = calling(ends.function(self.name, text, self.bytes), self.row)
+        wide = any(constant.type == "uint16_t" for constant in stored.values())
+        name = f"{self.name}16" if wide else self.name
+        function = calling(ends.function(name, text, self.bytes), self.row)
         rows, (height, width, _) = len(layer.weight), layer.output.shape
         places: tuple[int, ...] = (rows,)
         if not layer.dense:
-            function = _windows(ends, self.name, function, declared)
+            function = _windows(ends, name, function, declared)
             places = (rows, *steps(layer), height, width)
         constants = {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants}
         given = (*(f"{{{key}}}" for key in stored), *sizes.values(), "{bias}", *ends.arguments)

@@ -41,6 +41,16 @@ OUTLINED int32_t sparse_row(const uint32_t *pairs, int n, int32_t sum, const uin
     needs=(SIMD, INLINED),
 )
 
+ROWS = Rows(
+    "sparse",
+    "Weights that are not 0, two to a word: value, gap, value, gap, from the lowest byte.",
+    ROW,
+    "sparse_row(pairs, counts[o], bias[o], x)",
+    "pairs += counts[o];",
+    bytes=60,
+    instructions=28,
+)
+
 POOLED_C = """\
 /* The same for the windows of a map, and 2x2 max pooling: four sums at once. */
 INLINED void $name(const uint32_t *pairs, const COUNT *counts, const int32_t *bias, $parameters,
@@ -130,19 +140,10 @@ def sparse(layer: Layer) -> Run | None:
     counts = counted(found.counts // 2)
     words = word[::2] | word[1::2] << 16
     stored = {"pairs": Constant("uint32_t", words), "counts": counts}
-    wide = "16" if counts.type == "uint16_t" else ""
     if layer.pool == (1, 1):
-        rows = Rows(
-            f"sparse{wide}",
-            "Weights that are not 0, two to a word: value, gap, value, gap, from the lowest byte.",
-            ROW,
-            "sparse_row(pairs, counts[o], bias[o], x)",
-            "pairs += counts[o];",
-            60,
-            28,
-        )
-        return rows.run("sparse int8", layer, stored, 11 * len(words))
+        return ROWS.run("sparse int8", layer, stored, 11 * len(words))
     ends = arithmetic(layer.finish)
+    wide = "16" if counts.type == "uint16_t" else ""
     template = POOLED_C.replace("COUNT", counts.type)
     outputs, (height, width, _) = len(layer.weight), layer.output.shape
     return Run(
