@@ -27,6 +27,7 @@ from lissom.exporting.c.layers import (
 )
 
 LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
+CODEBOOK = 16  # numbers, beside 0: codes of 4 bits
 
 
 def scale_of(low: float, high: float, least: float = 1e-30) -> Scale:
@@ -151,6 +152,8 @@ def _product(
     step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
     live = step[step > 0]
     step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    if one_codebook(weight):  # whose entries are as few in integers if all rows have one step
+        step = step.amax().expand(len(step))
     rounded = (weight / step.reshape(by_row)).round()
     shifted = (bias / (step * scale.step)).round() - scale.zero * rounded.sum((1, 2, 3))
     if bool((shifted.abs() + 255 * rounded.abs().sum((1, 2, 3)) >= 2**31).any()):
@@ -158,12 +161,18 @@ def _product(
             f"{layer.name} sums {rounded[0].numel():,} products, more than 32 bits hold for int8 "
             "weights: export it in float32, without int8"
         )
-    sums = step * scale.step
+    sums = (step[:1] if bool((step == step[0]).all()) else step) * scale.step
     made = replace(layer, weight=rounded.to(torch.int8), bias=shifted.to(torch.int32))
     if last and layer.finish == Bounds():
         return replace(made, finish=Scaled(sums.float())), None
     finish, output = _rescaled(sums, layer.finish, found)
     return replace(made, finish=finish), output
+
+
+def one_codebook(weight: Tensor) -> bool:
+    """Whether all weights that are not 0 are among at most 16 numbers, each used again and again."""
+    found = weight[weight != 0]
+    return len(found.unique()) <= min(CODEBOOK, len(found) / 8)
 
 
 def _mean(

@@ -152,7 +152,9 @@ class Reader:
         several = isinstance(made, tuple)  # pooling gives positions as well, which nobody reads
         shape = (made[0] if several else made).shape[1:]
         if found.order.shape != shape:
-            raise Unreadable(f"it gives {list(shape)} where whole windows give {list(found.order.shape)}")
+            raise Unreadable(
+                f"it gives {list(shape)} where whole windows give {list(found.order.shape)}"
+            )
         return (found, None) if several else found
 
     def _where(self, node: fx.Node) -> str:
