@@ -30,15 +30,16 @@ class Padded:
 
     Attributes:
         net: the traced graph on wider tensors; the model itself where nothing was added.
-        multiples: of what the widths that changed are multiples now.
+        widths: of the channels that were padded: the weight that makes them, how many there were,
+            and how many there are.
         convolutions: how many convolutions have other sizes now, and how many there are.
         weights: how many were added.
-        kept: for each convolution that reads no multiple of `ALIGNED` channels all the same: its weight,
-            that number, and what keeps it.
+        kept: for each convolution that still reads no multiple of `ALIGNED`: its weight, how many
+            channels it reads, and what keeps them.
     """
 
     net: nn.Module
-    multiples: tuple[int, ...]
+    widths: tuple[tuple[str, int, int], ...]
     convolutions: tuple[int, int]
     weights: int
     kept: tuple[tuple[str, int, str], ...]
@@ -58,22 +59,22 @@ class _Read:
     site: Contraction | None = None
     groups: int = 1
 
-    def wants(self, block: int, whole: bool) -> int:
-        """Of what the channels, in each group if there are some, should be a multiple."""
-        width = len(self.labels) // self.groups
-        if self.site is not None and self.groups == 1:
+    def wants(self, block: int, to: int) -> int:
+        """Of what the channels, or those of each group, are to be a multiple: `to` at most."""
+        width = len(self.labels)
+        if self.groups == 1 and self.site is not None:
             # Fewer than a block are read as they are, and cost what so many cost.
-            return ALIGNED if width > block - ALIGNED else 1
-        if self.groups > 1 and width > 1:
-            return block if whole and 2 * width >= block else 1
-        if whole and 2 * len(self.labels) >= block:
-            return block
-        return ALIGNED if self.site is not None else 1
+            return min(to, ALIGNED) if width > block - ALIGNED else 1
+        grouped = 1 < self.groups < width
+        fills = 2 * (width // self.groups if grouped else width) >= block
+        if self.site is None or grouped:
+            return to if to == block and fills else 1
+        return to if fills else min(to, ALIGNED)
 
-    def step(self, family: Family, block: int, whole: bool) -> int:
+    def step(self, family: Family, block: int, to: int) -> int:
         """Of what the number of units of a family should be a multiple."""
         times = int(np.isin(self.labels, family.labels).sum()) // len(family.labels)
-        wanted = self.wants(block, whole) if times else 1
+        wanted = self.wants(block, to) if times else 1
         apart = self.groups if 1 < self.groups < len(self.labels) else 1
         return wanted // gcd(wanted, max(times // apart, 1))
 
@@ -82,11 +83,11 @@ class Padder:
     """What can be padded in a network, found once.
 
     ONNX Runtime convolves in blocks of channels, and leaves that layout, copying twice, where an
-    operation reads a number of channels that does not fit: a convolution `ALIGNED` of them; pooling,
-    concatenation and groups a block. A channel that is added is a copy of one that is there, so
-    what it holds is a number wherever that one's is, and all weights that read it get zeros for
-    it. Hence a channel that something else reads, such as a normalisation over channels, stays
-    alone.
+    operation reads a number of channels that does not fit: a convolution wants multiples of
+    `ALIGNED`; pooling, concatenation and groups want whole blocks. A channel that is added is a
+    copy of one that is there, so it holds a number wherever that one does, and all weights that
+    read it get zeros for it. Hence what else reads channels, such as a normalisation over them,
+    keeps their number.
 
     Args:
         model: the network.
@@ -108,17 +109,18 @@ class Padder:
         self._keeps = self._other_readers()
         self._families = [f for f in families(self._coupler, self._net) if self._is_free(f)]
 
-    def padded(self, *, whole: bool) -> Padded:
+    def padded(self, *, to: int) -> Padded:
         """The network with wider tensors, which computes the same on the inputs and fresh ones.
 
         Args:
-            whole: whether to fill blocks for pooling, concatenation and groups too.
+            to: the largest multiple: 1 for no padding, `ALIGNED`, or a block, which is filled where
+                pooling, concatenation and groups want it.
         """
         steps = {
             family: step
             for family in self._families
             if len(family.labels)
-            % (step := lcm(*(read.step(family, self.block, whole) for read in self._reads), 1))
+            % (step := lcm(*(read.step(family, self.block, to) for read in self._reads), 1))
         }
         found = self._tried(steps)
         if found is None:  # one after another; a family with which it fails stays as it is
@@ -160,7 +162,7 @@ class Padder:
         )
         return Padded(
             net,
-            tuple(sorted(set(steps.values()))),
+            tuple((f.name, n := len(f.labels), n + -n % step) for f, step in steps.items()),
             (len(convolutions & surgery.keep.keys()), len(convolutions)),
             added,
             tuple(self._kept(decision)),
@@ -208,7 +210,7 @@ class Padder:
         labels, trace = self._coupler.labels, self._coupler.trace
         for read in self._reads:
             width = int(decision.times[read.labels].sum())
-            if read.site is None or not width % read.wants(self.block, whole=False):
+            if read.site is None or not width % read.wants(self.block, ALIGNED):
                 continue
             reasons = [self._keeps[label] for label in read.labels.tolist() if label in self._keeps]
             for label in labels.before_pinned(read.site.labels).tolist():
