@@ -22,6 +22,7 @@ from lissom.shrinking.surgery import plan
 from lissom.shrinking.verify import Check, Reference, other_sizes
 
 ALIGNED = 4  # what a blocked layout asks of the number of channels that a convolution reads
+WHOLE = ("max_pool2d", "avg_pool2d", "cat")  # and which operators ask for whole blocks
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Padder:
         """What pooling and concatenation read."""
         for node in self._coupler.trace.nodes:
             op = call(node) if node.op == "call_function" else None
-            if op is None or not ("pool2d" in op.name or op.name == "cat"):
+            if op is None or op.name not in WHOLE:
                 continue
             for source in op.tensors:
                 images = len(self._coupler.trace.shape(source)) == 4
