@@ -157,7 +157,9 @@ def all_coded(bits: int, layer: Layer) -> Run | None:
     stored = {"codes": Constant("uint8_t", packed(codes, bits)), "book": Constant("int8_t", book)}
     columns = codes.shape[1]
     instructions = codes.numel() * (5.3 if bits == 2 else 6.5)
-    return ALL[bits].run(f"dense {bits}-bit codes", layer, stored, instructions, {"columns": columns})
+    return ALL[bits].run(
+        f"dense {bits}-bit codes", layer, stored, instructions, {"columns": columns}
+    )
 
 
 def packed(codes: Tensor, bits: int) -> Tensor:
