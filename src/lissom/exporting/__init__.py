@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
 from lissom.exporting import c, onnx, pt2
-from lissom.exporting.checking import Written, difference_of
+from lissom.exporting.checking import Written, difference_of, require_near
 from lissom.methods import require_plain
 from lissom.running import (
     ExampleInputs,
@@ -73,7 +73,7 @@ class Exported:
         )
 
 
-@as_annotated(LissomError, "model", "example_inputs", "opset", "int8")
+@as_annotated(LissomError, "model", "example_inputs", "int8", "opset")
 def export(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -103,16 +103,15 @@ def export(
             4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
             times as long with other numbers. `notes` says what was done.
         batch: for ONNX, the only batch size of the file.
-        int8: for C, a network of integers: inputs to find their scales with, such as 1,000 images
-            of the training set as one tensor; float32 if not given.
+        int8: for C, inputs to calibrate on, such as 1,000 images of the training set as one
+            tensor: the file computes in integers of 8 bits. Its `difference` is that on them.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
             example_inputs. ONNX is run by ONNX Runtime on the CPU. C is compiled, where there is a
-            compiler, and in integers must equal its reference bit for bit; the difference is that
-            of the reference to the network, on the inputs for the scales.
+            compiler, and must equal its reference, in integers bit for bit.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
-            of the output's dtype (√ε, 3e-4 for float32) if not given, and any for int8. Outputs
-            that are integers must be equal.
+            of the output's dtype (√ε, 3e-4 for float32) if not given, and half of the largest
+            output for int8. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
@@ -147,9 +146,13 @@ def export(
             )
         with replacing(path) as file:  # what fails the check never stands at `path`
             written = FORMATS[path.suffix](model, inputs, file, **options)
-            difference = None
-            if check:
-                difference = difference_of(model, written, inputs, tolerance, path)
+            difference = written.difference if check else None
+            if check and difference is None:
+                difference = difference_of(
+                    model, written.load, inputs, written.dynamic, tolerance, path
+                )
+            elif difference is not None:
+                require_near(difference, tolerance, path)
             size = sum(part.stat().st_size for part in file.parent.iterdir())
     return Exported(
         path,
@@ -174,5 +177,5 @@ def _options(path: Path, **given: Any) -> dict[str, Any]:
         if name not in taken and value is not DEFAULTS[name]:
             having = [suffix for suffix, names in OPTIONS.items() if name in names]
             whose = f"only {' and '.join(having)} has it" if having else "no target has it yet"
-            raise LissomError(f"{path.suffix} takes no {name}, {whose}; got {name}={value!r}")
+            raise LissomError(f"{path.suffix} takes no {name}, {whose}; got {name}={shown(value)}")
     return {name: value for name, value in given.items() if name in taken}

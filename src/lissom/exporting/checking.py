@@ -1,11 +1,10 @@
 """What was written, run beside the network on fresh inputs."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,12 @@ from lissom.errors import LissomError
 from lissom.exporting.exporters import first_line
 from lissom.running import Inputs, leaves, real_parts, run
 
+if TYPE_CHECKING:
+    from lissom.exporting.c import Cost
+
 Runner = Callable[[Inputs], list[Tensor]]
+
+FAR = 0.5  # of the largest output: what is further off in int8 is not the network any more
 
 
 @dataclass(frozen=True)
@@ -26,33 +30,34 @@ class Written:
         dynamic: whether it runs at any batch size.
         opset: of ONNX.
         notes: what the user should know of it, in sentences.
+        difference: to the network, where the target has seen to that itself.
         cost: of C.
-        calibrated: on which inputs, for a file of integers: it is compared on them, and differs by
-            more than rounding.
     """
 
     load: Callable[[], Runner]
     dynamic: bool
     opset: int | None = None
     notes: tuple[str, ...] = ()
-    cost: Any = None
-    calibrated: Inputs | None = None
+    difference: float | None = None
+    cost: "Cost | None" = None
 
 
 def difference_of(
-    model: nn.Module, file: Written, inputs: Inputs, tolerance: float | None, path: Path
+    model: nn.Module,
+    load: Callable[[], Runner],
+    inputs: Inputs,
+    dynamic: bool,
+    tolerance: float | None,
+    path: Path,
 ) -> float:
     """The largest relative difference between the network and the file."""
     generator = torch.Generator().manual_seed(0)
-    sizes = (1, 3) if file.dynamic else (None, None)
-    random = (inputs.map(partial(_random, inputs, size, generator)) for size in sizes)
-    if file.calibrated is not None and tolerance is None:
-        tolerance = math.inf
     largest, written = 0.0, None
-    for drawn in random if file.calibrated is None else [file.calibrated]:
+    for size in (1, 3) if dynamic else (None, None):
+        drawn = inputs.map(partial(_random, inputs, size, generator))
         expected = leaves(run(model, drawn))
         try:
-            written = written or file.load()
+            written = written or load()
             found = written(drawn)
         except LissomError:
             raise
@@ -78,6 +83,21 @@ def difference_of(
                 )
             largest = max(largest, relative)
     return largest
+
+
+def require_near(difference: float, tolerance: float | None, path: Path) -> None:
+    """Refuse a file of integers that computes something else than the network.
+
+    Raises:
+        LissomError: the difference is NaN, or beyond the tolerance.
+    """
+    limit = FAR if tolerance is None else tolerance
+    if not difference <= limit:
+        raise LissomError(
+            f"{path.name} differs from the network in int8, so it was not written: by up to "
+            f"{difference:.3g} of the largest output; {limit:.3g} is allowed (tolerance). More "
+            "inputs to calibrate on may help, if they are like those to come; or write float32"
+        )
 
 
 def compare(there: Tensor, here: Tensor) -> tuple[float, float]:

@@ -15,20 +15,20 @@ from lissom.exporting.c.integers import quantized
 from lissom.exporting.c.reading import read
 from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
-from lissom.exporting.checking import Runner, Written, allowed, compare
+from lissom.exporting.checking import Written, allowed, compare
 from lissom.exporting.tracing import traced
-from lissom.running import ExampleInputs, Inputs, as_inputs
+from lissom.running import ExampleInputs, Inputs, as_inputs, leaves, run
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
-COMPARED = 100  # inputs for the scales on which the network is compared, too
+COMPARED = 100  # inputs to calibrate on on which the network is compared, too
 
 
 def reference(model: nn.Module, inputs: Inputs, int8: Inputs | None) -> Reference:
     """What the C of a network computes, as a module on batches.
 
     Raises:
-        LissomError: a layer has no form in C, with its name and what has; inputs for the scales are
+        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on are
             of another shape than those of the network.
     """
     network = read(traced(model, inputs.with_batch(1), fixed=True)[0])
@@ -36,10 +36,8 @@ def reference(model: nn.Module, inputs: Inputs, int8: Inputs | None) -> Referenc
         return Reference(network)
     shape = list(inputs.tensors[0].shape[1:])
     if [list(x.shape[1:]) for x in int8.tensors] != [shape]:
-        raise LissomError(
-            f"int8 takes inputs for the scales as one tensor of shape "
-            f"{['n', *shape]}, got {int8}".replace("'", "")
-        )
+        sizes = ", ".join(map(str, ["n", *shape]))
+        raise LissomError(f"int8 takes inputs to calibrate on, a tensor [{sizes}], got {int8}")
     return Reference(quantized(network, maps(int8.tensors[0], network)))
 
 
@@ -62,22 +60,25 @@ def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | No
     path.write_text(source(program, name), encoding="utf-8")
     path.with_suffix(".h").write_text(header(program, name), encoding="utf-8")
     cost = replace(cost_of(program), compiled=flash_on_cortex_m4(path))
-
-    def load() -> Runner:
-        if compiler() is not None:
-            _require_same(
-                compiled(path, program.arena.bytes, len(module.network.order)),
-                module,
-                calibration,
-                path,
-            )
-        return lambda given: [module(given.tensors[0])]
-
-    seen = None
+    if compiler() is not None:
+        infer = compiled(path, program.arena.bytes, len(module.network.order))
+        _require_same(infer, module, calibration, path)
+    difference = None
     if calibration is not None:
-        (x,), (one,) = calibration.tensors, inputs.tensors
-        seen = inputs.map(lambda _: x[:COMPARED].to(one.device, one.dtype))
-    return Written(load, False, cost=cost, calibrated=seen)
+        x = calibration.tensors[0][:COMPARED]
+        here = torch.cat([_output(model, inputs, one) for one in x.split(1)])
+        _, difference = compare(module(x), here)
+
+    def runner(given: Inputs) -> list[Tensor]:
+        return [module(given.tensors[0])]
+
+    return Written(lambda: runner, False, difference=difference, cost=cost)
+
+
+def _output(model: nn.Module, inputs: Inputs, x: Tensor) -> Tensor:
+    """The network's own output for an example."""
+    (output,) = leaves(run(model, inputs.map(lambda given: x.to(given.device, given.dtype))))
+    return output
 
 
 def _require_same(
