@@ -22,19 +22,19 @@ from typing import Any
 
 import typer
 from latency import opened, session
-from provenance import ROOT, REMOVING, Busy, idle, provenance
+from provenance import REMOVING, ROOT, Busy, idle, provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-import torch  # noqa: E402
-from libraries import library  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from libraries import library
+from torch import Tensor, nn
 
-import lissom  # noqa: E402
-from lissom.coupling import couple, trace  # noqa: E402
-from lissom.coupling.sites import Contraction  # noqa: E402
-from lissom.measuring import latency  # noqa: E402
-from lissom.models import ds_cnn, lenet300, vgg  # noqa: E402
+import lissom
+from lissom.coupling import couple, trace
+from lissom.coupling.sites import Contraction
+from lissom.measuring import latency
+from lissom.models import ds_cnn, lenet300, vgg
 
 RESULT = Path(__file__).parent / "results" / "padding.json"
 CODE = [*REMOVING, "src/lissom/measuring", "src/lissom/exporting", "benchmarks/padding.py"]
@@ -108,7 +108,8 @@ def measured(
         written = lissom.export(last, example_inputs, Path(folder) / "net.onnx")
         made["padded"], notes = opened(written.path, 1), written.notes
     macs = {n: [*counted(net, example_inputs)] for n, net in models.items()}
-    plain, rounded = (small / large for small, large in zip(macs[[*models][-1]], macs["dense"]))
+    small, large = macs[[*models][-1]], macs["dense"]
+    plain, rounded = small[0] / large[0], small[1] / large[1]
     runs = []
     for batch in BATCHES:
         times = latency(made, torch.randn(batch, *shape), threads=1, rounds=rounds)

@@ -157,9 +157,7 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        written = export_model(
-            model, make_example(model, shape), path, pad=not no_pad, batch=batch
-        )
+        written = export_model(model, make_example(model, shape), path, pad=not no_pad, batch=batch)
         if as_json:
             print_json({**vars(written), "shrunk": not dense})
         say(f"written: {written}\n{what}")
