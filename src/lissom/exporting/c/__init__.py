@@ -17,28 +17,33 @@ from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
 from lissom.exporting.checking import Written, allowed, compare
 from lissom.exporting.tracing import traced
-from lissom.running import ExampleInputs, Inputs, as_inputs, leaves, run
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, leaves, run
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
 COMPARED = 100  # inputs to calibrate on on which the network is compared, too
 
 
-def reference(model: nn.Module, inputs: Inputs, int8: Inputs | None) -> Reference:
+def reference(
+    model: nn.Module, example_inputs: ExampleInputs, int8: ExampleInputs | None = None
+) -> Reference:
     """What the C of a network computes, as a module on batches.
 
     Raises:
         LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on are
             of another shape than those of the network.
     """
-    network = read(traced(model, inputs.with_batch(1), fixed=True)[0])
+    inputs = as_inputs(example_inputs).with_batch(1)
+    with evaluating(model):
+        network = read(traced(model, inputs, fixed=True)[0])
     if int8 is None:
         return Reference(network)
     shape = list(inputs.tensors[0].shape[1:])
-    if [list(x.shape[1:]) for x in int8.tensors] != [shape]:
+    seen = as_inputs(int8)
+    if [list(x.shape[1:]) for x in seen.tensors] != [shape]:
         sizes = ", ".join(map(str, ["n", *shape]))
-        raise LissomError(f"int8 takes inputs to calibrate on, a tensor [{sizes}], got {int8}")
-    return Reference(quantized(network, maps(int8.tensors[0], network)))
+        raise LissomError(f"int8 takes inputs to calibrate on, a tensor [{sizes}], got {seen}")
+    return Reference(quantized(network, maps(seen.tensors[0], network)))
 
 
 def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | None) -> Written:
