@@ -259,7 +259,8 @@ def _run(
         **ends.constants,
         **more,
     }
-    name = f"{function.name.removesuffix('_to_float')} {'int8' if integer else 'float32'}"
+    name = f"{function.name.removesuffix(ends.suffix)} {'int8' if integer else 'float32'}"
+    name = name.replace("convolution_pool", "convolution and pool").replace("_", " ")
     arguments = ("{weights}", "{bias}", *ends.arguments, *sizes)
     return Run(name, function, arguments, constants, cycles)
 
