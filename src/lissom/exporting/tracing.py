@@ -27,9 +27,14 @@ def traced(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
             shapes = dims.dynamic_shapes(model, sized.args, sized.kwargs)
             program = torch.export.export(model, sized.args, sized.kwargs, dynamic_shapes=shapes)
             return program, True
+    return traced_as_given(model, inputs), False
+
+
+def traced_as_given(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+    """The traced network, at the batch size of the inputs."""
     try:
         with quiet():
-            return torch.export.export(model, inputs.args, inputs.kwargs), False
+            return torch.export.export(model, inputs.args, inputs.kwargs)
     except Exception as error:
         raise LissomError(
             f"{type(model).__name__} cannot be exported by torch.export: {first_line(error)}"

@@ -1,7 +1,7 @@
 """Post-training quantization: a network of floats as a network of integers."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,24 +19,14 @@ from lissom.exporting.c.layers import (
     Pad,
     Product,
     Rescaled,
+    Scale,
     Scaled,
     Shifted,
     Value,
 )
 
 LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What a uint8 stands for: (q − zero)·step."""
-
-    step: float
-    zero: int
-
-    def integers(self, x: float) -> int:
-        """The integer nearest to a number, within 0 and 255."""
-        return int(min(max(round(x / self.step) + self.zero, 0), 255))
+CODEBOOK = 16  # numbers, beside 0: codes of 4 bits
 
 
 def scale_of(low: float, high: float, least: float) -> Scale:
@@ -46,27 +36,7 @@ def scale_of(low: float, high: float, least: float) -> Scale:
     return Scale(step, min(round(-low / step), 255))
 
 
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """A network of integers.
-
-    Attributes:
-        network: whose weights are int8, and activations uint8, but for its outputs, float.
-        scale: of its input.
-    """
-
-    network: Network
-    scale: Scale
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """The integers of a float input, as the C rounds them: halves away from zero."""
-        twice = (x.float() * torch.tensor(2 / self.scale.step)).nan_to_num(-512.0)
-        halves = twice.clamp(-512, 512).trunc()
-        rounded = ((halves + halves.sign() + (halves == 0)) / 2).trunc()
-        return (rounded + self.scale.zero).clamp(0, 255).double()
-
-
-def quantized(network: Network, batches: Iterable[Tensor]) -> Quantized:
+def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
     """The network in integers, with scales for the activations of maps [n, height, width, channels].
 
     Raises:
@@ -101,8 +71,13 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Quantized:
         finish = Scaled(torch.tensor([step]))
         layers.append(MeanPool("", (output,), floats, (1, 1), (1, 1), finish, -zero))
         output = floats
-    integers = replace(network, input=values[network.input], layers=tuple(layers), output=output)
-    return Quantized(integers, scales[network.input])
+    return replace(
+        network,
+        input=values[network.input],
+        layers=tuple(layers),
+        output=output,
+        scale=scales[network.input],
+    )
 
 
 def _ranges(network: Network, batches: Iterable[Tensor]) -> dict[Value, tuple[float, float, bool]]:
@@ -134,7 +109,7 @@ def _in_integers(
     if isinstance(layer, MeanPool):
         return _mean(layer, scales[0], found, last)
     if isinstance(layer, Pad):
-        value = torch.tensor([scales[0].integers(v) for v in layer.value.tolist()])
+        value = torch.tensor([scales[0].integer(v) for v in layer.value.tolist()])
         return replace(layer, value=value), scales[0]
     if isinstance(layer, MaxPool | Gather):
         return layer, scales[0]
@@ -153,7 +128,7 @@ def _in_integers(
 
 def _bounds(bounds: Bounds, scale: Scale) -> tuple[int, int]:
     low, high = (
-        (scale.integers(x) if abs(x) < torch.inf else end)
+        (scale.integer(x) if abs(x) < torch.inf else end)
         for x, end in ((bounds.low, 0), (bounds.high, 255))
     )
     return low, high
@@ -169,6 +144,8 @@ def _product(
     step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
     live = step[step > 0]
     step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    if one_codebook(weight):  # whose entries are as few in integers if all rows have one step
+        step = step.amax().expand(len(step))
     rounded = (weight / step.reshape(by_row)).round()
     shifted = (bias / (step * scale.step)).round() - scale.zero * rounded.sum((1, 2, 3))
     if bool((shifted.abs() + 255 * rounded.abs().sum((1, 2, 3)) >= 2**31).any()):
@@ -176,12 +153,18 @@ def _product(
             f"{layer.name} sums {rounded[0].numel():,} products, more than 32 bits hold for int8 "
             "weights: export it in float32, without int8"
         )
-    sums = step * scale.step
+    sums = (step[:1] if bool((step == step[0]).all()) else step) * scale.step
     made = replace(layer, weight=rounded.to(torch.int8), bias=shifted.to(torch.int32))
     if last and layer.finish == Bounds():
         return replace(made, finish=Scaled(sums.float())), None
     finish, output = _rescaled(sums, layer.finish, found)
     return replace(made, finish=finish), output
+
+
+def one_codebook(weight: Tensor) -> bool:
+    """Whether all weights that are not 0 are among at most 16 numbers, each used again and again."""
+    found = weight[weight != 0]
+    return len(found.unique()) <= min(CODEBOOK, len(found) / 8)
 
 
 def _mean(

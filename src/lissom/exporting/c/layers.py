@@ -258,6 +258,25 @@ class Gather(Layer):
         return inputs[0].flatten(1)[:, self.positions].reshape(-1, *self.output.shape)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What a uint8 stands for: (q − zero)·step."""
+
+    step: float
+    zero: int
+
+    def integer(self, x: float) -> int:
+        """The integer nearest to a number, within 0 and 255."""
+        return int(min(max(round(x / self.step) + self.zero, 0), 255))
+
+    def integers(self, x: Tensor) -> Tensor:
+        """Those of many numbers, as the C rounds them: halves away from zero."""
+        halves = (x.float() * torch.tensor(2 / self.step)).nan_to_num(-512.0)
+        halves = halves.clamp(-512, 512).trunc()
+        rounded = ((halves + torch.where(halves < 0, -1, 1)) / 2).trunc()
+        return (rounded + self.zero).clamp(0, 255).double()
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A network of one input and one output.
@@ -269,6 +288,7 @@ class Network:
         output: what comes out.
         order: [outputs]: where each output of the user's network stands in it.
         shape: of the output in the user's network, without the batch.
+        scale: of the input of a network of integers, whose output is float again; None for floats.
     """
 
     input: Value
@@ -277,6 +297,7 @@ class Network:
     output: Value
     order: Tensor
     shape: tuple[int, ...]
+    scale: Scale | None = None
 
     def values(self, x: Tensor) -> dict[Value, Tensor]:
         """All activations for [n, height, width, channels]."""

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
-from lissom.exporting.c.integers import Scale
 from lissom.exporting.c.kernels import Function, Run, cheapest
-from lissom.exporting.c.layers import Gather, Layer, Network, Value, as_map
+from lissom.exporting.c.layers import Gather, Layer, Network, Scale, Value, as_map
 
 WIDTH = 100
 
@@ -22,14 +21,12 @@ class Program:
 
     Attributes:
         network: in floats or integers.
-        scale: of its input where it is integers.
         runs: the calls of each layer.
         names: of each layer in C.
         arena: the plan of the memory.
     """
 
     network: Network
-    scale: Scale | None
     runs: tuple[tuple[Run, ...], ...]
     names: tuple[str, ...]
     arena: Arena
@@ -48,16 +45,7 @@ class Program:
     @property
     def functions(self) -> list[Function]:
         """All that is called, each after those that it calls."""
-        found: dict[str, Function] = {}
-
-        def visit(function: Function) -> None:
-            for needed in function.needs:
-                visit(needed)
-            found.setdefault(function.name, function)
-
-        for run in self.calls:
-            visit(run.function)
-        return list(found.values())
+        return list(dict.fromkeys(function for run in self.calls for function in run.function.all))
 
     @property
     def calls(self) -> list[Run]:
@@ -65,14 +53,14 @@ class Program:
         return [run for runs in self.runs for run in runs]
 
 
-def programmed(network: Network, scale: Scale | None = None) -> Program:
+def programmed(network: Network) -> Program:
     """The calls that run a network."""
     height, width, channels = network.input.shape
     outside = {network.output} if _in_order(network) else set()
-    if scale is None and (channels == 1 or height * width == 1):
+    if network.scale is None and (channels == 1 or height * width == 1):
         outside.add(network.input)
-    runs = tuple(tuple(cheapest(layer)) for layer in network.layers)
-    return Program(network, scale, runs, tuple(_names(network.layers)), planned(network, outside))
+    runs = tuple(tuple(runs) for runs in cheapest(network.layers))
+    return Program(network, runs, tuple(_names(network.layers)), planned(network, outside))
 
 
 def _in_order(network: Network) -> bool:
@@ -112,9 +100,9 @@ def header(program: Program, name: str) -> str:
     network, upper = program.network, name.upper()
     inputs, outputs = math.prod(network.channels_first), len(network.order)
     entry = ""
-    if program.scale is not None:
+    if program.network.scale is not None:
         entry = f"""
-/* The same for inputs that are integers already: (q - {program.scale.zero}) * {program.scale.step:.9g} each. */
+/* The same for inputs that are integers already: (q - {program.network.scale.zero}) * {program.network.scale.step:.9g} each. */
 void {name}_infer_u8(const uint8_t *in, float *out, void *arena);
 """
     return f"""\
@@ -176,7 +164,7 @@ def _number(x: Any, kind: str) -> str:
 
 def _run(program: Program) -> str:
     """The function of all calls."""
-    kind = "float" if program.scale is None else "uint8_t"
+    kind = "float" if program.network.scale is None else "uint8_t"
     lines = []
     for layer, name, runs in zip(program.network.layers, program.names, program.runs, strict=True):
         for run in runs:
@@ -215,9 +203,36 @@ def _place(program: Program, value: Value) -> str:
     return place if value.type == "uint8_t" else f"(float *)(void *)({place})"
 
 
+def _quantized(scale: Scale) -> str:
+    """The function that makes an integer of a float input.
+
+    Floats that are not negative are in the order of their bits, and whole numbers are quicker to
+    compare: on a Cortex-M0 by far.
+    """
+    nearest, within = "(halves + 1) >> 1", "twice.bits >= 0x43ff0000"  # 510, or negative
+    if scale.zero:
+        nearest = f"(halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero}"
+        nearest = f"{nearest};\n    halves = halves < 0 ? 0 : halves > 255 ? 255 : halves"
+        within = "(twice.bits & 0x7fffffff) >= 0x44000000"  # 512 in size
+    return f"""\
+/* The integer nearest to in / {scale.step:.9g}, halves away from 0, plus {scale.zero}. */
+static uint8_t quantized(float in)
+{{
+    union {{ float number; uint32_t bits; }} twice;
+    int32_t halves;
+    twice.number = in * {_number(float(torch.tensor(2 / scale.step)), "float")};
+    if ({within})
+        return twice.bits <= 0x7f800000 ? 255 : 0;
+    halves = (int32_t)twice.number;
+    halves = {nearest};
+    return (uint8_t)halves;
+}}
+"""
+
+
 def _entries(program: Program, name: str) -> list[str]:
     """The functions that are called from outside."""
-    network, scale = program.network, program.scale
+    network, scale = program.network, program.network.scale
     channels, height, width = as_map(network.channels_first)
     entries = channels * height * width
     begin = program.arena.offsets.get(network.input, 0)
@@ -237,17 +252,7 @@ def _entries(program: Program, name: str) -> list[str]:
     if scale is None:
         body = ordered.replace("VALUE", "*in++")
         return [f"void {name}_infer(const float *in, float *out, void *arena)\n{{\n{body}}}\n"]
-    times = _number(float(torch.tensor(2 / scale.step)), "float")
-    convert = f"""\
-/* The integer nearest to in / {scale.step:.9g}, halves away from 0, plus {scale.zero}. */
-static uint8_t quantized(float in)
-{{
-    float twice = in * {times};
-    int32_t halves = (int32_t)(twice > -512.0f ? twice < 512.0f ? twice : 512.0f : -512.0f);
-    int32_t q = (halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero};
-    return (uint8_t)(q < 0 ? 0 : q > 255 ? 255 : q);
-}}
-"""
+    convert = _quantized(scale)
     floats = (
         f"""\
     uint8_t *x = (uint8_t *)arena + {begin};

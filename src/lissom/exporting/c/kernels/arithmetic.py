@@ -1,10 +1,12 @@
 """What differs between functions in int8 and in float32: types, and what becomes of a sum."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Template
 
 from lissom.exporting.c.kernels.running import Constant, Function
+from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Bounds, Finish, Rescaled, Scaled, Shifted
 
 RESCALED = Function(
@@ -70,10 +72,14 @@ class Arithmetic:
     needs: tuple[Function, ...] = ()
 
     def function(self, name: str, template: str, size: int) -> Function:
-        """A function of this arithmetic from a template."""
+        """A function of this arithmetic from a template, of floats without its parts for SIMD."""
         name += self.suffix
+        if self.types["W"] == "float":
+            template = re.sub(r"#ifdef SIMD\n.*?#endif\n", "", template, flags=re.DOTALL)
         words = {"name": name, "parameters": self.parameters, "finish": self.finish, **self.types}
-        return Function(name, Template(template).substitute(words), size, self.needs)
+        text = Template(template).substitute(words)
+        preludes = tuple(f for f in (SIMD, INLINED) if f.name in text)
+        return Function(name, text, size, (*preludes, *self.needs))
 
 
 INTEGERS = {"W": "int8_t", "X": "uint8_t", "S": "int32_t"}
@@ -100,6 +106,14 @@ def arithmetic(finish: Finish) -> Arithmetic:
             (finish.low, finish.high),
             needs=(SHIFTED,),
         )
+    if isinstance(finish, Scaled) and len(finish.scale) == 1:
+        return Arithmetic(
+            {**INTEGERS, "Y": "float"},
+            "_by_one_to_float",
+            "float scale",
+            "(float)sum * scale",
+            (float(finish.scale),),
+        )
     if isinstance(finish, Scaled):
         return Arithmetic(
             {**INTEGERS, "Y": "float"},
@@ -110,6 +124,15 @@ def arithmetic(finish: Finish) -> Arithmetic:
             {"scale": Constant("float", finish.scale)},
         )
     assert isinstance(finish, Rescaled)
+    if len(finish.multiplier) == 1:
+        return Arithmetic(
+            {**INTEGERS, "Y": "uint8_t"},
+            "_by_one",
+            "int32_t multiplier, int32_t zero, int32_t low, int32_t high",
+            "rescaled(sum, multiplier, zero, low, high)",
+            (int(finish.multiplier), finish.zero, finish.low, finish.high),
+            needs=(RESCALED,),
+        )
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
         "",

@@ -13,7 +13,12 @@ static void $name(const $W *w, const $S *bias, $parameters,
 {
     for (int o = 0; o < rows; o++) {
         $S sum = bias[o];
-        for (int k = 0; k < columns; k++)
+        int k = 0;
+#ifdef SIMD
+        for (; k + 4 <= columns; k += 4, w += 4)
+            sum = four_products(FOUR(w), FOUR(x + k), sum);
+#endif
+        for (; k < columns; k++)
             sum += *w++ * x[k];
         y[o] = $finish;
     }
@@ -48,7 +53,12 @@ static void $name(const $W *w, const $S *bias, $parameters,
                 $S sum = bias[o];
                 for (int r = 0; r < rows; r++) {
                     const $X *entry = window + r * line;
-                    for (int k = 0; k < run; k++)
+                    int k = 0;
+#ifdef SIMD
+                    for (; k + 4 <= run; k += 4, weight += 4)
+                        sum = four_products(FOUR(weight), FOUR(entry + k), sum);
+#endif
+                    for (; k < run; k++)
                         sum += *weight++ * entry[k];
                 }
                 *y++ = $finish;
@@ -59,7 +69,7 @@ static void $name(const $W *w, const $S *bias, $parameters,
 
 CONV_POOL_C = """\
 /* A convolution and 2x2 max pooling: four sums at once, of which the largest is the output. */
-static void $name(const $W *w, const $S *bias, $parameters,
+INLINED void $name(const $W *w, const $S *bias, $parameters,
     int outputs, int rows, int run, int line, int across, int down, int height, int width,
     const $X *x, $Y *y)
 {
@@ -71,7 +81,17 @@ static void $name(const $W *w, const $S *bias, $parameters,
                 $S sum = 0, right = 0, below = 0, both = 0;
                 for (int r = 0; r < rows; r++) {
                     const $X *upper = window + r * line, *lower = upper + down;
-                    for (int k = 0; k < run; k++) {
+                    int k = run;
+#ifdef SIMD
+                    for (; k >= 4; k -= 4, weight += 4, upper += 4, lower += 4) {
+                        uint32_t g = FOUR(weight);
+                        sum = four_products(g, FOUR(upper), sum);
+                        right = four_products(g, FOUR(upper + across), right);
+                        below = four_products(g, FOUR(lower), below);
+                        both = four_products(g, FOUR(lower + across), both);
+                    }
+#endif
+                    for (; k; k--) {
                         $S g = *weight++;
                         sum += g * upper[0];
                         right += g * upper[across];

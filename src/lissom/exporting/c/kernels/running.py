@@ -24,6 +24,11 @@ class Function:
     bytes: int
     needs: tuple["Function", ...] = ()
 
+    @property
+    def all(self) -> list["Function"]:
+        """It and all that it calls, each after those that it calls."""
+        return [*(f for needed in self.needs for f in needed.all), self]
+
 
 @dataclass(frozen=True, eq=False)
 class Constant:
