@@ -12,12 +12,27 @@ class Arena:
     """The plan of the memory.
 
     Attributes:
-        offsets: of each value that lies in it, in bytes.
+        homes: for each value the one at whose place it lies, often itself.
+        offsets: of those that lie in the arena, in bytes.
         bytes: of all.
     """
 
+    homes: dict[Value, Value]
     offsets: dict[Value, int]
     bytes: int
+
+
+@dataclass
+class Span:
+    """A place in memory: how large it is, and the steps from which and until which it is needed."""
+
+    size: int
+    first: int
+    last: int
+
+    def meets(self, other: "Span") -> bool:
+        """Whether both are needed at one time."""
+        return self.first <= other.last and other.first <= self.last
 
 
 def planned(network: Network, outside: set[Value]) -> Arena:
@@ -25,57 +40,45 @@ def planned(network: Network, outside: set[Value]) -> Arena:
 
     Args:
         network: whose activations they are.
-        outside: values that lie in memory of their own, as outputs do.
+        outside: values that lie in memory of the caller, which is read or written only.
     """
-    first: dict[Value, int] = {network.input: -1}
-    last: dict[Value, int] = {network.input: -1}
-    home: dict[Value, Value] = {network.input: network.input}
-    for step, layer in enumerate(network.layers):
-        for value in layer.inputs:
-            last[value] = step
+    last = {value: step for step, layer in enumerate(network.layers) for value in layer.inputs}
     last[network.output] = len(network.layers)
+    homes = {network.input: network.input}
+    spans = {network.input: Span(network.input.bytes, -1, last.get(network.input, -1))}
     for step, layer in enumerate(network.layers):
-        first[layer.output] = step
-        last.setdefault(layer.output, step)
-        home[layer.output] = layer.output
-        for value in layer.inputs:
-            over = last[value] == step and value is not network.input
-            if _may_lie_over(layer, value) and (over or _renames(layer)):
-                if layer.output not in outside and value not in outside:
-                    home[layer.output] = home[value]
-                elif _renames(layer):
-                    outside = outside | {layer.output}
-                break
-    spans: dict[Value, tuple[int, int, int]] = {}
-    for value, owner in home.items():
+        value = layer.output
+        over = [x for x in layer.inputs if _lies_over(layer, x, spans[homes[x]].last == step)]
+        home = homes[over[0]] if over else value
+        if not (isinstance(layer, Gather) and layer.moves_nothing):
+            # What the caller gave is only read, and where its outputs go only they are written.
+            if home is network.input or value in outside:
+                home = value
+        homes[value] = home
+        span = spans.setdefault(home, Span(value.bytes, step, step))
+        span.size = max(span.size, value.bytes)
+        span.last = max(span.last, last.get(value, step))
+    offsets: dict[Value, int] = {}
+    for value, span in sorted(spans.items(), key=lambda item: -item[1].size):
         if value not in outside:
-            begin, end, size = spans.get(owner, (first[value], last[value], 0))
-            spans[owner] = min(begin, first[value]), max(end, last[value]), max(size, value.bytes)
-    placed: dict[Value, int] = {}
-    for owner in sorted(spans, key=lambda value: -spans[value][2]):
-        begin, end, size = spans[owner]
-        taken = sorted(
-            (offset, offset + spans[other][2])
-            for other, offset in placed.items()
-            if spans[other][0] <= end and begin <= spans[other][1]
-        )
-        offset = 0
-        for start, stop in taken:
-            if offset + size <= start:
-                break
-            offset = max(offset, -(-stop // ALIGNMENT) * ALIGNMENT)
-        placed[owner] = offset
-    offsets = {v: placed[home[v]] for v in home if home[v] in placed and v not in outside}
-    return Arena(offsets, max((placed[o] + spans[o][2] for o in placed), default=0))
+            offsets[value] = _gap(span, [(at, spans[x]) for x, at in offsets.items()])
+    return Arena(homes, offsets, max((at + spans[x].size for x, at in offsets.items()), default=0))
 
 
-def _renames(layer: Layer) -> bool:
-    return isinstance(layer, Gather) and layer.moves_nothing
+def _gap(span: Span, placed: list[tuple[int, Span]]) -> int:
+    """The first offset at which it meets none of those that have theirs."""
+    offset = 0
+    for at, other in sorted(placed, key=lambda item: item[0]):
+        if span.meets(other) and offset + span.size > at:
+            offset = max(offset, -(-(at + other.size) // ALIGNMENT) * ALIGNMENT)
+    return offset
 
 
-def _may_lie_over(layer: Layer, value: Value) -> bool:
-    """Whether a layer may write where it reads: nothing is read after it was written."""
-    if isinstance(layer, Pad) or _renames(layer):
-        return True
+def _lies_over(layer: Layer, value: Value, dies: bool) -> bool:
+    """Whether a layer may write where it reads a value: it reads nothing that it has written."""
+    if isinstance(layer, Gather):
+        return layer.moves_nothing
+    if isinstance(layer, Pad):
+        return dies
     smaller = layer.output.bytes <= value.bytes and layer.output.type == value.type
-    return isinstance(layer, Add | MaxPool | MeanPool) and smaller
+    return isinstance(layer, Add | MaxPool | MeanPool) and smaller and dies

@@ -1,5 +1,6 @@
 """Post-training quantization: a network of floats as a network of integers."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of wei
 CODEBOOK = 16  # numbers, beside 0: codes of 4 bits
 
 
-def scale_of(low: float, high: float, least: float) -> Scale:
+def scale_of(low: float, high: float, least: float = 1e-30) -> Scale:
     """The finest scale for numbers between low and high, and 0, with steps of at least `least`."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = max((high - low) / 255, least)
@@ -37,13 +38,17 @@ def scale_of(low: float, high: float, least: float) -> Scale:
 
 
 def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
-    """The network in integers, with scales for the activations of maps [n, height, width, channels].
+    """The network in integers, with scales by what its activations are on some inputs.
+
+    Args:
+        network: of floats.
+        batches: of inputs to calibrate on, [n, height, width, channels].
 
     Raises:
         LissomError: an activation that is not finite, or sums that int32 cannot hold, with the
             name of the layer.
     """
-    ranges = _ranges(network, batches)
+    ranges, pixels = _ranges(network, batches)
     values: dict[Value, Value] = {}
     scales: dict[Value, Scale] = {}
 
@@ -51,13 +56,19 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         values[value] = replace(value, type="uint8_t")
         scales[value] = scale
 
-    integer(network.input, _input_scale(ranges[network.input]))
+    first = Scale(1 / 255, 0) if pixels else scale_of(*ranges[network.input])
+    integer(network.input, first)
     read_again = {value for layer in network.layers for value in layer.inputs}
     layers: list[Layer] = []
     for layer in network.layers:
         last = layer.output is network.output and layer.output not in read_again
-        low, high, _ = ranges[layer.output]
-        made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], (low, high), last)
+        found = ranges[layer.output]
+        if not isinstance(layer, Pad) and not all(map(math.isfinite, found)):
+            raise LissomError(
+                f"{layer.name} gives numbers up to {max(found, key=abs)} on the inputs to calibrate "
+                "on, so there is no scale for int8"
+            )
+        made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], found, last)
         if scale is None:
             values[layer.output] = layer.output
         else:
@@ -80,24 +91,21 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
     )
 
 
-def _ranges(network: Network, batches: Iterable[Tensor]) -> dict[Value, tuple[float, float, bool]]:
-    """Least and largest entry of each value, and whether all are k/255 for a whole k."""
-    found: dict[Value, tuple[float, float, bool]] = {}
+def _ranges(
+    network: Network, batches: Iterable[Tensor]
+) -> tuple[dict[Value, tuple[float, float]], bool]:
+    """Least and largest entry of each value, and whether all inputs are k/255 for a whole k."""
+    found: dict[Value, tuple[float, float]] = {}
+    pixels = True
     for batch in batches:
-        for value, x in network.values(batch).items():
-            low, high = float(x.min()), float(x.max())
-            if not x.isfinite().all() and not x.isneginf().any():
-                raise LissomError("an activation is not finite on the inputs to calibrate on")
-            levels = x * 255
-            pixels = low >= 0 and high <= 1 and bool(((levels - levels.round()).abs() < 1e-4).all())
-            before = found.get(value, (low, high, pixels))
-            found[value] = min(low, before[0]), max(high, before[1]), pixels and before[2]
-    return found
-
-
-def _input_scale(found: tuple[float, float, bool]) -> Scale:
-    low, high, pixels = found
-    return Scale(1 / 255, 0) if pixels else scale_of(low, high, 1e-12)
+        levels = batch * 255
+        whole = bool(((levels - levels.round()).abs() < 1e-4).all())
+        pixels = pixels and whole and bool((batch >= 0).all() and (batch <= 1).all())
+        for value, x in network.activations(batch):
+            low, high = map(float, x.aminmax())
+            before = found.get(value, (low, high))
+            found[value] = min(low, before[0]), max(high, before[1])
+    return found, pixels
 
 
 def _in_integers(

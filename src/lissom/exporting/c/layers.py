@@ -1,6 +1,6 @@
 """What the C knows of a network: a list of layers on maps [height, width, channels]."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -267,7 +267,7 @@ class Scale:
 
     def integer(self, x: float) -> int:
         """The integer nearest to a number, within 0 and 255."""
-        return int(min(max(round(x / self.step) + self.zero, 0), 255))
+        return round(min(max(x / self.step + self.zero, 0.0), 255.0))
 
     def integers(self, x: Tensor) -> Tensor:
         """Those of many numbers, as the C rounds them: halves away from zero."""
@@ -299,12 +299,16 @@ class Network:
     shape: tuple[int, ...]
     scale: Scale | None = None
 
-    def values(self, x: Tensor) -> dict[Value, Tensor]:
-        """All activations for [n, height, width, channels]."""
-        found = {self.input: x}
+    def activations(self, x: Tensor) -> Iterator[tuple[Value, Tensor]]:
+        """All activations for [n, height, width, channels] in their order, each held while needed."""
+        last = {value: layer for layer in self.layers for value in layer.inputs}
+        held = {self.input: x}
+        yield self.input, x
         for layer in self.layers:
-            found[layer.output] = layer.compute(*(found[value] for value in layer.inputs))
-        return found
+            found = layer.compute(*(held[value] for value in layer.inputs))
+            held = {v: y for v, y in held.items() if last.get(v) not in (None, layer)}
+            held[layer.output] = found
+            yield layer.output, found
 
 
 def channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -141,13 +141,21 @@ class Reader:
             if node.target in MOVES:
                 return _moved(node.target, args, kwargs)
             if node.target in RULES:
-                found = RULES[node.target](self, *args, **kwargs)
-                if tuple(found.order.shape) == tuple(node.meta["val"].shape[1:]):
-                    return found
-                raise Unreadable(f"an output of shape {list(node.meta['val'].shape[1:])}")
+                return self._layer(node, args, kwargs)
         except Unreadable as error:
             raise LissomError(f"{self._where(node)} has no form in C: {error}") from None
         raise LissomError(f"{self._where(node)} has no form in C, which knows {SUPPORTED}")
+
+    def _layer(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        found = RULES[node.target](self, *args, **kwargs)
+        made = node.meta["val"]
+        several = isinstance(made, tuple)  # pooling gives positions as well, which nobody reads
+        shape = (made[0] if several else made).shape[1:]
+        if found.order.shape != shape:
+            raise Unreadable(
+                f"it gives {list(shape)} where whole windows give {list(found.order.shape)}"
+            )
+        return (found, None) if several else found
 
     def _where(self, node: fx.Node) -> str:
         return f"{self.name or 'the network'} ({node.target})"

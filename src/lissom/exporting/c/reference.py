@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lissom.exporting.c.layers import Network, channels_last
 
-BATCH = 1000  # examples at once: memory
+BATCH = 250  # examples at once: memory
 
 
 def maps(x: Tensor, network: Network) -> Iterator[Tensor]:
@@ -38,5 +38,6 @@ class Reference(nn.Module):
         network = self.network
         if network.scale is not None:
             inputs = network.scale.integers(inputs)
-        found = network.values(inputs)[network.output].float()
-        return found.flatten(1)[:, network.order].reshape(len(found), *network.shape)
+        found = next(y for value, y in network.activations(inputs) if value is network.output)
+        ordered = found.float().flatten(1)[:, network.order]
+        return ordered.reshape(len(ordered), *network.shape)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from string import Template
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from lissom.exporting.c.arena import Arena, planned
 from lissom.exporting.c.kernels import Function, Run, cheapest
 from lissom.exporting.c.layers import Gather, Layer, Network, Scale, Value, as_map
 
-WIDTH = 100
+WIDTH = 100  # characters of a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,61 +20,56 @@ class Program:
     """A network as calls of functions in C.
 
     Attributes:
-        network: in floats or integers.
+        network: of floats or of integers.
         runs: the calls of each layer.
         names: of each layer in C.
         arena: the plan of the memory.
+        writes_outputs: whether the last layer writes them in the order of the user's network.
     """
 
     network: Network
     runs: tuple[tuple[Run, ...], ...]
     names: tuple[str, ...]
     arena: Arena
-
-    @property
-    def copies_input(self) -> bool:
-        """Whether the input must be put in order, channels last, before it is read."""
-        height, width, channels = self.network.input.shape
-        return channels > 1 and height * width > 1
-
-    @property
-    def ordered_output(self) -> bool:
-        """Whether the last layer writes the outputs in the order of the user's network."""
-        return _in_order(self.network)
+    writes_outputs: bool
 
     @property
     def functions(self) -> list[Function]:
         """All that is called, each after those that it calls."""
-        return list(dict.fromkeys(function for run in self.calls for function in run.function.all))
-
-    @property
-    def calls(self) -> list[Run]:
-        """All calls in their order."""
-        return [run for runs in self.runs for run in runs]
+        calls = [run.function for runs in self.runs for run in runs]
+        return list(dict.fromkeys(function for call in calls for function in call.all))
 
 
 def programmed(network: Network) -> Program:
     """The calls that run a network."""
-    height, width, channels = network.input.shape
-    outside = {network.output} if _in_order(network) else set()
-    if network.scale is None and (channels == 1 or height * width == 1):
+    runs = tuple(map(tuple, cheapest(network.layers)))
+    writes_outputs = _writes_outputs(network)
+    outside = {network.output} if writes_outputs else set()
+    if network.scale is None and _reads_as_given(network):
         outside.add(network.input)
-    runs = tuple(tuple(runs) for runs in cheapest(network.layers))
-    return Program(network, runs, tuple(_names(network.layers)), planned(network, outside))
+    names = tuple(_names(network.layers))
+    return Program(network, runs, names, planned(network, outside), writes_outputs)
 
 
-def _in_order(network: Network) -> bool:
-    return torch.equal(network.order, torch.arange(network.output.entries)) and any(
-        layer.output is network.output and not isinstance(layer, Gather) for layer in network.layers
-    )
+def _writes_outputs(network: Network) -> bool:
+    last = next((x for x in network.layers if x.output is network.output), None)
+    moves_nothing = isinstance(last, Gather) and last.moves_nothing
+    in_order = torch.equal(network.order, torch.arange(network.output.entries))
+    return in_order and last is not None and not moves_nothing
+
+
+def _reads_as_given(network: Network) -> bool:
+    """Whether channels first and channels last are the same order."""
+    height, width, channels = network.input.shape
+    return channels == 1 or height * width == 1
 
 
 def _names(layers: Iterable[Layer]) -> list[str]:
     """Names of layers as beginnings of identifiers, all of them different."""
     names: list[str] = []
     for layer in layers:
-        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in layer.name) or "layer"
-        base = f"layer{base}" if base[0].isdigit() else base
+        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in layer.name)
+        base = base if base[:1].isalpha() else f"layer{base}"
         name, number = base, 2
         while name in names:
             name, number = f"{base}_{number}", number + 1
@@ -82,196 +77,238 @@ def _names(layers: Iterable[Layer]) -> list[str]:
     return names
 
 
-def source(program: Program, name: str) -> str:
-    """The text of NAME.c."""
-    return "\n".join(
-        [
-            f'/* Written by lissom; {name}.h says how to call it. */\n#include "{name}.h"\n',
-            *(function.text for function in program.functions),
-            *_constants(program),
-            _run(program),
-            *_entries(program, name),
-        ]
-    )
+HEADER = Template("""\
+/* $name: $what, written by lissom.
+
+$layers
+
+   Flash: $flash bytes of constants, and code. RAM: NAME_ARENA_BYTES, and a little of the stack. */
+
+#ifndef ${NAME}_H
+#define ${NAME}_H
+
+#include <stdint.h>
+
+#define ${NAME}_INPUTS $inputs /* $input_shape */
+#define ${NAME}_OUTPUTS $outputs /* $output_shape */
+#define ${NAME}_ARENA_BYTES $arena
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Computes ${NAME}_OUTPUTS numbers from ${NAME}_INPUTS, both in the order of the network
+   ($input_shape: channels first). `arena` is ${NAME}_ARENA_BYTES of memory, aligned to 4 bytes; it
+   holds nothing between two calls, and calls that do not share it may run at one time. */
+void ${name}_infer(const float *in, float *out, void *arena);
+$integers
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+""")
+
+INTEGERS = Template("""
+/* The same from integers q, which stand for $meaning. */
+void ${name}_infer_u8(const uint8_t *in, float *out, void *arena);
+""")
 
 
 def header(program: Program, name: str) -> str:
     """The text of NAME.h."""
-    network, upper = program.network, name.upper()
-    inputs, outputs = math.prod(network.channels_first), len(network.order)
-    entry = ""
-    if program.network.scale is not None:
-        entry = f"""
-/* The same for inputs that are integers already: (q - {program.network.scale.zero}) * {program.network.scale.step:.9g} each. */
-void {name}_infer_u8(const uint8_t *in, float *out, void *arena);
-"""
-    return f"""\
-/* A network of {len(network.layers)} layers, written by lissom. */
-#ifndef {upper}_H
-#define {upper}_H
-
-#include <stdint.h>
-
-#define {upper}_INPUTS {inputs}
-#define {upper}_OUTPUTS {outputs}
-#define {upper}_ARENA_BYTES {max(program.arena.bytes, 1)}
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* Computes {upper}_OUTPUTS numbers from {upper}_INPUTS, an input of shape {list(network.channels_first)}.
-   arena is memory of {upper}_ARENA_BYTES, aligned to 4 bytes, which holds nothing between calls. */
-void {name}_infer(const float *in, float *out, void *arena);
-{entry}
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
+    network, scale = program.network, program.network.scale
+    integers = ""
+    if scale is not None:
+        meaning = (
+            f"(q - {scale.zero}) * {scale.step:.9g}" if scale.zero else f"q * {scale.step:.9g}"
+        )
+        if scale.step == 1 / 255 and not scale.zero:
+            meaning = "q / 255: the bytes of an image"
+        integers = INTEGERS.substitute(name=name, meaning=meaning)
+    return HEADER.substitute(
+        name=name,
+        NAME=name.upper(),
+        what="a network in float32" if scale is None else "a network in int8",
+        layers="\n".join(_described(program)),
+        flash=f"{sum(run.bytes for runs in program.runs for run in runs):,}",
+        inputs=math.prod(network.channels_first),
+        outputs=len(network.order),
+        input_shape=_by(network.channels_first),
+        output_shape=_by(network.shape),
+        arena=max(program.arena.bytes, 1),
+        integers=integers,
+    )
 
 
-def _constants(program: Program) -> list[str]:
-    texts = []
-    for name, runs in zip(program.names, program.runs, strict=True):
+def _described(program: Program) -> list[str]:
+    """A line for each layer: its name, how it is run, what it writes."""
+    layers = zip(program.network.layers, program.runs, strict=True)
+    rows = [(x.name or "-", runs[0].kernel, _by(x.output.shape)) for x, runs in layers if runs]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+    return [f"   {name:{widths[0]}}  {how:{widths[1]}}  -> {shape}" for name, how, shape in rows]
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "1"
+
+
+def source(program: Program, name: str) -> str:
+    """The text of NAME.c."""
+    parts = [f'/* Written by lissom; {name}.h says what it is. */\n\n#include "{name}.h"\n']
+    parts += [function.text for function in program.functions]
+    for layer, runs in zip(program.names, program.runs, strict=True):
         for run in runs:
-            for key, constant in run.constants.items():
-                texts.append(_array(constant.type, f"{name}_{key}", constant.entries))
-    return texts
+            parts += [
+                _array(x.type, f"{layer}_{key}", x.entries) for key, x in run.constants.items()
+            ]
+    entries = _float_entries if program.network.scale is None else _integer_entries
+    return "\n".join([*parts, _run(program), *entries(program, name)])
 
 
 def _array(kind: str, name: str, entries: Tensor) -> str:
-    literals = [_number(x, kind) for x in entries.flatten().tolist()]
+    flat = entries.flatten().tolist()
     lines, line = [], "   "
-    for literal in literals:
+    for literal in map(_float, flat) if kind == "float" else map(str, flat):
         if len(line) + len(literal) + 2 > WIDTH:
             lines.append(line)
             line = "   "
         line += f" {literal},"
     body = "\n".join([*lines, line])
-    return f"static const {kind} {name}[{len(literals)}] = {{\n{body}\n}};\n"
+    return f"static const {kind} {name}[{len(flat)}] = {{\n{body}\n}};\n"
 
 
-def _number(x: Any, kind: str) -> str:
-    if kind != "float":
-        return str(int(x))
+def _float(x: float) -> str:
+    """A literal of C that is this float again."""
     if math.isinf(x):
-        return "-3.402823466e+38f" if x < 0 else "3.402823466e+38f"
-    text = f"{x:.9g}"
-    return f"{text}f" if any(c in text for c in ".e") else f"{text}.0f"
+        x = math.copysign(3.4028234663852886e38, x)
+    digits = f"{x:.9g}"
+    return f"{digits}f" if "." in digits or "e" in digits else f"{digits}.0f"
 
 
 def _run(program: Program) -> str:
-    """The function of all calls."""
+    """The function that calls all layers."""
     kind = "float" if program.network.scale is None else "uint8_t"
-    lines = []
+    calls = []
     for layer, name, runs in zip(program.network.layers, program.names, program.runs, strict=True):
+        places = {f"x{n or ''}": _place(program, value) for n, value in enumerate(layer.inputs)}
+        places["y"] = _place(program, layer.output)
         for run in runs:
-            places = {"y": _place(program, layer.output)}
-            for number, value in enumerate(layer.inputs):
-                places[f"x{number or ''}"] = _place(program, value)
             words = {**places, **{key: f"{name}_{key}" for key in run.constants}}
-            arguments = ", ".join(
-                _number(x, "float")
-                if isinstance(x, float)
-                else x.format(**words)
-                if isinstance(x, str)
-                else str(x)
-                for x in run.arguments
+            calls.append(
+                f"{run.function.name}({', '.join(_argument(x, words) for x in run.arguments)});"
             )
-            lines.append(f"    {run.function.name}({arguments});")
-    output = program.network
-    if not program.ordered_output:
-        place = _place(program, output.output)
-        order = ", ".join(str(int(x)) for x in output.order)
-        lines.append(f"    static const uint16_t order[{len(output.order)}] = {{{order}}};")
-        lines.append(f"    for (int k = 0; k < {len(output.order)}; k++)")
-        lines.append(f"        out[k] = (({place}))[order[k]];")
-    body = "\n".join(lines)
-    return f"static void run(const {kind} *x, float *out, uint8_t *arena)\n{{\n{body}\n}}\n"
+    constants = ""
+    if not program.writes_outputs:
+        constants = _array("uint16_t", "order", program.network.order)
+        place = _place(program, program.network.output)
+        calls.append(f"for (int k = 0; k < {len(program.network.order)}; k++)")
+        calls.append(f"    out[k] = ({place})[order[k]];")
+    if not any("arena" in call for call in calls):
+        calls.insert(0, "(void)arena;")
+    body = "\n".join(f"    {call}" for call in calls)
+    return (
+        f"{constants}static void run(const {kind} *x, float *out, uint8_t *arena)\n{{\n{body}\n}}\n"
+    )
+
+
+def _argument(x: str | float, words: dict[str, str]) -> str:
+    if isinstance(x, str):
+        return x.format(**words)
+    return _float(x) if isinstance(x, float) else str(x)
 
 
 def _place(program: Program, value: Value) -> str:
     """Where a value lies, as an expression in C."""
-    if value is program.network.input:
+    home = program.arena.homes.get(value, value)
+    if home is program.network.input:
         return "x"
-    if value not in program.arena.offsets:
+    if home not in program.arena.offsets:
         return "out"
-    offset = program.arena.offsets[value]
+    offset = program.arena.offsets[home]
     place = f"arena + {offset}" if offset else "arena"
     return place if value.type == "uint8_t" else f"(float *)(void *)({place})"
 
 
-def _quantized(scale: Scale) -> str:
-    """The function that makes an integer of a float input.
+CHANNELS_LAST = Template("""\
+    for (int c = 0; c < $channels; c++)
+        for (int k = 0; k < $pixels; k++)
+            x[k * $channels + c] = $value;
+    run(x, out, arena);
+""")
 
-    Floats that are not negative are in the order of their bits, and whole numbers are quicker to
-    compare: on a Cortex-M0 by far.
-    """
-    nearest, within = "(halves + 1) >> 1", "twice.bits >= 0x43ff0000"  # 510, or negative
-    if scale.zero:
-        nearest = f"(halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero}"
-        nearest = f"{nearest};\n    halves = halves < 0 ? 0 : halves > 255 ? 255 : halves"
-        within = "(twice.bits & 0x7fffffff) >= 0x44000000"  # 512 in size
-    return f"""\
-/* The integer nearest to in / {scale.step:.9g}, halves away from 0, plus {scale.zero}. */
+IN_ORDER = Template("""\
+    for (int k = 0; k < $entries; k++)
+        x[k] = $value;
+    run(x, out, arena);
+""")
+
+ENTRY = Template("""\
+void $name(const $kind *in, float *out, void *arena)
+{
+$body}
+""")
+
+QUANTIZED = Template("""\
+/* The integer that stands for a float: in / step, halves rounded away from 0, plus zero. Floats that
+   are not negative are in the order of their bits, which are quicker to compare. */
 static uint8_t quantized(float in)
-{{
-    union {{ float number; uint32_t bits; }} twice;
+{
+    union { float number; uint32_t bits; } twice;
     int32_t halves;
-    twice.number = in * {_number(float(torch.tensor(2 / scale.step)), "float")};
-    if ({within})
+    twice.number = in * $halves;
+    if ($outside)
         return twice.bits <= 0x7f800000 ? 255 : 0;
     halves = (int32_t)twice.number;
-    halves = {nearest};
-    return (uint8_t)halves;
-}}
-"""
+    $returned
+}
+""")
 
 
-def _entries(program: Program, name: str) -> list[str]:
-    """The functions that are called from outside."""
-    network, scale = program.network, program.network.scale
-    channels, height, width = as_map(network.channels_first)
-    entries = channels * height * width
-    begin = program.arena.offsets.get(network.input, 0)
-    kind = "float" if scale is None else "uint8_t"
-    place = f"({kind} *)((uint8_t *)arena + {begin})" if kind == "uint8_t" else "(float *)arena"
-    ordered = (
-        f"""\
-    {kind} *x = {place};
-    for (int c = 0; c < {channels}; c++)
-        for (int k = 0; k < {height * width}; k++)
-            x[k * {channels} + c] = VALUE;
-    run(x, out, arena);
-"""
-        if program.copies_input
-        else "    run(in, out, arena);\n"
-    )
-    if scale is None:
-        body = ordered.replace("VALUE", "*in++")
-        return [f"void {name}_infer(const float *in, float *out, void *arena)\n{{\n{body}}}\n"]
-    convert = _quantized(scale)
-    floats = (
-        f"""\
-    uint8_t *x = (uint8_t *)arena + {begin};
-    for (int c = 0; c < {channels}; c++)
-        for (int k = 0; k < {height * width}; k++)
-            x[k * {channels} + c] = quantized(*in++);
-    run(x, out, arena);
-"""
-        if program.copies_input
-        else f"""\
-    uint8_t *x = (uint8_t *)arena + {begin};
-    for (int k = 0; k < {entries}; k++)
-        x[k] = quantized(in[k]);
-    run(x, out, arena);
-"""
-    )
+def _quantized(scale: Scale) -> str:
+    """The function that makes an integer of a float input."""
+    outside, returned = "twice.bits >= 0x43ff0000", "return (uint8_t)((halves + 1) >> 1);"  # ≥ 510
+    if scale.zero:
+        outside = "(twice.bits & 0x7fffffff) >= 0x44000000"  # 512 in size
+        returned = f"""\
+halves = (halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero};
+    return (uint8_t)(halves < 0 ? 0 : halves > 255 ? 255 : halves);"""
+    halves = _float(float(torch.tensor(2 / scale.step)))
+    return QUANTIZED.substitute(halves=halves, outside=outside, returned=returned)
+
+
+def _float_entries(program: Program, name: str) -> list[str]:
     return [
-        convert,
-        f"void {name}_infer(const float *in, float *out, void *arena)\n{{\n{floats}}}\n",
-        f"void {name}_infer_u8(const uint8_t *in, float *out, void *arena)\n{{\n"
-        f"{ordered.replace('VALUE', '*in++')}}}\n",
+        ENTRY.substitute(name=f"{name}_infer", kind="float", body=_entry(program, "float", "in"))
     ]
+
+
+def _integer_entries(program: Program, name: str) -> list[str]:
+    scale = program.network.scale
+    assert scale is not None
+    floats = _copied(program, "uint8_t", "quantized(*in++)")
+    integers = _entry(program, "uint8_t", "in")
+    return [
+        _quantized(scale),
+        ENTRY.substitute(name=f"{name}_infer", kind="float", body=floats),
+        ENTRY.substitute(name=f"{name}_infer_u8", kind="uint8_t", body=integers),
+    ]
+
+
+def _entry(program: Program, kind: str, given: str) -> str:
+    """The body of a function whose input needs no other numbers."""
+    if _reads_as_given(program.network):
+        return f"    run({given}, out, arena);\n"
+    return _copied(program, kind, f"*{given}++")
+
+
+def _copied(program: Program, kind: str, value: str) -> str:
+    """The body of a function that puts its input into the arena, channels last."""
+    network = program.network
+    channels, height, width = as_map(network.channels_first)
+    template = IN_ORDER if _reads_as_given(network) else CHANNELS_LAST
+    offset = program.arena.offsets[network.input]
+    begin = f"({kind} *)arena" + (f" + {offset // Value((1, 1, 1), kind).bytes}" if offset else "")
+    return f"    {kind} *x = {begin};\n" + template.substitute(
+        channels=channels, pixels=height * width, entries=channels * height * width, value=value
+    )

@@ -158,7 +158,9 @@ def all_coded(bits: int, layer: Layer) -> Run | None:
     columns = codes.shape[1]
     each = (12 if bits == 4 else 20) * (8 // bits) / 2
     instructions = codes.numel() * 5.5
-    return ALL[bits].run(f"dense {bits}-bit codes", layer, stored, instructions, {"columns": columns})
+    return ALL[bits].run(
+        f"dense {bits}-bit codes", layer, stored, instructions, {"columns": columns}
+    )
 
 
 def packed(codes: Tensor, bits: int) -> Tensor:
