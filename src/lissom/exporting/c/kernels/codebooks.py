@@ -38,7 +38,7 @@ OUTLINED int32_t coded_pairs_row(const uint8_t *pairs, const int8_t *book, int n
     "coded_pairs_row(pairs, book, counts[o], bias[o], x)",
     "pairs += 3 * counts[o];",
     bytes=70,
-    instructions=32,
+    instructions=28,
 )
 
 ENTRIES_C = """\
@@ -87,7 +87,7 @@ def _entries(bits: int) -> Rows:
         f"coded_{bits}_row(weights, book, counts[o], bias[o], x)",
         "weights += counts[o];",
         bytes=70,
-        instructions=32,
+        instructions=28,
     )
 
 
@@ -104,7 +104,7 @@ def _all(bits: int) -> Rows:
         f"all_coded_{bits}_row(codes, book, columns, bias[o], x)",
         f"codes += (columns + {per - 1}) / {per};",
         bytes=70,
-        instructions=36,
+        instructions=28,
     )
 
 
@@ -127,7 +127,7 @@ def coded_pairs(layer: Layer) -> Run | None:
         "book": Constant("int8_t", book),
         "counts": counted(found.counts // 2),
     }
-    return PAIRS.run("sparse 4-bit codes", layer, stored, 17 * len(pairs))
+    return PAIRS.run("sparse 4-bit codes", layer, stored, 16 * len(pairs))
 
 
 def coded(bits: int, layer: Layer) -> Run | None:
@@ -144,7 +144,7 @@ def coded(bits: int, layer: Layer) -> Run | None:
         "counts": counted(found.counts),
     }
     name = f"sparse {bits}-bit codes in bytes"
-    return ENTRIES[bits].run(name, layer, stored, 9 * len(codes))
+    return ENTRIES[bits].run(name, layer, stored, 8 * len(codes))
 
 
 def all_coded(bits: int, layer: Layer) -> Run | None:
@@ -156,8 +156,7 @@ def all_coded(bits: int, layer: Layer) -> Run | None:
         return None
     stored = {"codes": Constant("uint8_t", packed(codes, bits)), "book": Constant("int8_t", book)}
     columns = codes.shape[1]
-    each = (12 if bits == 4 else 20) * (8 // bits) / 2
-    instructions = codes.numel() * 5.5
+    instructions = codes.numel() * (5.3 if bits == 2 else 6.5)
     return ALL[bits].run(
         f"dense {bits}-bit codes", layer, stored, instructions, {"columns": columns}
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import Arithmetic, arithmetic
 from lissom.exporting.c.kernels.running import Constant, Function, Run
-from lissom.exporting.c.layers import Product
+from lissom.exporting.c.layers import Product, Scaled
 
 ROWS_C = """\
 /* COMMENT */
@@ -47,7 +47,7 @@ class Rows:
         sum: its call.
         advance: what goes on to the next row.
         bytes: of the code on a Cortex-M4.
-        instructions: for each row, beside those of what is stored in it.
+        instructions: for each row that becomes a uint8, beside those of what is stored in it.
     """
 
     name: str
@@ -91,7 +91,8 @@ class Rows:
             places = (rows, *steps(layer), height, width)
         constants = {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants}
         given = (*(f"{{{key}}}" for key in stored), *sizes.values(), "{bias}", *ends.arguments)
-        each = instructions + rows * self.instructions + 30 * (not layer.dense)
+        per_row = self.instructions - 9 * isinstance(layer.finish, Scaled)
+        each = instructions + rows * per_row + 10
         return Run(
             kernel,
             function,

@@ -152,5 +152,5 @@ def sparse(layer: Layer) -> Run | None:
         ("{pairs}", "{counts}", "{bias}", *ends.arguments, outputs)
         + (*steps(layer), height, width, "{x}", "{y}"),
         {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants},
-        (24 * len(words) + 35 * outputs) * height * width,
+        (27 * len(words) + 50 * outputs) * height * width,
     )
