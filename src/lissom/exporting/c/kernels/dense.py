@@ -1,9 +1,12 @@
 """All weights one after another: dense layers and convolutions, in int8 and float32."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
-from lissom.exporting.c.kernels.running import Constant, Kernel, Run
+from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run
 from lissom.exporting.c.layers import Layer, Product
 
 DENSE_C = """\
@@ -240,7 +243,13 @@ def _four_sums(layer: Product, entries: int) -> float:
     return 25.0 * (entries // 4) + 11.0 * (entries % 4)
 
 
-def _run(layer, function, sizes, cycles, more={}):  # type: ignore[no-untyped-def]
+def _run(
+    layer: Product,
+    function: Function,
+    sizes: tuple[str | int, ...],
+    cycles: float,
+    more: Mapping[str, Constant] = MappingProxyType({}),
+) -> Run:
     integer = layer.weight.dtype == torch.int8
     ends = arithmetic(layer.finish)
     constants = {
@@ -249,9 +258,10 @@ def _run(layer, function, sizes, cycles, more={}):  # type: ignore[no-untyped-de
         **ends.constants,
         **more,
     }
-    name = f"{function.name.removesuffix('_to_float')} {'int8' if integer else 'float32'}"
+    name = function.name.removesuffix("_to_float").removesuffix("_by_one")
     arguments = ("{weights}", "{bias}", *ends.arguments, *sizes)
-    return Run(name, function, arguments, constants, cycles)
+    kernel = f"{name} {'int8' if integer else 'float32'}"
+    return Run(kernel, function, arguments, constants, cycles)
 
 
 DENSE: tuple[Kernel, ...] = (dense,)
