@@ -76,9 +76,9 @@ class Network:
     """C that infers, and the inputs to run it on.
 
     Attributes:
-        name: NAME.h lies beside the first source, with NAME_infer and NAME_ARENA_BYTES.
+        name: NAME.h lies beside the first source, with name_infer and NAME_ARENA_BYTES.
         sources: C files.
-        x: an input in each row, float32, or uint8 for NAME_infer_u8.
+        x: an input in each row, float32, or uint8 for name_infer_u8.
         outputs: float32 numbers of each.
     """
 
@@ -181,7 +181,7 @@ def _static(network: Network) -> str:
     sizes = {
         "input": network.x[0].nbytes,
         "output": 4 * network.outputs,
-        "arena": f"{network.name}_ARENA_BYTES",
+        "arena": f"{network.name.upper()}_ARENA_BYTES",
     }
     arrays = (f"static uint64_t {k}_memory[({n} + 7) / 8 + 1];\n" for k, n in sizes.items())
     return (
@@ -193,9 +193,7 @@ def _describe(
     networks: Sequence[Network], folder: Path, clock: str, memory: str, calls: Sequence[str]
 ) -> None:
     """Write network.h, from which main.c knows what there is to run."""
-    lines = [
-        f'#include "{network.header}"\n' for network in networks
-    ]
+    lines = [f'#include "{network.header}"\n' for network in networks]
     lines += [memory, f"#define CLOCK_MASK {clock}\n"]
     lines += ["typedef void inference(const void *, float *, void *);\n"]
     for k, call in enumerate(calls):
@@ -205,7 +203,7 @@ def _describe(
     lines += ["arena_bytes;\n    inference *infer;\n} networks[] = {\n"]
     for k, network in enumerate(networks):
         sizes = f"{len(network.x)}, {network.x[0].nbytes}, {4 * network.outputs}"
-        lines += [f"    {{{sizes}, {network.name}_ARENA_BYTES, infer_{k}}},\n"]
+        lines += [f"    {{{sizes}, {network.name.upper()}_ARENA_BYTES, infer_{k}}},\n"]
     (folder / "network.h").write_text("".join(lines) + "};\n")
 
 

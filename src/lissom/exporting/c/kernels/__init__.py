@@ -1,6 +1,6 @@
 """Ways to run a layer in C, of which the cheapest that fits is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 
 from lissom.exporting.c.kernels.blocks import PATTERNS, blocks
@@ -31,27 +31,29 @@ WORTH = 16
 def cheapest(layers: Sequence[Layer]) -> list[list[Run]]:
     """The calls that run each layer, with the least flash + instructions / WORTH of all.
 
-    Code is written once, so a function that another layer has called already is free: layers are
-    gone through until none would rather be run in another way.
+    Code is written once, so a function that another layer calls already is free: layers are gone
+    through until none would rather be run in another way.
     """
-    fitting = [
-        [[run] for kernel in KERNELS if (run := kernel(layer)) is not None]
-        if isinstance(layer, Product)
-        else [other(layer)]
-        for layer in layers
-    ]
+    fitting = [_ways(layer) for layer in layers]
     chosen = [min(ways, key=_cost) for ways in fitting]
     before: list[list[Run]] = []
     while before != chosen:
         before = list(chosen)
         for number, ways in enumerate(fitting):
-            around = chosen[:number] + chosen[number + 1 :]
-            there = {function for run in sum(around, []) for function in run.function.all}
-            chosen[number] = min(ways, key=lambda runs: _cost(runs, there))
+            others = chosen[:number] + chosen[number + 1 :]
+            there = {f for runs in others for run in runs for f in run.function.all}
+            chosen[number] = min(ways, key=lambda runs, there=there: _cost(runs, there))
     return chosen
 
 
-def _cost(runs: list[Run], there: set[Function] = frozenset()) -> float:
+def _ways(layer: Layer) -> list[list[Run]]:
+    """All ways to run a layer."""
+    if not isinstance(layer, Product):
+        return [other(layer)]
+    return [[run] for kernel in KERNELS if (run := kernel(layer)) is not None]
+
+
+def _cost(runs: list[Run], there: Set[Function] = frozenset()) -> float:
     """Of constants, instructions, and code beside that which is there already."""
     code = {function for run in runs for function in run.function.all} - there
     constants = sum(run.bytes + run.cycles / WORTH for run in runs)

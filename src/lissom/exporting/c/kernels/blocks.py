@@ -1,4 +1,4 @@
-"""N:M: in each block of m neighbours at most n weights that are not 0, of which the places are stored."""
+"""N:M: in each block of m neighbours at most n weights are not 0, and their places are stored."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from lissom.exporting.c.kernels.simd import INLINED
 from lissom.exporting.c.layers import Layer, Product
 
 ROW_C = """\
-/* A row of n weights, N for each MANY numbers. */
+/* A row of n weights, FEW for each MANY numbers. */
 OUTLINED int32_t NAME_row(const int8_t *values, const uint8_t *places, int n, int32_t sum,
     const uint8_t *x)
 {
@@ -25,8 +25,7 @@ EACH
     for (; n > 0; n--) {
         sum += *values++ * x[place & MASK];
         place >>= BITS;
-        REST
-    }
+REST    }
     return sum;
 }
 """
@@ -42,16 +41,15 @@ def _rows(n: int, m: int) -> Rows:
         if (k + 1) % n == 0:
             lines.append(f"        x += {m};")
     words = {
-        **{"NAME": name, "MANY": str(m), "PER": str(per), "EACH": "\n".join(lines)},
-        **{"MASK": str(mask), "BITS": str(bits), "REST": f"x += {m};" if n == 1 else ""},
+        **{"NAME": name, "FEW": str(n), "MANY": str(m), "PER": str(per), "EACH": "\n".join(lines)},
+        **{"MASK": str(mask), "BITS": str(bits), "REST": f"        x += {m};\n" if n == 1 else ""},
     }
-    text = ROW_C.replace("of N weights", "of n weights").replace("N for each", f"{n} for each")
+    text = ROW_C
     for word, replacement in words.items():
         text = text.replace(word, replacement)
-    text = text.replace("        \n", "")
     return Rows(
         name,
-        f"At most {n} of {m} neighbours are not 0: their values, and {bits} bits for the place of each.",
+        f"At most {n} of {m} neighbours are not 0: values, and {bits} bits for the place of each.",
         Function(f"{name}_row", text, 100, (INLINED,)),
         f"{name}_row(values, places, stored, bias[o], x)",
         f"values += stored;\n        places += (stored + {per - 1}) / {per};",

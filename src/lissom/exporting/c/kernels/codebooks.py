@@ -82,7 +82,7 @@ def _entries(bits: int) -> Rows:
     text = ENTRIES_C.replace("BITS", str(bits)).replace("MASK", str(2**bits - 1))
     return Rows(
         f"coded_{bits}",
-        f"Weights that are not 0, one to a byte: the gap, and {bits} bits for its place in the book.",
+        f"Weights that are not 0, a byte each: the gap, and {bits} bits for the place in the book.",
         Function(f"coded_{bits}_row", text, 40, (INLINED,)),
         f"coded_{bits}_row(weights, book, counts[o], bias[o], x)",
         "weights += counts[o];",

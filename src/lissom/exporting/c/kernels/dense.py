@@ -259,10 +259,11 @@ def _run(
         **ends.constants,
         **more,
     }
-    name = f"{function.name.removesuffix(ends.suffix)} {'int8' if integer else 'float32'}"
+    name = function.name.removesuffix(ends.suffix)
     name = name.replace("convolution_pool", "convolution and pool").replace("_", " ")
     arguments = ("{weights}", "{bias}", *ends.arguments, *sizes)
-    return Run(name, function, arguments, constants, cycles)
+    kernel = f"{name} {'int8' if integer else 'float32'}"
+    return Run(kernel, function, arguments, constants, cycles)
 
 
 DENSE: tuple[Kernel, ...] = (dense,)

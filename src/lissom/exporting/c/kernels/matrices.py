@@ -1,4 +1,4 @@
-"""What all ways to store the weights of a product share, in which each output has a row of its own."""
+"""What all ways to store weights share in which each output has a row of its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +10,9 @@ from torch import Tensor
 from lissom.exporting.c.kernels.arithmetic import Arithmetic, arithmetic
 from lissom.exporting.c.kernels.running import Constant, Function, Run
 from lissom.exporting.c.layers import Product, Scaled
+
+COUNTS = {"uint8_t": "", "uint16_t": "16", "uint32_t": "32"}
+"""Types of the numbers of what each row holds, and what the names of functions say of them."""
 
 ROWS_C = """\
 /* COMMENT */
@@ -81,8 +84,7 @@ class Rows:
         )
         text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
         text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
-        wide = any(constant.type == "uint16_t" for constant in stored.values())
-        name = f"{self.name}16" if wide else self.name
+        name = self.name + (COUNTS[stored["counts"].type] if "counts" in stored else "")
         function = calling(ends.function(name, text, self.bytes), self.row)
         rows, (height, width, _) = len(layer.weight), layer.output.shape
         places: tuple[int, ...] = (rows,)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lissom.exporting.c.layers import Layer
 
+SIZES = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}
+"""Bytes of the types of constants."""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -40,8 +43,7 @@ class Constant:
     @property
     def bytes(self) -> int:
         """Of flash."""
-        sizes = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}
-        return sizes[self.type] * self.entries.numel()
+        return SIZES[self.type] * self.entries.numel()
 
 
 @dataclass(frozen=True, eq=False)

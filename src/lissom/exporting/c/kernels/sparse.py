@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
-from lissom.exporting.c.kernels.matrices import Rows, positions, steps
-from lissom.exporting.c.kernels.running import Constant, Function, Run
+from lissom.exporting.c.kernels.matrices import COUNTS, Rows, positions, steps
+from lissom.exporting.c.kernels.running import SIZES, Constant, Function, Run
 from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Layer, Product
 
@@ -105,9 +105,11 @@ class Entries:
 
 
 def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
-    """The weights with gaps of at most `longest`, and a multiple of so many in each row, but none."""
-    at, order = positions(layer).sort(1)
-    weight = layer.weight.flatten(1).long().gather(1, order)
+    """The weights with gaps of at most `longest`, and a multiple > 0 of so many in each row."""
+    at, weight = positions(layer), layer.weight.flatten(1)
+    if layer.columns is not None:
+        at, order = at.sort(1)
+        weight = weight.gather(1, order)
     row, column = weight.nonzero(as_tuple=True)
     where = at[row, column]
     first = torch.ones_like(row, dtype=torch.bool)
@@ -119,7 +121,7 @@ def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
     ends = (bridges + 1).cumsum(0) + (padded.cumsum(0) - padded - counts.cumsum(0) + counts)[row]
     total = int(padded.sum())
     gaps, values = torch.zeros(total, dtype=torch.int64), torch.zeros(total, dtype=torch.int64)
-    gaps[ends - 1], values[ends - 1] = gap - bridges * longest, weight[row, column]
+    gaps[ends - 1], values[ends - 1] = gap - bridges * longest, weight[row, column].long()
     bridge = (ends - 1).repeat_interleave(bridges)
     begin = (bridges.cumsum(0) - bridges).repeat_interleave(bridges)
     gaps[bridge - 1 - (torch.arange(len(bridge)) - begin)] = longest
@@ -127,8 +129,9 @@ def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
 
 
 def counted(counts: Tensor) -> Constant:
-    """Numbers of what a row holds, in one byte each if they fit."""
-    return Constant("uint8_t" if int(counts.max()) < 256 else "uint16_t", counts)
+    """Numbers of what each row holds, in the smallest type."""
+    most = int(counts.max())
+    return Constant(next(kind for kind in COUNTS if most < 256 ** SIZES[kind]), counts)
 
 
 def sparse(layer: Layer) -> Run | None:
@@ -143,14 +146,13 @@ def sparse(layer: Layer) -> Run | None:
     if layer.pool == (1, 1):
         return ROWS.run("sparse int8", layer, stored, 11 * len(words))
     ends = arithmetic(layer.finish)
-    wide = "16" if counts.type == "uint16_t" else ""
     template = POOLED_C.replace("COUNT", counts.type)
     outputs, (height, width, _) = len(layer.weight), layer.output.shape
+    given = ("{pairs}", "{counts}", "{bias}", *ends.arguments)
     return Run(
         "sparse int8, pooled",
-        ends.function(f"sparse_pool{wide}", template, 250),
-        ("{pairs}", "{counts}", "{bias}", *ends.arguments, outputs)
-        + (*steps(layer), height, width, "{x}", "{y}"),
+        ends.function(f"sparse_pool{COUNTS[counts.type]}", template, 250),
+        (*given, outputs, *steps(layer), height, width, "{x}", "{y}"),
         {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants},
         (27 * len(words) + 50 * outputs) * height * width,
     )
