@@ -247,7 +247,7 @@ def test_what_was_written_computes_the_same(
     expected = net(torch.cat([seen, x])).detach().flatten(1)
     found = computes(tmp_path, torch.cat([seen, x]))
     if int8:
-        module = c.reference(net, as_inputs(seen[:1]), as_inputs(seen))
+        module = c.reference(net, seen[:1], seen)
         assert torch.equal(found, module(torch.cat([seen, x])).flatten(1))
         span = float(expected.max() - expected.min()) or 1.0
         assert float((found - expected)[:64].abs().max()) < 0.06 * span

@@ -11,6 +11,7 @@ import typer
 from torch import nn
 
 from lissom.cli.shared import errors, log, say
+from lissom.data import Dataset, Loaders, first_inputs
 from lissom.errors import RunError
 from lissom.recipes import (
     TEACHER,
@@ -19,10 +20,13 @@ from lissom.recipes import (
     keep_record,
     load_checkpoint,
     load_weights,
+    make_data,
     make_model,
+    make_task,
     read_record,
 )
 from lissom.storage import LOCK, alone_in, leftovers, remove
+from lissom.training import Task, evaluate
 
 RUN_FILES = (
     "recipe.json",
@@ -34,6 +38,8 @@ RUN_FILES = (
     "report.html",
     "model.onnx",
     "model.pt2",
+    "model.c",
+    "model.h",
     "compressed.safetensors",
     "small.safetensors",
     "shrinkage.json",
@@ -96,6 +102,31 @@ def load_model(run: Path) -> tuple[nn.Module, Any]:
     if method is not None:
         method.finalize()
     return model, record.shape
+
+
+def calibration_inputs(run: Path, count: int = 1000, data_dir: Path | None = None) -> Any:
+    """Training inputs of a run, from all over its data, on which scales for int8 are found."""
+    data, task = _data_of(run, data_dir)
+    if isinstance(data, Dataset):
+        return data.train_x[:: max(1, len(data.train_x) // count)][:count]
+    return first_inputs(data, task, count)
+
+
+def judge(run: Path, module: nn.Module, data_dir: Path | None = None) -> float:
+    """The error of a network on the test data of a run."""
+    data, task = _data_of(run, data_dir)
+    return evaluate(module, data, task).error
+
+
+def task_of_run(run: Path) -> Task:
+    """What the network of a run is judged by."""
+    return make_task(record_of_run(run).recipe)
+
+
+def _data_of(run: Path, data_dir: Path | None) -> tuple[Dataset | Loaders, Task]:
+    record = record_of_run(run)
+    data = make_data(record.recipe, data_dir, seed=record.seed)
+    return data, make_task(record.recipe)
 
 
 def _holds_curve(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import typer
 
 from lissom.cli.shared import (
     AsJson,
+    DataDir,
     Quiet,
     Run,
     Trust,
@@ -109,27 +110,50 @@ def shrink(
 def export(
     run: Run,
     to: Annotated[
-        Literal["onnx", "pt2"],
-        typer.Option(help="The format: onnx for ONNX Runtime and others, pt2 for torch.export."),
+        Literal["onnx", "pt2", "c"],
+        typer.Option(
+            help="The format: onnx for ONNX Runtime and others, pt2 for torch.export, c for a "
+            "microcontroller."
+        ),
     ] = "onnx",
     dense: Annotated[
         bool, typer.Option("--dense", help="Write the network as it is, with its zeros.")
     ] = False,
     round_to: RoundTo = None,
-    out: Annotated[
-        Path | None,
+    no_pad: Annotated[
+        bool,
         typer.Option(
-            help="The file to write; RUN/model.onnx or RUN/model.pt2 if not given.", metavar="FILE"
+            "--no-pad",
+            help="Leave the widths of convolutions alone, though ONNX Runtime may be slower then.",
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="The only batch size of the file; any if not given.", metavar="N"),
+    ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            "--int8/--float32",
+            help="Compute in integers, whose scales 1,000 training inputs give, or in floats. C is "
+            "int8 and ONNX float32 if not given.",
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; RUN/model.TO if not given.", metavar="FILE"),
+    ] = None,
+    data_dir: DataDir = None,
     trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
-    from lissom.cli.folders import load_model
+    """Write the network of a run, shrunk, as a checked file for another program or a device."""
+    from lissom.cli.folders import calibration_inputs, judge, load_model, task_of_run
     from lissom.exporting import export as export_model
+    from lissom.exporting.c import reference
+    from lissom.progress import judged
     from lissom.recipes import make_example
 
     with mistakes_in_red():
@@ -146,10 +170,26 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        written = export_model(model, make_example(model, shape), path)
+        example = make_example(model, shape)
+        seen = None
+        if (to == "c") if int8 is None else int8:
+            seen = calibration_inputs(run, data_dir=data_dir)
+        written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=seen)
+        found = {**vars(written), "shrunk": not dense}
+        lines = [str(written), what]
+        if written.cost is not None:
+            found["cost"] = written.cost.to_dict()
+            if not as_json:
+                console.print(written.cost.table())
+        if seen is not None:
+            quantized = reference(model, example, seen)
+            errors = [judge(run, net, data_dir) for net in (model, quantized)]
+            found |= {"error": errors[0], "error_int8": errors[1]}
+            before, after = (judged(error, task_of_run(run)) for error in errors)
+            lines.append(f"test {before} in float32, {after} in int8")
         if as_json:
-            print_json({**vars(written), "shrunk": not dense})
-        say(f"written: {written}\n{what}")
+            print_json(found)
+        say("\n".join([f"written: {lines[0]}", *lines[1:]]))
 
 
 @app.command(epilog="Example: lissom report runs/digits-path")

@@ -4,15 +4,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
 from lissom.exporting import c, onnx, pt2
-from lissom.exporting.checking import Runner, difference_of
-from lissom.exporting.tracing import traced
+from lissom.exporting.checking import Written, difference_of, require_near
 from lissom.methods import require_plain
 from lissom.running import (
     ExampleInputs,
@@ -25,10 +25,14 @@ from lissom.running import (
 )
 from lissom.storage import replacing
 
-FORMATS: dict[str, Callable[..., tuple[int | None, Callable[[], Runner]]]] = {
+FORMATS: dict[str, Callable[..., Written]] = {
     ".onnx": onnx.write,
     ".pt2": pt2.write,
+    ".c": c.write,
 }
+# What else each of them can be told; of an option in no set there is nothing yet.
+OPTIONS = {".onnx": {"pad", "batch", "opset"}, ".pt2": set[str](), ".c": {"int8"}}
+DEFAULTS = {"pad": True, "batch": None, "int8": None, "opset": None}
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,15 @@ class Exported:
     Attributes:
         path: the file.
         format: "onnx", "pt2" or "c".
-        bytes: of the file, and of what lies beside it: a header of C, or ONNX's files of weights
+        bytes: of the file and of what lies beside it: the header of C, or ONNX's files of weights
             if the network is too large for one (2 GB).
         difference: the largest |difference| to the model's outputs, relative to the largest
             |output|, over the inputs it was checked with; None if it was not checked.
-        dynamic: whether it runs at any batch size; if not, at that of the example inputs only.
+        dynamic: whether it runs at any batch size; if not, at `batch` or that of the example
+            inputs only.
         opset: ONNX's version of its operators; None for others.
-        cost: what the C takes of a microcontroller; None for others.
+        notes: what else is to be known of the file, in sentences.
+        cost: what C takes of a microcontroller, layer by layer; None for others.
     """
 
     path: Path
@@ -53,23 +59,28 @@ class Exported:
     difference: float | None
     dynamic: bool
     opset: int | None
+    notes: tuple[str, ...] = ()
     cost: c.Cost | None = None
 
     def __str__(self) -> str:
         kind = self.format if self.opset is None else f"{self.format}, opset {self.opset}"
-        batch = "any batch size" if self.dynamic else "the batch size of example_inputs only"
-        if self.format == "c":
+        batch = "any batch size" if self.dynamic else "one batch size only"
+        if self.cost is not None:
             batch = "one example a call"
         same = "not checked" if self.difference is None else f"difference {self.difference:.1e}"
-        return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
+        return "\n".join(
+            [f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}", *self.notes]
+        )
 
 
-@as_annotated(LissomError, "model", "example_inputs", "opset", "int8")
+@as_annotated(LissomError, "model", "example_inputs", "int8", "opset")
 def export(
     model: nn.Module,
     example_inputs: ExampleInputs,
     path: str | os.PathLike[str],
     *,
+    pad: bool = True,
+    batch: int | None = None,
     int8: ExampleInputs | None = None,
     check: bool = True,
     tolerance: float | None = None,
@@ -88,16 +99,19 @@ def export(
             or a dict of keywords. ONNX takes the tensors in them, in their order.
         path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load` and "….c" for C99, with
             "….h" beside it. It is replaced if it exists.
-        int8: inputs to calibrate on, such as 1,000 images of the training set as one tensor, for a
-            network of integers in C; float32 if not given.
+        pad: for ONNX, give convolutions channels that nothing reads, so that they read multiples of
+            4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
+            times as long with other numbers. `notes` says what was done.
+        batch: for ONNX, the only batch size of the file.
+        int8: for C, inputs to calibrate on, such as 1,000 images of the training set as one
+            tensor: the file computes in integers of 8 bits. Its `difference` is that on them.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
-            example_inputs. ONNX is run by ONNX Runtime on the CPU. C in integers is compiled, where
-            there is a compiler, and must equal its reference bit for bit; the difference is that
-            of the reference to the network on the inputs to calibrate on.
+            example_inputs. ONNX is run by ONNX Runtime on the CPU. C is compiled, where there is a
+            compiler, and must equal its reference, in integers bit for bit.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
-            of the output's dtype (√ε, 3e-4 for float32) if not given, and any for int8. Outputs
-            that are integers must be equal.
+            of the output's dtype (√ε, 3e-4 for float32) if not given, and half of the largest
+            output for int8. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
@@ -111,35 +125,57 @@ def export(
     require_layers(model, "export")
     require_numbers(model)
     path = Path(path)
-    if path.suffix not in (*FORMATS, ".c"):
-        known = " or ".join(map(repr, (*FORMATS, ".c")))
-        raise LissomError(f"the suffix says what to write, {known}, got {str(path)!r}")
+    if path.suffix not in FORMATS:
+        raise LissomError(
+            f"the suffix says what to write, {' or '.join(map(repr, FORMATS))}, got {str(path)!r}"
+        )
     if path.is_dir() or not path.parent.is_dir():
         wrong = f"{path} is a directory" if path.is_dir() else f"{path.parent} is no directory"
         raise LissomError(f"{wrong}: export writes one file into a directory that exists")
     if tolerance is not None and not tolerance >= 0:
         raise LissomError(f"a tolerance is a size ≥ 0, got {tolerance!r}")
-    if path.suffix == ".c" and opset is not None:
-        raise LissomError(f"only ONNX has an opset, .c has none; got opset={opset!r}")
-    if path.suffix != ".c" and int8 is not None:
-        raise LissomError(f"int8 is for .c, and {path.suffix} is written in float32")
+    if batch is not None and batch < 1:
+        raise LissomError(f"a batch size is a whole number ≥ 1, got {batch!r}")
+    options = _options(path, pad=pad, batch=batch, int8=int8, opset=opset)
     inputs = as_inputs(example_inputs)
-    calibration = None if int8 is None else as_inputs(int8)
+    inputs = inputs if batch is None else inputs.with_batch(batch)
     with evaluating(model), torch.no_grad():
         if not leaves(run(model, inputs)):
             raise LissomError(
                 f"{type(model).__name__} returns no tensors, so there is no file of it"
             )
-        if path.suffix == ".c":
-            with replacing(path) as written:
-                difference, cost = c.write(model, inputs, written, calibration, check, tolerance)
-                size = sum(file.stat().st_size for file in written.parent.iterdir())
-            return Exported(path, "c", size, difference, False, None, cost)
-        program, dynamic = traced(model, inputs)
-        with replacing(path) as written:  # what fails the check never stands at `path`
-            used_opset, load = FORMATS[path.suffix](program, written, opset, inputs, dynamic)
-            difference = None
-            if check:
-                difference = difference_of(model, load, inputs, dynamic, tolerance, path)
-            size = sum(file.stat().st_size for file in written.parent.iterdir())
-    return Exported(path, path.suffix[1:], size, difference, dynamic, used_opset)
+        with replacing(path) as file:  # what fails the check never stands at `path`
+            written = FORMATS[path.suffix](model, inputs, file, **options)
+            difference = written.difference if check else None
+            if check and difference is None:
+                difference = difference_of(
+                    model, written.load, inputs, written.dynamic, tolerance, path
+                )
+            elif difference is not None:
+                require_near(difference, tolerance, path)
+            size = sum(part.stat().st_size for part in file.parent.iterdir())
+    return Exported(
+        path,
+        path.suffix[1:],
+        size,
+        difference,
+        written.dynamic,
+        written.opset,
+        written.notes,
+        written.cost,
+    )
+
+
+def _options(path: Path, **given: Any) -> dict[str, Any]:
+    """Those that the target takes; others must not have been given.
+
+    Raises:
+        LissomError: naming the option, and the targets that have it.
+    """
+    taken = OPTIONS[path.suffix]
+    for name, value in given.items():
+        if name not in taken and value is not DEFAULTS[name]:
+            having = [suffix for suffix, names in OPTIONS.items() if name in names]
+            whose = f"only {' and '.join(having)} has it" if having else "no target has it yet"
+            raise LissomError(f"{path.suffix} takes no {name}, {whose}; got {name}={shown(value)}")
+    return {name: value for name, value in given.items() if name in taken}

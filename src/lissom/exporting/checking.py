@@ -1,8 +1,10 @@
 """What was written, run beside the network on fresh inputs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,33 @@ from lissom.errors import LissomError
 from lissom.exporting.exporters import first_line
 from lissom.running import Inputs, leaves, real_parts, run
 
+if TYPE_CHECKING:
+    from lissom.exporting.c import Cost
+
 Runner = Callable[[Inputs], list[Tensor]]
+
+FAR = 0.5  # of the largest output: what is further off in int8 is not the network any more
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target says of the file that it wrote.
+
+    Attributes:
+        load: gives the file as a function of the inputs.
+        dynamic: whether it runs at any batch size.
+        opset: of ONNX.
+        notes: what the user should know of it, in sentences.
+        difference: to the network, where the target has seen to that itself.
+        cost: of C.
+    """
+
+    load: Callable[[], Runner]
+    dynamic: bool
+    opset: int | None = None
+    notes: tuple[str, ...] = ()
+    difference: float | None = None
+    cost: "Cost | None" = None
 
 
 def difference_of(
@@ -55,6 +83,21 @@ def difference_of(
                 )
             largest = max(largest, relative)
     return largest
+
+
+def require_near(difference: float, tolerance: float | None, path: Path) -> None:
+    """Refuse a file of integers that computes something else than the network.
+
+    Raises:
+        LissomError: the difference is NaN, or beyond the tolerance.
+    """
+    limit = FAR if tolerance is None else tolerance
+    if not difference <= limit:
+        raise LissomError(
+            f"{path.name} differs from the network in int8, so it was not written: by up to "
+            f"{difference:.3g} of the largest output; {limit:.3g} is allowed (tolerance). More "
+            "inputs to calibrate on may help, if they are like those to come; or write float32"
+        )
 
 
 def compare(there: Tensor, here: Tensor) -> tuple[float, float]:

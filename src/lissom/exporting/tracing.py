@@ -11,9 +11,11 @@ from lissom.exporting.exporters import first_line, quiet
 from lissom.running import Inputs
 
 
-def traced(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
-    """The traced network, and whether its batch is dynamic."""
-    if inputs.tensors[0].ndim:
+def traced(
+    model: nn.Module, inputs: Inputs, *, fixed: bool = False
+) -> tuple[ExportedProgram, bool]:
+    """The traced network, and whether its batch is dynamic: where it can be and is not `fixed`."""
+    if inputs.tensors[0].ndim and not fixed:
         # torch.export takes a size of 1 for a constant.
         size = 2 if inputs.batch == 1 else inputs.batch
         sized = inputs.with_batch(size).map(torch.clone)
@@ -27,14 +29,9 @@ def traced(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
             shapes = dims.dynamic_shapes(model, sized.args, sized.kwargs)
             program = torch.export.export(model, sized.args, sized.kwargs, dynamic_shapes=shapes)
             return program, True
-    return traced_as_given(model, inputs), False
-
-
-def traced_as_given(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    """The traced network, at the batch size of the inputs."""
     try:
         with quiet():
-            return torch.export.export(model, inputs.args, inputs.kwargs)
+            return torch.export.export(model, inputs.args, inputs.kwargs), False
     except Exception as error:
         raise LissomError(
             f"{type(model).__name__} cannot be exported by torch.export: {first_line(error)}"

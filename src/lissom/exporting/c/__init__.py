@@ -1,6 +1,7 @@
 """C for a microcontroller: a network as NAME.c and NAME.h, in int8 or float32."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,96 +15,89 @@ from lissom.exporting.c.integers import quantized
 from lissom.exporting.c.reading import read
 from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
-from lissom.exporting.checking import allowed, compare
-from lissom.exporting.tracing import traced_as_given
-from lissom.running import Inputs, leaves, run
+from lissom.exporting.checking import Written, allowed, compare
+from lissom.exporting.tracing import traced
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, leaves, run
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
-COMPARED = 100  # examples to calibrate on that are compared, too
+COMPARED = 100  # inputs to calibrate on on which the network is compared, too
 
 
-def reference(model: nn.Module, inputs: Inputs, calibration: Inputs | None) -> Reference:
+def reference(
+    model: nn.Module, example_inputs: ExampleInputs, int8: ExampleInputs | None = None
+) -> Reference:
     """What the C of a network computes, as a module on batches.
 
     Raises:
-        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on
-            are of another shape than those of the network.
+        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on are
+            of another shape than those of the network.
     """
-    network = read(traced_as_given(model, inputs.with_batch(1)))
-    if calibration is None:
+    inputs = as_inputs(example_inputs).with_batch(1)
+    with evaluating(model):
+        network = read(traced(model, inputs, fixed=True)[0])
+    if int8 is None:
         return Reference(network)
-    (x,) = inputs.tensors
-    found = [list(given.shape[1:]) for given in calibration.tensors]
-    if found != [list(x.shape[1:])]:
-        raise LissomError(
-            f"int8 takes inputs to calibrate on as one tensor of shape [n, "
-            f"{', '.join(map(str, x.shape[1:]))}], got {calibration}"
-        )
-    return Reference(quantized(network, maps(calibration.tensors[0], network)))
+    shape = list(inputs.tensors[0].shape[1:])
+    seen = as_inputs(int8)
+    if [list(x.shape[1:]) for x in seen.tensors] != [shape]:
+        sizes = ", ".join(map(str, ["n", *shape]))
+        raise LissomError(f"int8 takes inputs to calibrate on, a tensor [{sizes}], got {seen}")
+    return Reference(quantized(network, maps(seen.tensors[0], network)))
 
 
-def write(
-    model: nn.Module,
-    inputs: Inputs,
-    path: Path,
-    calibration: Inputs | None,
-    check: bool,
-    tolerance: float | None,
-) -> tuple[float | None, Cost]:
-    """Write NAME.c and NAME.h; the difference to the network, and what it takes.
-
-    The C is compiled and compared with its reference where there is a compiler, and the reference
-    with the network.
+def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | None) -> Written:
+    """Write NAME.c and NAME.h.
 
     Raises:
-        LissomError: as `reference`, or what was written does not compute what it must.
+        LissomError: as `reference`, or the file's name is none in C.
     """
     name = path.stem
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        better = re.sub(r"[^A-Za-z0-9]", "_", name).lstrip("_0123456789") or "net"
         raise LissomError(
-            f"functions in C are named after the file, as {path.name}: letters, digits and _, a "
-            f"letter first; call it {re.sub(r'^[^A-Za-z]*', 'net_', re.sub(r'[^A-Za-z0-9]', '_', name))}.c"
+            f"functions in C are named after the file, so its name is of letters, digits and _: "
+            f"{better}.c, for example, and not {path.name}"
         )
+    calibration = None if int8 is None else as_inputs(int8)
     module = reference(model, inputs, calibration)
     program = programmed(module.network)
     path.write_text(source(program, name), encoding="utf-8")
     path.with_suffix(".h").write_text(header(program, name), encoding="utf-8")
     cost = replace(cost_of(program), compiled=flash_on_cortex_m4(path))
-    if not check:
-        return None, cost
-    drawn = torch.randn(
-        3, *module.network.channels_first, generator=torch.Generator().manual_seed(0)
-    )
-    seen = drawn if calibration is None else calibration.tensors[0][:COMPARED].cpu()
     if compiler() is not None:
         infer = compiled(path, program.arena.bytes, len(module.network.order))
-        for x in (drawn, seen):
-            _require_equal(infer(x), module(x).flatten(1), path, calibration is not None)
-    here = torch.cat([_output(model, inputs, x) for x in seen.split(1)])
-    absolute, difference = compare(module(seen), here)
-    limit = tolerance
-    if limit is None and calibration is None:
-        limit = max(allowed(torch.float32), allowed(here.dtype))
-    if limit is not None and not difference <= limit:
-        raise LissomError(
-            f"{path.name} differs from the network, so it was not written: by up to {absolute:.3g}, "
-            f"which is {difference:.3g} of the largest output; {limit:.3g} is allowed (tolerance)"
-        )
-    return difference, cost
+        _require_same(infer, module, calibration, path)
+    difference = None
+    if calibration is not None:
+        x = calibration.tensors[0][:COMPARED]
+        here = torch.cat([_output(model, inputs, one) for one in x.split(1)])
+        _, difference = compare(module(x), here)
 
+    def runner(given: Inputs) -> list[Tensor]:
+        return [module(given.tensors[0])]
 
-def _require_equal(found: Tensor, expected: Tensor, path: Path, exactly: bool) -> None:
-    """Refuse C that a compiler makes something else of than what it was written for."""
-    absolute, difference = compare(found, expected)
-    if not difference <= (0 if exactly else allowed(torch.float32)):
-        raise LissomError(
-            f"{path.name}, compiled here, differs from its reference by up to {absolute:.3g}, so it "
-            "was not written"
-        )
+    return Written(lambda: runner, False, difference=difference, cost=cost)
 
 
 def _output(model: nn.Module, inputs: Inputs, x: Tensor) -> Tensor:
-    """The output of the network for one example."""
+    """The network's own output for an example."""
     (output,) = leaves(run(model, inputs.map(lambda given: x.to(given.device, given.dtype))))
-    return output.detach().cpu()
+    return output
+
+
+def _require_same(
+    infer: Callable[[Tensor], Tensor], module: Reference, calibration: Inputs | None, path: Path
+) -> None:
+    """Refuse C that a compiler makes something else of than what it was written for."""
+    shape = (3, *module.network.channels_first)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if calibration is not None:
+        x = torch.cat([x, calibration.tensors[0][:COMPARED].cpu().float()])
+    expected = module(x)
+    absolute, difference = compare(infer(x).reshape(expected.shape), expected)
+    if not difference <= (0.0 if calibration is not None else allowed(torch.float32)):
+        raise LissomError(
+            f"{path.name}, compiled here, differs from its reference by up to {absolute:.3g}, so "
+            "it was not written"
+        )

@@ -50,10 +50,9 @@ def planned(network: Network, outside: set[Value]) -> Arena:
         value = layer.output
         over = [x for x in layer.inputs if _lies_over(layer, x, spans[homes[x]].last == step)]
         home = homes[over[0]] if over else value
-        if not (isinstance(layer, Gather) and layer.moves_nothing):
-            # What the caller gave is only read, and where its outputs go only they are written.
-            if home is network.input or value in outside:
-                home = value
+        renames = isinstance(layer, Gather) and layer.moves_nothing
+        if not renames and (home is network.input or value in outside):
+            home = value  # what the caller gave is only read
         homes[value] = home
         span = spans.setdefault(home, Span(value.bytes, step, step))
         span.size = max(span.size, value.bytes)

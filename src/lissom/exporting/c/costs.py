@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.table import Table
+
 from lissom.exporting.c.writing import Program
-from lissom.tables import Table, table, text
+from lissom.tables import table, text
 
 # Code on a Cortex-M4 by gcc -Os, in bytes: of a call with its arguments, and of what is around.
 CALL_BYTES, ENTRY_BYTES = 36, 100

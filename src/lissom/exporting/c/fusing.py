@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def _joined(earlier: Layer, later: Layer) -> list[Layer] | None:
     return None
 
 
-def _pointwise(layer: Layer) -> bool:
+def _pointwise(layer: Layer) -> TypeGuard[Product]:
     """Whether it is scale·x + shift for each channel, perhaps within bounds."""
     return (
         isinstance(layer, Product)
@@ -68,26 +69,27 @@ def _pointwise(layer: Layer) -> bool:
 
 def _clamps(layer: Layer) -> bool:
     """Whether it only keeps numbers within bounds."""
-    return (
-        _pointwise(layer)
-        and isinstance(layer, Product)
-        and bool((layer.weight == 1).all() and (layer.bias == 0).all())
-    )
+    return _pointwise(layer) and bool((layer.weight == 1).all() and (layer.bias == 0).all())
 
 
 def _pooled(product: Product, pool: MaxPool) -> list[Layer] | None:
     """Pooling of sums: bounds are monotone, so that the largest is taken before."""
     alike = pool.window == pool.stride == (2, 2) and pool.dilation == (1, 1)
-    if not alike or product.pool != (1, 1) or product.dense or product.groups > 1:
+    if (
+        not alike
+        or product.pool != (1, 1)
+        or product.dense
+        or product.groups > 1
+        or product.dilation[1] > 1
+    ):
         return None
     return [replace(product, output=pool.output, pool=pool.window)]
 
 
-def _followed(earlier: Product | Add, later: Layer) -> list[Layer] | None:
+def _followed(earlier: Product | Add, later: Product) -> list[Layer] | None:
     """A layer and what scales its channels or keeps them within bounds."""
-    assert isinstance(later, Product) and isinstance(later.finish, Bounds)
     finish = earlier.finish
-    assert isinstance(finish, Bounds)
+    assert isinstance(finish, Bounds) and isinstance(later.finish, Bounds)
     if _clamps(later):
         both = _within(finish, later.finish)
         return [replace(earlier, output=later.output, finish=both)]
@@ -101,9 +103,8 @@ def _followed(earlier: Product | Add, later: Layer) -> list[Layer] | None:
     return [replace(earlier, output=later.output, weight=weight, bias=bias, finish=later.finish)]
 
 
-def _preceded(affine: Layer, product: Product) -> list[Layer]:
+def _preceded(affine: Product, product: Product) -> list[Layer]:
     """A product of channels that were scaled and shifted: W(s·x + t) + b = (W·s)x + (W·t + b)."""
-    assert isinstance(affine, Product)
     scale, shift = (_read_by(product, n) for n in (affine.weight.flatten(), affine.bias))
     bias = product.bias + (product.weight * shift).flatten(1).sum(1)
     weight = product.weight * scale
@@ -123,9 +124,8 @@ def _read_by(product: Product, by_channel: Tensor) -> Tensor:
     return spread.reshape(len(product.weight), 1, 1, -1)
 
 
-def _padded_before(affine: Layer, pad: Pad) -> list[Layer] | None:
+def _padded_before(affine: Product, pad: Pad) -> list[Layer] | None:
     """s·x + t and then a border v is a border (v − t)/s first."""
-    assert isinstance(affine, Product)
     scale, shift = affine.weight.flatten(), affine.bias
     if not bool((scale != 0).all() and pad.value.isfinite().all()):
         return None

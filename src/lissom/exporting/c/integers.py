@@ -65,8 +65,8 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         found = ranges[layer.output]
         if not isinstance(layer, Pad) and not all(map(math.isfinite, found)):
             raise LissomError(
-                f"{layer.name} gives numbers up to {max(found, key=abs)} on the inputs to calibrate "
-                "on, so there is no scale for int8"
+                f"{layer.name} gives {found[0]:.3g} to {found[1]:.3g} on inputs to calibrate on, "
+                "so there is no scale for int8"
             )
         made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], found, last)
         if scale is None:

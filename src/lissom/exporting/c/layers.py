@@ -300,7 +300,7 @@ class Network:
     scale: Scale | None = None
 
     def activations(self, x: Tensor) -> Iterator[tuple[Value, Tensor]]:
-        """All activations for [n, height, width, channels] in their order, each held while needed."""
+        """All activations for [n, height, width, channels], in their order."""
         last = {value: layer for layer in self.layers for value in layer.inputs}
         held = {self.input: x}
         yield self.input, x

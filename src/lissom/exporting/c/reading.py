@@ -66,7 +66,7 @@ def rule(*operators: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Why an operator cannot be a layer."""
 
 
@@ -142,7 +142,7 @@ class Reader:
                 return _moved(node.target, args, kwargs)
             if node.target in RULES:
                 return self._layer(node, args, kwargs)
-        except Unreadable as error:
+        except UnreadableError as error:
             raise LissomError(f"{self._where(node)} has no form in C: {error}") from None
         raise LissomError(f"{self._where(node)} has no form in C, which knows {SUPPORTED}")
 
@@ -152,7 +152,7 @@ class Reader:
         several = isinstance(made, tuple)  # pooling gives positions as well, which nobody reads
         shape = (made[0] if several else made).shape[1:]
         if found.order.shape != shape:
-            raise Unreadable(
+            raise UnreadableError(
                 f"it gives {list(shape)} where whole windows give {list(found.order.shape)}"
             )
         return (found, None) if several else found
@@ -173,7 +173,9 @@ class Reader:
         """The tensor as a map of its own shape, moved there if it stands otherwise."""
         shape = view.order.shape
         if len(shape) > 3:
-            raise Unreadable(f"maps have at most channels, height and width, not {list(shape)}")
+            raise UnreadableError(
+                f"maps have at most channels, height and width, not {list(shape)}"
+            )
         channels, height, width = as_map(shape)
         same = torch.equal(view.order, canonical(shape))
         if same and view.value.shape == (height, width, channels):
@@ -219,7 +221,7 @@ def _moved(operator: Any, args: Any, kwargs: Any) -> Any:
 
     def as_view(order: Tensor) -> View:
         if order.shape[:1] != (1,):
-            raise Unreadable("it moves the batch")
+            raise UnreadableError("it moves the batch")
         return View(view.value, order[0])
 
     return torch.utils._pytree.tree_map(as_view, moved)
@@ -238,7 +240,7 @@ MOVES = {
 
 
 def _pair(sizes: Any, rank: int, height: int = 1) -> Pair:
-    """An argument of one number, or one for each dim, along height and width; 1-d maps have none."""
+    """An argument of one number, or one for each dim, as those along height and width."""
     numbers = [sizes] if isinstance(sizes, int) else list(sizes)
     if rank == 2:  # channels and one dim more
         return height, numbers[-1]
@@ -312,7 +314,7 @@ def _conv(
 @rule(aten.linear.default)
 def _linear(reader: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> View:
     if x.order.ndim != 1:
-        raise Unreadable(
+        raise UnreadableError(
             f"dense layers read vectors, and this one reads {list(x.order.shape)} of each example"
         )
     columns: Tensor | None = None
@@ -348,7 +350,9 @@ def _batch_norm(
     cudnn: bool,
 ) -> View:
     if training or mean is None or variance is None:
-        raise Unreadable("BatchNorm without running statistics computes with those of the batch")
+        raise UnreadableError(
+            "BatchNorm without running statistics computes with those of the batch"
+        )
     scale = (variance.double() + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -371,7 +375,7 @@ def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
         both.append(placed.reshape(height * width, channels))
     value = x.value
     if not all(torch.equal(numbers, numbers[:1].expand_as(numbers)) for numbers in both):
-        raise Unreadable("numbers that differ by pixel")
+        raise UnreadableError("numbers that differ by pixel")
     weight, bias = (numbers[0] for numbers in both)
     added = reader.add(
         Product,
@@ -447,7 +451,7 @@ def _mean_pool(
     rank = x.order.ndim
     size = prod(_pair(window, rank))
     if any(_pair(padding, rank, 0)) and not count_include_pad:
-        raise Unreadable("average pooling that does not count its padding")
+        raise UnreadableError("average pooling that does not count its padding")
     finish = Scaled(torch.tensor([1 / (divisor or size)]))
     return _pool(reader, x, MeanPool, window, stride, padding, 0.0, finish=finish)
 
@@ -496,7 +500,9 @@ def _divided(x: View, size: Any) -> tuple[list[int], list[int]]:
     sizes = [size] if isinstance(size, int) else list(size)
     sides = list(x.order.shape[1:])
     if any(side % count for side, count in zip(sides, sizes, strict=True)):
-        raise Unreadable(f"adaptive pooling of {sides} to {sizes}, which has windows of many sizes")
+        raise UnreadableError(
+            f"adaptive pooling of {sides} to {sizes}, which has windows of many sizes"
+        )
     window = [side // count for side, count in zip(sides, sizes, strict=True)]
     return window, window
 
@@ -507,7 +513,7 @@ def _mean(
 ) -> View:
     rank = x.order.ndim
     if sorted(d % (rank + 1) for d in dims) != list(range(2, rank + 1)):
-        raise Unreadable("means are over all pixels of a channel")
+        raise UnreadableError("means are over all pixels of a channel")
     found = _mean_pool(reader, x, list(x.order.shape[1:]))
     return found if keepdim else View(found.value, found.order.flatten())
 
@@ -521,7 +527,7 @@ def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
             x, y = y, x
         return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y) * alpha)
     if alpha != 1 or x.order.shape != y.order.shape:
-        raise Unreadable("sums are of two tensors of one shape")
+        raise UnreadableError("sums are of two tensors of one shape")
     if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
         shape = x.order.shape
         x, y = (View(reader.map(view), canonical(shape)) for view in (x, y))
@@ -533,7 +539,7 @@ def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
 def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
     if isinstance(x, View) and isinstance(y, View):
-        raise Unreadable("a difference of two branches")
+        raise UnreadableError("a difference of two branches")
     if isinstance(x, View):
         return _affine(reader, x, torch.tensor(1.0), -alpha * torch.as_tensor(y))
     return _affine(reader, y, torch.tensor(-float(alpha)), torch.as_tensor(x))
@@ -542,7 +548,7 @@ def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
 def _mul(reader: Reader, x: Any, y: Any) -> View:
     if isinstance(x, View) and isinstance(y, View):
-        raise Unreadable("a product of two branches")
+        raise UnreadableError("a product of two branches")
     view, number = (x, y) if isinstance(x, View) else (y, x)
     return _affine(reader, view, torch.as_tensor(number), torch.tensor(0.0))
 
@@ -550,7 +556,7 @@ def _mul(reader: Reader, x: Any, y: Any) -> View:
 @rule(aten.div.Tensor, aten.div_.Tensor)
 def _div(reader: Reader, x: Any, y: Any) -> View:
     if isinstance(y, View):
-        raise Unreadable("a division by activations")
+        raise UnreadableError("a division by activations")
     return _affine(reader, x, 1 / torch.as_tensor(y).double(), torch.tensor(0.0))
 
 
@@ -562,9 +568,9 @@ def _neg(reader: Reader, x: View) -> View:
 @rule(aten.cat.default)
 def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
     if len(_views(views)) != len(views):
-        raise Unreadable("constants beside activations")
+        raise UnreadableError("constants beside activations")
     if dim % (views[0].order.ndim + 1) != 1:
-        raise Unreadable(f"concatenation along dim {dim}, and not along channels")
+        raise UnreadableError(f"concatenation along dim {dim}, and not along channels")
     values = [reader.map(view) for view in views]
     shape = (sum(view.order.shape[0] for view in views), *views[0].order.shape[1:])
     n = len(values)

@@ -250,8 +250,8 @@ $body}
 """)
 
 QUANTIZED = Template("""\
-/* The integer that stands for a float: in / step, halves rounded away from 0, plus zero. Floats that
-   are not negative are in the order of their bits, which are quicker to compare. */
+/* The integer that stands for a float: in / step, halves rounded away from 0, plus zero. Floats
+   that are not negative are in the order of their bits, which are quicker to compare. */
 static uint8_t quantized(float in)
 {
     union { float number; uint32_t bits; } twice;

@@ -250,6 +250,7 @@ def _run(
     cycles: float,
     more: Mapping[str, Constant] = MappingProxyType({}),
 ) -> Run:
+    """A call with the weights one after another, and what `more` holds."""
     integer = layer.weight.dtype == torch.int8
     ends = arithmetic(layer.finish)
     constants = {

@@ -129,13 +129,13 @@ def other(layer: Layer) -> list[Run]:
     if isinstance(layer, Pad):
         above, _, left, _ = layer.border
         inner_height, inner_width, _ = source.shape
-        sizes = (
+        edges = (
             *("{border}", channels, above, left, inner_height, inner_width, height, width),
             *("{x}", "{y}"),
         )
         border = {"border": Constant(plain.types["X"], layer.value)}
         function = plain.function("pad", PAD_C, 100)
-        return [Run("pad", function, sizes, border, 6.0 * entries)]
+        return [Run("pad", function, edges, border, 6.0 * entries)]
     if isinstance(layer, Add):
         ends = arithmetic(layer.finish)
         arguments = (*layer.multipliers, layer.bias, *ends.arguments, entries, "{x}", "{x1}", "{y}")
@@ -148,7 +148,7 @@ def other(layer: Layer) -> list[Run]:
             arguments = (
                 *(layer.multipliers[number], layer.biases[number], *ends.arguments),
                 *(count, channels, height * width),
-                *("{x%s}" % (number or ""), "{y} + %d" % before),
+                *(f"{{x{number or ''}}}", f"{{y}} + {before}"),
             )
             runs.append(Run("concat", function, arguments, cycles=10.0 * value.entries))
             before += count
@@ -172,9 +172,9 @@ def _mean(layer: MeanPool) -> Run:
     height, width, channels = layer.output.shape
     _, line, _ = layer.inputs[0].shape
     (rows, columns), (down, across) = layer.window, layer.stride
-    finish, scalar = layer.finish, Arithmetic
+    finish = layer.finish
     if isinstance(finish, Rescaled):
-        ends = scalar(
+        ends = Arithmetic(
             {**INTEGERS, "Y": "uint8_t"},
             "",
             "int32_t multiplier, int32_t zero, int32_t low, int32_t high",
@@ -187,7 +187,7 @@ def _mean(layer: MeanPool) -> Run:
         floats = layer.inputs[0].type == "float"
         types = FLOATS if floats else INTEGERS
         suffix = "" if floats else "_to_float"
-        ends = scalar(
+        ends = Arithmetic(
             {**types, "Y": "float"},
             suffix,
             "float scale",
