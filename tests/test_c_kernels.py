@@ -35,10 +35,12 @@ def random(density: float) -> Change:
 
 
 def blocks(n: int, m: int) -> Change:
-    """n of m neighbours in each row, channels last."""
+    """n of m neighbours in each row, channels last, where a row is whole blocks."""
 
     def change(w: Tensor) -> Tensor:
         rows = w.flatten(1)
+        if rows.shape[1] % m:
+            return w
         order = torch.rand(len(rows), rows.shape[1] // m, m).argsort(2).argsort(2)
         return w * (order < n).reshape(w.shape)
 
