@@ -115,6 +115,11 @@ class Cost:
     def ram(self) -> int:
         return self.arena + self.stack + self.variables
 
+    def to_dict(self) -> dict[str, int]:
+        """What it cost, as plain values."""
+        numbers = {key: value for key, value in vars(self).items() if key != "outputs"}
+        return {**numbers, "ram": self.ram}
+
 
 def run(board: Board, network: Network, folder: Path, flags: Sequence[str] = ("-Os",)) -> Cost:
     """Build a network for a board, and run it there on all of its inputs.
