@@ -1,6 +1,7 @@
 """ONNX, checked in ONNX Runtime."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.export import ExportedProgram
 from lissom.errors import LissomError
 from lissom.exporting.checking import Runner
 from lissom.exporting.exporters import first_line, optional, quiet
+from lissom.exporting.sessions import answers, in_onnxruntime
 from lissom.running import Inputs
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
@@ -49,18 +51,6 @@ def write(
         onnx_program.save(path, external_data=size > ONE_FILE_BYTES)
 
     def load() -> Runner:
-        runtime = optional("onnxruntime")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        fed = [value.name for value in session.get_inputs()]
-
-        def run_session(inputs: Inputs) -> list[Tensor]:
-            arrays = [x.cpu().numpy() for x in inputs.tensors]
-            feed = dict(zip(fed, arrays, strict=True))
-            return [torch.from_numpy(value) for value in session.run(None, feed)]
-
-        return run_session
+        return partial(answers, in_onnxruntime(path, torch.get_num_threads()))
 
     return written, load
