@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -164,8 +165,8 @@ def test_the_load_of_the_machine_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for before, warned in ((0.5, 0), (2.0, 1)):
-        loads = iter([before, 0.7])
-        monkeypatch.setattr("os.getloadavg", lambda: (next(loads), 9.0, 9.0))
+        loads = iter([(before, 9.0, 9.0), (0.7, 9.0, 9.0)])
+        monkeypatch.setattr("os.getloadavg", partial(next, loads))
         caplog.clear()
         found = latency({"a": lambda x: x}, torch.ones(1), rounds=1)["a"]
         assert found.load == (before, 0.7) and len(caplog.records) == warned

@@ -16,6 +16,16 @@ AXES = {
 }
 
 
+def size_text(size: float, axis: str) -> str:
+    """A count, or a time: 8,192, 43.1 µs."""
+    return time_text(size) if axis == "latency" else f"{size:,.0f}"
+
+
+def time_text(seconds: float) -> str:
+    """43.1 µs, 1.72 ms."""
+    return f"{1e6 * seconds:.3g} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
+
+
 FRACTION = "fraction"  # the unit of an error that is shown in percent
 
 
