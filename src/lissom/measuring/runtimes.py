@@ -17,7 +17,7 @@ from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError, nearest
 from lissom.exporting import export
 from lissom.exporting.exporters import first_line
-from lissom.exporting.sessions import onnxruntime_call, openvino_call
+from lissom.exporting.runtime import in_onnxruntime, in_openvino
 from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
 from lissom.turns import Call, Latency, in_turns
 
@@ -149,11 +149,11 @@ RUNTIMES = {
     "torch": Runtime("torch", _in_torch),
     "onnxruntime": Runtime(
         "ONNX Runtime",
-        partial(_from_onnx, onnxruntime_call),
+        partial(_from_onnx, in_onnxruntime),
         ("onnx", "onnxscript", "onnxruntime"),
     ),
     "openvino": Runtime(
-        "OpenVINO", partial(_from_onnx, openvino_call), ("onnx", "onnxscript", "openvino")
+        "OpenVINO", partial(_from_onnx, in_openvino), ("onnx", "onnxscript", "openvino")
     ),
 }
 

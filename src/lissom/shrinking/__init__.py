@@ -180,7 +180,7 @@ class _Case:
     def by_module(self, stay: Mask | None = None) -> _Found | None:
         """The model's own class with smaller tensors, if its code can express that."""
         traced, decision = self.traced, self.decision(stay)
-        likely = likely_sizes(self.model, traced.coupler, decision.gone)
+        likely = likely_sizes(self.model, traced.coupler, decision.times)
         self.apart = float("inf")
 
         def attempt(attributes: Sequence[Attribute]) -> Outcome:

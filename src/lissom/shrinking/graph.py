@@ -39,10 +39,10 @@ def cut_graph(
     graph = copy.deepcopy(trace.program.graph)
     twins = dict(zip(trace.program.graph.nodes, graph.nodes, strict=True))
     small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
-    _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.gone))
+    _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.times))
     for node in list(trace.nodes):
         if node.op == "call_function":
-            asked("rewrite", call(node), Cut(small, coupler, decision.gone, node, twins))
+            asked("rewrite", call(node), Cut(small, coupler, decision.times, node, twins))
     for i, (site, values) in enumerate(decision.folds.items()):
         added = folded(coupler, decision, constants, site, values)
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)

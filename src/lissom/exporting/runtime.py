@@ -1,0 +1,85 @@
+"""Files of ONNX in the programs that run them on the CPU, and how long they take."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lissom.exporting.checking import Runner
+from lissom.exporting.exporters import optional
+from lissom.running import Inputs
+from lissom.turns import Call
+
+SECONDS, ROUNDS = 0.8, 3  # how long networks are timed together, and how often at least
+
+
+def opened(source: Path | bytes) -> Runner:
+    """A file of ONNX, or what would be in it, as a function of the inputs, in ONNX Runtime.
+
+    Raises:
+        LissomError: ONNX Runtime is not installed.
+    """
+    session = _session(source, torch.get_num_threads())
+
+    def run_session(inputs: Inputs) -> list[Tensor]:
+        return [torch.from_numpy(value) for value in session.run(None, _feed(session, inputs))]
+
+    return run_session
+
+
+def in_onnxruntime(source: Path | bytes, inputs: Inputs, threads: int) -> Call:
+    """What runs a file of ONNX on these inputs in ONNX Runtime."""
+    session = _session(source, threads)
+    feed = _feed(session, inputs)
+    return lambda: session.run(None, feed)
+
+
+def in_openvino(source: Path, inputs: Inputs, threads: int) -> Call:
+    """What runs a file of ONNX on these inputs in OpenVINO, compiled for their shapes."""
+    core = optional("openvino", extra="openvino").Core()
+    feed = {i: x.detach().cpu().numpy() for i, x in enumerate(inputs.tensors)}
+    network = core.read_model(source)
+    network.reshape({i: list(array.shape) for i, array in feed.items()})
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",  # which is bfloat16 on some processors otherwise
+    }
+    request = core.compile_model(network, "CPU", options).create_infer_request()
+    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
+
+
+def _session(source: Path | bytes, threads: int) -> Any:
+    runtime = optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Threads that wait actively take the cores from whoever has a turn on them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
+    names = [value.name for value in session.get_inputs()]
+    return dict(zip(names, (x.detach().cpu().numpy() for x in inputs.tensors), strict=True))
+
+
+def timed(runners: Sequence[Runner], inputs: Inputs) -> list[float]:
+    """The shortest call of each in seconds, taking turns; all of it lasts less than a second.
+
+    Where calls are so long that they have no `ROUNDS` turns by then, it takes as long as these.
+    """
+    shortest = [float("inf")] * len(runners)
+    for runner in runners:  # a first call reserves memory
+        runner(inputs)
+    began, rounds = perf_counter(), 0
+    while rounds < ROUNDS or perf_counter() - began < SECONDS:
+        for i, runner in enumerate(runners):
+            started = perf_counter()
+            runner(inputs)
+            shortest[i] = min(shortest[i], perf_counter() - started)
+        rounds += 1
+    return shortest
