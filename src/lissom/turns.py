@@ -55,6 +55,11 @@ class Latency:
         )
 
 
+def time_text(seconds: float) -> str:
+    """43.1 µs, 1.72 ms."""
+    return f"{1e6 * seconds:.3g} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
+
+
 def in_turns(
     models: Mapping[str, Call], *, rounds: int, device: torch.device, threads: int, runtime: str
 ) -> dict[str, Latency]:

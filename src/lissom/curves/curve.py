@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
 from lissom.curves.placing import Plan
-from lissom.curves.point import (
-    FRACTION,
-    ErrorScale,
-    Point,
-    label_of,
-    number_or_dense,
-    time_text,
-)
+from lissom.curves.point import FRACTION, ErrorScale, Point, label_of, number_or_dense
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
@@ -39,6 +32,7 @@ from lissom.groups import Groups
 from lissom.measuring import Latency
 from lissom.saving import load
 from lissom.tables import table, text
+from lissom.turns import time_text
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lissom.turns import time_text
+
 AXES = {
     "nonzeros": "weights and biases of the shrunk network that are not zero",
     "weights": "all weights and biases of the shrunk network",
@@ -19,11 +21,6 @@ AXES = {
 def size_text(size: float, axis: str) -> str:
     """A count, or a time: 8,192, 43.1 µs."""
     return time_text(size) if axis == "latency" else f"{size:,.0f}"
-
-
-def time_text(seconds: float) -> str:
-    """43.1 µs, 1.72 ms."""
-    return f"{1e6 * seconds:.3g} µs" if seconds < 1e-3 else f"{1e3 * seconds:.3g} ms"
 
 
 FRACTION = "fraction"  # the unit of an error that is shown in percent

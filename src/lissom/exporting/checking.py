@@ -14,6 +14,8 @@ from lissom.running import Inputs, leaves, real_parts, run
 
 Runner = Callable[[Inputs], list[Tensor]]
 
+FAR = 0.5  # of the largest output: what is further off in int8 is not the network any more
+
 
 @dataclass(frozen=True)
 class Written:
@@ -24,12 +26,14 @@ class Written:
         dynamic: whether it runs at any batch size.
         opset: of ONNX.
         notes: what the user should know of it, in sentences.
+        difference: to the network, where the target has seen to that itself.
     """
 
     load: Callable[[], Runner]
     dynamic: bool
     opset: int | None = None
     notes: tuple[str, ...] = ()
+    difference: float | None = None
 
 
 def difference_of(
@@ -73,6 +77,21 @@ def difference_of(
                 )
             largest = max(largest, relative)
     return largest
+
+
+def require_near(difference: float, tolerance: float | None, path: Path) -> None:
+    """Refuse a file of integers that computes something else than the network.
+
+    Raises:
+        LissomError: the difference is NaN, or beyond the tolerance.
+    """
+    limit = FAR if tolerance is None else tolerance
+    if not difference <= limit:
+        raise LissomError(
+            f"{path.name} differs from the network in int8, so it was not written: by up to "
+            f"{difference:.3g} of the largest output; {limit:.3g} is allowed (tolerance). More "
+            "inputs to calibrate on may help, if they are like those to come; or write float32"
+        )
 
 
 def compare(there: Tensor, here: Tensor) -> tuple[float, float]:

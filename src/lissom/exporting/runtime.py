@@ -22,18 +22,18 @@ def opened(source: Path | bytes) -> Runner:
     Raises:
         LissomError: ONNX Runtime is not installed.
     """
-    session = _session(source, torch.get_num_threads())
+    session = session_of(source, torch.get_num_threads())
 
     def run_session(inputs: Inputs) -> list[Tensor]:
-        return [torch.from_numpy(value) for value in session.run(None, _feed(session, inputs))]
+        return [torch.from_numpy(value) for value in session.run(None, feed_of(session, inputs))]
 
     return run_session
 
 
 def in_onnxruntime(source: Path | bytes, inputs: Inputs, threads: int) -> Call:
     """What runs a file of ONNX on these inputs in ONNX Runtime."""
-    session = _session(source, threads)
-    feed = _feed(session, inputs)
+    session = session_of(source, threads)
+    feed = feed_of(session, inputs)
     return lambda: session.run(None, feed)
 
 
@@ -52,7 +52,8 @@ def in_openvino(source: Path, inputs: Inputs, threads: int) -> Call:
     return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
 
 
-def _session(source: Path | bytes, threads: int) -> Any:
+def session_of(source: Path | bytes, threads: int) -> Any:
+    """A session of ONNX Runtime."""
     runtime = optional("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -62,7 +63,8 @@ def _session(source: Path | bytes, threads: int) -> Any:
     return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
+def feed_of(session: Any, inputs: Inputs) -> dict[str, Any]:
+    """Inputs as a session of ONNX Runtime takes them."""
     names = [value.name for value in session.get_inputs()]
     return dict(zip(names, (x.detach().cpu().numpy() for x in inputs.tensors), strict=True))
 

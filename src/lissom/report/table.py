@@ -10,11 +10,12 @@ from statistics import fmean
 from typing import Any
 
 from lissom.curves import Curve, Setting
-from lissom.curves.point import number_or_dense, time_text
+from lissom.curves.point import number_or_dense
 from lissom.curves.results import spread
 from lissom.curves.storing import small_in
 from lissom.errors import PathError
 from lissom.report.series import Scale, axis_words, halvings, knee_of, removed
+from lissom.turns import time_text
 
 WITHIN = 0.005  # of fractions; of other errors a twentieth of the dense one's
 
