@@ -13,7 +13,7 @@ from lissom.exporting.exporters import optional
 from lissom.running import Inputs
 from lissom.turns import Call
 
-SECONDS, ROUNDS = 0.8, 3  # how long networks are timed together, and how often at least
+SECONDS, ROUNDS = 0.5, 3  # how long networks are timed together, and how often at least
 
 
 def opened(source: Path | bytes) -> Runner:

@@ -89,7 +89,7 @@ def _said(chosen: _Way, unpadded: _Way, usual: _Way) -> Iterator[str]:
         )
     elif usual is not unpadded:
         yield f"not padded: with {usual.to} channels {ratio(usual)}"
-    kept = chosen.padded.kept
+    kept = usual.padded.kept
     for weight, width, reason in kept[:SHOWN]:
         yield f"{weight} reads {width} channels, which {reason} keeps"
     if len(kept) > SHOWN:

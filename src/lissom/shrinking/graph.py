@@ -6,6 +6,7 @@ parameters and every literal size rewritten. It can be trained further, in that 
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -36,9 +37,10 @@ def cut_graph(
         GroupError: where a size that depends on the input would have to be rewritten.
     """
     trace = coupler.trace
-    graph = copy.deepcopy(trace.program.graph)
+    with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
+        graph = copy.deepcopy(trace.program.graph)
+        small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
     twins = dict(zip(trace.program.graph.nodes, graph.nodes, strict=True))
-    small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
     _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.times))
     for node in list(trace.nodes):
         if node.op == "call_function":

@@ -6,9 +6,9 @@ from math import gcd, lcm
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-from lissom.coupling import Family, couple, families, trace
+from lissom.coupling import Family, Pin, couple, families, pins, trace
 from lissom.coupling.constants import Constants
 from lissom.coupling.labels import Axis
 from lissom.coupling.ops import call
@@ -22,6 +22,7 @@ from lissom.shrinking.surgery import plan
 from lissom.shrinking.verify import Check, Reference, other_sizes
 
 ALIGNED = 4  # what a blocked layout asks of the number of channels that a convolution reads
+WHOLE = ("max_pool2d", "avg_pool2d", "cat")  # and which operators ask for whole blocks
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Padder:
         """What pooling and concatenation read."""
         for node in self._coupler.trace.nodes:
             op = call(node) if node.op == "call_function" else None
-            if op is None or not ("pool2d" in op.name or op.name == "cat"):
+            if op is None or op.name not in WHOLE:
                 continue
             for source in op.tensors:
                 images = len(self._coupler.trace.shape(source)) == 4
@@ -207,14 +208,15 @@ class Padder:
 
     def _kept(self, decision: Decision) -> Iterator[tuple[str, int, str]]:
         """What still reads a number of channels that does not fit, and why."""
-        labels, trace = self._coupler.labels, self._coupler.trace
+        names = self._coupler.trace.names
         for read in self._reads:
             width = int(decision.times[read.labels].sum())
-            if read.site is None or not width % read.wants(self.block, ALIGNED):
-                continue
-            reasons = [self._keeps[label] for label in read.labels.tolist() if label in self._keeps]
-            for label in labels.before_pinned(read.site.labels).tolist():
-                cause = labels.cause_of(label)
-                reasons += [trace.place(cause)] if isinstance(cause, fx.Node) else []
-            weight = trace.names.get(read.site.other, read.site.other.name)
-            yield weight, width, reasons[0] if reasons else "the input"
+            if read.site is not None and width % read.wants(self.block, ALIGNED):
+                reasons = [self._keeps.get(label) for label in read.labels.tolist()]
+                reasons += [_place(pin) for pin in pins(self._coupler) if pin.width == width]
+                reason = next(filter(None, reasons), "the input")
+                yield names.get(read.site.other, read.site.other.name), width, reason
+
+
+def _place(pin: Pin) -> str:
+    return f"{pin.operator} at {pin.module}" if pin.module else pin.operator
