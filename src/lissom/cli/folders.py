@@ -7,10 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from torch import nn
 
 from lissom.cli.shared import errors, log, say
+from lissom.curves.point import ErrorScale
+from lissom.data import Dataset, first_inputs
 from lissom.errors import RunError
 from lissom.recipes import (
     TEACHER,
@@ -19,10 +22,14 @@ from lissom.recipes import (
     keep_record,
     load_checkpoint,
     load_weights,
+    make_data,
     make_model,
+    make_task,
     read_record,
 )
 from lissom.storage import LOCK, alone_in, leftovers, remove
+from lissom.training import evaluate
+from lissom.training.evaluation import Part
 
 RUN_FILES = (
     "recipe.json",
@@ -96,6 +103,35 @@ def load_model(run: Path) -> tuple[nn.Module, Any]:
     if method is not None:
         method.finalize()
     return model, record.shape
+
+
+def calibration_inputs(run: Path, count: int = 1000, data_dir: Path | None = None) -> Any:
+    """Some of the inputs that a run was trained on, always the same.
+
+    Args:
+        run: its directory.
+        count: how many; of data in batches no more than those of the first batch are different.
+        data_dir: where data sets lie.
+    """
+    record = record_of_run(run)
+    data = make_data(record.recipe, data_dir, seed=record.seed)
+    if not isinstance(data, Dataset):
+        return first_inputs(data, make_task(record.recipe), count)
+    order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))
+    return data.train_x[order[:count]]
+
+
+def judge(run: Path, model: nn.Module, data_dir: Path | None = None) -> Part:
+    """How well a network does on a run's test data, by the task of its recipe."""
+    record = record_of_run(run)
+    data = make_data(record.recipe, data_dir, seed=record.seed)
+    return evaluate(model, data, make_task(record.recipe), "test")
+
+
+def error_scale(run: Path) -> ErrorScale:
+    """What errors of a run are, and how they are written."""
+    task = make_task(record_of_run(run).recipe)
+    return ErrorScale(task.error_name, task.error_unit)
 
 
 def _holds_curve(folder: Path) -> bool:

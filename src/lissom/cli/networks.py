@@ -7,6 +7,7 @@ import typer
 
 from lissom.cli.shared import (
     AsJson,
+    DataDir,
     Quiet,
     Run,
     Trust,
@@ -40,8 +41,15 @@ def measure(
         float, typer.Option(help="Count weights of at most this size as zeros.")
     ] = 0.0,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Measure the seconds of a forward pass as well.")
+        bool,
+        typer.Option(
+            "--latency", help="Measure the seconds of a forward pass as well, as it is and shrunk."
+        ),
     ] = False,
+    runtime: Annotated[
+        Literal["torch", "onnxruntime", "openvino"] | None,
+        typer.Option(help="What runs it for --latency; torch if not given."),
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -53,9 +61,13 @@ def measure(
     from lissom.recipes import make_example
 
     with mistakes_in_red():
+        if runtime is not None and not latency:
+            raise RunError(f"--runtime {runtime} is where --latency is measured: give both")
         model, shape = load_model(run)
         example = make_example(model, shape, 1)
-        counted = measure_model(model, example, tolerance=tolerance, latency=latency)
+        counted = measure_model(
+            model, example, tolerance=tolerance, latency=latency, runtime=runtime or "torch"
+        )
         if as_json:
             print_json(counted.to_dict())
         else:
@@ -127,6 +139,15 @@ def export(
         int | None,
         typer.Option(help="The only batch size of the file; any if not given.", metavar="N"),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8/--float32",
+            help="Compute in integers of 8 bits, calibrated on training inputs of the run; say "
+            "what it does to the error on test data, and whether it is faster.",
+        ),
+    ] = False,
+    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -139,8 +160,9 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
-    from lissom.cli.folders import load_model
+    from lissom.cli.folders import calibration_inputs, error_scale, judge, load_model
     from lissom.exporting import export as export_model
+    from lissom.exporting.runtime import Opened
     from lissom.recipes import make_example
 
     with mistakes_in_red():
@@ -157,9 +179,19 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        written = export_model(model, make_example(model, shape), path, pad=not no_pad, batch=batch)
+        example = make_example(model, shape, batch or (1 if int8 else 2))
+        calibration = calibration_inputs(run, data_dir=data_dir) if int8 else None
+        written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=calibration)
+        errors: dict[str, float] = {}
+        if int8:
+            file = Opened(path, model, example, dynamic=written.dynamic)
+            networks = {"float32": model, "int8": file}
+            errors = {name: judge(run, net, data_dir).error for name, net in networks.items()}
+            scale = error_scale(run)
+            told = ", ".join(f"{scale.text(error)} in {kind}" for kind, error in errors.items())
+            what += f"\n{scale.name} on test data: {told}"
         if as_json:
-            print_json({**vars(written), "shrunk": not dense})
+            print_json({**vars(written), "shrunk": not dense, "test": errors or None})
         say(f"written: {written}\n{what}")
 
 

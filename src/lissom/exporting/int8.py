@@ -6,14 +6,12 @@ which inputs to calibrate on decide. `QuantizeLinear` and `DequantizeLinear` aro
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lissom.errors import LissomError
 from lissom.exporting.checking import Written, compare, difference_of
@@ -47,17 +45,17 @@ def in_int8(
     if kinds[0] != kinds[1]:
         raise LissomError(f"int8 is more inputs like {inputs}, to calibrate on; got {calibration}")
     difference_of(model, float32.load, inputs, float32.dynamic, None, path)
-    batch = None if float32.dynamic else inputs.batch
+    size = min(AT_ONCE, calibration.batch) if float32.dynamic else inputs.batch
     with TemporaryDirectory() as folder:
         small = Path(folder) / "int8.onnx"
-        _quantize(path, small, calibration, batch)
+        _quantize(path, small, calibration, size)
         note = _which_is_faster(path, small, inputs)
         shutil.copyfile(small, path)
-    difference = _difference(model, path, calibration, batch)
+    difference = _difference(model, path, calibration, size)
     return replace(float32, notes=(*float32.notes, note), difference=difference)
 
 
-def _quantize(path: Path, to: Path, calibration: Inputs, batch: int | None) -> None:
+def _quantize(path: Path, to: Path, calibration: Inputs, size: int) -> None:
     optional("onnxruntime")
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -65,7 +63,7 @@ def _quantize(path: Path, to: Path, calibration: Inputs, batch: int | None) -> N
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             session = session_of(path, torch.get_num_threads())
-            self._feeds = (feed_of(session, chunk) for chunk in _chunks(calibration, batch))
+            self._feeds = (feed_of(session, chunk) for chunk in calibration.chunks(size))
 
         def get_next(self) -> object:
             return next(self._feeds, None)
@@ -89,16 +87,16 @@ def _quantize(path: Path, to: Path, calibration: Inputs, batch: int | None) -> N
         ) from error
 
 
-def _difference(model: nn.Module, path: Path, calibration: Inputs, batch: int | None) -> float:
+def _difference(model: nn.Module, path: Path, calibration: Inputs, size: int) -> float:
     """The largest difference of the file to the network's outputs, over the largest of these."""
-    file, largest, size = opened(path), 0.0, 0.0
+    file, largest, whole = opened(path), 0.0, 0.0
     device = next(model.parameters(), torch.empty(0)).device
-    for chunk in _chunks(calibration, batch, COMPARED):
+    for chunk in calibration.with_batch(min(calibration.batch, COMPARED)).chunks(size):
         chunk = chunk.map(lambda x: x.to(device))
         for there, here in zip(file(chunk), leaves(run(model, chunk)), strict=True):
             largest = max(largest, compare(there, here)[0])
-            size = max(size, float(here.abs().max()))
-    return largest / (size or 1.0)
+            whole = max(whole, float(here.abs().max()))
+    return largest / (whole or 1.0)
 
 
 def _which_is_faster(float32: Path, int8: Path, inputs: Inputs) -> str:
@@ -113,16 +111,3 @@ def _which_is_faster(float32: Path, int8: Path, inputs: Inputs) -> str:
         f"against {time_text(before.seconds)} in ONNX Runtime, batch {inputs.batch}, one thread)"
     )
     return said if after.ratio < 1 else f"{said}: use the float32 file"
-
-
-def _chunks(inputs: Inputs, batch: int | None, most: int | None = None) -> Iterator[Inputs]:
-    """The examples, or the first of them, as many at a time as the file takes."""
-    examples = inputs.batch if most is None else min(most, inputs.batch)
-    for start in range(0, examples, batch or AT_ONCE):
-        end = min(start + (batch or AT_ONCE), examples)
-        chunk = inputs.map(partial(_rows, inputs, slice(start, end)))
-        yield chunk if batch is None else chunk.with_batch(batch)
-
-
-def _rows(inputs: Inputs, rows: slice, x: Tensor) -> Tensor:
-    return x[rows] if inputs.has_batch(x) else x

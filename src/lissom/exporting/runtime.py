@@ -6,11 +6,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.exporting.checking import Runner
 from lissom.exporting.exporters import optional
-from lissom.running import Inputs
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
 from lissom.turns import Call
 
 SECONDS, ROUNDS = 0.5, 3  # how long networks are timed together, and how often at least
@@ -28,6 +28,35 @@ def opened(source: Path | bytes) -> Runner:
         return [torch.from_numpy(value) for value in session.run(None, feed_of(session, inputs))]
 
     return run_session
+
+
+class Opened(nn.Module):
+    """A file of ONNX as a module, which answers in the form of its network.
+
+    Args:
+        path: the file.
+        model: its network.
+        example_inputs: what the network runs on; of their batch size, where the file takes no
+            other.
+        dynamic: whether it takes any.
+    """
+
+    def __init__(
+        self, path: Path, model: nn.Module, example_inputs: ExampleInputs, *, dynamic: bool
+    ) -> None:
+        super().__init__()
+        inputs = as_inputs(example_inputs)
+        self._run, self._batch = opened(path), None if dynamic else inputs.batch
+        with evaluating(model), torch.no_grad():
+            self._form = torch.utils._pytree.tree_structure(run(model, inputs))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the file gives, on the CPU; a file of one batch size in several calls."""
+        inputs = Inputs(args, kwargs)
+        examples = inputs.batch
+        parts = [self._run(chunk) for chunk in inputs.chunks(self._batch or examples)]
+        found = [torch.cat(several)[:examples] for several in zip(*parts, strict=True)]
+        return torch.utils._pytree.tree_unflatten(found, self._form)
 
 
 def in_onnxruntime(source: Path | bytes, inputs: Inputs, threads: int) -> Call:
