@@ -27,6 +27,7 @@ import exact_tables
 import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
+import runtime_table
 import torch
 from gate_tables import helps, spread
 from matplotlib.figure import Figure
@@ -243,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "unit-norms": lambda: exact_table("coupling-cost", exact_tables.unit_norms),
     "latency": lambda: exact_table("latency", exact_tables.latency),
     "speed": lambda: exact_tables.speed(load("latency")),
+    "runtimes": lambda: exact_table("runtimes", runtime_table.runtimes),
     "topk": lambda: plain_table("topk"),
     "topk-chosen": lambda: plain_table("topk-chosen"),
     "henrikson": henrikson_table,

@@ -407,10 +407,12 @@ def trainer_of_odd_data(folder: Path) -> Call:
 # Small networks.
 
 on_model(
-    "measure", measure, dense, example_inputs=X, tolerance=0.0, latency=False
+    "measure", measure, dense, example_inputs=X, tolerance=0.0, latency=False,
+    runtime="torch",
 )  # fmt: skip
 CALLS["latency"] = lambda folder: Call(
-    measuring.latency, dict(models={"a": dense()}, example_inputs=X, threads=1, rounds=2)
+    measuring.latency,
+    dict(models={"a": dense()}, example_inputs=X, runtime="torch", threads=1, rounds=2),
 )
 on_model(
     "shrink", lissom.shrink, pruned, example_inputs=X, round_to=1, fold=True, inputs=False,

@@ -29,6 +29,7 @@ FLOORS = (
         "storage",
         "strength",
         "tables",
+        "turns",
     },
     {"penalties", "groups", "coupling", "operators"},
     {"methods", "compressions", "preconditioners", "rescaling"},

@@ -3,17 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
 from devices import DEVICES
+from products import exhaustive
 from torch import Tensor, nn
 
-from lissom import LissomError
-from lissom.measuring import Latency, latency, timing
+import lissom
+from lissom import LissomError, latency, turns
+from lissom.measuring import Latency
 
 
 class Clock:
@@ -21,7 +25,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(timing, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(turns, "perf_counter", lambda: self.now)
 
     def model(self, seconds: Callable[[], float], log: list[str], name: str) -> Callable[..., None]:
         def call(x: Tensor) -> None:
@@ -44,8 +48,8 @@ def test_seconds_and_ratios_of_a_known_clock(monkeypatch: pytest.MonkeyPatch) ->
     assert found["shrunk"].quartiles == pytest.approx((0.0005, 0.0005))
     assert (found["dense"].ratio, found["shrunk"].ratio) == pytest.approx((1, 0.25))
     for one in found.values():
-        assert one.calls * one.seconds >= timing.BLOCK_SECONDS
-        assert one.calls * one.seconds < 2 * timing.BLOCK_SECONDS
+        assert one.calls * one.seconds >= turns.BLOCK_SECONDS
+        assert one.calls * one.seconds < 2 * turns.BLOCK_SECONDS
         assert (one.rounds, one.device, one.threads) == (4, "cpu", torch.get_num_threads())
 
 
@@ -150,5 +154,83 @@ def test_what_cannot_be_measured(models: Any, example_inputs: Any, options: Any,
 
 def test_as_text() -> None:
     found = Latency(0.0012345, (0.0012, 0.0013), 1.0, 15, 17, "cpu", 1)
-    assert str(found) == ("1.234 ms (quartiles 1.2–1.3; 15 rounds of 17 calls; cpu, 1 thread)")
-    assert str(replace(found, threads=4)).endswith("cpu, 4 threads)")
+    shown = "1.234 ms (quartiles 1.2–1.3; 15 rounds of 17 calls; torch, cpu, 1 thread)"
+    assert str(found) == shown
+    assert str(replace(found, load=(0.4, 1.2))) == shown
+    busy = replace(found, threads=4, runtime="onnxruntime", load=(1.26, 1.2))
+    assert str(busy).endswith("onnxruntime, cpu, 4 threads; load 1.3 before)")
+
+
+def test_the_load_of_the_machine_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for before, warned in ((0.5, 0), (2.0, 1)):
+        loads = iter([(before, 9.0, 9.0), (0.7, 9.0, 9.0)])
+        monkeypatch.setattr("os.getloadavg", partial(next, loads))
+        caplog.clear()
+        found = latency({"a": lambda x: x}, torch.ones(1), rounds=1)["a"]
+        assert found.load == (before, 0.7) and len(caplog.records) == warned
+    assert "load of this machine was 2.0" in caplog.text
+    monkeypatch.delattr("os.getloadavg")
+    assert latency({"a": lambda x: x}, torch.ones(1), rounds=1)["a"].load is None
+
+
+def wide() -> nn.Sequential:
+    """Half a million products behind a selection of its inputs, as shrunk networks have it."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 256))
+    with torch.no_grad():
+        net[1].weight[:1984] = net[1].bias[:1984] = 0
+    return net.eval()
+
+
+@exhaustive
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_networks_in_a_runtime(runtime: str) -> None:
+    for needed in (runtime, "onnxscript"):
+        pytest.importorskip(needed)
+    net, x = wide(), torch.rand(4, 8, 8)
+    found = lissom.measure(net, x, latency=True, runtime=runtime)
+    assert found.latency and found.shrunk_latency
+    assert found.latency.runtime == found.shrunk_latency.runtime == runtime
+    assert found.shrunk_latency.ratio < 0.5
+    assert "latency when shrunk" in str(found) and f"{runtime}, cpu" in str(found)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """max(x, 0) of 4 × 8 numbers, as ONNX."""
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    x, y = (make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 8]) for name in "xy")
+    graph = make.make_graph([make.make_node("Relu", ["x"], ["y"])], "it", [x], [y])
+    model = make.make_model(graph, ir_version=9, opset_imports=[make.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "it.onnx")
+    return tmp_path / "it.onnx"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=exhaustive)])
+def test_files_in_a_runtime(runtime: str, file: Path) -> None:
+    pytest.importorskip(runtime)
+    before = torch.get_num_threads()
+    x, models = torch.rand(4, 8), {"one": file, "other": str(file)}
+    found = latency(models, x, runtime=runtime, threads=2, rounds=3)
+    assert list(found) == ["one", "other"]
+    assert {(t.runtime, t.device, t.threads) for t in found.values()} == {(runtime, "cpu", 2)}
+    assert 0 < found["one"].seconds < 0.01 and found["one"].ratio == 1
+    assert torch.get_num_threads() == before
+    for odd, given, said in (
+        (lambda x: x, x, "'it' is to be a network .* only torch runs functions"),
+        (file.with_name("none.onnx"), x, "it cannot run on example_inputs"),
+        (nn.Linear(3, 2), x, "it cannot run on example_inputs"),
+    ):
+        with pytest.raises(LissomError, match=said):
+            latency({"it": odd}, given, runtime=runtime)
+
+
+def test_a_runtime_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(1, 2)
+    with pytest.raises(LissomError, match=r"'torch' or 'onnxruntime' or .* got 'onnxrt'\. Did you"):
+        latency({"a": nn.ReLU()}, x, runtime="onnxrt")
+    monkeypatch.setattr("lissom.measuring.runtimes.find_spec", lambda name: None)
+    with pytest.raises(LissomError, match=r"OpenVINO needs onnx, .* 'lissom\[openvino\]'"):
+        lissom.measure(nn.Linear(2, 2), x, latency=True, runtime="openvino")

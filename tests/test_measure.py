@@ -150,6 +150,7 @@ def test_as_json() -> None:
         "shrunk_weights": None,
         "unshrunk": None,
         "latency": None,
+        "shrunk_latency": None,
     }
     assert Measurement(found.variables, 1e-5, found.layers, found.storage) == found
 

@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import random
+import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import TopK, shrink
-from lissom.curves import Curve, Event, Point, Start, running
+from lissom.curves import Curve, Event, Knee, Point, Start, running
 from lissom.curves.checks import check_unit, notice_upside_down
 from lissom.errors import PathError, RunError
 from lissom.saving.graphs import GRAPH
@@ -317,7 +319,6 @@ def test_killed_between_any_two_files_and_resumed(
         ({"points": 7}, "points=6, and this call has points=7"),
         ({"strengths": (1e-4, 2.0)}, r"strengths=\[0.0001, 1.0\], and this call has"),
         ({"test": test_error}, "test=False, and this call has test=True"),
-        ({"latency": True}, "latency=False"),
         ({"make_model": lambda seed: nn.Linear(6, 3)}, "parameters={'0.weight'.*another out"),
     ],
 )
@@ -584,7 +585,11 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"seeds": 0}, "seeds is a whole number ≥ 1, got 0"),
         ({"jobs": True}, "jobs is a whole number ≥ 1, got True"),
         ({"retry_failed": 1}, "retry_failed is True or False, got 1"),
-        ({"latency": None}, "latency is True or False, got None"),
+        (
+            {"latency": None},
+            "latency is True, False or one of 'torch', 'onnxruntime', .*, got None",
+        ),
+        ({"latency": "openvin"}, "latency is True, .* got 'openvin'. Did you mean 'openvino'"),
         ({"inputs": 1}, "inputs is True or False, got 1"),
         ({"round_to": 0}, "round_to is a whole number ≥ 1, got 0"),
         ({"progress": True}, "progress is None.*False.*a function.*got True"),
@@ -727,26 +732,36 @@ def test_networks_are_timed_together_if_asked_for(
 ) -> None:
     timed: list[list[str]] = []
 
-    def latency(networks: dict[str, nn.Module], example_inputs: Tensor) -> Any:
-        timed.append(list(networks))
-        return lissom.measuring.latency(networks, example_inputs, rounds=2)
+    def latency(networks: dict[str, nn.Module], example_inputs: Tensor, runtime: str) -> Any:
+        timed.append([runtime, *networks])
+        found = lissom.latency(networks, example_inputs, rounds=2)  # wherever it is asked for
+        return {name: replace(one, runtime=runtime) for name, one in found.items()}
 
     monkeypatch.setattr("lissom.curves.latencies.latency", latency)
     given: dict[str, Any] = {"strengths": [1e-2, 1.0], "points": 3, "seeds": 1, "latency": True}
     events: list[Event] = []
     found = path(**given, out=tmp_path, progress=events.append)
     assert (events[-1].kind, events[-1].point, events[-1].done) == ("latency", None, 3)
-    names = [f"seed0/{name}" for name in ("dense", "strength-0.01", "strength-1.0")]
+    names = ["torch", *(f"seed0/{name}" for name in ("dense", "strength-0.01", "strength-1.0"))]
     assert timed == [names] and found.axes[-1] == "latency"
     for point in found.points:
         assert 0 < point.size("latency") == found.latency(point).seconds < 1
         assert found.latency(point).rounds == 2
     assert found.latency(found.points[0]).ratio == 1
     assert found.budget(latency=1.0).size("latency") < 1
-    assert "ms (1.00×)" in str(found) and str(Curve.load(tmp_path)) == str(found)
+    assert "s (1.00×)" in str(found) and str(Curve.load(tmp_path)) == str(found)
     assert path(**given, out=tmp_path) == found and len(timed) == 1
     more = path(**given, out=tmp_path, from_scratch=[1e-2])
-    assert timed[1:] == [[*names, "seed0/scratch-0.01"]] and len(more.points) == 4
+    names.append("seed0/scratch-0.01")
+    assert timed[1:] == [names] and len(more.points) == 4
+    pytest.importorskip("onnxruntime")
+    assert (found.runtime, "latency, torch" in str(found)) == ("torch", True)
+    elsewhere = path(**{**given, "latency": "onnxruntime"}, out=tmp_path)
+    assert timed[2:] == [["onnxruntime", *names[1:]]]
+    assert (elsewhere.runtime, "latency, onnxruntime" in str(elsewhere)) == ("onnxruntime", True)
+    assert Curve.load(tmp_path).runtime == "onnxruntime"
+    knee = Knee(elsewhere.settings[0], "latency", {})
+    assert re.match(r"knee at dense: [\d.]+ (µs|ms) latency, error ", str(knee))
     (tmp_path / "latencies.json").unlink()  # as after a kill before they were timed
     untimed = Curve.load(tmp_path)
     assert "latency" not in untimed.axes

@@ -269,6 +269,26 @@ def test_a_page_about_curves(made: Path, tmp_path: Path) -> None:
     assert elsewhere.exit_code == 2 and "about a run is of one run" in elsewhere.output
 
 
+@exhaustive
+def test_a_curve_is_timed_where_its_networks_will_run(tmp_path: Path) -> None:
+    for needed in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(needed)
+    run, out = tmp_path / "run", tmp_path / "chosen"
+    changes = [*SHORT, "path.strengths=[0.3, 0.1]", "path.points=3", "path.latency=onnxruntime"]
+    command = ["path", "digits-path", "--out", str(run)]
+    done = CliRunner().invoke(
+        app, [*command, *(w for change in changes for w in ("--set", change))]
+    )
+    assert done.exit_code == 0 and "latency, onnxruntime" in done.output, done.output
+    curve = Curve.load(run)
+    seconds = sorted(point.size("latency") for point in curve.points)
+    budget = f"latency={(seconds[0] + seconds[-1]) / 2}"
+    done = CliRunner().invoke(app, ["choose", str(run), "--budget", budget, "--out", str(out)])
+    assert done.exit_code == 0 and (out / "model.safetensors").exists(), done.output
+    done = CliRunner().invoke(app, ["choose", str(run), "--budget", "latency=1e-9"])
+    assert done.exit_code == 2 and "no setting has at most latency=1e-09" in done.output
+
+
 @pytest.mark.parametrize("asked", few(["all", "0.1"], []))
 def test_points_from_scratch_are_added_to_a_curve(tmp_path: Path, asked: str) -> None:
     run = tmp_path / "run"

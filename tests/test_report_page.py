@@ -363,9 +363,9 @@ def test_an_empty_network_has_lost_everything(tmp_path: Path) -> None:
 
 def test_latencies_are_times(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, latency=True))
-    assert ">latency</button></th>" in page.text and re.search(
-        r"<td>[\d.]+ (µs|ms)</td>", page.text
-    )
+    assert ">latency in torch</button></th>" in page.text
+    assert re.search(r"<td>[\d.]+ (µs|ms)</td>", page.text)
+    assert page.data["words"]["latency"] == "latency in torch"
 
 
 def test_what_a_curve_cannot_answer_is_said(tmp_path: Path) -> None:

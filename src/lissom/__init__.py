@@ -17,7 +17,7 @@ _NAMES = {
     "errors": "LissomError",
     "exporting": "export",
     "groups": "Groups blocks columns kernels partition tiles weights",
-    "measuring": "measure",
+    "measuring": "latency measure",
     "methods": "Budget Method",
     "methods.gates": "gate",
     "methods.lc": "lc",
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from lissom.groups import partition as partition
     from lissom.groups import tiles as tiles
     from lissom.groups import weights as weights
+    from lissom.measuring import latency as latency
     from lissom.measuring import measure as measure
     from lissom.methods import Budget as Budget
     from lissom.methods import Method as Method

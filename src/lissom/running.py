@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,16 @@ class Inputs:
     def with_batch(self, size: int) -> "Inputs":
         """The same with so many examples: over again, or the first of them."""
         return self.map(lambda x: resized(x, [size, *x.shape[1:]]) if self.has_batch(x) else x)
+
+    def chunks(self, size: int) -> "Iterator[Inputs]":
+        """So many examples at a time; the last are filled up with the first of them."""
+        for start in range(0, self.batch, size):
+            rows = slice(start, start + size)
+            chunk = self.map(partial(self._rows, rows))
+            yield chunk if chunk.batch == size else chunk.with_batch(size)
+
+    def _rows(self, rows: slice, x: Tensor) -> Tensor:
+        return x[rows] if self.has_batch(x) else x
 
     def __str__(self) -> str:
         return ", ".join(f"{list(x.shape)} ({x.dtype} on {x.device})" for x in self.tensors)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from torch import nn
 
@@ -27,6 +28,7 @@ from lissom.recipes import (
 )
 from lissom.storage import LOCK, alone_in, leftovers, remove
 from lissom.training import Task, evaluate
+from lissom.training.evaluation import Part
 
 RUN_FILES = (
     "recipe.json",
@@ -105,17 +107,23 @@ def load_model(run: Path) -> tuple[nn.Module, Any]:
 
 
 def calibration_inputs(run: Path, count: int = 1000, data_dir: Path | None = None) -> Any:
-    """Training inputs of a run, from all over its data, on which scales for int8 are found."""
+    """Some of the inputs that a run was trained on, always the same.
+
+    Args:
+        run: its directory.
+        count: how many; of data in batches no more than those of the first batch are different.
+        data_dir: where data sets lie.
+    """
     data, task = _data_of(run, data_dir)
-    if isinstance(data, Dataset):
-        return data.train_x[:: max(1, len(data.train_x) // count)][:count]
-    return first_inputs(data, task, count)
+    if not isinstance(data, Dataset):
+        return first_inputs(data, task, count)
+    order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))
+    return data.train_x[order[:count]]
 
 
-def judge(run: Path, module: nn.Module, data_dir: Path | None = None) -> float:
-    """The error of a network on the test data of a run."""
-    data, task = _data_of(run, data_dir)
-    return evaluate(module, data, task).error
+def judge(run: Path, model: nn.Module, data_dir: Path | None = None) -> Part:
+    """How well a network does on a run's test data, by the task of its recipe."""
+    return evaluate(model, *_data_of(run, data_dir), "test")
 
 
 def task_of_run(run: Path) -> Task:

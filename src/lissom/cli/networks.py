@@ -41,8 +41,15 @@ def measure(
         float, typer.Option(help="Count weights of at most this size as zeros.")
     ] = 0.0,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Measure the seconds of a forward pass as well.")
+        bool,
+        typer.Option(
+            "--latency", help="Measure the seconds of a forward pass as well, as it is and shrunk."
+        ),
     ] = False,
+    runtime: Annotated[
+        Literal["torch", "onnxruntime", "openvino"] | None,
+        typer.Option(help="What runs it for --latency; torch if not given."),
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -54,9 +61,13 @@ def measure(
     from lissom.recipes import make_example
 
     with mistakes_in_red():
+        if runtime is not None and not latency:
+            raise RunError(f"--runtime {runtime} is where --latency is measured: give both")
         model, shape = load_model(run)
         example = make_example(model, shape, 1)
-        counted = measure_model(model, example, tolerance=tolerance, latency=latency)
+        counted = measure_model(
+            model, example, tolerance=tolerance, latency=latency, runtime=runtime or "torch"
+        )
         if as_json:
             print_json(counted.to_dict())
         else:
@@ -153,6 +164,7 @@ def export(
     from lissom.cli.folders import calibration_inputs, judge, load_model, task_of_run
     from lissom.exporting import export as export_model
     from lissom.exporting.c import reference
+    from lissom.exporting.runtime import Opened
     from lissom.progress import judged
     from lissom.recipes import make_example
 
@@ -170,10 +182,10 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        example = make_example(model, shape)
         seen = None
         if (to == "c") if int8 is None else int8:
             seen = calibration_inputs(run, data_dir=data_dir)
+        example = make_example(model, shape, batch or (2 if seen is None else 1))
         written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=seen)
         found = {**vars(written), "shrunk": not dense}
         lines = [str(written), what]
@@ -182,11 +194,17 @@ def export(
             if not as_json:
                 console.print(written.cost.table())
         if seen is not None:
-            quantized = reference(model, example, seen)
-            errors = [judge(run, net, data_dir) for net in (model, quantized)]
-            found |= {"error": errors[0], "error_int8": errors[1]}
-            before, after = (judged(error, task_of_run(run)) for error in errors)
-            lines.append(f"test {before} in float32, {after} in int8")
+            quantized = (
+                reference(model, example, seen)
+                if to == "c"
+                else Opened(path, model, example, dynamic=written.dynamic)
+            )
+            before, after = (judge(run, net, data_dir).error for net in (model, quantized))
+            found |= {"error": before, "error_int8": after}
+            task = task_of_run(run)
+            lines.append(
+                f"test {judged(before, task)} in float32, {judged(after, task)} in int8"
+            )
         if as_json:
             print_json(found)
         say("\n".join([f"written: {lines[0]}", *lines[1:]]))

@@ -17,6 +17,7 @@ from lissom.curves.checks import (
     check_flags,
     check_from_scratch,
     check_functions,
+    check_latency,
     check_names,
     check_out,
     check_progress,
@@ -58,7 +59,7 @@ def path(
     error_unit: str | None = None,
     round_to: int = 1,
     inputs: bool = False,
-    latency: bool = False,
+    latency: bool | str = False,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
     retry_failed: bool = False,
@@ -107,8 +108,9 @@ def path(
             error without another name is a fraction.
         round_to: as for `lissom.shrink`: widths that are multiples of it.
         inputs: as for `lissom.shrink`: whether inputs that nothing reads may go too.
-        latency: measure seconds of a forward pass too. At the end all networks of the curve take
-            turns, so that their times compare.
+        latency: measure seconds of a forward pass too, in "torch" (or True), "onnxruntime" or
+            "openvino". At the end all networks of the curve take turns, so that their times
+            compare. It may be asked for later, or in another runtime, of a path that is there.
         out: a folder for all points, where the same call goes on after a kill, or a fault of the
             machine such as a full disk, and repeats no finished point. It is locked meanwhile, for
             other processes that would write there. Without `out`, the files are temporary and go
@@ -133,7 +135,8 @@ def path(
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
     check_counts(round_to=round_to)
-    check_flags(inputs=inputs, latency=latency, retry_failed=retry_failed)
+    check_flags(inputs=inputs, retry_failed=retry_failed)
+    runtime = check_latency(latency)
     visited = check_strengths(strengths, points)
     plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
     from_scratch = check_from_scratch(from_scratch)
@@ -145,7 +148,6 @@ def path(
         "strengths": list(plan.strengths),
         "points": plan.points,
         "seeds": seeds,
-        "latency": latency,
         "test": test is not None,
         "strength_name": strength_name,
         "error_name": scale.name,
@@ -193,9 +195,9 @@ def path(
                 tried += following
             if from_scratch:
                 make_points(from_scratch, points_made, from_scratch=True)
-        if latency:
+        if runtime is not None:
             every = Curve.load(folder).points  # also those from scratch of earlier calls
-            time_networks(every, example_inputs, make_model, folder, telling)
+            time_networks(every, example_inputs, make_model, folder, telling, runtime)
         notice_upside_down(points_made)
         curve = Curve.load(folder, make_model)
         finalize(curve, temporary.pop_all().close)

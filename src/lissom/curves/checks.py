@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lissom.arguments import shown
 from lissom.curves.point import FRACTION, Point, strength_text
-from lissom.errors import PathError, warn
+from lissom.errors import LissomError, PathError, nearest, warn
+from lissom.measuring.runtimes import RUNTIMES, runtime_named
 
 WAYS = (
     "strengths are (first, last), an interval to be filled; (guess,), one λ > 0 to search from; or "
@@ -48,6 +49,25 @@ def check_flags(**flags: object) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise PathError(f"{name} is True or False, got {flag!r}")
+
+
+def check_latency(latency: object) -> str | None:
+    """The runtime that times networks; None for none.
+
+    Raises:
+        PathError: if it is unknown, or not installed.
+    """
+    if isinstance(latency, bool):
+        return "torch" if latency else None
+    if latency not in RUNTIMES:
+        known = ", ".join(map(repr, RUNTIMES))
+        hint = nearest(latency, RUNTIMES) if isinstance(latency, str) else ""
+        raise PathError(f"latency is True, False or one of {known}, got {shown(latency)}.{hint}")
+    try:
+        runtime_named(latency)
+    except LissomError as error:
+        raise PathError(str(error)) from error
+    return str(latency)
 
 
 def check_out(out: object) -> Path:

@@ -32,6 +32,7 @@ from lissom.groups import Groups
 from lissom.measuring import Latency
 from lissom.saving import load
 from lissom.tables import table, text
+from lissom.turns import time_text
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Curve:
         """The names of the sizes."""
         return tuple(next(p.sizes for p in self.points if p.sizes is not None))
 
+    @property
+    def runtime(self) -> str | None:
+        """What ran the networks when their latency was measured; None if it was not."""
+        return next((latency.runtime for latency in self._latencies.values()), None)
+
     @as_annotated(PathError)
     def front(self, axis: str = "nonzeros") -> tuple[Setting, ...]:
         """Settings that no other dominates, from dense to empty.
@@ -198,7 +204,7 @@ class Curve:
     def budget(self, /, **budget: float) -> Setting:
         """The setting with the lowest mean error whose size, the largest over seeds, is within.
 
-            curve.budget(nonzeros=20_000), curve.budget(macs=1e6), curve.budget(bytes=8192)
+            curve.budget(nonzeros=20_000), curve.budget(bytes=8192), curve.budget(latency=1e-3)
 
         Raises:
             PathError: if no setting is so small, or not exactly one axis was given.
@@ -324,6 +330,8 @@ class Curve:
         rows = [self._row(s, "dominated" if id(s) in dominated else "") for s in self.settings]
         rows += [self._row(s, "from scratch") for s in self.from_scratch]
         error, sizes = self._scale.heading, _columns(self.axes)
+        if self.runtime is not None:
+            sizes = [f"latency, {self.runtime}" if axis == "latency" else axis for axis in sizes]
         columns = [self.strength_label, error, "test", *sizes, "seconds", ""]
         lines = [text(table(columns, rows))]
         lines += [f"failed: {point}: {point.failed}" for point in self.failed]
@@ -372,7 +380,7 @@ class Curve:
             return round(size) if size >= 10 else size
         timed = [self._latencies.get(name_of(point)) for point in setting.points]
         ratios = [latency.ratio for latency in timed if latency is not None]
-        return f"{1e3 * size:.3g} ms" + (f" ({fmean(ratios):.2f}×)" if ratios else "")
+        return time_text(size) + (f" ({fmean(ratios):.2f}×)" if ratios else "")
 
     def _dead_weights(self, point: Point) -> dict[str, Tensor]:
         tensors = tensors_in(point.folder)

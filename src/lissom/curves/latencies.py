@@ -21,14 +21,17 @@ def time_networks(
     make_model: MakeModel,
     out: Path,
     telling: Telling,
+    runtime: str,
 ) -> None:
-    """Let the shrunk networks of all points take turns, unless that was done already.
+    """Let the shrunk networks of all points take turns in a runtime, unless that was done already.
 
     Points are made hours apart, and a machine is not always as fast; so all are timed together,
     and once more where points were added. Ratios are to the first point's network, a dense one.
     """
     worked = [point for point in points if not point.failed]
-    if load_latencies(out).keys() == {name_of(point) for point in worked}:
+    before = load_latencies(out)
+    same = all(one.runtime == runtime for one in before.values())
+    if same and before.keys() == {name_of(point) for point in worked}:
         return
     telling.tell("latency")
     device = as_inputs(example_inputs).tensors[0].device
@@ -36,4 +39,4 @@ def time_networks(
     for point in worked:
         large = partial(build, make_model, point.seed)
         networks[name_of(point)] = load(small_in(point.folder), large).to(device)
-    save_latencies(latency(networks, example_inputs), out)
+    save_latencies(latency(networks, example_inputs, runtime=runtime), out)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lissom.turns import time_text
+
 AXES = {
     "nonzeros": "weights and biases of the shrunk network that are not zero",
     "weights": "all weights and biases of the shrunk network",
@@ -14,6 +16,11 @@ AXES = {
     "bits": "8 · bytes",
     "latency": "seconds of a forward pass of the shrunk network on the example",
 }
+
+
+def size_text(size: float, axis: str) -> str:
+    """A count, or a time: 8,192, 43.1 µs."""
+    return time_text(size) if axis == "latency" else f"{size:,.0f}"
 
 
 FRACTION = "fraction"  # the unit of an error that is shown in percent

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from lissom.curves.point import ErrorScale, Point, strength_text
+from lissom.curves.point import ErrorScale, Point, size_text, strength_text
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ class Knee:
 
     def __str__(self) -> str:
         found = (
-            f"knee at {strength_text(self.strength)}: {self.size:,.0f} {self.axis}, "
-            f"{self.setting.scale.name} {self.setting.scale.text(self.error)}"
+            f"knee at {strength_text(self.strength)}: {size_text(self.size, self.axis)} "
+            f"{self.axis}, {self.setting.scale.name} {self.setting.scale.text(self.error)}"
         )
         if self.range is None or len(self.by_seed) < 2:
             return found
-        low, high = self.range
-        return f"{found} (seeds: {low:,.0f} to {high:,.0f} {self.axis})"
+        low, high = (size_text(size, self.axis) for size in self.range)
+        return f"{found} (seeds: {low} to {high} {self.axis})"
 
 
 def spread(values: Sequence[float]) -> float:

@@ -31,7 +31,7 @@ FORMATS: dict[str, Callable[..., Written]] = {
     ".c": c.write,
 }
 # What else each of them can be told; of an option in no set there is nothing yet.
-OPTIONS = {".onnx": {"pad", "batch", "opset"}, ".pt2": set[str](), ".c": {"int8"}}
+OPTIONS = {".onnx": {"pad", "batch", "int8", "opset"}, ".pt2": set[str](), ".c": {"int8"}}
 DEFAULTS = {"pad": True, "batch": None, "int8": None, "opset": None}
 
 
@@ -103,8 +103,10 @@ def export(
             4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
             times as long with other numbers. `notes` says what was done.
         batch: for ONNX, the only batch size of the file.
-        int8: for C, inputs to calibrate on, such as 1,000 images of the training set as one
-            tensor: the file computes in integers of 8 bits. Its `difference` is that on them.
+        int8: for ONNX and C, inputs to calibrate on, such as 1,000 images of the training set as
+            one tensor: the file computes in integers of 8 bits, a quarter of the size. Its
+            `difference` is that on these inputs. ONNX Runtime's static quantization is slower than
+            float32 for some networks; `notes` has the times of both.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
             example_inputs. ONNX is run by ONNX Runtime on the CPU. C is compiled, where there is a

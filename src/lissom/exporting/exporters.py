@@ -11,13 +11,13 @@ from types import ModuleType
 from lissom.errors import LissomError
 
 
-def optional(name: str) -> ModuleType:
+def optional(name: str, extra: str = "onnx") -> ModuleType:
     """A library of an extra, or what to install."""
     try:
         return import_module(name)
     except ImportError as error:
         raise LissomError(
-            f"writing ONNX needs {name}, which is not installed: pip install 'lissom[onnx]'"
+            f"this needs {name}, which is not installed: pip install 'lissom[{extra}]'"
         ) from error
 
 

@@ -10,17 +10,25 @@ from torch.export import ExportedProgram
 from lissom.errors import LissomError
 from lissom.exporting.checking import Written
 from lissom.exporting.exporters import first_line, optional, quiet
+from lissom.exporting.int8 import in_int8
 from lissom.exporting.runtime import opened
 from lissom.exporting.tracing import traced
 from lissom.exporting.widths import fast
-from lissom.running import Inputs
+from lissom.running import ExampleInputs, Inputs, as_inputs
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
 ONE_FILE_BYTES = 2**31 - 2**24
 
 
 def write(
-    model: nn.Module, inputs: Inputs, path: Path, *, pad: bool, batch: int | None, opset: int | None
+    model: nn.Module,
+    inputs: Inputs,
+    path: Path,
+    *,
+    pad: bool,
+    batch: int | None,
+    int8: ExampleInputs | None,
+    opset: int | None,
 ) -> Written:
     """Write ONNX.
 
@@ -30,8 +38,10 @@ def write(
         path: the file.
         pad: whether channels are padded to numbers that ONNX Runtime is fast with.
         batch: that of the inputs, for a file that takes no other; None for any.
+        int8: inputs to calibrate on; None for float32.
         opset: the version of ONNX's operators; torch's choice if None.
     """
+    calibration = None if int8 is None else as_inputs(int8)
     for needed in ("onnx", "onnxscript"):
         optional(needed)
     program, dynamic = traced(model, inputs, fixed=batch is not None)
@@ -50,7 +60,11 @@ def write(
         onnx_program, notes = fast(model, inputs, onnx_program, convert_padded)
     with quiet():
         onnx_program.save(path, external_data=size > ONE_FILE_BYTES)
-    return Written(lambda: opened(path), dynamic, int(onnx_program.model.opset_imports[""]), notes)
+    version = int(onnx_program.model.opset_imports[""])
+    written = Written(lambda: opened(path), dynamic, version, notes)
+    if calibration is None:
+        return written
+    return in_int8(model, inputs, path, calibration, written)
 
 
 def _converted(program: ExportedProgram, inputs: Inputs, dynamic: bool, opset: int | None) -> Any:

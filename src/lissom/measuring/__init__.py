@@ -11,12 +11,13 @@ from lissom.arguments import as_annotated
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
-from lissom.measuring.timing import Latency, latency
-from lissom.measuring.units import neurons, shrunk_weights
+from lissom.measuring.runtimes import latency, runtime_named
+from lissom.measuring.units import neurons, shrunk
 from lissom.methods import require_plain
 from lissom.parametrized import plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers, whole
 from lissom.sparse_sizes import Storage, storage
+from lissom.turns import Latency
 
 __all__ = ["Latency", "Layer", "Measurement", "Storage", "Variable", "latency", "measure"]
 
@@ -29,6 +30,7 @@ def measure(
     *,
     tolerance: float = 0.0,
     latency: bool = False,
+    runtime: str = "torch",
 ) -> Measurement:
     """What a model has that is not zero, and what it costs: weights, neurons, MACs, bytes, seconds.
 
@@ -51,17 +53,20 @@ def measure(
             arguments or a dict of keywords. Without, non-zeros and bytes are all that is known.
         tolerance: |w| ≤ tolerance counts as zero. The default counts exact zeros; Henrikson's
             article takes 1e-5.
-        latency: measure the time of a forward pass as well, as `latency` does.
+        latency: measure the time of a forward pass as well, as `lissom.latency` does, in turns with
+            the shrunk network.
+        runtime: what runs it: "torch", "onnxruntime" or "openvino".
 
     Raises:
         LissomError: if the tolerance is negative, the model has no parameters or none yet,
-            example_inputs holds anything but tensors, the model cannot run on it, or a latency is
-            asked for without it.
+            example_inputs holds anything but tensors, the model cannot run on it, a latency is
+            asked for without it, or the runtime is unknown or not installed.
     """
     if not tolerance >= 0:
         raise LissomError(
             f"a tolerance is a size ≥ 0 below which weights count as zero, got {tolerance!r}"
         )
+    runtime_named(runtime)
     require_plain(model, "measure")
     require_numbers(model)
     model = plain(model)
@@ -85,7 +90,7 @@ def measure(
                 "a latency needs inputs: measure(model, example_inputs, latency=True)"
             )
         return counted
-    return _run(model, as_inputs(example_inputs), counted, timed=latency)
+    return _run(model, as_inputs(example_inputs), counted, runtime if latency else None)
 
 
 def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...]:
@@ -108,8 +113,10 @@ def _layers(model: nn.Module, variables: Iterable[Variable]) -> tuple[Layer, ...
     )
 
 
-def _run(model: nn.Module, inputs: Inputs, counted: Measurement, *, timed: bool) -> Measurement:
-    """Add what only a run on the example inputs can tell."""
+def _run(
+    model: nn.Module, inputs: Inputs, counted: Measurement, runtime: str | None
+) -> Measurement:
+    """Add what only a run on the example inputs can tell; latencies in a runtime."""
     done = forward_pass(model, inputs)
     by_name = {variable.name: variable for variable in counted.variables}
     macs: Counter[str] = Counter()
@@ -137,14 +144,16 @@ def _run(model: nn.Module, inputs: Inputs, counted: Measurement, *, timed: bool)
         and name not in multiplied
         and any(layer in done.shapes for layer in layers_of)
     )
-    left = shrunk = unshrunk = None
+    left = small = unshrunk = None
     try:
         left = neurons(model, inputs, counted.tolerance)
-        shrunk = shrunk_weights(model, inputs, counted.tolerance)
+        small = shrunk(model, inputs, counted.tolerance)
     except OperatorError:
         raise
     except LissomError as error:
         unshrunk = str(error)
+    networks = {"model": model} if small is None else {"model": model, "small": small}
+    times = latency(networks, inputs, runtime=runtime) if runtime else {}
     return replace(
         counted,
         layers=layers,
@@ -153,7 +162,8 @@ def _run(model: nn.Module, inputs: Inputs, counted: Measurement, *, timed: bool)
         effective_macs=total - sum(macs.values()) + sum(effective.values()),
         uncounted=uncounted,
         neurons=left,
-        shrunk_weights=shrunk,
+        shrunk_weights=None if small is None else sum(p.numel() for p in small.parameters()),
         unshrunk=unshrunk,
-        latency=latency({"model": model}, inputs)["model"] if timed else None,
+        latency=times.get("model"),
+        shrunk_latency=times.get("small"),
     )

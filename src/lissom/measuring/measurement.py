@@ -5,9 +5,9 @@ from typing import Any
 
 from rich.table import Table
 
-from lissom.measuring.timing import Latency
 from lissom.sparse_sizes import Storage
 from lissom.tables import table, text
+from lissom.turns import Latency
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Measurement:
             makes.
         unshrunk: why the last two are None though there are example inputs.
         latency: of a forward pass on the whole batch; None if not asked for.
+        shrunk_latency: of the network that `lissom.shrink` makes, in turns with it; its ratio says
+            what removing the zeros is worth.
     """
 
     variables: tuple[Variable, ...]
@@ -81,6 +83,7 @@ class Measurement:
     shrunk_weights: int | None = None
     unshrunk: str | None = None
     latency: Latency | None = None
+    shrunk_latency: Latency | None = None
 
     @property
     def nonzeros(self) -> int:
@@ -133,6 +136,7 @@ class Measurement:
             "shrunk_weights": self.shrunk_weights,
             "unshrunk": self.unshrunk,
             "latency": self.latency and asdict(self.latency),
+            "shrunk_latency": self.shrunk_latency and asdict(self.shrunk_latency),
         }
 
     def table(self) -> Table:
@@ -196,4 +200,7 @@ class Measurement:
             rows.append(["batch", f"{self.examples:,} examples; MACs are for one"])
         if self.latency is not None:
             rows.append(["latency", str(self.latency)])
+        if self.shrunk_latency is not None:
+            ratio = f"{self.shrunk_latency.ratio:.2f} × as long: {self.shrunk_latency}"
+            rows.append(["latency when shrunk", ratio])
         return rows

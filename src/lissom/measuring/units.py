@@ -22,7 +22,7 @@ def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ..
     Raises:
         LissomError: if dead units cannot be removed from this model.
     """
-    small = _shrunk(model, inputs, tolerance, inputs=True, fold=True)
+    small = shrunk(model, inputs, tolerance, inputs=True, fold=True)
     found: dict[nn.Module, int] = {}
 
     def seen(layer: nn.Module, *_: object) -> None:
@@ -42,18 +42,12 @@ def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ..
     return tuple(found.values())
 
 
-def shrunk_weights(model: nn.Module, inputs: Inputs, tolerance: float) -> int:
-    """All weights, biases and zeros included, of the dense network that `lissom.shrink` makes.
+def shrunk(model: nn.Module, example_inputs: Inputs, tolerance: float, **how: Any) -> nn.Module:
+    """A small network to be counted; that its other methods were not checked is no news then.
 
     Raises:
-        LissomError: if it cannot make one of this model.
+        LissomError: if `lissom.shrink` cannot make one of this model.
     """
-    small = _shrunk(model, inputs, tolerance)
-    return sum(parameter.numel() for parameter in small.parameters())
-
-
-def _shrunk(model: nn.Module, example_inputs: Inputs, tolerance: float, **how: Any) -> nn.Module:
-    """A small network to be counted; that its other methods were not checked is no news then."""
     with warnings.catch_warnings(action="ignore"):
         return shrink(_rounded(model, tolerance), example_inputs, verify=False, **how)
 

@@ -12,6 +12,7 @@ from lissom.curves import Curve, Start, path
 from lissom.curves.telling import Listener
 from lissom.data import Dataset, Loaders
 from lissom.errors import RecipeError
+from lissom.measuring.runtimes import runtime_named
 from lissom.recipes.examples import make_example, shape_of
 from lissom.recipes.making import make_data, make_model, make_task
 from lissom.recipes.paths import path_of, point_recipe, strength_of, why_no_point
@@ -72,7 +73,10 @@ class RecipePath:
         Raises:
             RecipeError: for a strength that the recipe cannot have.
             RunError: for a device that cannot be used.
+            LissomError: for a runtime that is not installed.
         """
+        if isinstance(runtime := path_of(self.recipe).latency, str):
+            runtime_named(runtime)
         for strength in from_scratch:
             if reason := why_no_point(self.recipe, strength):
                 raise RecipeError(f"a point from scratch: {reason}")

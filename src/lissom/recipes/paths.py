@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lissom.errors import RecipeError, nearest
+from lissom.measuring.runtimes import RUNTIMES
 from lissom.recipes.penalties import strength_named
 from lissom.recipes.strict import Positive, Spec, Whole, complaint
 from lissom.strength import Strength
@@ -23,7 +24,7 @@ class PathSpec(Spec):
     further point goes on for `epochs`. In the last `fine_tune` epochs zeros stay zero, and the
     learning rate falls along a cosine; a network trained for `dense` epochs is fine-tuned for as
     large a fraction of them. `round_to` and `inputs` are those of `lissom.shrink`; `latency` times
-    the networks too.
+    the networks too, in torch (true) or in the runtime that it names.
     """
 
     strength: str
@@ -35,7 +36,17 @@ class PathSpec(Spec):
     fine_tune: Whole
     round_to: Whole = 1
     inputs: bool = False
-    latency: bool = False
+    latency: bool | str = False
+
+    @field_validator("latency")
+    @classmethod
+    def _known_runtime(cls, given: bool | str) -> bool | str:
+        if not isinstance(given, bool) and given not in RUNTIMES:
+            known = ", ".join(map(repr, RUNTIMES))
+            raise complaint(
+                f"true, false or one of {known}, got {given!r}.{nearest(given, RUNTIMES)}"
+            )
+        return given
 
     @model_validator(mode="after")
     def _fine_tunes_at_the_end(self) -> Self:

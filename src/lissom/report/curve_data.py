@@ -17,7 +17,7 @@ from lissom.curves.storing import small_in
 from lissom.errors import LissomError, PathError
 from lissom.report.classes import ClassAccuracy
 from lissom.report.networks import first_layer, readers
-from lissom.report.series import Scale, dense_size, halvings, knee_of
+from lissom.report.series import Scale, axis_words, dense_size, halvings, knee_of
 from lissom.report.table import Files, axes_of
 
 EMBEDDED = 2_000_000  # bytes of all networks together that a page may carry
@@ -79,6 +79,7 @@ def page_data(
         "unit": scale.unit,
         "test": scale.test,
         "axes": axes_of(curves.values()),
+        "words": {axis: axis_words(axis, curves.values()) for axis in axes_of(curves.values())},
         "curves": [_curve(name, curve, links) for name, curve in curves.items()],
     }
 

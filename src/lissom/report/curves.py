@@ -1,6 +1,6 @@
 """Figures of trade-off curves, each a function that returns a matplotlib figure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from statistics import fmean
 
@@ -69,7 +69,7 @@ def trade_off(curves: Curves, axis: str = "nonzeros") -> Figure:
         farthest = max(farthest, *places)
     if not scale.accuracy:
         axes.invert_yaxis()  # up is better, as for accuracies
-    axes.set(xlabel=_axis(axis), ylabel=scale.label)
+    axes.set(xlabel=_axis(axis, named.values()), ylabel=scale.label)
     _halvings(axes, farthest)
     tidy(axes)
     legend(axes)
@@ -132,7 +132,8 @@ def rate_distortion(curves: Curves, axis: str = "nonzeros") -> Figure:
         )
     unit = "% points" if scale.percent else scale.unit
     added = f"{scale.part} {scale.name} added"
-    axes.set(xlabel=f"halvings of {axis_words(axis)}", ylabel=f"{added}, {unit}" if unit else added)
+    words = axis_words(axis, named.values())
+    axes.set(xlabel=f"halvings of {words}", ylabel=f"{added}, {unit}" if unit else added)
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.margins(y=0.1)
     tidy(axes)
@@ -206,7 +207,7 @@ def _along(
         axes.plot(x, table.mean(axis=1), color=INK, lw=2.5, label="mean")
     if (knee := knee_of(curve, axis)) is not None:
         axes.axvline(halvings(curve, knee.size, axis), color=FAINT, ls=":", lw=1, label="knee")
-    axes.set(xlabel=_axis(axis), ylabel="accuracy, %")
+    axes.set(xlabel=_axis(axis, [curve]), ylabel="accuracy, %")
     _halvings(axes, max(x))
     tidy(axes)
     legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -264,8 +265,8 @@ def _halvings(axes: Axes, most: float) -> None:
     axes.set_xlim(min(-0.03 * most, axes.get_xlim()[0]), None)
 
 
-def _axis(axis: str) -> str:
-    return f"{axis_words(axis)} {'saved' if axis == 'latency' else 'removed'}"
+def _axis(axis: str, curves: Iterable[Curve]) -> str:
+    return f"{axis_words(axis, curves)} {'saved' if axis == 'latency' else 'removed'}"
 
 
 def _spectrum(number: int) -> list[Colour]:

@@ -13,6 +13,7 @@ from lissom.arguments import fits, shown
 from lissom.curves import Curve, Knee, Setting
 from lissom.curves.results import spread
 from lissom.errors import PathError
+from lissom.measuring.runtimes import RUNTIMES
 
 Curves = Curve | Mapping[str, Curve]
 
@@ -169,8 +170,12 @@ class Series:
         )
 
 
-def axis_words(axis: str) -> str:
-    """What is counted on an axis, as a person reads it; the same as in words.js."""
+def axis_words(axis: str, curves: Iterable[Curve] = ()) -> str:
+    """What is counted on an axis, as a person reads it, and where latencies were measured."""
+    runtimes = dict.fromkeys(curve.runtime for curve in curves)
+    names = [RUNTIMES[name].name if name in RUNTIMES else name for name in runtimes if name]
+    if axis == "latency" and names:
+        return f"latency in {' and '.join(names)}"
     return {"nonzeros": "non-zero weights", "macs": "MACs"}.get(axis, axis)
 
 

@@ -15,6 +15,7 @@ from lissom.curves.results import spread
 from lissom.curves.storing import small_in
 from lissom.errors import PathError
 from lissom.report.series import Scale, axis_words, halvings, knee_of, removed
+from lissom.turns import time_text
 
 WITHIN = 0.005  # of fractions; of other errors a twentieth of the dense one's
 
@@ -90,7 +91,7 @@ def _sizes(curve: Curve, setting: Setting, files: Files) -> list[dict[str, Any]]
     found = [
         {
             "axis": axis,
-            "name": axis_words(axis),
+            "name": axis_words(axis, [curve]),
             "size": number(axis, setting.size(axis)),
             "factor": factor(halvings(curve, setting.size(axis), axis), setting.size(axis)),
         }
@@ -189,7 +190,7 @@ def factor(saved: float, size: float = 1) -> str:
 def number(axis: str, size: float) -> str:
     """A count, of which the mean over seeds may be no whole number; or a time."""
     if axis == "latency":
-        return f"{1e6 * size:.3g} µs" if size < 1e-3 else f"{1e3 * size:.3g} ms"
+        return time_text(size)
     return f"{size:,.0f}" if size >= 10 or size == int(size) else f"{size:.3g}"
 
 

@@ -180,7 +180,7 @@ function summary(curve, at) {
   if (point.test) lines.push(`${partName("test")} ${measured(point.test)}`);
   lines.push(`${partName("error")} ${measured(point.error)}`);
   const [left] = point.sizes[state.axis];
-  lines.push((state.axis === "latency" ? `latency ${time(left)}` : `${count(left)} ${word(state.axis)}`) + `, ${smaller(left, x)}`);
+  lines.push((state.axis === "latency" ? `${word("latency")} ${time(left)}` : `${count(left)} ${word(state.axis)}`) + `, ${smaller(left, x)}`);
   if (left) lines.push(`${removed(x)} % ${state.axis === "latency" ? "saved" : "removed"}`);
   if (point.failed.length) lines.push(`failed: seed ${point.failed.join(", ")}`);
   return lines;

@@ -6,8 +6,7 @@ const many = data.curves.length > 1;
 const controls = document.getElementById("controls"), axes = data.axes;
 const state = { axis: axes[0], part: data.test ? "test" : "error", all: false,
   hidden: new Set(), chosen: null, byHand: false, reveal: false, seed: null };
-const short = { macs: "MACs", nonzeros: "non-zero weights" }; // as axis_words in Python
-const word = (axis) => short[axis] || axis;
+const word = (axis) => data.words[axis];
 
 function make(parent, tag, attributes = {}, text = null) {
   const space = parent && (parent.namespaceURI || "").endsWith("svg") || tag === "svg";

@@ -1,0 +1,29 @@
+"""The table of docs/faster.md, from the record of benchmarks/runtimes.py: (columns, rows)."""
+
+from typing import Any
+
+from lissom.turns import time_text
+
+Record = dict[str, Any]
+NAMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+FORMS = ("weights", "two of four", "units", "padded", "rounded", "int8", "units, int8")
+
+
+def runtimes(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Times over those of the dense network; below a network's name the MACs that are left."""
+    dead, weights = f"{record['dead']:.0%}", f"{record['weights']:.0%}"
+    columns = ["", "", "dense", f"{weights} of the weights", "2 of 4 weights"]
+    columns += [f"{dead} of the units", "… padded", "… widths of 16", "int8", "… and the units"]
+    rows: list[list[str]] = []
+    for run in record["runs"]:
+        first = not rows or all(row[0] != run["network"] for row in rows)
+        times = run["models"]
+        cells = [f"{times[form]['ratio']:.2f}" if form in times else "" for form in FORMS]
+        name = run["network"] if first else ""
+        rows.append([name, NAMES[run["runtime"]], time_text(times["dense"]["seconds"]), *cells])
+        if run["runtime"] == [*NAMES][-1]:
+            macs = run["macs"]
+            left = {form: f"{macs[form] / macs['dense']:.2f}" for form in ("units", "rounded")}
+            shown = [left.get(form, "") for form in FORMS]
+            rows.append(["", "*MACs*", f"{macs['dense'] / 1e6:,.3g} M", *shown])
+    return columns, rows
