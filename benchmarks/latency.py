@@ -134,17 +134,21 @@ def backends(
 
 
 def session(model: nn.Module, example_inputs: Tensor, threads: int) -> Callable[[Tensor], Any]:
-    """The exported model in ONNX Runtime, on so many threads."""
+    """The exported model in ONNX Runtime, its widths as they are, on so many threads."""
+    with TemporaryDirectory() as folder:
+        written = lissom.export(model, example_inputs, Path(folder) / "model.onnx", pad=False)
+        return opened(written.path, threads)
+
+
+def opened(path: Path, threads: int) -> Callable[[Tensor], Any]:
+    """A file in ONNX Runtime, on so many threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        lissom.export(model, example_inputs, path)
-        made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = made.get_inputs()[0].name
     return lambda x: made.run(None, {name: x.numpy()})
 

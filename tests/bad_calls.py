@@ -429,6 +429,7 @@ def export_pt2(folder: Path) -> Call:
 @call
 def export_onnx(folder: Path) -> Call:
     given = {"model": dense(), "example_inputs": X, "path": folder / "x.onnx", "opset": 18}
+    given |= {"pad": True, "batch": 2, "int8": None}
     return Call(export, given)
 
 

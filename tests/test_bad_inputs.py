@@ -526,7 +526,7 @@ OPTIONS: dict[str, list[str]] = {
     "recipes": [],
     "measure": ["--tolerance", "--json"],
     "shrink": ["--round-to", "--inputs", "--out"],
-    "export": ["--to", "--dense", "--round-to", "--out"],
+    "export": ["--to", "--dense", "--round-to", "--no-pad", "--batch", "--out"],
     "report": ["--out"],
     "ensemble": ["--networks", "--seed", "--out", "--data-dir"],
     "distill": ["--rounds", "--examples", "--seed", "--out", "--data-dir"],
@@ -537,7 +537,7 @@ WORDS = [
     "train.epochs=0", "model=none", "penalties.0=1", "a.b.c.d=1", "cuda:99", "warp", "onnx", "pt2",
     "--", "-h", "[/b]", "0.1,0.2", "0.1,x", "'", '"', "\udcff", "{}", "*", "~",
 ]  # fmt: skip
-FLAGS = {"--knee", "--json", "--inputs", "--dense", "--resume", "--overwrite"}
+FLAGS = {"--knee", "--json", "--inputs", "--dense", "--no-pad", "--resume", "--overwrite"}
 
 
 def command(random: Random, places: list[str]) -> list[str]:

@@ -116,6 +116,17 @@ def export(
         bool, typer.Option("--dense", help="Write the network as it is, with its zeros.")
     ] = False,
     round_to: RoundTo = None,
+    no_pad: Annotated[
+        bool,
+        typer.Option(
+            "--no-pad",
+            help="Leave the widths of convolutions alone, though ONNX Runtime may be slower then.",
+        ),
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="The only batch size of the file; any if not given.", metavar="N"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -146,7 +157,7 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        written = export_model(model, make_example(model, shape), path)
+        written = export_model(model, make_example(model, shape), path, pad=not no_pad, batch=batch)
         if as_json:
             print_json({**vars(written), "shrunk": not dense})
         say(f"written: {written}\n{what}")

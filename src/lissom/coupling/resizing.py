@@ -1,4 +1,4 @@
-"""Sizes when units are gone, and the twin of a call in a smaller graph."""
+"""Sizes when units have gone or come, and the twin of a call in the other graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,41 +9,69 @@ from numpy.typing import NDArray
 from torch import fx
 
 from lissom.coupling.coupler import Coupler
-from lissom.coupling.labels import varying
+from lissom.coupling.labels import Axis, varying
 from lissom.coupling.ops import Call, call, shape
 from lissom.errors import GroupError
 
-Mask = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+NEW = -1  # the place that an entry of zeros comes from
 
 
-def left(coupler: Coupler, gone: Mask, node: fx.Node, output: int | None = None) -> tuple[int, ...]:
-    """The shape of a tensor of the trace when the units are gone.
+def left(
+    coupler: Coupler, times: Counts, node: fx.Node, output: int | None = None
+) -> tuple[int, ...]:
+    """The shape of a tensor of the trace afterwards.
 
     Args:
         coupler: the labels.
-        gone: for each label, whether its unit goes.
+        times: for each label, how often its unit is there afterwards: 0 where it goes.
         node: whose shape.
         output: which of several outputs.
     """
     sizes = list(shape(node if output is None else node.meta["val"][output]))
     for axis in coupler.axes(node, output):
-        stays = ~gone[axis]
-        for dim, size in enumerate(axis.shape):
-            if size > 1:
-                others = tuple(d for d in range(axis.ndim) if d != dim)
-                sizes[dim] = int(stays.any(axis=others).sum())
+        for dim in varying(axis):
+            sizes[dim] = int(_along(axis, dim, times).sum())
     return tuple(sizes)
 
 
-def rest(coupler: Coupler, gone: Mask, node: fx.Node, x: torch.Tensor) -> torch.Tensor:
-    """The entries of a tensor that stay when the units are gone."""
+def entries(axis: Axis, dim: int, times: Counts, *, blank: bool = False) -> Counts:
+    """Where the entries along one dim of a tensor come from afterwards, in their order.
+
+    Copies stand behind what they are copies of: behind all positions of a channel, where channels
+    and positions lie along one dim.
+
+    Args:
+        axis: the labels.
+        dim: of it.
+        times: for each label, how often its unit is there afterwards.
+        blank: whether copies are `NEW`, that is zeros, instead.
+    """
+    counts = _along(axis, dim, times)
+    if counts.max() <= 1:
+        return np.flatnonzero(counts)
+    labels = axis.ravel()
+    found: list[Counts] = []
+    for run in np.split(np.arange(len(labels)), np.flatnonzero(np.diff(labels)) + 1):
+        copy = np.full_like(run, NEW) if blank else run
+        found += [run, *[copy] * (counts[run[0]] - 1)] if counts[run[0]] else []
+    return np.concatenate(found)
+
+
+def rest(coupler: Coupler, times: Counts, node: fx.Node, x: torch.Tensor) -> torch.Tensor:
+    """The entries of a tensor that are there afterwards."""
     for axis in coupler.axes(node):
         for dim in varying(axis):
-            others = tuple(d for d in range(axis.ndim) if d != dim)
-            stays = torch.from_numpy(np.flatnonzero((~gone[axis]).any(axis=others)))
-            if len(stays) < x.shape[dim]:
-                x = x.index_select(dim, stays.to(x.device))
+            if (_along(axis, dim, times) != 1).any():
+                x = x.index_select(dim, torch.from_numpy(entries(axis, dim, times)).to(x.device))
     return x
+
+
+def _along(axis: Axis, dim: int, times: Counts) -> Counts:
+    """How often each entry along one dim is there afterwards."""
+    others = tuple(d for d in range(axis.ndim) if d != dim)
+    counts: Counts = times[axis].max(axis=others)
+    return counts
 
 
 class Cut:
@@ -58,28 +86,26 @@ class Cut:
         self,
         small: fx.GraphModule,
         coupler: Coupler,
-        gone: Mask,
+        times: Counts,
         node: fx.Node,
         twins: dict[fx.Node, fx.Node],
     ) -> None:
         self.call: Call = call(node)
         self.new = twins[node]
-        self._small, self._coupler, self._gone, self._twins = small, coupler, gone, twins
+        self._small, self._coupler, self._times, self._twins = small, coupler, times, twins
 
     def left(self, node: fx.Node | None = None, output: int | None = None) -> tuple[int, ...]:
         """The shape that is left of a tensor; of the result without `node`."""
-        return left(self._coupler, self._gone, node or self.call.node, output)
+        return left(self._coupler, self._times, node or self.call.node, output)
 
     def was(self, node: fx.Node | None = None) -> tuple[int, ...]:
         """The shape in the trace."""
         return shape(node or self.call.node)
 
-    def stays(self, node: fx.Node, dim: int) -> Mask:
-        """Which entries stay of a dim that has labels."""
+    def stays(self, node: fx.Node, dim: int) -> Counts:
+        """How often each entry of a dim that has labels is there afterwards: 0 where it goes."""
         [axis] = (axis for axis in self._coupler.axes(node) if axis.shape[dim] > 1)
-        stays: Mask = ~self._gone[np.moveaxis(axis, dim, 0)]
-        rows: Mask = np.any(stays.reshape(len(stays), -1), axis=1)
-        return rows
+        return _along(axis, dim, self._times)
 
     def given(self, name: str) -> list[Any]:
         """An argument of the twin that is a list of sizes."""
@@ -123,7 +149,7 @@ class Cut:
                 raise GroupError(f"{self.call.node} has two sizes that depend on the input")
         return out
 
-    def selected(self, node: fx.Node, stays: Mask, like: fx.Node) -> fx.Node:
+    def selected(self, node: fx.Node, stays: Counts, like: fx.Node) -> fx.Node:
         """In the smaller graph: the entries of a tensor's last dim that stay."""
         name = f"indices_{self.new.name}"
         if not hasattr(self._small, name):
@@ -136,7 +162,7 @@ class Cut:
 
     def keep(self, value: torch.Tensor) -> None:
         """In the smaller graph: what is left of this tensor in place of the call that makes it."""
-        value = rest(self._coupler, self._gone, self.call.node, value)
+        value = rest(self._coupler, self._times, self.call.node, value)
         name = f"kept_{self.new.name}"
         self._small.register_buffer(name, value)
         with self.new.graph.inserting_before(self.new):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +12,7 @@ from torch import nn
 from lissom.arguments import as_annotated
 from lissom.errors import LissomError
 from lissom.exporting import onnx, pt2
-from lissom.exporting.checking import Runner, difference_of
-from lissom.exporting.tracing import traced
+from lissom.exporting.checking import Written, difference_of
 from lissom.methods import require_plain
 from lissom.running import (
     ExampleInputs,
@@ -25,10 +25,10 @@ from lissom.running import (
 )
 from lissom.storage import replacing
 
-FORMATS: dict[str, Callable[..., tuple[int | None, Callable[[], Runner]]]] = {
-    ".onnx": onnx.write,
-    ".pt2": pt2.write,
-}
+FORMATS: dict[str, Callable[..., Written]] = {".onnx": onnx.write, ".pt2": pt2.write}
+# What else each of them can be told; of an option in no set there is nothing yet.
+OPTIONS = {".onnx": {"pad", "batch", "opset"}, ".pt2": set[str]()}
+DEFAULTS = {"pad": True, "batch": None, "int8": None, "opset": None}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Exported:
             for one (2 GB).
         difference: the largest |difference| to the model's outputs, relative to the largest
             |output|, over the inputs it was checked with; None if it was not checked.
-        dynamic: whether it runs at any batch size; if not, at that of the example inputs only.
+        dynamic: whether it runs at any batch size; if not, at `batch` or that of the example
+            inputs only.
         opset: ONNX's version of its operators; None for "pt2".
+        notes: what else is to be known of the file, in sentences.
     """
 
     path: Path
@@ -52,12 +54,15 @@ class Exported:
     difference: float | None
     dynamic: bool
     opset: int | None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kind = self.format if self.opset is None else f"{self.format}, opset {self.opset}"
-        batch = "any batch size" if self.dynamic else "the batch size of example_inputs only"
+        batch = "any batch size" if self.dynamic else "one batch size only"
         same = "not checked" if self.difference is None else f"difference {self.difference:.1e}"
-        return f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}"
+        return "\n".join(
+            [f"{self.path}: {kind}, {self.bytes:,} bytes, {batch}, {same}", *self.notes]
+        )
 
 
 @as_annotated(LissomError, "model", "example_inputs", "opset")
@@ -66,6 +71,9 @@ def export(
     example_inputs: ExampleInputs,
     path: str | os.PathLike[str],
     *,
+    pad: bool = True,
+    batch: int | None = None,
+    int8: ExampleInputs | None = None,
     check: bool = True,
     tolerance: float | None = None,
     opset: int | None = None,
@@ -83,6 +91,11 @@ def export(
             or a dict of keywords. ONNX takes the tensors in them, in their order.
         path: the file, "….onnx" for ONNX and "….pt2" for `torch.export.load`. It is replaced if it
             exists.
+        pad: for ONNX, give convolutions channels that nothing reads, so that they read multiples of
+            4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
+            times as long with other numbers. `notes` says what was done.
+        batch: for ONNX, the only batch size of the file.
+        int8: not there yet.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
             example_inputs. ONNX is run by ONNX Runtime on the CPU.
@@ -110,17 +123,39 @@ def export(
         raise LissomError(f"{wrong}: export writes one file into a directory that exists")
     if tolerance is not None and not tolerance >= 0:
         raise LissomError(f"a tolerance is a size ≥ 0, got {tolerance!r}")
+    if batch is not None and batch < 1:
+        raise LissomError(f"a batch size is a whole number ≥ 1, got {batch!r}")
+    options = _options(path, pad=pad, batch=batch, int8=int8, opset=opset)
     inputs = as_inputs(example_inputs)
+    inputs = inputs if batch is None else inputs.with_batch(batch)
     with evaluating(model), torch.no_grad():
         if not leaves(run(model, inputs)):
             raise LissomError(
                 f"{type(model).__name__} returns no tensors, so there is no file of it"
             )
-        program, dynamic = traced(model, inputs)
-        with replacing(path) as written:  # what fails the check never stands at `path`
-            used_opset, load = FORMATS[path.suffix](program, written, opset, inputs, dynamic)
+        with replacing(path) as file:  # what fails the check never stands at `path`
+            written = FORMATS[path.suffix](model, inputs, file, **options)
             difference = None
             if check:
-                difference = difference_of(model, load, inputs, dynamic, tolerance, path)
-            size = sum(file.stat().st_size for file in written.parent.iterdir())
-    return Exported(path, path.suffix[1:], size, difference, dynamic, used_opset)
+                difference = difference_of(
+                    model, written.load, inputs, written.dynamic, tolerance, path
+                )
+            size = sum(part.stat().st_size for part in file.parent.iterdir())
+    return Exported(
+        path, path.suffix[1:], size, difference, written.dynamic, written.opset, written.notes
+    )
+
+
+def _options(path: Path, **given: Any) -> dict[str, Any]:
+    """Those that the target takes; others must not have been given.
+
+    Raises:
+        LissomError: naming the option, and the targets that have it.
+    """
+    taken = OPTIONS[path.suffix]
+    for name, value in given.items():
+        if name not in taken and value is not DEFAULTS[name]:
+            having = [suffix for suffix, names in OPTIONS.items() if name in names]
+            whose = f"only {' and '.join(having)} has it" if having else "no target has it yet"
+            raise LissomError(f"{path.suffix} takes no {name}, {whose}; got {name}={value!r}")
+    return {name: value for name, value in given.items() if name in taken}

@@ -1,6 +1,7 @@
 """What was written, run beside the network on fresh inputs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,23 @@ from lissom.exporting.exporters import first_line
 from lissom.running import Inputs, leaves, real_parts, run
 
 Runner = Callable[[Inputs], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target says of the file that it wrote.
+
+    Attributes:
+        load: gives the file as a function of the inputs.
+        dynamic: whether it runs at any batch size.
+        opset: of ONNX.
+        notes: what the user should know of it, in sentences.
+    """
+
+    load: Callable[[], Runner]
+    dynamic: bool
+    opset: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def difference_of(

@@ -1,16 +1,18 @@
-"""ONNX, checked in ONNX Runtime."""
+"""ONNX that other programs read, checked in ONNX Runtime."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lissom.errors import LissomError
-from lissom.exporting.checking import Runner
+from lissom.exporting.checking import Written
 from lissom.exporting.exporters import first_line, optional, quiet
+from lissom.exporting.runtime import opened
+from lissom.exporting.tracing import traced
+from lissom.exporting.widths import fast
 from lissom.running import Inputs
 
 # A protocol buffer, which an ONNX file is, ends at 2 GiB; the graph itself needs some of it.
@@ -18,16 +20,46 @@ ONE_FILE_BYTES = 2**31 - 2**24
 
 
 def write(
-    program: ExportedProgram, path: Path, opset: int | None, inputs: Inputs, dynamic: bool
-) -> tuple[int, Callable[[], Runner]]:
-    """Write ONNX; its opset, and what loads it again."""
+    model: nn.Module, inputs: Inputs, path: Path, *, pad: bool, batch: int | None, opset: int | None
+) -> Written:
+    """Write ONNX.
+
+    Args:
+        model: the network.
+        inputs: what it runs on.
+        path: the file.
+        pad: whether channels are padded to numbers that ONNX Runtime is fast with.
+        batch: that of the inputs, for a file that takes no other; None for any.
+        opset: the version of ONNX's operators; torch's choice if None.
+    """
     for needed in ("onnx", "onnxscript"):
         optional(needed)
+    program, dynamic = traced(model, inputs, fixed=batch is not None)
+    tensors = [*program.state_dict.values(), *program.constants.values()]
+    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+
+    def convert(program: ExportedProgram) -> Any:
+        return _converted(program, inputs, dynamic, opset)
+
+    def convert_padded(net: nn.Module) -> Any:
+        return convert(traced(net, inputs, fixed=not dynamic)[0])
+
+    onnx_program = convert(program)
+    notes: tuple[str, ...] = ()
+    if pad and size <= ONE_FILE_BYTES:
+        onnx_program, notes = fast(model, inputs, onnx_program, convert_padded)
+    with quiet():
+        onnx_program.save(path, external_data=size > ONE_FILE_BYTES)
+    return Written(lambda: opened(path), dynamic, int(onnx_program.model.opset_imports[""]), notes)
+
+
+def _converted(program: ExportedProgram, inputs: Inputs, dynamic: bool, opset: int | None) -> Any:
+    """Torch's ONNX program of a traced network."""
     rows = ({0: "batch"} if inputs.has_batch(x) else None for x in inputs.tensors)
     names = tuple(rows) if dynamic else None  # ONNX has no inputs but tensors
     try:
         with quiet():
-            onnx_program: Any = torch.onnx.export(
+            made: Any = torch.onnx.export(
                 program,
                 (),
                 dynamo=True,
@@ -40,27 +72,22 @@ def write(
             f"the network cannot be written as ONNX, opset {opset or 'of torch'}: "
             f"{first_line(error)}"
         ) from error
-    written = int(onnx_program.model.opset_imports[""])
+    written = int(made.model.opset_imports[""])
     if opset not in (None, written):
         raise LissomError(f"torch cannot write opset {opset!r} of this network, but {written}")
-    tensors = [*program.state_dict.values(), *program.constants.values()]
-    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
-    with quiet():
-        onnx_program.save(path, external_data=size > ONE_FILE_BYTES)
+    for node in made.model.graph:
+        _leave_out_the_unusual(node)
+    return made
 
-    def load() -> Runner:
-        runtime = optional("onnxruntime")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        fed = [value.name for value in session.get_inputs()]
 
-        def run_session(inputs: Inputs) -> list[Tensor]:
-            arrays = [x.cpu().numpy() for x in inputs.tensors]
-            feed = dict(zip(fed, arrays, strict=True))
-            return [torch.from_numpy(value) for value in session.run(None, feed)]
+def _leave_out_the_unusual(node: Any) -> None:
+    """Without attributes that say what is so anyway, and at which readers such as onnx2c give up.
 
-        return run_session
-
-    return written, load
+    `allowzero` is about a size of 0 in a shape; what is computed has none but for an empty batch.
+    """
+    if node.op_type == "MaxPool" and node.attributes.get_int("storage_order", 0) == 0:
+        node.attributes.pop("storage_order", None)
+    if node.op_type == "Reshape":
+        shape = node.inputs[1].const_value
+        if shape is None or 0 not in shape.numpy():
+            node.attributes.pop("allowzero", None)

@@ -11,9 +11,11 @@ from lissom.exporting.exporters import first_line, quiet
 from lissom.running import Inputs
 
 
-def traced(model: nn.Module, inputs: Inputs) -> tuple[ExportedProgram, bool]:
-    """The traced network, and whether its batch is dynamic."""
-    if inputs.tensors[0].ndim:
+def traced(
+    model: nn.Module, inputs: Inputs, *, fixed: bool = False
+) -> tuple[ExportedProgram, bool]:
+    """The traced network, and whether its batch is dynamic: where it can be and is not `fixed`."""
+    if inputs.tensors[0].ndim and not fixed:
         # torch.export takes a size of 1 for a constant.
         size = 2 if inputs.batch == 1 else inputs.batch
         sized = inputs.with_batch(size).map(torch.clone)

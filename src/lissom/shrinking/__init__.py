@@ -1,6 +1,5 @@
 """A smaller network that computes what the sparse one did."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -180,7 +179,7 @@ class _Case:
     def by_module(self, stay: Mask | None = None) -> _Found | None:
         """The model's own class with smaller tensors, if its code can express that."""
         traced, decision = self.traced, self.decision(stay)
-        likely = likely_sizes(self.model, traced.coupler, decision.gone)
+        likely = likely_sizes(self.model, traced.coupler, decision.times)
         self.apart = float("inf")
 
         def attempt(attributes: Sequence[Attribute]) -> Outcome:
@@ -215,8 +214,7 @@ class _Case:
         trace = traced.coupler.trace
         sizes = trace.surely_open_sizes if self.checks.verify is False else trace.open_sizes
         try:
-            with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
-                small = cut_graph(traced.coupler, decision, traced.constants, surgery, sizes)
+            small = cut_graph(traced.coupler, decision, traced.constants, surgery, sizes)
         except GroupError:
             return None
         return self._checked(small, decision, surgery)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lissom.coupling.constants import Constants, compact
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import PINNED, Axis
+from lissom.coupling.resizing import Counts
 from lissom.coupling.sites import Contraction, MustVanish, Site
 
 Mask = NDArray[np.bool_]
@@ -28,6 +29,8 @@ class Decision:
 
     Attributes:
         gone: for each label that stands for its set, whether the unit goes.
+        copies: for each label, how many copies of the unit come beside it, which nothing reads;
+            None for no copies at all.
         reasons: for each unit that stays although its own weights are zero, why.
         folds: the constants that an operation takes into its bias, one for each entry it read.
         shared: for each unit that is a constant and goes, since another one stands for it: the
@@ -38,12 +41,19 @@ class Decision:
     """
 
     gone: Mask
+    copies: Counts | None = None
     reasons: dict[int, str] = field(default_factory=dict)
     folds: dict[Contraction, Tensor] = field(default_factory=dict)
     shared: dict[int, list[Share]] = field(default_factory=dict)
     standing: set[int] = field(default_factory=set)
     last: set[int] = field(default_factory=set)
     rounded: set[int] = field(default_factory=set)
+
+    @property
+    def times(self) -> Counts:
+        """For each label, how often its unit is there afterwards."""
+        once = (~self.gone).astype(np.int64)
+        return once if self.copies is None else once + self.copies
 
 
 @dataclass(eq=False)

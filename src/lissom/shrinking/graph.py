@@ -6,6 +6,7 @@ parameters and every literal size rewritten. It can be trained further, in that 
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -36,13 +37,14 @@ def cut_graph(
         GroupError: where a size that depends on the input would have to be rewritten.
     """
     trace = coupler.trace
-    graph = copy.deepcopy(trace.program.graph)
+    with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
+        graph = copy.deepcopy(trace.program.graph)
+        small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
     twins = dict(zip(trace.program.graph.nodes, graph.nodes, strict=True))
-    small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
-    _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.gone))
+    _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.times))
     for node in list(trace.nodes):
         if node.op == "call_function":
-            asked("rewrite", call(node), Cut(small, coupler, decision.gone, node, twins))
+            asked("rewrite", call(node), Cut(small, coupler, decision.times, node, twins))
     for i, (site, values) in enumerate(decision.folds.items()):
         added = folded(coupler, decision, constants, site, values)
         _add_to_bias(small, twins[site.node], site.bias and twins[site.bias], added, i)

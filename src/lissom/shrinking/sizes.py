@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.ops import call, has_sizes, shape
 from lissom.coupling.records import asked
-from lissom.coupling.resizing import Mask, left
+from lissom.coupling.resizing import Counts, left
 
 Sizes = dict[str, int]
 
@@ -40,7 +40,7 @@ class Attribute:
     paths: tuple[str, ...]
 
 
-def known_sizes(model: nn.Module, coupler: Coupler, gone: Mask) -> dict[str, Sizes]:
+def known_sizes(model: nn.Module, coupler: Coupler, times: Counts) -> dict[str, Sizes]:
     """{path of a module: {attribute: new value}} for what the records of operators know.
 
     Two different new values for one attribute leave it as it is.
@@ -49,7 +49,7 @@ def known_sizes(model: nn.Module, coupler: Coupler, gone: Mask) -> dict[str, Siz
     found: dict[str, dict[str, set[int]]] = {}
 
     def now(node: fx.Node) -> tuple[int, ...]:
-        return left(coupler, gone, node)
+        return left(coupler, times, node)
 
     for node in coupler.trace.nodes:
         module = modules.get(coupler.trace.module(node)[0])
@@ -72,7 +72,7 @@ def known_sizes(model: nn.Module, coupler: Coupler, gone: Mask) -> dict[str, Siz
     }
 
 
-def likely_sizes(model: nn.Module, coupler: Coupler, gone: Mask) -> list[Attribute]:
+def likely_sizes(model: nn.Module, coupler: Coupler, times: Counts) -> list[Attribute]:
     """Integers of the user's modules that may be sizes, since such a size changes within them."""
     modules = dict(model.named_modules(remove_duplicate=False))
     own: dict[str, list[tuple[str, int]]] = {}
@@ -80,7 +80,7 @@ def likely_sizes(model: nn.Module, coupler: Coupler, gone: Mask) -> list[Attribu
     for node in coupler.trace.nodes:
         if node.op != "call_function":
             continue
-        changes = set(_changes(coupler, gone, node))
+        changes = set(_changes(coupler, times, node))
         for path in reversed(coupler.trace.modules(node)) if changes else ():
             module = modules.get(path)
             if module is None or is_torchs(module):
@@ -184,13 +184,13 @@ def _keys(name: str) -> list[str | int]:
     return [int(m[2]) if m[2] is not None else m[1] or m[3] for m in matches]
 
 
-def _changes(coupler: Coupler, gone: Mask, node: fx.Node) -> Iterator[tuple[int, int]]:
+def _changes(coupler: Coupler, times: Counts, node: fx.Node) -> Iterator[tuple[int, int]]:
     value = node.meta.get("val")
     values: list[tuple[int | None, Any]] = [(None, value)]
     if isinstance(value, list | tuple):
         values = list(enumerate(value))
     for output, one in values:
         if isinstance(one, Tensor) and has_sizes(one):
-            for before, after in zip(shape(one), left(coupler, gone, node, output), strict=True):
+            for before, after in zip(shape(one), left(coupler, times, node, output), strict=True):
                 if before != after:
                     yield before, after

@@ -13,6 +13,7 @@ from lissom.coupling.constants import Constants, wide
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import varying
 from lissom.coupling.records import layers
+from lissom.coupling.resizing import NEW, entries
 from lissom.coupling.sites import Contraction
 from lissom.shrinking.attention import FewerHeads
 from lissom.shrinking.decision import Decision
@@ -24,9 +25,12 @@ READS = "lissom_reads"  # the buffer of a layer that reads a part of what it is 
 
 
 def sliced(tensor: Tensor, dims: dict[int, Tensor]) -> Tensor:
-    """The indices that stay, of each dim that is cut."""
+    """The indices that stay, of each dim that is cut; zeros for those that are `NEW`."""
     for dim, indices in dims.items():
-        tensor = tensor.index_select(dim, indices.to(tensor.device))
+        at = indices.to(tensor.device)
+        tensor = tensor.index_select(dim, at.clamp(min=0))
+        if (at == NEW).any():
+            tensor.index_fill_(dim, (at == NEW).nonzero()[:, 0], 0)
     return tensor.contiguous()
 
 
@@ -35,7 +39,8 @@ class Surgery:
     """All changes to a module, as data: they can be saved, and done again on a fresh one.
 
     Attributes:
-        keep: for each parameter and buffer that is cut, by dim: the indices that stay.
+        keep: for each parameter and buffer that is cut, by dim: the indices that stay,
+            more than once where there are copies, and `NEW` for zeros.
         sizes: for each module by path: attributes and their new values.
         columns: for each weight, the dim and what is added along it: (to which index, from which,
             how many times), before it is cut.
@@ -106,21 +111,26 @@ def plan(
         constants: where the weights of folds are taken from.
         attributes: of the user's modules, which get new values too.
     """
-    surgery = Surgery()
+    surgery, times = Surgery(), decision.times
+    reads = {  # the columns of what nothing is to read are zeros
+        (coupler.trace.names.get(site.other), site.other_dims[0])
+        for site in coupler.sites
+        if isinstance(site, Contraction)
+    }
     for node, name in coupler.trace.names.items():
         for axis in coupler.axes(node):
-            [dim] = (d for d, size in enumerate(axis.shape) if size > 1)
-            stays = ~decision.gone[axis.ravel()]
-            if not stays.all():
-                surgery.keep.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(stays))
+            [dim] = varying(axis)
+            if (times[axis] != 1).any():
+                there = entries(axis, dim, times, blank=(name, dim) in reads)
+                surgery.keep.setdefault(name, {})[dim] = torch.from_numpy(there)
     for site, values in decision.folds.items():
         assert site.takes is not None
         surgery.biases[site.takes] = folded(coupler, decision, constants, site, values)
     for shares in decision.shared.values():
-        for site, entry, other, times in shares:
+        for site, entry, other, factor in shares:
             name, inner = coupler.trace.names[site.other], site.other_dims[0]
-            surgery.columns.setdefault(name, (inner, []))[1].append((entry, other, times))
-    surgery.sizes = known_sizes(model, coupler, decision.gone)
+            surgery.columns.setdefault(name, (inner, []))[1].append((entry, other, factor))
+    surgery.sizes = known_sizes(model, coupler, times)
     for attribute in attributes:
         for path in attribute.paths:
             surgery.sizes.setdefault(path, {})[attribute.name] = attribute.new
