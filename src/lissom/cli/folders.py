@@ -34,6 +34,8 @@ RUN_FILES = (
     "report.html",
     "model.onnx",
     "model.pt2",
+    "model.tflite",
+    "model.pte",
     "compressed.safetensors",
     "small.safetensors",
     "shrinkage.json",

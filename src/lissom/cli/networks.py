@@ -109,8 +109,11 @@ def shrink(
 def export(
     run: Run,
     to: Annotated[
-        Literal["onnx", "pt2"],
-        typer.Option(help="The format: onnx for ONNX Runtime and others, pt2 for torch.export."),
+        Literal["onnx", "pt2", "tflite", "pte"],
+        typer.Option(
+            help="The format: onnx for ONNX Runtime and others, pt2 for torch.export, tflite for "
+            "LiteRT, pte for ExecuTorch."
+        ),
     ] = "onnx",
     dense: Annotated[
         bool, typer.Option("--dense", help="Write the network as it is, with its zeros.")
@@ -125,12 +128,15 @@ def export(
     ] = False,
     batch: Annotated[
         int | None,
-        typer.Option(help="The only batch size of the file; any if not given.", metavar="N"),
+        typer.Option(
+            help="The only batch size of the file; if not given, any for onnx and pt2, else 1.",
+            metavar="N",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The file to write; RUN/model.onnx or RUN/model.pt2 if not given.", metavar="FILE"
+            help="The file to write; RUN/model.onnx and so on if not given.", metavar="FILE"
         ),
     ] = None,
     trust: Trust = False,
@@ -138,7 +144,7 @@ def export(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the network of a run, shrunk, as a checked file for ONNX Runtime or torch.export."""
+    """Write the network of a run, shrunk, as a checked file for another program."""
     from lissom.cli.folders import load_model
     from lissom.exporting import export as export_model
     from lissom.recipes import make_example
@@ -157,7 +163,9 @@ def export(
             what = (
                 f"the network was shrunk first, {before:,} weights → {after:,}; --dense leaves them"
             )
-        written = export_model(model, make_example(model, shape), path, pad=not no_pad, batch=batch)
+        one = to in ("tflite", "pte") and batch is None
+        example = make_example(model, shape, 1 if one else 2)
+        written = export_model(model, example, path, pad=not no_pad, batch=batch)
         if as_json:
             print_json({**vars(written), "shrunk": not dense})
         say(f"written: {written}\n{what}")

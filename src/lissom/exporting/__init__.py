@@ -1,4 +1,4 @@
-"""A network as one file for other programs: ONNX, or torch's own `.pt2`, checked on the spot."""
+"""A network as one file for other programs, ONNX, `.pt2`, `.tflite` or `.pte`, and checked."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import nn
 
 from lissom.arguments import as_annotated
 from lissom.errors import LissomError
-from lissom.exporting import onnx, pt2
+from lissom.exporting import onnx, pt2, pte, tflite
 from lissom.exporting.checking import Written, difference_of
 from lissom.methods import require_plain
 from lissom.running import (
@@ -25,9 +25,19 @@ from lissom.running import (
 )
 from lissom.storage import replacing
 
-FORMATS: dict[str, Callable[..., Written]] = {".onnx": onnx.write, ".pt2": pt2.write}
+FORMATS: dict[str, Callable[..., Written]] = {
+    ".onnx": onnx.write,
+    ".pt2": pt2.write,
+    ".tflite": tflite.write,
+    ".pte": pte.write,
+}
 # What else each of them can be told; of an option in no set there is nothing yet.
-OPTIONS = {".onnx": {"pad", "batch", "opset"}, ".pt2": set[str]()}
+OPTIONS = {
+    ".onnx": {"pad", "batch", "opset"},
+    ".pt2": set[str](),
+    ".tflite": {"batch"},
+    ".pte": {"batch"},
+}
 DEFAULTS = {"pad": True, "batch": None, "int8": None, "opset": None}
 
 
@@ -37,14 +47,14 @@ class Exported:
 
     Attributes:
         path: the file.
-        format: "onnx" or "pt2".
+        format: "onnx", "pt2", "tflite" or "pte".
         bytes: of the file, and of ONNX's files of weights beside it if the network is too large
             for one (2 GB).
         difference: the largest |difference| to the model's outputs, relative to the largest
             |output|, over the inputs it was checked with; None if it was not checked.
         dynamic: whether it runs at any batch size; if not, at `batch` or that of the example
             inputs only.
-        opset: ONNX's version of its operators; None for "pt2".
+        opset: ONNX's version of its operators; None for others.
         notes: what else is to be known of the file, in sentences.
     """
 
@@ -78,35 +88,37 @@ def export(
     tolerance: float | None = None,
     opset: int | None = None,
 ) -> Exported:
-    """Write a network as ONNX or as torch's `.pt2`, and compare what was written with the network.
+    """Write a network for another program, and compare what was written with the network.
 
     The network is exported in eval mode and left as it was found. The first dimension of the first
     input, and of each further input that has the same one, becomes dynamic: the file runs at any
     batch size. A network that is tied to its batch size is exported with that of example_inputs,
-    and `dynamic` is False. Nothing is written where the check fails.
+    as every `.tflite` and `.pte` is, and `dynamic` is False. Nothing is written where the check
+    fails.
 
     Args:
         model: the network.
         example_inputs: what it runs on: a tensor such as `torch.rand(1, 784)`, a tuple of arguments
             or a dict of keywords. ONNX takes the tensors in them, in their order.
-        path: the file, "….onnx" for ONNX and "….pt2" for `torch.export.load`. It is replaced if it
-            exists.
+        path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load`, "….tflite" for LiteRT
+            (TensorFlow Lite) and "….pte" for ExecuTorch. It is replaced if it exists.
         pad: for ONNX, give convolutions channels that nothing reads, so that they read multiples of
             4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
             times as long with other numbers. `notes` says what was done.
-        batch: for ONNX, the only batch size of the file.
+        batch: the only batch size of the file; not for `.pt2`.
         int8: not there yet.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
-            example_inputs. ONNX is run by ONNX Runtime on the CPU.
+            example_inputs. Each file is run by its own runtime on the CPU.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
             of the output's dtype (√ε, 3e-4 for float32) if not given. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
-        LissomError: the path has another suffix or no directory, example_inputs does not fit, ONNX
-            is not installed (`pip install 'lissom[onnx]'`), the network cannot be exported, or what
-            was written differs from it, with the largest difference.
+        LissomError: the path has another suffix or no directory, example_inputs does not fit, what
+            writes the format is not installed (`pip install 'lissom[onnx]'`, or `litert` or
+            `executorch` in its place), the network cannot be exported, or what was written differs
+            from it, with the largest difference.
     """
     if not isinstance(model, nn.Module):
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")

@@ -11,13 +11,14 @@ from types import ModuleType
 from lissom.errors import LissomError
 
 
-def optional(name: str) -> ModuleType:
-    """A library of an extra, or what to install."""
+def optional(name: str, target: str = "ONNX", extra: str = "onnx") -> ModuleType:
+    """A library of an extra that a target needs, or what to install."""
     try:
         return import_module(name)
     except ImportError as error:
         raise LissomError(
-            f"writing ONNX needs {name}, which is not installed: pip install 'lissom[onnx]'"
+            f"writing {target} needs {name.partition('.')[0]}, which is not installed: "
+            f"pip install 'lissom[{extra}]'"
         ) from error
 
 
