@@ -528,7 +528,7 @@ def test_export_tells_mistakes(finished: Path) -> None:
     assert said == "--to pt2 writes a file that ends in .pt2, got --out net.onnx"
     assert "no is no directory" in refused("export", str(finished), "--out", "no/net.onnx")
     assert "absent has no recipe.json" in refused("export", "absent")
-    assert invoke("export", str(finished), "--to", "tflite").exit_code == 2
+    assert invoke("export", str(finished), "--to", "coreml").exit_code == 2
 
 
 def test_measure_with_a_tolerance(finished: Path) -> None:
@@ -749,7 +749,7 @@ def test_a_run_that_could_not_start_leaves_nothing_in_the_way() -> None:
         "shrink",
         "shrink run --round-to x",
         "shrink run --nonsense",
-        "export run --to tflite",
+        "export run --to coreml",
         "nonsense",
     ],
 )

@@ -260,6 +260,23 @@ def test_units_are_compressed_whole() -> None:
     assert small[0].weight.shape == (2, 6)
 
 
+def test_what_goes_with_a_unit_waits_for_the_end() -> None:
+    """The bias of a dead unit is no part of θ: C steps, and a look at the penalty, leave it."""
+    model = net()
+    units = lissom.neurons(model, X[:2])
+    method = lc(SGD(model.parameters(), lr=0.1), {units: TopK(2)}, every=2, c_steps=2, mu=0.1)
+    bias = model[0].bias
+    method.penalty()
+    assert bias.count_nonzero() == len(bias)
+    train(model, method, 2)
+    assert method.number == 1 and bias.count_nonzero() == len(bias)
+    with method.deployed():
+        assert bias.count_nonzero() == 2
+    assert bias.count_nonzero() == len(bias)
+    train(model, method, 2)
+    assert method.finalized and bias.count_nonzero() == 2
+
+
 # When L steps end.
 
 

@@ -43,7 +43,7 @@ def rescale(
             stay as they are, and a budget does not count them. None for all.
         fused: False runs the definition (same result, slower).
     """
-    apply = _fused if fused else _reference
+    apply = _fused if fused or penalty.by_family else _reference
     chosen = dict.fromkeys(blocks) if only is None else only
     unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
     if penalty.per == "all" and not unequal:

@@ -42,6 +42,8 @@ RUN_FILES = (
     "model.pt2",
     "model.c",
     "model.h",
+    "model.tflite",
+    "model.pte",
     "compressed.safetensors",
     "small.safetensors",
     "shrinkage.json",

@@ -121,10 +121,10 @@ def shrink(
 def export(
     run: Run,
     to: Annotated[
-        Literal["onnx", "pt2", "c"],
+        Literal["onnx", "pt2", "c", "tflite", "pte"],
         typer.Option(
             help="The format: onnx for ONNX Runtime and others, pt2 for torch.export, c for a "
-            "microcontroller."
+            "microcontroller, tflite for LiteRT, pte for ExecuTorch."
         ),
     ] = "onnx",
     dense: Annotated[
@@ -140,7 +140,10 @@ def export(
     ] = False,
     batch: Annotated[
         int | None,
-        typer.Option(help="The only batch size of the file; any if not given.", metavar="N"),
+        typer.Option(
+            help="The only batch size of the file; if not given, any for onnx and pt2, else 1.",
+            metavar="N",
+        ),
     ] = None,
     int8: Annotated[
         bool | None,
@@ -185,7 +188,7 @@ def export(
         seen = None
         if (to == "c") if int8 is None else int8:
             seen = calibration_inputs(run, data_dir=data_dir)
-        example = make_example(model, shape, batch or (2 if seen is None else 1))
+        example = make_example(model, shape, batch or 1)
         written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=seen)
         found = {**vars(written), "shrunk": not dense}
         lines = [str(written), what]

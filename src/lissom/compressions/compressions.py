@@ -146,8 +146,10 @@ class Rescaled(Compression):
     def project(
         self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
     ) -> list[Form]:
-        copies = [x.clone() for x in w]
         owners = tensors_of(self.blocks)
+        # What is zeroed with a group, such as its bias, is no part of θ.
+        copies = {p: p.detach().clone() for block in self.blocks for p in block.scaled}
+        copies |= {p: x.clone() for p, x in zip(owners, w, strict=True)}
         found = dict(zip(owners, metric or [], strict=False))
 
         def metrics(block: Partition) -> list[Preconditioner] | None:
@@ -155,9 +157,9 @@ class Rescaled(Compression):
                 return None
             return [Preconditioner(found[p].square(), 1.0, 0.0) for p in block.parameters]
 
-        with holding(owners, copies):
+        with holding(list(copies), list(copies.values())):
             rescale(self.penalty, self.blocks, lambda block: 1 / mu, metrics)
-        return [Dense(copy) for copy in copies]
+        return [Dense(copies[p]) for p in owners]
 
     def __repr__(self) -> str:
         return repr(self.penalty)

@@ -1,4 +1,4 @@
-"""A network for other programs: ONNX, torch's own `.pt2`, or C; checked on the spot."""
+"""A network for other programs: ONNX, `.pt2`, C, `.tflite` or `.pte`; checked on the spot."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import nn
 
 from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
-from lissom.exporting import c, onnx, pt2
+from lissom.exporting import c, onnx, pt2, pte, tflite
 from lissom.exporting.checking import Written, difference_of, require_near
 from lissom.methods import require_plain
 from lissom.running import (
@@ -29,9 +29,17 @@ FORMATS: dict[str, Callable[..., Written]] = {
     ".onnx": onnx.write,
     ".pt2": pt2.write,
     ".c": c.write,
+    ".tflite": tflite.write,
+    ".pte": pte.write,
 }
-# What else each of them can be told; of an option in no set there is nothing yet.
-OPTIONS = {".onnx": {"pad", "batch", "int8", "opset"}, ".pt2": set[str](), ".c": {"int8"}}
+# What else each of them can be told.
+OPTIONS = {
+    ".onnx": {"pad", "batch", "int8", "opset"},
+    ".pt2": set[str](),
+    ".c": {"int8"},
+    ".tflite": {"batch"},
+    ".pte": {"batch"},
+}
 DEFAULTS = {"pad": True, "batch": None, "int8": None, "opset": None}
 
 
@@ -41,7 +49,7 @@ class Exported:
 
     Attributes:
         path: the file.
-        format: "onnx", "pt2" or "c".
+        format: "onnx", "pt2", "c", "tflite" or "pte".
         bytes: of the file and of what lies beside it: the header of C, or ONNX's files of weights
             if the network is too large for one (2 GB).
         difference: the largest |difference| to the model's outputs, relative to the largest
@@ -86,40 +94,43 @@ def export(
     tolerance: float | None = None,
     opset: int | None = None,
 ) -> Exported:
-    """Write a network as ONNX, torch's `.pt2` or C, and compare what was written with the network.
+    """Write a network for another program, and compare what was written with the network.
 
     The network is exported in eval mode and left as it was found. The first dimension of the first
     input, and of each further input that has the same one, becomes dynamic: the file runs at any
     batch size. A network that is tied to its batch size is exported with that of example_inputs,
-    and `dynamic` is False. Nothing is written where the check fails.
+    as every `.tflite` and `.pte` is, and `dynamic` is False. Nothing is written where the check
+    fails.
 
     Args:
         model: the network.
         example_inputs: what it runs on: a tensor such as `torch.rand(1, 784)`, a tuple of arguments
             or a dict of keywords. ONNX takes the tensors in them, in their order.
-        path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load` and "….c" for C99, with
-            "….h" beside it. It is replaced if it exists.
+        path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load`, "….c" for C99, with "….h"
+            beside it, "….tflite" for LiteRT (TensorFlow Lite) and "….pte" for ExecuTorch. It is
+            replaced if it exists.
         pad: for ONNX, give convolutions channels that nothing reads, so that they read multiples of
             4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
             times as long with other numbers. `notes` says what was done.
-        batch: for ONNX, the only batch size of the file.
+        batch: the only batch size of the file; for ONNX, `.tflite` and `.pte`.
         int8: for ONNX and C, inputs to calibrate on, such as 1,000 images of the training set as
             one tensor: the file computes in integers of 8 bits, a quarter of the size. Its
             `difference` is that on these inputs. ONNX Runtime's static quantization is slower than
             float32 for some networks; `notes` has the times of both.
         check: run the file on random inputs at two batch sizes and compare it with the network:
             floating-point inputs are normal, integers lie between the least and largest of
-            example_inputs. ONNX is run by ONNX Runtime on the CPU. C is compiled, where there is a
-            compiler, and must equal its reference, in integers bit for bit.
+            example_inputs. Each file is run by its own runtime on the CPU. C is compiled, where
+            there is a compiler, and must equal its reference, in integers bit for bit.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
             of the output's dtype (√ε, 3e-4 for float32) if not given, and half of the largest
             output for int8. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
-        LissomError: the path has another suffix or no directory, example_inputs does not fit, ONNX
-            is not installed (`pip install 'lissom[onnx]'`), the network cannot be exported, or what
-            was written differs from it, with the largest difference.
+        LissomError: the path has another suffix or no directory, example_inputs does not fit, what
+            writes the format is not installed (`pip install 'lissom[onnx]'`, or `litert` or
+            `executorch` in its place), the network cannot be exported, or what was written differs
+            from it, with the largest difference.
     """
     if not isinstance(model, nn.Module):
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
@@ -177,7 +188,8 @@ def _options(path: Path, **given: Any) -> dict[str, Any]:
     taken = OPTIONS[path.suffix]
     for name, value in given.items():
         if name not in taken and value is not DEFAULTS[name]:
-            having = [suffix for suffix, names in OPTIONS.items() if name in names]
-            whose = f"only {' and '.join(having)} has it" if having else "no target has it yet"
-            raise LissomError(f"{path.suffix} takes no {name}, {whose}; got {name}={shown(value)}")
+            having = " and ".join(suffix for suffix, names in OPTIONS.items() if name in names)
+            raise LissomError(
+                f"{path.suffix} takes no {name}, only {having} has it; got {name}={shown(value)}"
+            )
     return {name: value for name, value in given.items() if name in taken}

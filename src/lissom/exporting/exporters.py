@@ -17,7 +17,8 @@ def optional(name: str, extra: str = "onnx") -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise LissomError(
-            f"this needs {name}, which is not installed: pip install 'lissom[{extra}]'"
+            f"this needs {name.partition('.')[0]}, which is not installed: "
+            f"pip install 'lissom[{extra}]'"
         ) from error
 
 

@@ -41,6 +41,8 @@ class Abilities:
         joint: whether the norms that come together are looked at together, as budgets do.
         per: whether "all" the layers of a choice of groups come together, or each "layer" alone, or
             each "block" of neighbours (see `lissom.blocks`), which then lies along the last dim.
+        by_family: whether it is about the widths of layers: each block is a family of units, and
+            the norms of several come together as parts, one for each, and not as one vector.
         has_metric: whether d ≠ 1 is known.
         differentiable: whether the gradient of `value` says anything (a count has none).
         weighed: whether a λ is weighed against the loss, so that t (or 1/μ) matters. A size, such
@@ -63,6 +65,7 @@ class Abilities:
     strengths: ClassVar[Mapping[str, Strength]] = {}
     joint: bool = False
     per: Per = "all"
+    by_family: bool = False
     has_metric: bool = True
     differentiable: bool = False
     weighed: bool = False

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lissom.arguments import fits, shown
 from lissom.errors import PenaltyError
 from lissom.penalties.abilities import Per, check_per
 from lissom.penalties.numbers import Number, as_norms, check_number, number_of
@@ -43,9 +44,16 @@ class TopK(Penalty):
             `fraction=1 − n/100` it is Formanek's *L0 with compress rate* n %. "block" counts in
             each run of neighbours: {lissom.blocks(net, 4): TopK(2, per="block")} is 2:4 sparsity.
             A fraction is of a whole run, also where the last of a row is shorter.
+        multiple_of: m, for groups that are units, as of `lissom.channels`: runtimes compute in
+            blocks of 16 channels, say, and 33 cost as much as 48. Each family of n units gets the
+            width nearest to what it has of the κ largest: of the widths m, 2m, … and n. Of two as
+            near it is the larger, and 0 is near to 0 only: of 32, 30 becomes 32 and never 16, and
+            9 becomes 16; of 30, 22 becomes 16, and 23 becomes 30. The largest of the family live.
+            So κ holds to within m/2 for each family, or m where it has less than one multiple.
 
     Raises:
-        PenaltyError: unless exactly one of count and fraction is given, in its range.
+        PenaltyError: unless exactly one of count and fraction is given, in its range; for a
+            multiple_of that is no whole number ≥ 1, or goes with per="block".
 
     Source: Idelbayev & Carreira-Perpiñán eq. 5–6 (C step, t = 1/μ; with L2 survivors ×
     μ/(μ + 2λ)).
@@ -54,12 +62,12 @@ class TopK(Penalty):
     count: int | Schedule | None = None
     fraction: Number | None = None
     per: Per = field(default="all", kw_only=True)
+    multiple_of: int = field(default=1, kw_only=True)
     strengths = {  # noqa: RUF012
         "fraction": Strength("fraction kept", ramps=True, dense=1.0),
         "count": Strength("groups kept", ramps=True),
     }
     joint = True
-    ranks = True
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.fraction is None):
@@ -79,6 +87,25 @@ class TopK(Penalty):
             if self.fraction > 1:
                 raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
         check_per(self, "all", "layer", "block")
+        if not fits(self.multiple_of, int) or self.multiple_of < 1:
+            raise PenaltyError(
+                f"multiple_of is a whole number ≥ 1, such as 16, got {shown(self.multiple_of)}",
+                field="multiple_of",
+            )
+        if self.multiple_of > 1 and self.per == "block":
+            raise PenaltyError(
+                f"multiple_of={self.multiple_of} rounds the widths of layers, and per='block' "
+                "counts in each run of neighbours: leave out one of them",
+                field="multiple_of",
+            )
+
+    @property
+    def by_family(self) -> bool:  # type: ignore[override]
+        return self.multiple_of > 1
+
+    @property
+    def ranks(self) -> bool:  # type: ignore[override]
+        return not self.by_family  # a count would take units from rounded widths
 
     def at(self, step: int) -> Self:
         """This budget with every schedule replaced by its value at `step`, a count rounded."""
@@ -93,16 +120,23 @@ class TopK(Penalty):
         assert self.count is not None
         return min(n, round(plain(self, self.count)))
 
+    def width(self, count: int, n: int) -> int:
+        """How many units of a family of n live if `count` of them are among the κ largest."""
+        below = count - count % self.multiple_of
+        above = min(n, below + self.multiple_of)
+        nearer_below = count - below < above - count
+        return below if count == 0 or (below > 0 and nearer_below) else above
+
     def value(self, norms: Tensor) -> Tensor:
         counted = self._counted(as_norms(self, norms))
-        over = (counted != 0).sum(-1) > self.kappa(counted.shape[-1])
+        over = (counted != 0).sum(-1) > self._kept(counted)
         return torch.where(over.any(), math.inf, 0.0).to(norms)
 
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         gain = self._counted(norms if metric is None else norms * metric.sqrt())
         order = gain.argsort(stable=True, descending=True)
-        dead = order[..., self.kappa(gain.shape[-1]) :]
+        dead = order[..., self._kept(self._counted(norms)) :]
         alive = torch.ones_like(gain, dtype=torch.bool).scatter_(-1, dead, False) | gain.isnan()
         return torch.where(alive.view_as(norms), norms, 0)
 
@@ -113,13 +147,19 @@ class TopK(Penalty):
                 x = self.prox(part.values.abs(), part.t, part.metric and part.metric())
                 part.values.mul_(x != 0)
             return
-        n = sum(part.values.numel() for part in parts)
-        kappa = self.kappa(n)
-        if kappa == 0:
-            for part in parts:
-                part.values.mul_(0)  # NaN stays NaN
-        elif kappa < n:
-            _keep_largest_(parts, kappa, n, by_size=not any(part.metric for part in parts))
+        kappa = self.kappa(sum(part.values.numel() for part in parts))
+        if not self.by_family:
+            _keep_largest_(parts, kappa)
+            return
+        for part, count in zip(parts, _shares(parts, kappa), strict=True):  # each is a family
+            _keep_largest_([part], self.width(count, part.values.numel()))
+
+    def _kept(self, counted: Tensor) -> int:
+        """How many live of those that share a budget, or of one family."""
+        n = counted.shape[-1]
+        if not self.by_family:
+            return self.kappa(n)
+        return self.width(min(self.kappa(n), int(counted.count_nonzero())), n)
 
     def _counted(self, norms: Tensor) -> Tensor:
         """Norms with those that share a budget along the last dim."""
@@ -218,11 +258,25 @@ def _score(part: Part, out: Tensor) -> Tensor:
     return out.mul_(part.metric().sqrt_()) if part.metric else out
 
 
-def _keep_largest_(parts: Sequence[Part], kappa: int, n: int, *, by_size: bool) -> None:
-    """Zero all but the κ values with the largest scores; of equal ones the first stay.
+def _shares(parts: Sequence[Part], kappa: int) -> list[int]:
+    """How many of the κ groups with the largest scores are in each part; zeros are in none."""
+    scores = torch.cat([_score(part, torch.empty_like(part.values)).flatten() for part in parts])
+    alive = torch.cat([part.values.flatten() != 0 for part in parts])
+    kept = torch.zeros_like(alive)
+    kept[scores.argsort(stable=True, descending=True)[:kappa]] = True
+    sizes = [part.values.numel() for part in parts]
+    return [int(share.sum()) for share in (kept & alive).split(sizes)]
 
-    `by_size` says that the scores are the sizes of the values, which then need no second look.
-    """
+
+def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
+    """Zero all but the κ values with the largest scores; of equal ones the first stay."""
+    n = sum(part.values.numel() for part in parts)
+    if kappa == 0:
+        for part in parts:
+            part.values.mul_(0)  # NaN stays NaN
+    if not 0 < kappa < n:
+        return
+    by_size = not any(part.metric for part in parts)  # scores need no second look
     flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [

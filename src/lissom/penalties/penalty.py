@@ -225,6 +225,11 @@ class Penalty(Abilities, ABC):
                 f"{self} is one budget over {len(blocks)} blocks, and has a number for each of "
                 "their groups: a budget per='layer' can have both"
             )
+        if self.by_family and (others := [b.name for b in blocks if b.single or len(b.shape) > 1]):
+            raise PenaltyError(
+                f"{self} rounds the widths of families of units, and {', '.join(others)} is cut "
+                "into other groups: choose lissom.channels(model, example_inputs), neurons or units"
+            )
         if self.signed and not all(block.single for block in blocks):
             many = ", ".join(block.name for block in blocks if not block.single)
             raise PenaltyError(
@@ -277,6 +282,10 @@ class Sum(Penalty):
     @cached_property
     def per(self) -> Per:  # type: ignore[override]
         return next((term.per for term in self.terms if term.per != "all"), "all")
+
+    @cached_property
+    def by_family(self) -> bool:  # type: ignore[override]
+        return any(term.by_family for term in self.terms)
 
     @cached_property
     def has_metric(self) -> bool:  # type: ignore[override]

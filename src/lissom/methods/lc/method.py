@@ -296,6 +296,9 @@ class LC(Method):
             forms = task.forms if settled else task.project(self.now, self.mu or 1.0)
             for weight, form in zip(task.weights, forms, strict=True):
                 weight.copy_(form.value())
+        for block in self.blocks():
+            if not block.whole:  # biases, say, go with what died
+                self.keep_zeros_(block, (block.norms() != 0).to(block.parameters[0]))
 
     def finalize(self) -> None:
         """θ into the weights, after one more C step if there were steps since the last."""
