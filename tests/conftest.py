@@ -1,5 +1,6 @@
 """Which tests this machine can run, and fixtures for all of them."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from products import mark_rest_of_products
 # All their cases are exhaustive, and what they import takes seconds.
 SLOW_TO_IMPORT = ("test_integrations_lightning.py", "test_integrations_transformers.py")
 
+# While tests are collected all that is made stays, a million objects; looking for garbage among
+# them, then and at each turn during the tests, takes a third of the time to collect them.
+gc.disable()
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     left_out = config.option.markexpr == "not exhaustive"
@@ -19,6 +24,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_rest_of_products(items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

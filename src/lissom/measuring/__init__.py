@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from lissom.arguments import as_annotated
+from lissom.coupling import trace
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.timing import Latency, latency
-from lissom.measuring.units import neurons, shrunk_weights
+from lissom.measuring.units import neurons, rounded, shrunk_weights
 from lissom.methods import require_plain
 from lissom.parametrized import plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers, whole
@@ -139,8 +140,10 @@ def _run(model: nn.Module, inputs: Inputs, counted: Measurement, *, timed: bool)
     )
     left = shrunk = unshrunk = None
     try:
-        left = neurons(model, inputs, counted.tolerance)
-        shrunk = shrunk_weights(model, inputs, counted.tolerance)
+        zeroed = rounded(model, counted.tolerance)
+        traced = trace(zeroed, inputs)
+        left = neurons(zeroed, inputs, traced)
+        shrunk = shrunk_weights(zeroed, inputs, traced)
     except OperatorError:
         raise
     except LissomError as error:
