@@ -5,6 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, and also for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are open cost too much
+
 import torch
 from products import mark_rest_of_products
 
@@ -14,6 +19,10 @@ SLOW_TO_IMPORT = ("test_integrations_lightning.py", "test_integrations_transform
 # While tests are collected all that is made stays, a million objects; looking for garbage among
 # them, then and at each turn during the tests, takes a third of the time to collect them.
 gc.disable()
+
+# torch.manual_seed also writes down three stacks, for devices that are not there: 1 ms in a test.
+if not torch.accelerator.is_available():
+    torch.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
