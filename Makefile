@@ -1,5 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Most of what is installed is never imported, and the rest is compiled when it is, once for all.
+INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all check lint types docs clean
 .NOTPARALLEL:
@@ -38,9 +41,9 @@ $(BIN)/pip:
 
 # The demo needs the package alone and does not wait for the tools.
 .venv/.base: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 .venv/.ready: .venv/.base
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev,zoo,docs]"
+	$(INSTALL) -e ".[dev,zoo,docs]"
 	@touch $@

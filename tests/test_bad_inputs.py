@@ -467,6 +467,12 @@ def write_idx(folder: Path) -> None:
         (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + bytes(4)))
 
 
+@cache
+def half_a_gigabyte() -> bytes:
+    """Of zeros, in half a megabyte."""
+    return gzip.compress(bytes(2**29))
+
+
 def damage_data(folder: Path, random: Random) -> None:
     file = random.choice(sorted(folder.iterdir()))
     content = bytearray(file.read_bytes())
@@ -478,7 +484,7 @@ def damage_data(folder: Path, random: Random) -> None:
         unpacked[random.randrange(16)] = random.randrange(256)
         file.write_bytes(gzip.compress(unpacked))
     elif how == 2:
-        file.write_bytes(gzip.compress(bytes(2**29)) if random.random() < 0.2 else content[::-1])
+        file.write_bytes(half_a_gigabyte() if random.random() < 0.2 else content[::-1])
     else:
         content[random.randrange(len(content))] ^= 1 << random.randrange(8)
         file.write_bytes(content)

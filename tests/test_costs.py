@@ -459,7 +459,7 @@ def test_bytes_of_many_dimensions_and_none() -> None:
         assert (found.dense, found.sparse) == (4 * w.numel(), 0)
 
 
-def by_hand(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
+def by_hand(net: nn.Module, *_: Any, **options: bool) -> nn.Module:
     """What shrinking gives for the LeNet-300-100 of the next test, made by hand."""
     calls.append(options)
     kept = [5, 4, 3] if options.get("inputs") else [784, 4, 3]
@@ -489,10 +489,10 @@ calls: list[dict[str, bool]] = []
 
 
 def test_neurons_are_read_off_the_shrunk_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "shrink", by_hand, raising=False)
+    monkeypatch.setattr(units, "shrunk", by_hand)
     calls.clear()
     found = measure(lenet300(), torch.rand(1, 1, 28, 28))
-    assert calls == [{"inputs": True, "fold": True, "verify": False}, {"verify": False}]
+    assert calls == [{"inputs": True}, {"inputs": False}]
     assert (found.neurons, found.notation, found.unshrunk) == ((5, 4, 3), "5-4-3", None)
     assert found.shrunk_weights == 785 * 4 + 5 * 3 + 4 * 10
     assert "neurons left" in str(found) and "5-4-3" in str(found)
@@ -501,7 +501,7 @@ def test_neurons_are_read_off_the_shrunk_network(monkeypatch: pytest.MonkeyPatch
 
 
 def test_convolutions_are_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "shrink", lambda net, example_inputs, **options: net, raising=False)
+    monkeypatch.setattr(units, "shrunk", lambda net, *_, **__: net)
     found = measure(lenet5(), torch.rand(2, 1, 28, 28))
     assert found.notation == "20-50-800-500"
     net = Twice()
@@ -513,11 +513,11 @@ def test_convolutions_are_their_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tolerance_reaches_the_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def shrink(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
+    def shrunk(net: nn.Module, *_: Any, **__: bool) -> nn.Module:
         seen.append([p.clone() for p in net.parameters()])
         return net
 
-    monkeypatch.setattr(units, "shrink", shrink, raising=False)
+    monkeypatch.setattr(units, "shrunk", shrunk)
     net = nn.Linear(3, 1)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[0.1, -0.1, 1.0]]))
@@ -527,10 +527,10 @@ def test_the_tolerance_reaches_the_neurons(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_network_that_cannot_be_shrunk_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shrink(net: nn.Module, example_inputs: Any, **options: bool) -> nn.Module:
+    def shrunk(net: nn.Module, *_: Any, **__: bool) -> nn.Module:
         raise LissomError("LSTM cannot be exported")
 
-    monkeypatch.setattr(units, "shrink", shrink, raising=False)
+    monkeypatch.setattr(units, "shrunk", shrunk)
     found = measure(nn.Linear(3, 1), torch.rand(1, 3))
     assert (found.neurons, found.notation, found.shrunk_weights) == (None, None, None)
     assert found.unshrunk == "LSTM cannot be exported" and found.macs == 3

@@ -1,11 +1,7 @@
 """C for a microcontroller: it computes what the network computes, or it is not written."""
 
-import ctypes
-import math
-import re
 import shutil
 import subprocess
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few
 from torch import Tensor, nn
 
 import lissom
-from lissom import LissomError
 from lissom.exporting import c
-from lissom.models import ds_cnn, lenet5, lenet300
 from lissom.models.normalize import Normalize
-from lissom.running import as_inputs
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 STRICT = "-std=c99 -O1 -Wall -Wextra -pedantic -Werror -Wconversion -Wno-sign-conversion".split()

@@ -71,10 +71,9 @@ def train(run: Path, *options: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted, in a process of its own."""
+    """A run that nobody interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    process = start(run)
-    assert process.wait(timeout=300) == 0
+    train(run)
     return run
 
 
@@ -98,7 +97,7 @@ def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
 
 @exhaustive
 def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path) -> None:
-    train(tmp_path / "run")
+    assert start(tmp_path / "run").wait(timeout=300) == 0
     assert_same_run(tmp_path / "run", whole)
 
 

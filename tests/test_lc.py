@@ -501,8 +501,9 @@ STOPS = (0, 1, 2, 3, 9, 17, 18, 19, 20, 21, 22, 25, 26, 27, 28)
 @pytest.mark.parametrize("algorithm", ["augmented", "quadratic"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
 @pytest.mark.parametrize("mu", [None, [0.1, 0.13, 0.16, 0.2]])
+@pytest.mark.parametrize("stops", [STOPS[part::3] for part in range(3)])
 def test_a_resumed_run_ends_where_an_undisturbed_one_does(
-    device: str, algorithm: Any, metric: Any, mu: Any
+    device: str, algorithm: Any, metric: Any, mu: Any, stops: tuple[int, ...]
 ) -> None:
     """Killed before `start`, in each L step, right after C steps, at the end, and afterwards.
 
@@ -521,7 +522,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(
     model, method = start()
     kept = {}
     for at in range(29):
-        if at in STOPS:
+        if at in stops:
             kept[at] = snapshot(model, method)
         train(model, method, 1)
     end = snapshot(model, method)

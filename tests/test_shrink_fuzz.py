@@ -6,11 +6,11 @@ import pytest
 import torch
 from products import exhaustive, few, thinned
 from random_networks import damage_, random_network
-from shrink_cases import EXACT, Inputs, apart, fresh, refusals, report
+from shrink_cases import EXACT, Inputs, apart, fresh, refusals, report, traced_once
 from torch import Tensor, nn
 
 import lissom
-from lissom.coupling import couple, families, trace
+from lissom.coupling import Family, couple, families, trace
 from lissom.running import evaluating
 
 SEEDS = thinned(range(120), 4)  # benchmarks/fuzz.py goes on to thousands
@@ -20,19 +20,20 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @cache
-def case(seed: int) -> tuple[nn.Module, Inputs, nn.Module]:
-    """A damaged network, its example, and the small one."""
+def case(seed: int) -> tuple[nn.Module, Inputs, nn.Module, list[Family]]:
+    """A damaged network, its example, the small one, and all units of the large one."""
     model, example_inputs = random_network(seed)
     damage_(model, seed)
-    with refusals() as refused:
+    with refusals() as refused, traced_once():
         small = lissom.shrink(model, example_inputs)
+        units = families(couple(trace(model, example_inputs)), model)
     assert not refused, "decided wrongly, and put right by verification"
-    return model, example_inputs, small
+    return model, example_inputs, small, units
 
 
 @each_seed
 def test_no_difference(seed: int) -> None:
-    model, example_inputs, small = case(seed)
+    model, example_inputs, small, _ = case(seed)
     for i in (1, 2):
         assert apart(model, small, fresh(example_inputs, 1000 * seed + i)) <= EXACT
     larger = fresh(example_inputs, 1000 * seed + 3, grow=5)
@@ -47,7 +48,7 @@ def test_no_unit_is_removed_wrongly(seed: int) -> None:
     Measured in the large network, layer by layer. The constants make up what the bias gained, or
     are a multiple of another that stays for them; else, as beside zero padding, they are zero.
     """
-    model, example_inputs, small = case(seed)
+    model, example_inputs, small, _ = case(seed)
     keep = report(small).keep
     seen = inputs_of_layers(model, [fresh(example_inputs, 1000 * seed + i) for i in (1, 2, 3)])
     for name, layer in model.named_modules():
@@ -97,9 +98,9 @@ def test_no_unit_is_removed_wrongly(seed: int) -> None:
 @each_seed
 def test_what_is_zero_throughout_goes(seed: int) -> None:
     """A unit whose every slice is zero stays only as the last one of its layer."""
-    model, example_inputs, small = case(seed)
+    _, _, small, all_units = case(seed)
     keep = report(small).keep
-    for family in families(couple(trace(model, example_inputs)), model):
+    for family in all_units:
         units = len(family.labels)
         zero = torch.ones(units, dtype=torch.bool)
         there = torch.zeros(units, dtype=torch.bool)

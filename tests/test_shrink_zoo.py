@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from products import exhaustive, few, thinned
-from shrink_cases import EXACT, Inputs, apart, fresh, outputs, report, zero_half_
+from shrink_cases import EXACT, Inputs, apart, fresh, outputs, report, traced_once, zero_half_
 from torch import nn
 from zoo import FEW, ZOO, Entry, build
 
@@ -31,8 +31,9 @@ def case(name: str, dtype: torch.dtype) -> tuple[nn.Module, Inputs, nn.Module, i
     """The network with half of its units zeroed, its inputs, the small one, and how many."""
     [entry] = (entry for entry in ZOO if entry.name == name)
     model, example_inputs = build(entry, dtype=dtype)
-    zeroed = zero_half_(model, example_inputs)
-    return model, example_inputs, lissom.shrink(model, example_inputs), zeroed
+    with traced_once():
+        zeroed = zero_half_(model, example_inputs)
+        return model, example_inputs, lissom.shrink(model, example_inputs), zeroed
 
 
 def test_the_zoo_is_large_enough() -> None:

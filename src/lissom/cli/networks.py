@@ -92,8 +92,10 @@ def shrink(
 ) -> None:
     """Remove what is dead from the network of a run: a smaller network with the same outputs."""
     from lissom.cli.folders import load_model
-    from lissom.measuring import measure as measure_model
+    from lissom.measuring.macs import forward_pass
+    from lissom.parametrized import plain
     from lissom.recipes import make_example
+    from lissom.running import as_inputs
     from lissom.saving import save as save_model
     from lissom.storage import save_json
 
@@ -107,7 +109,8 @@ def shrink(
         small, report = _shrunk(model, shape, round_to=round_to, inputs=inputs)
         save_model(small, path)
         one = make_example(model, shape, 1)
-        before, after = (measure_model(net, one).macs for net in (model, small))
+        runs = [forward_pass(plain(net), as_inputs(one)) for net in (model, small)]
+        before, after = (run.total // run.examples for run in runs)
         found = {"macs_before": before, "macs_after": after, **report.to_dict()}
         save_json(found, run / "shrinkage.json", "lissom shrinkage 1")
         if as_json:
@@ -202,12 +205,11 @@ def export(
                 if to == "c"
                 else Opened(path, model, example, dynamic=written.dynamic)
             )
-            before, after = (judge(run, net, data_dir).error for net in (model, quantized))
-            found |= {"error": before, "error_int8": after}
+            errors = [judge(run, net, data_dir).error for net in (model, quantized)]
+            found |= {"error": errors[0], "error_int8": errors[1]}
             task = task_of_run(run)
-            lines.append(
-                f"test {judged(before, task)} in float32, {judged(after, task)} in int8"
-            )
+            float32, integers = (judged(error, task) for error in errors)
+            lines.append(f"test {float32} in float32, {integers} in int8")
         if as_json:
             print_json(found)
         say("\n".join([f"written: {lines[0]}", *lines[1:]]))

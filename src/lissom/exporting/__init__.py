@@ -106,9 +106,9 @@ def export(
         model: the network.
         example_inputs: what it runs on: a tensor such as `torch.rand(1, 784)`, a tuple of arguments
             or a dict of keywords. ONNX takes the tensors in them, in their order.
-        path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load`, "….c" for C99, with "….h"
-            beside it, "….tflite" for LiteRT (TensorFlow Lite) and "….pte" for ExecuTorch. It is
-            replaced if it exists.
+        path: the file, "….onnx" for ONNX, "….pt2" for `torch.export.load`, "….c" for C99, with
+            "….h" beside it, "….tflite" for LiteRT (TensorFlow Lite) and "….pte" for ExecuTorch. It
+            is replaced if it exists.
         pad: for ONNX, give convolutions channels that nothing reads, so that they read multiples of
             4, or of a block where that is measured to be faster: ONNX Runtime takes up to three
             times as long with other numbers. `notes` says what was done.

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from lissom.arguments import as_annotated
+from lissom.coupling import trace
 from lissom.errors import LissomError, OperatorError
 from lissom.measuring.macs import forward_pass, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.runtimes import latency, runtime_named
-from lissom.measuring.units import neurons, shrunk
+from lissom.measuring.units import neurons, rounded, without_dead
 from lissom.methods import require_plain
 from lissom.parametrized import plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers, whole
@@ -146,8 +147,10 @@ def _run(
     )
     left = small = unshrunk = None
     try:
-        left = neurons(model, inputs, counted.tolerance)
-        small = shrunk(model, inputs, counted.tolerance)
+        zeroed = rounded(model, counted.tolerance)
+        traced = trace(zeroed, inputs)
+        left = neurons(zeroed, inputs, traced)
+        small = without_dead(zeroed, inputs, traced)
     except OperatorError:
         raise
     except LissomError as error:

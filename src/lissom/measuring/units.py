@@ -3,17 +3,17 @@
 import copy
 import warnings
 from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from lissom.coupling import Trace
 from lissom.running import Inputs, evaluating, run
-from lissom.shrinking import shrink
+from lissom.shrinking import shrunk
 
 
-def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ...]:
+def neurons(model: nn.Module, inputs: Inputs, traced: Trace) -> tuple[int, ...]:
     """The papers' notation: remaining maps of convolutions, remaining inputs of dense layers.
 
     In the order in which the layers run, each once: 784-300-100 for a dense LeNet-300-100,
@@ -22,7 +22,7 @@ def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ..
     Raises:
         LissomError: if dead units cannot be removed from this model.
     """
-    small = shrunk(model, inputs, tolerance, inputs=True, fold=True)
+    small = without_dead(model, inputs, traced, entries=True)
     found: dict[nn.Module, int] = {}
 
     def seen(layer: nn.Module, *_: object) -> None:
@@ -42,14 +42,16 @@ def neurons(model: nn.Module, inputs: Inputs, tolerance: float) -> tuple[int, ..
     return tuple(found.values())
 
 
-def shrunk(model: nn.Module, example_inputs: Inputs, tolerance: float, **how: Any) -> nn.Module:
-    """A small network to be counted; that its other methods were not checked is no news then.
+def without_dead(
+    model: nn.Module, inputs: Inputs, traced: Trace, *, entries: bool = False
+) -> nn.Module:
+    """What `lissom.shrink` makes, to be counted and timed; what it warns of is no news then.
 
     Raises:
         LissomError: if `lissom.shrink` cannot make one of this model.
     """
     with warnings.catch_warnings(action="ignore"):
-        return shrink(_rounded(model, tolerance), example_inputs, verify=False, **how)
+        return shrunk(model, inputs, traced, inputs=entries)
 
 
 @singledispatch
@@ -67,7 +69,7 @@ def _(layer: _ConvNd) -> int:
     return layer.out_channels
 
 
-def _rounded(model: nn.Module, tolerance: float) -> nn.Module:
+def rounded(model: nn.Module, tolerance: float) -> nn.Module:
     """The model with the weights that count as zero set to zero."""
     if tolerance == 0:
         return model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.arguments import as_annotated
-from lissom.coupling import Coupler, Family, couple, families, pins, trace, without_norm
+from lissom.coupling import Coupler, Family, Trace, couple, families, pins, trace, without_norm
 from lissom.coupling.constants import Constants
 from lissom.coupling.labels import Axis
 from lissom.errors import GroupError, LissomError
@@ -100,18 +100,7 @@ def shrink(
         )
     args = as_inputs(example_inputs)
     case = _Case(model, example_inputs, verify, fold, inputs, round_to)
-    tries = [case.by_module, case.by_graph] if as_graph is None and not in_place else []
-    if isinstance(model, torch.fx.GraphModule):  # torch.export made it: it is a graph already
-        tries.reverse()
-    tries = tries or [case.by_graph if as_graph else case.by_module]
-    found = next(filter(None, (attempt() for attempt in tries)), None)
-    if found is None:
-        found = case.by_module(case.what_modules_cannot())
-    if found is None:
-        raise LissomError(
-            f"{type(model).__name__} gives other outputs than a copy of itself: is it random in "
-            "evaluation mode? shrink cannot be checked on it"
-        )
+    found = case.found(as_graph, in_place)
     if select and not found.as_graph:
         found = case.reading_less(found)
     result, report = found.small, case.report(found)
@@ -125,6 +114,17 @@ def shrink(
     result.training = model.training  # each submodule of a copy has its own mode already
     object.__setattr__(result, "shrinkage", report)
     return result
+
+
+def shrunk(
+    model: nn.Module, example_inputs: Inputs, traced: Trace, *, inputs: bool = False
+) -> nn.Module:
+    """`shrink` with its defaults of a model that is traced already, for a look at the result.
+
+    It is checked on the example inputs alone, and has no report.
+    """
+    _check_options(model, 1, False, None)
+    return _Case(model, example_inputs, False, True, inputs, 1, traced).found().small
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class _Found:
 class _Traced:
     """A model's coupling, and what is known of its constants."""
 
-    def __init__(self, model: nn.Module, args: Inputs, *, fold: bool, inputs: bool) -> None:
-        self.coupler: Coupler = couple(trace(model, args), inputs=inputs)
+    def __init__(self, model: nn.Module, traced: Trace, *, fold: bool, inputs: bool) -> None:
+        self.coupler: Coupler = couple(traced, inputs=inputs)
         self.constants = Constants(self.coupler.trace)
         self.decider = Decider(self.coupler, self.constants, fold=fold)
         self.families = families(self.coupler, model)
@@ -159,18 +159,35 @@ class _Case:
         fold: bool,
         inputs: bool,
         round_to: int,
+        traced: Trace | None = None,
     ) -> None:
         self.model, self.given = plain(model), example_inputs
         self.args = as_inputs(example_inputs)
         self.reference, self.checks = Reference(model), _Checks(self.args, verify)
         self.round_to = round_to
-        self.traced = _Traced(self.model, self.args, fold=fold, inputs=inputs)
+        traced = traced or trace(self.model, self.args)
+        self.traced = _Traced(self.model, traced, fold=fold, inputs=inputs)
         self.weights = sum(p.numel() for p in self.model.parameters())
         self.apart = float("inf")  # the best of the last tries
         self.outcome = Outcome(self.apart, 0.0)  # of the last one
         self.refused: dict[int, str] = {}  # label: reason
         self.likely: Sequence[Attribute] = ()  # of the last module that was found
         self.chosen: Sequence[Attribute] = ()
+
+    def found(self, as_graph: bool | None = None, in_place: bool = False) -> _Found:
+        """The small network: the model's own class if it can be, a graph or less otherwise."""
+        tries = [self.by_module, self.by_graph] if as_graph is None and not in_place else []
+        if isinstance(self.model, torch.fx.GraphModule):  # torch.export made it: a graph already
+            tries.reverse()
+        tries = tries or [self.by_graph if as_graph else self.by_module]
+        found = next(filter(None, (attempt() for attempt in tries)), None)
+        found = found or self.by_module(self.what_modules_cannot())
+        if found is None:
+            raise LissomError(
+                f"{type(self.model).__name__} gives other outputs than a copy of itself: is it "
+                "random in evaluation mode? shrink cannot be checked on it"
+            )
+        return found
 
     def decision(self, stay: Mask | None = None) -> Decision:
         """What can go, if these labels stay."""
