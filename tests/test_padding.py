@@ -154,8 +154,10 @@ def test_what_reads_channels_otherwise_keeps_them() -> None:
     net = nn.Sequential(
         conv(3, 18), nn.GroupNorm(1, 18), conv(18, 22), nn.ReLU(), conv(22, 5),
     ).eval()  # fmt: skip
+    net.register_parameter("unused", nn.Parameter(torch.zeros(1000)))
     padded = Padder(net, as_inputs(torch.randn(2, *SHAPE)), BLOCK).padded(to=ALIGNED)
     assert padded.widths == (("2.weight", 22, 24),)
+    assert padded.weights == 2 * (18 * 9 + 1) + 5 * 2 * 9
     assert padded.convolutions == (2, 3)
     ((weight, width, reason),) = padded.kept
     assert (weight, width) == ("2.weight", 18) and "group_norm at 1" in reason
