@@ -345,11 +345,25 @@ def selecting() -> nn.Module:
     return lissom.shrink(net, torch.randn(2, 1, 6, 6), inputs=True)
 
 
+class Indexed(nn.Module):
+    """Columns by number, from the end too, and rows by a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("columns", torch.tensor([4, -1, 0]))
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x[:, self.columns][:, :, self.mask])  # type: ignore[no-any-return]
+
+
 READABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int | None]] = {
     "lenet5": (lenet5, (1, 28, 28), 1),
     "ds_cnn": (lambda: ds_cnn(blocks=1), (1, 12, 12), None),
     "selecting": (selecting, (1, 6, 6), None),
     "residual": (Residual, (3, 8, 8), 1),
+    "indexed": (Indexed, (5, 3), None),
 }
 
 
@@ -363,8 +377,9 @@ def test_other_programs_can_read_it(kind: str, tmp_path: Path) -> None:
     attributes = {(node.op_type, a.name) for node in model.graph.node for a in node.attribute}
     assert not {name for _, name in attributes} & {"storage_order", "allowzero"}
     kinds = {node.op_type for node in model.graph.node}
-    assert not kinds & {"GatherND", "Shape", "Constant", "BatchNormalization"}
-    assert ("Gather" in kinds) == (kind == "selecting")
+    assert not kinds & {"Shape", "Constant", "BatchNormalization"}
+    assert ("Gather" in kinds) == (kind in ("selecting", "indexed"))
+    assert ("GatherND" in kinds) == (kind == "indexed")  # for its mask
     (dim, *_) = model.graph.input[0].type.tensor_type.shape.dim
     assert (dim.dim_param, dim.dim_value) == (("batch", 0) if batch is None else ("", 1))
     x = x if batch is None else x[:1]
