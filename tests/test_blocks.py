@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from products import exhaustive
 from torch import Tensor, nn
 
 import lissom
 from lissom import L0, L1, L2, NonNegative, TopK
 from lissom.errors import LissomError, MethodError, PenaltyError
 from lissom.penalties import Part, Penalty
-from lissom.recipes import make_groups, read_recipe
+from lissom.recipes import make_data, make_groups, make_trainer, read_recipe
 from lissom.schedules import linear
 
 RUN = 4
@@ -181,3 +182,33 @@ def test_gates_on_runs_are_gates_of_weights() -> None:
     opt = torch.optim.Adam(net.parameters())
     gates = lissom.gate(opt, net, {lissom.blocks(net, RUN): L0(0.1)})
     assert len(gates) == sum(p.numel() for p in (net[0].weight, net[2].weight))
+
+
+@exhaustive
+@pytest.mark.parametrize(
+    "method",
+    ['name="proximal", metric="adaptive", finalize_at=3', 'name="lc", every=1, c_steps=4'],
+)
+def test_a_recipe_trains_runs_that_stay_when_it_is_shrunk(method: str, tmp_path: Path) -> None:
+    changes = [
+        f"method={{{method}}}",
+        'penalties=[{groups="blocks", run=8, TopK={count=2, per="block"}}]',
+        "train.average_from=none",
+    ]
+    read = read_recipe("digits-demo", changes, quick=True)
+    trainer = make_trainer(read, make_data(read))
+    trainer.fit()
+    groups = lissom.blocks(trainer.model, 8)
+    alive = [block.in_runs(block.norms() != 0).sum(-1) for block in groups]
+    assert [int(counts.max()) for counts in alive] == [2, 2, 2]
+    x = torch.rand(4, 1, 8, 8)
+    small = lissom.shrink(trainer.model.eval(), x)
+    torch.testing.assert_close(small(x), trainer.model(x))
+    assert sum(p.numel() for p in small.parameters()) < 50_610
+    pytest.importorskip("onnxruntime")
+    assert lissom.export(small, x, tmp_path / "net.onnx").difference < 1e-5  # type: ignore[operator]
+
+
+def test_learning_compression_says_what_it_needs_of_a_quick_trial() -> None:
+    with pytest.raises(LissomError, match="option 'every' has to be given"):
+        read_recipe("digits-demo", ['method={name="lc"}'], quick=True)

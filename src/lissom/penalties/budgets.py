@@ -101,11 +101,13 @@ class TopK(Penalty):
 
     @property
     def by_family(self) -> bool:  # type: ignore[override]
+        """Whether it rounds the widths of families."""
         return self.multiple_of > 1
 
     @property
     def ranks(self) -> bool:  # type: ignore[override]
-        return not self.by_family  # a count would take units from rounded widths
+        """Whether a count may be added, which would take units from rounded widths."""
+        return not self.by_family
 
     def at(self, step: int) -> Self:
         """This budget with every schedule replaced by its value at `step`, a count rounded."""

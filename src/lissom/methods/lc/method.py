@@ -163,7 +163,7 @@ class LCOptions(Options):
         if not all(whole(number, least=0) for number in (every, start, first, count)):
             return made  # a list, or steps
         end = int((start + first + (count - 1) * every) * ratio) - made.get("start", 0)
-        each = made["every"]
+        each = made.get("every", 1)
         fewer = max(1, min(count, end // each))
         made |= {"c_steps": fewer, "first": max(1, end - (fewer - 1) * each)}
         if count > 1 and fewer > 1 and isinstance(given.get("mu_factor"), float):
