@@ -82,7 +82,7 @@ HEADER = Template("""\
 
 $layers
 
-   Flash: $flash bytes of constants, and code. RAM: NAME_ARENA_BYTES, and a little of the stack. */
+   Flash: $flash bytes of constants, and code. RAM: ${NAME}_ARENA_BYTES, and some of the stack. */
 
 #ifndef ${NAME}_H
 #define ${NAME}_H

@@ -259,7 +259,8 @@ def _run(
         **ends.constants,
         **more,
     }
-    name = function.name.removesuffix("_to_float").removesuffix("_by_one")
+    name = function.name.removesuffix(ends.suffix)
+    name = name.replace("convolution_pool", "convolution and pool").replace("_", " ")
     arguments = ("{weights}", "{bias}", *ends.arguments, *sizes)
     kernel = f"{name} {'int8' if integer else 'float32'}"
     return Run(kernel, function, arguments, constants, cycles)
