@@ -43,7 +43,7 @@ def cheapest(layers: Sequence[Layer]) -> list[list[Run]]:
             others = chosen[:number] + chosen[number + 1 :]
             called = {f for runs in others for run in runs for f in run.function.all}
             there = {function for function in called if not function.inlined}
-            chosen[number] = min(ways, key=lambda runs, there=there: _cost(runs, there))
+            chosen[number] = min(ways, key=partial(_cost, there=there))
     return chosen
 
 
