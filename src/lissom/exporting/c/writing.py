@@ -252,7 +252,7 @@ $body}
 QUANTIZED = Template("""\
 /* The integer that stands for a float: in / step, halves rounded away from 0, plus zero. Floats
    that are not negative are in the order of their bits, which are quicker to compare. */
-static int32_t quantized(float in)
+static uint8_t quantized(float in)
 {
     union { float number; uint32_t bits; } twice;
     int32_t halves;
@@ -268,7 +268,7 @@ static int32_t quantized(float in)
 
 def _quantized(scale: Scale) -> str:
     """The function that makes an integer of a float input."""
-    inside, returned = "twice.bits < 0x43ff0000", "return (uint8_t)((halves + 1) >> 1);"  # ≥ 510
+    inside, returned = "twice.bits < 0x43ff0000", "return (uint8_t)((halves + 1) >> 1);"  # 510
     if scale.zero:
         inside = "(twice.bits & 0x7fffffff) < 0x44000000"  # 512 in size
         returned = f"""\
