@@ -346,7 +346,7 @@ def test_what_it_takes_is_told(tmp_path: Path) -> None:
     assert cost is not None and written.opset is None and not written.dynamic
     assert written.bytes == sum((tmp_path / f"net.{end}").stat().st_size for end in "ch")
     assert [layer.macs for layer in cost.layers] == [256 * 75, 36 * 4 * 27, 36 * 7, 7 * 5]
-    constants = [75 + 3 * 8, 108 + 4 * 8, 36 * 7 + 7 * 8, 7 * 5 + 5 * 8]  # and 8 for each output
+    constants = [75 + 3 * 6, 108 + 4 * 6, 36 * 7 + 7 * 6, 7 * 5 + 5 * 8]  # and bias and scale
     assert [layer.flash for layer in cost.layers] == constants
     assert cost.flash > sum(constants) and cost.ram == cost.arena + cost.stack
     assert f"NET_ARENA_BYTES {cost.arena}\n" in (tmp_path / "net.h").read_text()

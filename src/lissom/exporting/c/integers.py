@@ -157,8 +157,8 @@ def _product(
     by_row = [-1, 1, 1, 1]
     step = weight.abs().amax((1, 2, 3)) / 127
     step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
-    live = step[step > 0]
-    step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    step = step.maximum(step.max() / 256)  # so that multipliers of 16 bits have digits for all
+    step[step == 0] = 1e-6  # where all units are dead: any will do
     if one_codebook(weight):  # whose entries are as few in integers if all rows have one step
         step = step.amax().expand(len(step))
     rounded = (weight / step.reshape(by_row)).round()
@@ -197,5 +197,7 @@ def _mean(
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
     scale = scale_of(*found, 2.0001 * float(sums.max()))
-    multiplier = (sums / scale.step * 2**32).round().clamp(1).to(torch.int64)
-    return Rescaled(multiplier, scale.zero, *_bounds(bounds, scale)), scale
+    multiplier = sums / scale.step * 2**32
+    shift = max(0, math.floor(math.log2(float(multiplier.max()))) - 15)
+    significant = (multiplier / 2**shift).round().clamp(1, 2**16 - 1).to(torch.int64)
+    return Rescaled(significant << shift, shift, scale.zero, *_bounds(bounds, scale)), scale

@@ -50,13 +50,15 @@ class Rescaled:
     """The uint8 of an int32 sum: ⌊sum·multiplier/2³² + zero + ½⌋, within low and high.
 
     Attributes:
-        multiplier: [channels], or [1] for all of them; each in (0, 2³¹).
+        multiplier: [channels], or [1] for all of them; each in (0, 2³¹), and 16 bits shifted left.
+        shift: by how many.
         zero: the integer that stands for 0.
         low: the least result, ≥ 0.
         high: the largest, ≤ 255.
     """
 
     multiplier: Tensor
+    shift: int
     zero: int
     low: int
     high: int

@@ -136,9 +136,9 @@ def arithmetic(finish: Finish) -> Arithmetic:
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
         "",
-        "const int32_t *multiplier, int32_t zero, int32_t low, int32_t high",
-        "rescaled(sum, multiplier[o], zero, low, high)",
-        ("{multiplier}", finish.zero, finish.low, finish.high),
-        {"multiplier": Constant("int32_t", finish.multiplier)},
+        "const uint16_t *multiplier, int shift, int32_t zero, int32_t low, int32_t high",
+        "rescaled(sum, (int32_t)multiplier[o] << shift, zero, low, high)",
+        ("{multiplier}", finish.shift, finish.zero, finish.low, finish.high),
+        {"multiplier": Constant("uint16_t", finish.multiplier >> finish.shift)},
         (RESCALED,),
     )
