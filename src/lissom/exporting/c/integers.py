@@ -24,6 +24,7 @@ from lissom.exporting.c.layers import (
     Scaled,
     Shifted,
     Value,
+    unit_of,
 )
 
 LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
@@ -157,8 +158,8 @@ def _product(
     by_row = [-1, 1, 1, 1]
     step = weight.abs().amax((1, 2, 3)) / 127
     step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
-    live = step[step > 0]
-    step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    step = step.maximum(step.max() / 256)  # so that multipliers of 16 bits have digits for all
+    step[step == 0] = 1e-6  # where all units are dead: any will do
     if one_codebook(weight):  # whose entries are as few in integers if all rows have one step
         step = step.amax().expand(len(step))
     rounded = (weight / step.reshape(by_row)).round()
@@ -173,14 +174,14 @@ def _product(
     if last and layer.finish == Bounds():
         return replace(made, finish=Scaled(sums.float())), None
     finish, output = _rescaled(sums, layer.finish, found)
-    bias = in_16_bits(made.bias, 15)
+    bias = _in_16_bits(made.bias)
     if float((bias - made.bias).abs().max()) * float(finish.multiplier.max()) < 2**32 / 16:
         made = replace(made, bias=bias)  # less than a sixteenth of a step of the output away
     return replace(made, finish=finish), output
 
 
 def one_codebook(weight: Tensor) -> bool:
-    """Whether the weights that are not 0 are at most 16 numbers, each used again and again."""
+    """Whether all weights that are not 0 are among at most 16 numbers, each used often."""
     found = weight[weight != 0]
     return len(found.unique()) <= min(CODEBOOK, len(found) / 8)
 
@@ -197,17 +198,17 @@ def _mean(
     return replace(layer, bias=bias, finish=finish), output
 
 
-def in_16_bits(numbers: Tensor, bits: int) -> Tensor:
-    """The nearest numbers of so many bits, beside a sign, times a power of two for all of them."""
-    unit = 2 ** max(0, int(numbers.abs().max()).bit_length() - bits)
-    most = 2**bits - 1
+def _in_16_bits(numbers: Tensor) -> Tensor:
+    """The nearest numbers that are an int16 times a power of two, the same for all of them."""
+    unit = unit_of(numbers)
+    most = 2**15 - 1
     return (numbers / unit).round().clamp(-most, most).to(numbers.dtype) * unit
 
 
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
     scale = scale_of(*found, 2.0001 * float(sums.max()))
-    multiplier = (sums / scale.step * 2**32).round().clamp(1).to(torch.int64)
-    if float(multiplier.max()) < 256 * float(multiplier.min()):  # so 8 bits are left for the least
-        multiplier = in_16_bits(multiplier, 16)
-    return Rescaled(multiplier, scale.zero, *_bounds(bounds, scale)), scale
+    multiplier = sums / scale.step * 2**32
+    shift = max(0, math.floor(math.log2(float(multiplier.max()))) - 15)
+    significant = (multiplier / 2**shift).round().clamp(1, 2**16 - 1).to(torch.int64)
+    return Rescaled(significant << shift, shift, scale.zero, *_bounds(bounds, scale)), scale

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Template
 
-from lissom.exporting.c.kernels.running import Constant, Function, in_units
+from lissom.exporting.c.kernels.running import Constant, Function
 from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Bounds, Finish, Rescaled, Scaled, Shifted
 
@@ -135,14 +135,12 @@ def arithmetic(finish: Finish) -> Arithmetic:
             (int(finish.multiplier), finish.zero, finish.low, finish.high),
             needs=(RESCALED,),
         )
-    multiplier, unit = in_units(finish.multiplier, "uint16_t")
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
-        "_of_32_bits" if multiplier.type == "int32_t" else "",
-        f"const {multiplier.type} *multiplier, int32_t unit, int32_t zero, int32_t low, "
-        "int32_t high",
-        "rescaled(sum, multiplier[o] * unit, zero, low, high)",
-        ("{multiplier}", unit, finish.zero, finish.low, finish.high),
-        {"multiplier": multiplier},
+        "",
+        "const uint16_t *multiplier, int shift, int32_t zero, int32_t low, int32_t high",
+        "rescaled(sum, (int32_t)multiplier[o] << shift, zero, low, high)",
+        ("{multiplier}", finish.shift, finish.zero, finish.low, finish.high),
+        {"multiplier": Constant("uint16_t", finish.multiplier >> finish.shift)},
         (RESCALED,),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import Arithmetic, arithmetic
-from lissom.exporting.c.kernels.running import Constant, Function, Run, in_units
+from lissom.exporting.c.kernels.running import Constant, Function, Run, in_16_bits
 from lissom.exporting.c.layers import Product, Scaled
 
 COUNTS = {"uint8_t": "", "uint16_t": "16", "uint32_t": "32"}
@@ -82,7 +82,7 @@ class Rows:
         declared = ", ".join(
             [f"const {c.type} *{key}" for key, c in stored.items()] + [f"int {k}" for k in sizes]
         )
-        bias, step = in_units(layer.bias, "int16_t")
+        bias, step = in_16_bits(layer.bias)
         text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
         text = text.replace("BIAS", bias.type)
         text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
@@ -92,10 +92,18 @@ class Rows:
         rows, (height, width, _) = len(layer.weight), layer.output.shape
         places: tuple[int, ...] = (rows,)
         if not layer.dense:
-            function = _windows(ends, name, function, f"{declared}, const {bias.type} *bias, int32_t step")
+            function = _windows(
+                ends, name, function, f"{declared}, const {bias.type} *bias, int32_t step"
+            )
             places = (rows, *steps(layer), height, width)
         constants = {**stored, "bias": bias, **ends.constants}
-        given = (*(f"{{{key}}}" for key in stored), *sizes.values(), "{bias}", step, *ends.arguments)
+        given = (
+            *(f"{{{key}}}" for key in stored),
+            *sizes.values(),
+            "{bias}",
+            step,
+            *ends.arguments,
+        )
         per_row = self.instructions - 9 * isinstance(layer.finish, Scaled)
         each = instructions + rows * per_row + 10
         return Run(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lissom.exporting.c.layers import Layer
+from lissom.exporting.c.layers import Layer, unit_of
 
 SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2}
 SIZES |= {"int32_t": 4, "uint32_t": 4, "float": 4}
@@ -48,13 +48,25 @@ class Constant:
         """Of flash."""
         return SIZES[self.type] * self.entries.numel()
 
+    @property
+    def wide(self) -> str:
+        """What names of functions end in that read entries of more than a byte: their bits."""
+        return {"uint16_t": "16", "uint32_t": "32"}.get(self.type, "")
 
-def in_units(entries: Tensor, kind: str) -> tuple[Constant, int]:
-    """Numbers as int16_t or uint16_t times a power of two, if that is exact; else int32_t and 1."""
-    bits = 15 if kind == "int16_t" else 16
-    unit = 2 ** max(0, int(entries.abs().max()).bit_length() - bits)
+
+def positions(entries: Tensor) -> Constant:
+    """An array of positions, in as few bytes as they need."""
+    most = int(entries.max())
+    return Constant(
+        "uint8_t" if most < 2**8 else "uint16_t" if most < 2**16 else "uint32_t", entries
+    )
+
+
+def in_16_bits(entries: Tensor) -> tuple[Constant, int]:
+    """Numbers as int16_t times a power of two, if that is exact; else as int32_t times 1."""
+    unit = unit_of(entries)
     if bool((entries % unit == 0).all()):
-        return Constant(kind, entries // unit), unit
+        return Constant("int16_t", entries // unit), unit
     return Constant("int32_t", entries), 1
 
 
