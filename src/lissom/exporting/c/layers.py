@@ -326,5 +326,5 @@ def as_map(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def unit_of(numbers: Tensor) -> int:
-    """The least power of two that leaves 15 bits beside the sign to the largest of whole numbers."""
+    """The least power of two that leaves 15 bits and a sign to the largest of whole numbers."""
     return int(2 ** max(0, int(numbers.abs().max()).bit_length() - 15))
