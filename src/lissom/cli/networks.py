@@ -152,8 +152,8 @@ def export(
         bool | None,
         typer.Option(
             "--int8/--float32",
-            help="Compute in integers, whose scales 1,000 training inputs give, or in floats. C is "
-            "int8 and ONNX float32 if not given.",
+            help="Compute in integers, whose scales 1,000 training inputs give, or in floats "
+            "(--float32). C is int8 and ONNX float32 if not given.",
         ),
     ] = None,
     out: Annotated[

@@ -24,6 +24,7 @@ from lissom.exporting.c.layers import (
     Scaled,
     Shifted,
     Value,
+    unit_of,
 )
 
 LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
@@ -56,6 +57,7 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         values[value] = replace(value, type="uint8_t")
         scales[value] = scale
 
+    _require_finite(ranges[network.input], "a tensor")
     first = Scale(1 / 255, 0) if pixels else scale_of(*ranges[network.input])
     integer(network.input, first)
     read_again = {value for layer in network.layers for value in layer.inputs}
@@ -63,11 +65,8 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
     for layer in network.layers:
         last = layer.output is network.output and layer.output not in read_again
         found = ranges[layer.output]
-        if not isinstance(layer, Pad) and not all(map(math.isfinite, found)):
-            raise LissomError(
-                f"{layer.name} gives {found[0]:.3g} to {found[1]:.3g} on inputs to calibrate on, "
-                "so there is no scale for int8"
-            )
+        if not isinstance(layer, Pad):
+            _require_finite(found, layer.name or "the network")
         made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], found, last)
         if scale is None:
             values[layer.output] = layer.output
@@ -89,6 +88,15 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         output=output,
         scale=scales[network.input],
     )
+
+
+def _require_finite(found: tuple[float, float], where: str) -> None:
+    """Refuse numbers that have no scale."""
+    if not all(map(math.isfinite, found)):
+        raise LissomError(
+            f"int8 needs inputs to calibrate on that give finite numbers, and {where} gives "
+            f"{found[0]:.3g} to {found[1]:.3g}"
+        )
 
 
 def _ranges(
@@ -150,8 +158,8 @@ def _product(
     by_row = [-1, 1, 1, 1]
     step = weight.abs().amax((1, 2, 3)) / 127
     step = step.maximum(bias.abs() / (scale.step * LARGEST_BIAS))
-    live = step[step > 0]
-    step[step == 0] = live.min() if len(live) else 1e-6  # of a dead unit: any will do
+    step = step.maximum(step.max() / 256)  # so that multipliers of 16 bits have digits for all
+    step[step == 0] = 1e-6  # where all units are dead: any will do
     if one_codebook(weight):  # whose entries are as few in integers if all rows have one step
         step = step.amax().expand(len(step))
     rounded = (weight / step.reshape(by_row)).round()
@@ -166,11 +174,14 @@ def _product(
     if last and layer.finish == Bounds():
         return replace(made, finish=Scaled(sums.float())), None
     finish, output = _rescaled(sums, layer.finish, found)
+    bias = _in_16_bits(made.bias)
+    if float((bias - made.bias).abs().max()) * float(finish.multiplier.max()) < 2**32 / 16:
+        made = replace(made, bias=bias)  # less than a sixteenth of a step of the output away
     return replace(made, finish=finish), output
 
 
 def one_codebook(weight: Tensor) -> bool:
-    """Whether the weights that are not 0 are at most 16 numbers, each used again and again."""
+    """Whether all weights that are not 0 are among at most 16 numbers, each used often."""
     found = weight[weight != 0]
     return len(found.unique()) <= min(CODEBOOK, len(found) / 8)
 
@@ -187,8 +198,17 @@ def _mean(
     return replace(layer, bias=bias, finish=finish), output
 
 
+def _in_16_bits(numbers: Tensor) -> Tensor:
+    """The nearest numbers that are an int16 times a power of two, the same for all of them."""
+    unit = unit_of(numbers)
+    most = 2**15 - 1
+    return (numbers / unit).round().clamp(-most, most).to(numbers.dtype) * unit
+
+
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
     scale = scale_of(*found, 2.0001 * float(sums.max()))
-    multiplier = (sums / scale.step * 2**32).round().clamp(1).to(torch.int64)
-    return Rescaled(multiplier, scale.zero, *_bounds(bounds, scale)), scale
+    multiplier = sums / scale.step * 2**32
+    shift = max(0, math.floor(math.log2(float(multiplier.max()))) - 15)
+    significant = (multiplier / 2**shift).round().clamp(1, 2**16 - 1).to(torch.int64)
+    return Rescaled(significant << shift, shift, scale.zero, *_bounds(bounds, scale)), scale

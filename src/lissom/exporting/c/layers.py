@@ -50,13 +50,15 @@ class Rescaled:
     """The uint8 of an int32 sum: ⌊sum·multiplier/2³² + zero + ½⌋, within low and high.
 
     Attributes:
-        multiplier: [channels], or [1] for all of them; each in (0, 2³¹).
+        multiplier: [channels], or [1] for all of them; each in (0, 2³¹), and 16 bits shifted left.
+        shift: by how many.
         zero: the integer that stands for 0.
         low: the least result, ≥ 0.
         high: the largest, ≤ 255.
     """
 
     multiplier: Tensor
+    shift: int
     zero: int
     low: int
     high: int
@@ -321,3 +323,8 @@ def as_map(shape: Sequence[int]) -> tuple[int, int, int]:
     """A shape without the batch as channels, height, width."""
     channels, height, width = (*shape, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
     return channels, height, width
+
+
+def unit_of(numbers: Tensor) -> int:
+    """The least power of two that leaves 15 bits and a sign to the largest of whole numbers."""
+    return int(2 ** max(0, int(numbers.abs().max()).bit_length() - 15))

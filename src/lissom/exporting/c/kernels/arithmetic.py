@@ -17,8 +17,10 @@ RESCALED = Function(
 static uint8_t rescaled(int32_t sum, int32_t multiplier, int32_t zero, int32_t low, int32_t high)
 {
     int64_t scaled = (int64_t)sum * multiplier + ((int64_t)zero << 32) + ((int64_t)1 << 31);
-    int32_t y = scaled < 0 ? 0 : (int32_t)(scaled >> 32);
-    return (uint8_t)(y < low ? low : y > high ? high : y);
+    int32_t y = (int32_t)(scaled >> 32);
+    if (y < low) y = low;
+    if (y > high) y = high;
+    return (uint8_t)y;
 }
 """,
     bytes=48,
@@ -79,7 +81,7 @@ class Arithmetic:
         words = {"name": name, "parameters": self.parameters, "finish": self.finish, **self.types}
         text = Template(template).substitute(words)
         preludes = tuple(f for f in (SIMD, INLINED) if f.name in text)
-        return Function(name, text, size, (*preludes, *self.needs))
+        return Function(name, text, size, (*preludes, *self.needs), INLINED in preludes)
 
 
 INTEGERS = {"W": "int8_t", "X": "uint8_t", "S": "int32_t"}
@@ -136,9 +138,9 @@ def arithmetic(finish: Finish) -> Arithmetic:
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
         "",
-        "const int32_t *multiplier, int32_t zero, int32_t low, int32_t high",
-        "rescaled(sum, multiplier[o], zero, low, high)",
-        ("{multiplier}", finish.zero, finish.low, finish.high),
-        {"multiplier": Constant("int32_t", finish.multiplier)},
+        "const uint16_t *multiplier, int shift, int32_t zero, int32_t low, int32_t high",
+        "rescaled(sum, (int32_t)multiplier[o] << shift, zero, low, high)",
+        ("{multiplier}", finish.shift, finish.zero, finish.low, finish.high),
+        {"multiplier": Constant("uint16_t", finish.multiplier >> finish.shift)},
         (RESCALED,),
     )

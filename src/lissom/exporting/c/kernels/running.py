@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lissom.exporting.c.layers import Layer
+from lissom.exporting.c.layers import Layer, unit_of
 
-SIZES = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}
+SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2}
+SIZES |= {"int32_t": 4, "uint32_t": 4, "float": 4}
 """Bytes of the types of constants."""
 
 
@@ -20,12 +21,14 @@ class Function:
         text: its definition, with a comment before it.
         bytes: of its code on a Cortex-M4, compiled with -Os.
         needs: the functions that it calls.
+        inlined: whether its code stands at each call.
     """
 
     name: str
     text: str
     bytes: int
     needs: tuple["Function", ...] = ()
+    inlined: bool = False
 
     @property
     def all(self) -> list["Function"]:
@@ -44,6 +47,27 @@ class Constant:
     def bytes(self) -> int:
         """Of flash."""
         return SIZES[self.type] * self.entries.numel()
+
+    @property
+    def wide(self) -> str:
+        """What names of functions end in that read entries of more than a byte: their bits."""
+        return {"uint16_t": "16", "uint32_t": "32"}.get(self.type, "")
+
+
+def positions(entries: Tensor) -> Constant:
+    """An array of positions, in as few bytes as they need."""
+    most = int(entries.max())
+    return Constant(
+        "uint8_t" if most < 2**8 else "uint16_t" if most < 2**16 else "uint32_t", entries
+    )
+
+
+def in_16_bits(entries: Tensor) -> tuple[Constant, int]:
+    """Numbers as int16_t times a power of two, if that is exact; else as int32_t times 1."""
+    unit = unit_of(entries)
+    if bool((entries % unit == 0).all()):
+        return Constant("int16_t", entries // unit), unit
+    return Constant("int32_t", entries), 1
 
 
 @dataclass(frozen=True, eq=False)
