@@ -105,6 +105,7 @@ def cost_of(program: Program) -> Cost:
         for layer, runs in zip(program.network.layers, program.runs, strict=True)
         if runs
     )
-    calls = sum(len(runs) for runs in program.runs)
-    code = sum(f.bytes for f in program.functions) + CALL_BYTES * calls + ENTRY_BYTES
+    calls = [run.function for runs in program.runs for run in runs]
+    written = [f for f in program.functions if not f.inlined] + [f for f in calls if f.inlined]
+    code = sum(f.bytes for f in written) + CALL_BYTES * len(calls) + ENTRY_BYTES
     return Cost(layers, code, program.arena.bytes, STACK_BYTES)

@@ -41,7 +41,8 @@ def cheapest(layers: Sequence[Layer]) -> list[list[Run]]:
         before = list(chosen)
         for number, ways in enumerate(fitting):
             others = chosen[:number] + chosen[number + 1 :]
-            there = {f for runs in others for run in runs for f in run.function.all}
+            called = {f for runs in others for run in runs for f in run.function.all}
+            there = {function for function in called if not function.inlined}
             chosen[number] = min(ways, key=lambda runs, there=there: _cost(runs, there))
     return chosen
 

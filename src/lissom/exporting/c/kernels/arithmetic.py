@@ -79,7 +79,7 @@ class Arithmetic:
         words = {"name": name, "parameters": self.parameters, "finish": self.finish, **self.types}
         text = Template(template).substitute(words)
         preludes = tuple(f for f in (SIMD, INLINED) if f.name in text)
-        return Function(name, text, size, (*preludes, *self.needs))
+        return Function(name, text, size, (*preludes, *self.needs), INLINED in preludes)
 
 
 INTEGERS = {"W": "int8_t", "X": "uint8_t", "S": "int32_t"}

@@ -73,14 +73,15 @@ def blocks(pattern: tuple[int, int], layer: Layer) -> Run | None:
     if not isinstance(layer, Product) or layer.weight.dtype != torch.int8 or not contiguous(layer):
         return None
     weight = layer.weight.flatten(1)
-    if weight.shape[1] % m:
-        return None
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % m))
     block = weight.reshape(len(weight), -1, m)
     live = block != 0
     if int(live.sum(2).max()) > n:
         return None
     place = live.int().argsort(stable=True, dim=2, descending=True)[..., :n].sort(2).values
-    values = block.gather(2, place).flatten(1)
+    values = block.gather(2, place)
+    place[values == 0] = 0  # which is in the input, though the last block may end after it
+    values = values.flatten(1)
     stored = {
         "values": Constant("int8_t", values),
         "places": Constant("uint8_t", packed(place.flatten(1), _bits(m))),

@@ -20,12 +20,14 @@ class Function:
         text: its definition, with a comment before it.
         bytes: of its code on a Cortex-M4, compiled with -Os.
         needs: the functions that it calls.
+        inlined: whether its code stands at each call.
     """
 
     name: str
     text: str
     bytes: int
     needs: tuple["Function", ...] = ()
+    inlined: bool = False
 
     @property
     def all(self) -> list["Function"]:
