@@ -1,27 +1,28 @@
 """C for a microcontroller: it computes what the network computes, or it is not written."""
 
-import ctypes
+import json
 import math
 import re
 import shutil
 import subprocess
-from collections import OrderedDict
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few
+from products import exhaustive, few, rest
 from torch import Tensor, nn
 
 import lissom
 from lissom import LissomError
 from lissom.exporting import c
-from lissom.models import ds_cnn, lenet5, lenet300
+from lissom.exporting.c.writing import programmed, source
 from lissom.models.normalize import Normalize
-from lissom.running import as_inputs
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 STRICT = "-std=c99 -O1 -Wall -Wextra -pedantic -Werror -Wconversion -Wno-sign-conversion".split()
@@ -32,20 +33,23 @@ MAIN = """
 #include <stdlib.h>
 #include "net.h"
 
+typedef float input;
+
 int main(void)
 {
     void *arena = malloc(NET_ARENA_BYTES);
-    float *x = malloc(sizeof(float) * NET_INPUTS), *y = malloc(sizeof(float) * NET_OUTPUTS);
+    input *x = malloc(sizeof(input) * NET_INPUTS);
+    float *y = malloc(sizeof(float) * NET_OUTPUTS);
     FILE *in = fopen("x.bin", "rb"), *out = fopen("y.bin", "wb");
-    while (fread(x, sizeof(float), NET_INPUTS, in) == NET_INPUTS) {
+    while (fread(x, sizeof(input), NET_INPUTS, in) == NET_INPUTS) {
         net_infer(x, y, arena);
         fwrite(y, sizeof(float), NET_OUTPUTS, out);
     }
-    fclose(out);
-    free(x), free(y), free(arena), fclose(in);
+    free(x), free(y), free(arena), fclose(in), fclose(out);
     return 0;
 }
 """
+OF_BYTES = MAIN.replace("float input", "uint8_t input").replace("net_infer(", "net_infer_u8(")
 
 
 def computes(folder: Path, x: Tensor, main: str = MAIN) -> Tensor:
@@ -141,7 +145,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "no bias": (lambda: nn.Linear(7, 3, bias=False), (7,)),
     "mlp": (lambda: sequence(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 1)), (9,)),
     "mlp of images": (
-        lambda: sequence(nn.Flatten(), nn.Linear(24, 6), nn.BatchNorm1d(6), nn.ReLU6(), nn.Linear(6, 4)),
+        lambda: sequence(
+            nn.Flatten(), nn.Linear(24, 6), nn.BatchNorm1d(6), nn.ReLU6(), nn.Linear(6, 4)
+        ),
         (2, 3, 4),
     ),
     "lenet": (
@@ -185,13 +191,19 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "norm before": (
         lambda: sequence(
-            nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
-            nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3),
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 2, 3),
         ),
         (3, 6, 6),
-    ),  # fmt: skip
+    ),
     "normalized": (
-        lambda: sequence(Normalize([0.2, 0.5, 0.4], [0.3, 0.1, 0.6]), nn.Conv2d(3, 4, 3, padding=1)),
+        lambda: sequence(
+            Normalize([0.2, 0.5, 0.4], [0.3, 0.1, 0.6]), nn.Conv2d(3, 4, 3, padding=1)
+        ),
         (3, 5, 5),
     ),
     "norm alone": (lambda: sequence(nn.BatchNorm2d(3), nn.Hardtanh(-0.3, 0.4)), (3, 4, 4)),
@@ -221,7 +233,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "constant": (lambda: dead(nn.Sequential(nn.Linear(4, 3))), (4,)),
     "huge bias": (lambda: huge_bias(nn.Linear(4, 3)), (4,)),
     "single": (lambda: nn.Linear(1, 1), (1,)),
-}  # fmt: skip
+}
 
 
 def inputs_of(kind: str, count: int, spread: bool) -> Tensor:
@@ -233,13 +245,19 @@ def inputs_of(kind: str, count: int, spread: bool) -> Tensor:
     return torch.randint(256, shape, generator=generator) / 255
 
 
+FEW = ("lenet", "depthwise", "residual", "columns")
+CASES = [("pixels", True, kind) for kind in FEW[:2]]
+CASES += [("spread", int8, kind) for kind in KINDS for int8 in (True, False)]
+
+
 @needs_gcc
-@pytest.mark.parametrize("spread", [False, True], ids=["pixels", "spread"])
-@pytest.mark.parametrize("int8", [True, False], ids=["int8", "float32"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("inputs", "int8", "kind"), [case if case[2] in FEW else rest(*case) for case in CASES]
+)
 def test_what_was_written_computes_the_same(
-    kind: str, int8: bool, spread: bool, tmp_path: Path
+    inputs: str, int8: bool, kind: str, tmp_path: Path
 ) -> None:
+    spread = inputs == "spread"
     torch.manual_seed(0)
     net = KINDS[kind][0]().eval()
     seen, x = inputs_of(kind, 64, spread), 1.3 * inputs_of(kind, 20, spread)
@@ -255,3 +273,198 @@ def test_what_was_written_computes_the_same(
     else:
         assert torch.allclose(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max())))
         assert written.difference is not None and written.difference < 1e-5
+
+
+@needs_gcc
+@pytest.mark.parametrize("kind", few(["lenet", "normalized"], ["normalized"]))
+def test_images_may_be_given_as_bytes(kind: str, tmp_path: Path) -> None:
+    """The bytes of an image are the integers of a network that was calibrated on k/255."""
+    make, shape = KINDS[kind]
+    net, x = make().eval(), torch.randint(256, (6, *shape))
+    lissom.export(net, torch.rand(1, *shape), tmp_path / "net.c", int8=x / 255)
+    assert "the bytes of an image" in (tmp_path / "net.h").read_text()
+    found = computes(tmp_path, x.to(torch.uint8), OF_BYTES)
+    assert torch.equal(found, c.reference(net, x / 255, x / 255)(x / 255).flatten(1))
+
+
+@needs_gcc
+def test_inputs_beyond_what_was_seen_are_the_nearest(tmp_path: Path) -> None:
+    net, seen = nn.Linear(5, 3).eval(), torch.randn(50, 5)
+    lissom.export(net, seen[:1], tmp_path / "net.c", int8=seen)
+    odd = torch.tensor([math.inf, -math.inf, math.nan, 1e30, -1e30, -0.0, 1e-40, 300.0])
+    x = odd[torch.randint(8, (40, 5))]
+    assert torch.equal(computes(tmp_path, x), c.reference(net, seen, seen)(x))
+
+
+@exhaustive
+def test_integers_lose_little_on_real_digits(tmp_path: Path) -> None:
+    from lissom.data import load_digits
+
+    data = load_digits()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(60):
+        opt.zero_grad()
+        F.cross_entropy(net(data.train_x), data.train_y).backward()
+        opt.step()
+    module = c.reference(net, data.train_x[:1], data.train_x[:500])
+    right = [float((f(data.test_x).argmax(1) == data.test_y).float().mean()) for f in (net, module)]
+    assert right[0] > 0.9 and abs(right[0] - right[1]) < 0.01
+
+
+def test_memory_is_used_again() -> None:
+    """Only what a layer reads and writes is held at a time, and a border grows in its place."""
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(6)]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 2))
+    x = torch.rand(2, 4, 8, 8)
+    assert programmed(c.reference(net, x, x).network).arena.bytes == 2 * 4 * 8 * 8
+    padded = nn.Sequential(
+        *(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(256, 2)),
+    )
+    bytes_of = programmed(c.reference(padded, x, x).network).arena.bytes
+    assert bytes_of == 4 * 10 * 10 + 4 * 10 * 10  # of both convolutions' inputs with borders
+
+
+def test_no_layer_is_left_that_another_can_be() -> None:
+    """BatchNorm, ReLU, pooling and standardised pixels are parts of the layers beside them."""
+    net = sequence(
+        *(Normalize([0.3], [0.2]), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2)),
+        *(nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(36, 5), nn.BatchNorm1d(5), nn.ReLU6()),
+    ).eval()
+    network = c.reference(net, torch.rand(1, 1, 8, 8)).network
+    assert [layer.name for layer in network.layers] == ["1", "7"]
+
+
+def test_what_it_takes_is_told(tmp_path: Path) -> None:
+    x = torch.rand(20, 1, 20, 20)
+    written = lissom.export(KINDS["lenet"][0](), x[:1], tmp_path / "net.c", int8=x)
+    cost = written.cost
+    assert cost is not None and written.opset is None and not written.dynamic
+    assert written.bytes == sum((tmp_path / f"net.{end}").stat().st_size for end in "ch")
+    assert [layer.macs for layer in cost.layers] == [256 * 75, 36 * 4 * 27, 36 * 7, 7 * 5]
+    constants = [75 + 3 * 8, 108 + 4 * 8, 36 * 7 + 7 * 8, 7 * 5 + 5 * 8]  # and 8 for each output
+    assert [layer.flash for layer in cost.layers] == constants
+    assert cost.flash > sum(constants) and cost.ram == cost.arena + cost.stack
+    assert f"NET_ARENA_BYTES {cost.arena}\n" in (tmp_path / "net.h").read_text()
+    told = str(cost)
+    assert "convolution" in told and "23,375" in told and "Cortex-M4" in told
+    assert cost.to_dict()["macs"] == cost.macs and "one example a call" in str(written)
+    if shutil.which("arm-none-eabi-gcc"):
+        estimate = replace(cost, compiled=None).flash
+        assert cost.compiled is not None and abs(estimate - cost.compiled) < 1000
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x + 1
+
+
+WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "operator": (
+        nn.Sequential(nn.Linear(3, 3), nn.Softplus()),
+        torch.rand(1, 3),
+        r"1 \(aten.softplus",
+    ),
+    "product": (nn.Sequential(nn.Linear(3, 3), Squares()), torch.rand(1, 3), "a product of two"),
+    "layer": (nn.LSTM(3, 2, batch_first=True), torch.rand(1, 4, 3), "has no form in C"),
+    "outputs": (Two(), torch.rand(1, 3), "one input and one output; this one has 1 and 2"),
+    "tokens": (nn.Linear(3, 2), torch.rand(1, 4, 3), r"reads \[4, 3\] of each example"),
+    "volume": (nn.Conv3d(1, 2, 2), torch.rand(1, 1, 4, 4, 4), "channels, height and width"),
+    "ceil": (nn.MaxPool2d(2, ceil_mode=True), torch.rand(1, 1, 5, 5), "where whole windows give"),
+    "padding": (nn.AvgPool2d(3, 1, 1, count_include_pad=False), torch.rand(1, 1, 5, 5), "padding"),
+    "adaptive": (nn.AdaptiveAvgPool2d(2), torch.rand(1, 1, 5, 5), "windows of many sizes"),
+    "batch": (nn.BatchNorm2d(3, track_running_stats=False), torch.rand(2, 3, 2, 2), "statistics"),
+    "constant": (
+        nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)),
+        torch.rand(1, 3),
+        r"1 \(aten.layer_norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_C)
+def test_what_has_no_form_in_c_is_named(kind: str, tmp_path: Path) -> None:
+    net, x, message = WITHOUT_C[kind]
+    with pytest.raises(LissomError, match=message):
+        lissom.export(net, x, tmp_path / "net.c")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    net, x = nn.Linear(3, 2), torch.rand(4, 3)
+
+    def refused(message: str, path: str = "net.c", net: nn.Module = net, **options: Any) -> None:
+        with pytest.raises(LissomError, match=message):
+            lissom.export(net, x, tmp_path / path, **options)
+        assert not list(tmp_path.iterdir())
+
+    refused("a_net.c, for example, and not 2a-net.c", "2a-net.c")
+    refused(r"a tensor \[n, 3\], got \[4, 5\]", int8=torch.rand(4, 5))
+    refused("example_inputs", int8="train")
+    refused("takes no opset", opset=18)
+    refused("takes no int8", "net.pt2", int8=x)
+    refused("gives nan", int8=torch.full((2, 3), math.nan))
+    refused("differs from the network", int8=x, tolerance=1e-9)
+    long = nn.Linear(70_000, 1)
+    nn.init.ones_(long.weight)
+    with pytest.raises(LissomError, match="70,000 products, more than 32 bits"):
+        lissom.export(long, torch.rand(1, 70_000), tmp_path / "net.c", int8=torch.rand(2, 70_000))
+
+
+@needs_gcc
+def test_c_that_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(program: Any, name: str) -> str:
+        return source(program, name).replace("sum = bias[o]", "sum = bias[o] + 9")
+
+    monkeypatch.setattr(c, "source", broken)
+    for int8 in (None, torch.rand(5, 3)):
+        with pytest.raises(LissomError, match="compiled here, differs from its reference"):
+            lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c", int8=int8)
+    monkeypatch.setattr(c, "source", lambda program, name: "no C at all")
+    with pytest.raises(LissomError, match="does not take the C that was written: .*error"):
+        lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c")
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_written_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    written = lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c")
+    assert written.cost is not None and written.cost.compiled is None
+    assert written.difference is not None and "estimate" in str(written.cost)
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train().double()
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    x = torch.rand(4, 1, 5, 5).double()
+    lissom.export(net, x, tmp_path / "net.c", int8=x)
+    assert net.training and all(
+        torch.equal(before[name], x) for name, x in net.state_dict().items()
+    )
+
+
+@exhaustive
+def test_the_command_line_writes_c_and_says_what_it_takes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def says(*words: object) -> str:
+        command = [sys.executable, "-m", "lissom", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    says("train", "digits-demo", "--set", "train.epochs=2", "--out", run)
+    told = says("export", run, "--to", "c")
+    assert "on a Cortex-M4" in told and re.search("test error .* in float32, .* in int8", told)
+    assert {"model.c", "model.h"} <= {file.name for file in run.iterdir()}
+    found = json.loads(says("export", run, "--to", "c", "--float32", "--json").split("written:")[0])
+    assert found["cost"]["macs"] == sum(layer["macs"] for layer in found["cost"]["layers"])
+    assert "error_int8" not in found

@@ -56,6 +56,7 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         values[value] = replace(value, type="uint8_t")
         scales[value] = scale
 
+    _require_finite(ranges[network.input], "a tensor")
     first = Scale(1 / 255, 0) if pixels else scale_of(*ranges[network.input])
     integer(network.input, first)
     read_again = {value for layer in network.layers for value in layer.inputs}
@@ -63,11 +64,8 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
     for layer in network.layers:
         last = layer.output is network.output and layer.output not in read_again
         found = ranges[layer.output]
-        if not isinstance(layer, Pad) and not all(map(math.isfinite, found)):
-            raise LissomError(
-                f"{layer.name} gives {found[0]:.3g} to {found[1]:.3g} on inputs to calibrate on, "
-                "so there is no scale for int8"
-            )
+        if not isinstance(layer, Pad):
+            _require_finite(found, layer.name or "the network")
         made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], found, last)
         if scale is None:
             values[layer.output] = layer.output
@@ -89,6 +87,15 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         output=output,
         scale=scales[network.input],
     )
+
+
+def _require_finite(found: tuple[float, float], where: str) -> None:
+    """Refuse numbers that have no scale."""
+    if not all(map(math.isfinite, found)):
+        raise LissomError(
+            f"int8 needs inputs to calibrate on that give finite numbers, and {where} gives "
+            f"{found[0]:.3g} to {found[1]:.3g}"
+        )
 
 
 def _ranges(
