@@ -20,7 +20,7 @@ from lissom.exporting.c.writing import header, programmed, source
 from lissom.running import as_inputs
 
 needs_gcc = pytest.mark.skipif(bool(missing()), reason=missing())
-EACH = 10  # networks built into one program
+EACH = 6  # networks built into one program
 
 
 def board_or_skip(name: str) -> None:
@@ -44,7 +44,7 @@ def written(
 
 
 @needs_gcc
-@pytest.mark.parametrize("batch", few(thinned(range(30), 6), keep=[0]))
+@pytest.mark.parametrize("batch", few(thinned(range(50), 5), keep=[0]))
 def test_random_networks_are_their_reference(batch: int, tmp_path: Path) -> None:
     """int8 bit for bit, float32 up to rounding; LISSOM_ALL=1 runs all 300."""
     networks, references, floats = [], [], []
