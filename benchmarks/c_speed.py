@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 import lissom
-from lissom.measuring import latency
 from lissom.cli.folders import load_model
+from lissom.measuring import latency
 
 RESULT = Path(__file__).parent / "results" / "c_speed.json"
 CODE = [*REMOVING, "src/lissom/exporting", "benchmarks/c_speed.py"]
@@ -85,9 +85,7 @@ def in_onnxruntime(network: nn.Module, x: Tensor, path: Path) -> Callable[[Tenso
     return lambda _: session.run_with_iobinding(binding)
 
 
-def in_c(
-    network: nn.Module, x: Tensor, path: Path, int8: Tensor | None
-) -> Callable[[Tensor], Any]:
+def in_c(network: nn.Module, x: Tensor, path: Path, int8: Tensor | None) -> Callable[[Tensor], Any]:
     """The network in C, compiled for this machine."""
     exported = lissom.export(network, x, path, int8=int8)
     assert exported.cost is not None

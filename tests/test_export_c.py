@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from products import exhaustive, few, rest
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import lissom
 from lissom import LissomError
+from lissom.cli import app
 from lissom.exporting import c
 from lissom.exporting.c.writing import programmed, source
 from lissom.models.normalize import Normalize
@@ -211,6 +212,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "shuffled": (Shuffled, (4, 4, 4)),
     "columns": (lambda: Selects(0, [3, 1, 11, 7, 7], nn.Linear(5, 3)), (2, 2, 3)),
     "many columns": (lambda: Selects(0, list(range(0, 300, 7)), nn.Linear(43, 2)), (300,)),
+    "more columns": (lambda: Selects(0, list(range(0, 70_000, 700)), nn.Linear(100, 2)), (70_000,)),
     "channels": (lambda: Selects(1, [2, 0], nn.Conv2d(2, 3, 2)), (3, 4, 4)),
     "max pool": (
         lambda: sequence(
@@ -379,6 +381,7 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
     "volume": (nn.Conv3d(1, 2, 2), torch.rand(1, 1, 4, 4, 4), "channels, height and width"),
     "ceil": (nn.MaxPool2d(2, ceil_mode=True), torch.rand(1, 1, 5, 5), "where whole windows give"),
     "padding": (nn.AvgPool2d(3, 1, 1, count_include_pad=False), torch.rand(1, 1, 5, 5), "padding"),
+    "nothing": (nn.Linear(3, 0), torch.rand(1, 3), "no outputs"),
     "adaptive": (nn.AdaptiveAvgPool2d(2), torch.rand(1, 1, 5, 5), "windows of many sizes"),
     "batch": (nn.BatchNorm2d(3, track_running_stats=False), torch.rand(2, 3, 2, 2), "statistics"),
     "constant": (
@@ -405,7 +408,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             lissom.export(net, x, tmp_path / path, **options)
         assert not list(tmp_path.iterdir())
 
-    refused("a_net.c, for example, and not 2a-net.c", "2a-net.c")
+    refused(r"a_net\.c, for example, and not 2a-net.c", "2a-net.c")
     refused(r"a tensor \[n, 3\], got \[4, 5\]", int8=torch.rand(4, 5))
     refused("example_inputs", int8="train")
     refused("takes no opset", opset=18)
@@ -430,7 +433,7 @@ def test_c_that_computes_something_else_is_not_written(
         with pytest.raises(LissomError, match="compiled here, differs from its reference"):
             lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c", int8=int8)
     monkeypatch.setattr(c, "source", lambda program, name: "no C at all")
-    with pytest.raises(LissomError, match="does not take the C that was written: .*error"):
+    with pytest.raises(LissomError, match=r"does not take the C that was written: .*error"):
         lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c")
     assert not list(tmp_path.iterdir())
 
@@ -457,9 +460,9 @@ def test_the_command_line_writes_c_and_says_what_it_takes(tmp_path: Path) -> Non
     run = tmp_path / "run"
 
     def says(*words: object) -> str:
-        command = [sys.executable, "-m", "lissom", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout + done.stderr
+        done = CliRunner().invoke(app, [*map(str, words)])
+        assert done.exit_code == 0, done.output
+        return done.output
 
     says("train", "digits-demo", "--set", "train.epochs=2", "--out", run)
     told = says("export", run, "--to", "c")

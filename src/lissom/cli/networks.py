@@ -135,8 +135,8 @@ def export(
         bool | None,
         typer.Option(
             "--int8/--float32",
-            help="Compute in integers, whose scales 1,000 training inputs give, or in floats. C is "
-            "int8 and ONNX float32 if not given.",
+            help="Compute in integers, whose scales 1,000 training inputs give, or in floats "
+            "(--float32). C is int8 and ONNX float32 if not given.",
         ),
     ] = None,
     out: Annotated[
@@ -181,12 +181,12 @@ def export(
             found["cost"] = written.cost.to_dict()
             if not as_json:
                 console.print(written.cost.table())
-        if seen is not None:
+        if written.cost is not None and seen is not None:
             quantized = reference(model, example, seen)
             errors = [judge(run, net, data_dir) for net in (model, quantized)]
             found |= {"error": errors[0], "error_int8": errors[1]}
-            before, after = (judged(error, task_of_run(run)) for error in errors)
-            lines.append(f"test {before} in float32, {after} in int8")
+            floats, integers = (judged(error, task_of_run(run)) for error in errors)
+            lines.append(f"test {floats} in float32, {integers} in int8")
         if as_json:
             print_json(found)
         say("\n".join([f"written: {lines[0]}", *lines[1:]]))

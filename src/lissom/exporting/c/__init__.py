@@ -30,8 +30,8 @@ def reference(
     """What the C of a network computes, as a module on batches.
 
     Raises:
-        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on are
-            of another shape than those of the network.
+        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on
+            are of another shape.
     """
     inputs = as_inputs(example_inputs).with_batch(1)
     with evaluating(model):

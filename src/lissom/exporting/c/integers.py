@@ -177,7 +177,7 @@ def _product(
 
 
 def one_codebook(weight: Tensor) -> bool:
-    """Whether the weights that are not 0 are at most 16 numbers, each used again and again."""
+    """Whether all weights that are not 0 are among at most 16 numbers, each used often."""
     found = weight[weight != 0]
     return len(found.unique()) <= min(CODEBOOK, len(found) / 8)
 

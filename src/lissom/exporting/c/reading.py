@@ -164,6 +164,8 @@ class Reader:
         self, kind: type[Layer], inputs: Sequence[Value], shape: Sequence[int], **more: Any
     ) -> View:
         """One more layer, whose output is of this shape without the batch."""
+        if not prod(shape):
+            raise UnreadableError("it has no outputs")
         channels, height, width = as_map(shape)
         output = Value((height, width, channels))
         self.layers.append(kind(self.name, tuple(inputs), output, **more))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
-from lissom.exporting.c.kernels import Function, Run, cheapest
+from lissom.exporting.c.kernels import Function, Run, cheapest, positions
 from lissom.exporting.c.layers import Gather, Layer, Network, Scale, Value, as_map
 
 WIDTH = 100  # characters of a line
@@ -200,7 +200,8 @@ def _run(program: Program) -> str:
             )
     constants = ""
     if not program.writes_outputs:
-        constants = _array("uint16_t", "order", program.network.order)
+        order = positions(program.network.order)
+        constants = f"{_array(order.type, 'order', order.entries)}\n"
         place = _place(program, program.network.output)
         calls.append(f"for (int k = 0; k < {len(program.network.order)}; k++)")
         calls.append(f"    out[k] = ({place})[order[k]];")

@@ -7,11 +7,11 @@ from lissom.exporting.c.kernels.blocks import PATTERNS, blocks
 from lissom.exporting.c.kernels.codebooks import all_coded, coded, coded_pairs
 from lissom.exporting.c.kernels.dense import CONVOLUTIONS, DENSE
 from lissom.exporting.c.kernels.others import other
-from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run
+from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, positions
 from lissom.exporting.c.kernels.sparse import sparse
 from lissom.exporting.c.layers import Layer, Product
 
-__all__ = ["KERNELS", "WORTH", "Constant", "Function", "Kernel", "Run", "cheapest"]
+__all__ = ["KERNELS", "WORTH", "Constant", "Function", "Kernel", "Run", "cheapest", "positions"]
 
 KERNELS: tuple[Kernel, ...] = (
     *DENSE,
@@ -43,7 +43,7 @@ def cheapest(layers: Sequence[Layer]) -> list[list[Run]]:
             others = chosen[:number] + chosen[number + 1 :]
             called = {f for runs in others for run in runs for f in run.function.all}
             there = {function for function in called if not function.inlined}
-            chosen[number] = min(ways, key=lambda runs, there=there: _cost(runs, there))
+            chosen[number] = min(ways, key=partial(_cost, there=there))
     return chosen
 
 

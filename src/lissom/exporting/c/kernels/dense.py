@@ -6,7 +6,7 @@ from types import MappingProxyType
 import torch
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
-from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run
+from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, positions
 from lissom.exporting.c.layers import Layer, Product
 
 DENSE_C = """\
@@ -172,11 +172,11 @@ def dense(layer: Layer) -> Run | None:
     if layer.columns is None:
         function = ends.function("dense", DENSE_C, 60)
         return _run(layer, function, sizes, rows * (_one_sum(layer, columns) + 20))
-    index = "uint8_t" if int(layer.columns.max()) < 256 else "uint16_t"
-    template = PICKED_C.replace("$I", index)
-    function = ends.function("dense_of" if index == "uint8_t" else "dense_of16", template, 64)
-    position = {"position": Constant(index, layer.columns)}
-    return _run(layer, function, ("{position}", *sizes), rows * (6.0 * columns + 20), position)
+    position = positions(layer.columns)
+    template = PICKED_C.replace("$I", position.type)
+    function = ends.function(f"dense_of{position.wide}", template, 64)
+    cycles = rows * (6.0 * columns + 20)
+    return _run(layer, function, ("{position}", *sizes), cycles, {"position": position})
 
 
 def convolution(layer: Layer) -> Run | None:

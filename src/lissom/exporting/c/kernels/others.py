@@ -7,7 +7,7 @@ from lissom.exporting.c.kernels.arithmetic import (
     Arithmetic,
     arithmetic,
 )
-from lissom.exporting.c.kernels.running import Constant, Run
+from lissom.exporting.c.kernels.running import Constant, Run, positions
 from lissom.exporting.c.layers import (
     Add,
     Concat,
@@ -101,7 +101,7 @@ static void $name($S times, $S bias, $parameters, int channels, int step, int pi
 
 GATHER_C = """\
 /* Entries by their positions. */
-static void $name(const uint16_t *position, int entries, const $X *x, $X *y)
+static void $name(const $I *position, int entries, const $X *x, $X *y)
 {
     for (int k = 0; k < entries; k++)
         y[k] = x[position[k]];
@@ -156,10 +156,11 @@ def other(layer: Layer) -> list[Run]:
     assert isinstance(layer, Gather)
     if layer.moves_nothing:
         return []
-    position = {"position": Constant("uint16_t", layer.positions)}
+    position = positions(layer.positions)
     arguments = ("{position}", entries, "{x}", "{y}")
-    function = plain.function("gather", GATHER_C, 30)
-    return [Run("gather", function, arguments, position, 6.0 * entries)]
+    name, template = f"gather{position.wide}", GATHER_C.replace("$I", position.type)
+    function = plain.function(name, template, 30)
+    return [Run("gather", function, arguments, {"position": position}, 6.0 * entries)]
 
 
 def _plain(value: Value) -> Arithmetic:

@@ -47,6 +47,19 @@ class Constant:
         """Of flash."""
         return SIZES[self.type] * self.entries.numel()
 
+    @property
+    def wide(self) -> str:
+        """What names of functions end in that read entries of more than a byte: their bits."""
+        return {"uint16_t": "16", "uint32_t": "32"}.get(self.type, "")
+
+
+def positions(entries: Tensor) -> Constant:
+    """An array of positions, in as few bytes as they need."""
+    most = int(entries.max())
+    return Constant(
+        "uint8_t" if most < 2**8 else "uint16_t" if most < 2**16 else "uint32_t", entries
+    )
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
