@@ -173,6 +173,9 @@ def _product(
     if last and layer.finish == Bounds():
         return replace(made, finish=Scaled(sums.float())), None
     finish, output = _rescaled(sums, layer.finish, found)
+    bias = in_16_bits(made.bias, 15)
+    if float((bias - made.bias).abs().max()) * float(finish.multiplier.max()) < 2**32 / 16:
+        made = replace(made, bias=bias)  # less than a sixteenth of a step of the output away
     return replace(made, finish=finish), output
 
 
@@ -194,8 +197,17 @@ def _mean(
     return replace(layer, bias=bias, finish=finish), output
 
 
+def in_16_bits(numbers: Tensor, bits: int) -> Tensor:
+    """The nearest numbers of so many bits, beside a sign, times a power of two for all of them."""
+    unit = 2 ** max(0, int(numbers.abs().max()).bit_length() - bits)
+    most = 2**bits - 1
+    return (numbers / unit).round().clamp(-most, most).to(numbers.dtype) * unit
+
+
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
     scale = scale_of(*found, 2.0001 * float(sums.max()))
     multiplier = (sums / scale.step * 2**32).round().clamp(1).to(torch.int64)
+    if float(multiplier.max()) < 256 * float(multiplier.min()):  # so 8 bits are left for the least
+        multiplier = in_16_bits(multiplier, 16)
     return Rescaled(multiplier, scale.zero, *_bounds(bounds, scale)), scale

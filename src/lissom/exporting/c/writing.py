@@ -258,24 +258,25 @@ static uint8_t quantized(float in)
     union { float number; uint32_t bits; } twice;
     int32_t halves;
     twice.number = in * $halves;
-    if ($outside)
-        return twice.bits <= 0x7f800000 ? 255 : 0;
-    halves = (int32_t)twice.number;
-    $returned
+    if ($inside) {
+        halves = (int32_t)twice.number;
+        $returned
+    }
+    return twice.bits <= 0x7f800000 ? 255 : 0;
 }
 """)
 
 
 def _quantized(scale: Scale) -> str:
     """The function that makes an integer of a float input."""
-    outside, returned = "twice.bits >= 0x43ff0000", "return (uint8_t)((halves + 1) >> 1);"  # ≥ 510
+    inside, returned = "twice.bits < 0x43ff0000", "return (uint8_t)((halves + 1) >> 1);"  # 510
     if scale.zero:
-        outside = "(twice.bits & 0x7fffffff) >= 0x44000000"  # 512 in size
+        inside = "(twice.bits & 0x7fffffff) < 0x44000000"  # 512 in size
         returned = f"""\
 halves = (halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero};
     return (uint8_t)(halves < 0 ? 0 : halves > 255 ? 255 : halves);"""
     halves = _float(float(torch.tensor(2 / scale.step)))
-    return QUANTIZED.substitute(halves=halves, outside=outside, returned=returned)
+    return QUANTIZED.substitute(halves=halves, inside=inside, returned=returned)
 
 
 def _float_entries(program: Program, name: str) -> list[str]:

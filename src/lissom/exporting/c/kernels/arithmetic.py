@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Template
 
-from lissom.exporting.c.kernels.running import Constant, Function
+from lissom.exporting.c.kernels.running import Constant, Function, in_units
 from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Bounds, Finish, Rescaled, Scaled, Shifted
 
@@ -17,8 +17,10 @@ RESCALED = Function(
 static uint8_t rescaled(int32_t sum, int32_t multiplier, int32_t zero, int32_t low, int32_t high)
 {
     int64_t scaled = (int64_t)sum * multiplier + ((int64_t)zero << 32) + ((int64_t)1 << 31);
-    int32_t y = scaled < 0 ? 0 : (int32_t)(scaled >> 32);
-    return (uint8_t)(y < low ? low : y > high ? high : y);
+    int32_t y = (int32_t)(scaled >> 32);
+    if (y < low) y = low;
+    if (y > high) y = high;
+    return (uint8_t)y;
 }
 """,
     bytes=48,
@@ -133,12 +135,14 @@ def arithmetic(finish: Finish) -> Arithmetic:
             (int(finish.multiplier), finish.zero, finish.low, finish.high),
             needs=(RESCALED,),
         )
+    multiplier, unit = in_units(finish.multiplier, "uint16_t")
     return Arithmetic(
         {**INTEGERS, "Y": "uint8_t"},
-        "",
-        "const int32_t *multiplier, int32_t zero, int32_t low, int32_t high",
-        "rescaled(sum, multiplier[o], zero, low, high)",
-        ("{multiplier}", finish.zero, finish.low, finish.high),
-        {"multiplier": Constant("int32_t", finish.multiplier)},
+        "_of_32_bits" if multiplier.type == "int32_t" else "",
+        f"const {multiplier.type} *multiplier, int32_t unit, int32_t zero, int32_t low, "
+        "int32_t high",
+        "rescaled(sum, multiplier[o] * unit, zero, low, high)",
+        ("{multiplier}", unit, finish.zero, finish.low, finish.high),
+        {"multiplier": multiplier},
         (RESCALED,),
     )

@@ -51,7 +51,7 @@ def _rows(n: int, m: int) -> Rows:
         name,
         f"At most {n} of {m} neighbours are not 0: values, and {bits} bits for the place of each.",
         Function(f"{name}_row", text, 100, (INLINED,)),
-        f"{name}_row(values, places, stored, bias[o], x)",
+        f"{name}_row(values, places, stored, bias[o] * step, x)",
         f"values += stored;\n        places += (stored + {per - 1}) / {per};",
         bytes=70,
         instructions=30,

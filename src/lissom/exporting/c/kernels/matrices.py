@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import Arithmetic, arithmetic
-from lissom.exporting.c.kernels.running import Constant, Function, Run
+from lissom.exporting.c.kernels.running import Constant, Function, Run, in_units
 from lissom.exporting.c.layers import Product, Scaled
 
 COUNTS = {"uint8_t": "", "uint16_t": "16", "uint32_t": "32"}
@@ -16,7 +16,7 @@ COUNTS = {"uint8_t": "", "uint16_t": "16", "uint32_t": "32"}
 
 ROWS_C = """\
 /* COMMENT */
-static void $name(STORED, const int32_t *bias, $parameters,
+static void $name(STORED, const BIAS *bias, int32_t step, $parameters,
     int rows, const uint8_t *x, $Y *y)
 {
     for (int o = 0; o < rows; o++) {
@@ -29,7 +29,7 @@ static void $name(STORED, const int32_t *bias, $parameters,
 
 WINDOWS_C = """\
 /* The same for each window of a map. */
-static void $name(STORED, const int32_t *bias, $parameters,
+static void $name(STORED, $parameters,
     int rows, int across, int down, int height, int width, const uint8_t *x, $Y *y)
 {
     for (int i = 0; i < height; i++)
@@ -82,17 +82,20 @@ class Rows:
         declared = ", ".join(
             [f"const {c.type} *{key}" for key, c in stored.items()] + [f"int {k}" for k in sizes]
         )
+        bias, step = in_units(layer.bias, "int16_t")
         text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
+        text = text.replace("BIAS", bias.type)
         text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
         name = self.name + (COUNTS[stored["counts"].type] if "counts" in stored else "")
+        name += "_bias_of_32_bits" if bias.type == "int32_t" else ""
         function = calling(ends.function(name, text, self.bytes), self.row)
         rows, (height, width, _) = len(layer.weight), layer.output.shape
         places: tuple[int, ...] = (rows,)
         if not layer.dense:
-            function = _windows(ends, name, function, declared)
+            function = _windows(ends, name, function, f"{declared}, const {bias.type} *bias, int32_t step")
             places = (rows, *steps(layer), height, width)
-        constants = {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants}
-        given = (*(f"{{{key}}}" for key in stored), *sizes.values(), "{bias}", *ends.arguments)
+        constants = {**stored, "bias": bias, **ends.constants}
+        given = (*(f"{{{key}}}" for key in stored), *sizes.values(), "{bias}", step, *ends.arguments)
         per_row = self.instructions - 9 * isinstance(layer.finish, Scaled)
         each = instructions + rows * per_row + 10
         return Run(
@@ -106,7 +109,7 @@ class Rows:
 
 def _windows(ends: Arithmetic, name: str, rows: Function, declared: str) -> Function:
     """The function that calls another one for each window."""
-    named = f"{declared}, const int32_t *bias, {ends.parameters}".split(",")
+    named = f"{declared}, {ends.parameters}".split(",")
     given = ", ".join(parameter.split()[-1].lstrip("*") for parameter in named)
     text = WINDOWS_C.replace("STORED", declared).replace("ROWS", rows.name)
     return calling(ends.function(f"{name}_windows", text.replace("GIVEN", given), 70), rows)

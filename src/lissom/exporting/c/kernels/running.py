@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lissom.exporting.c.layers import Layer
 
-SIZES = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}
+SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2}
+SIZES |= {"int32_t": 4, "uint32_t": 4, "float": 4}
 """Bytes of the types of constants."""
 
 
@@ -59,6 +60,15 @@ def positions(entries: Tensor) -> Constant:
     return Constant(
         "uint8_t" if most < 2**8 else "uint16_t" if most < 2**16 else "uint32_t", entries
     )
+
+
+def in_units(entries: Tensor, kind: str) -> tuple[Constant, int]:
+    """Numbers as int16_t or uint16_t times a power of two, if that is exact; else int32_t and 1."""
+    bits = 15 if kind == "int16_t" else 16
+    unit = 2 ** max(0, int(entries.abs().max()).bit_length() - bits)
+    if bool((entries % unit == 0).all()):
+        return Constant(kind, entries // unit), unit
+    return Constant("int32_t", entries), 1
 
 
 @dataclass(frozen=True, eq=False)

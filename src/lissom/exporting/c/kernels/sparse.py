@@ -45,7 +45,7 @@ ROWS = Rows(
     "sparse",
     "Weights that are not 0, two to a word: value, gap, value, gap, from the lowest byte.",
     ROW,
-    "sparse_row(pairs, counts[o], bias[o], x)",
+    "sparse_row(pairs, counts[o], bias[o] * step, x)",
     "pairs += counts[o];",
     bytes=60,
     instructions=28,
