@@ -33,6 +33,7 @@ import lissom
 from lissom.data import Dataset, load
 from lissom.exporting.c import reference
 from lissom.measuring import measure
+from lissom.models import lenet5, lenet300
 from lissom.recipes import make_example, make_model, read_record
 from lissom.running import as_inputs
 from lissom.schedules import cosine
@@ -47,7 +48,7 @@ CODE = [*TRAINING, "src/lissom/exporting", "tests/microcontrollers.py"]
 CODE += ["benchmarks/generated_c.py", *recipe_files("lenet5-gates-small")]
 CODE += recipe_files("lenet300-topk-2-percent")
 CALIBRATION, EVERYWHERE = 1000, 10  # images
-FINE_TUNING, RETRAINING = 40, 10  # epochs
+FINE_TUNING, RETRAINING = 40, 5  # epochs
 VALUES = 15  # in a codebook of four bits, beside 0
 HEADERS = {  # the standard headers that emx-onnx-cgen's C includes, as far as it uses them
     "math.h": "#define INFINITY __builtin_inff()\n"
@@ -72,7 +73,8 @@ def main(
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 lissom.save(make(networks, data, seed).eval(), file)
-            found.append({"name": name, "seed": seed, **measured(lissom.load(file), data, emx)})
+            net = lissom.load(file, lenet5 if name == "lenet" else lenet300)
+            found.append({"name": name, "seed": seed, **measured(net, data, emx)})
             print(json.dumps(found[-1]), flush=True)
     versions = [BOARDS["Cortex-M4"].tools[0], BOARDS["Cortex-M4"].tools[1], emx]
     record = {
@@ -137,12 +139,12 @@ def mlp(fraction: float, folder: Path, data: Dataset, seed: int) -> nn.Module:
         "set": [f"penalties.0.TopK.fraction.1.end={fraction}"],
     }
     trained(folder, entry, seed)
-    return shrunk(folder / f"mlp-{fraction:g}-seed{seed}")
+    return shrunk(folder / f"mlp-{fraction:g}-seed{seed}", select=False)
 
 
 def coded_mlp(fraction: float, folder: Path, data: Dataset, seed: int) -> nn.Module:
     """The same with fifteen values a layer beside 0: by k-means, and then trained."""
-    net = lissom.load(folder / f"mlp-{fraction:g}-seed{seed}.safetensors")
+    net = lissom.load(folder / f"mlp-{fraction:g}-seed{seed}.safetensors", lenet300)
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Coded(layer.weight), unsafe=True)
@@ -196,11 +198,11 @@ def network_of(folder: Path) -> nn.Module:
     return model
 
 
-def shrunk(folder: Path) -> nn.Module:
+def shrunk(folder: Path, select: bool = True) -> nn.Module:
     """The network of a run without what is dead."""
     model = network_of(folder)
     example = make_example(model, read_record(folder / "recipe.json").shape, 2)
-    return lissom.shrink(model, example, inputs=True, select=True)
+    return lissom.shrink(model, example, inputs=select, select=select)
 
 
 def measured(net: nn.Module, data: Dataset, emx: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
 import ahmed_tables
 import curve_tables
+import device_tables
 import edge_table
 import exact_tables
 import gate_tables
@@ -286,6 +287,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "lc-toolkit": lambda: exact_table("lc-toolkit", lc_tables.toolkit),
     "l-steps": lambda: exact_table("lc-cost", lc_tables.l_steps),
     "c-steps": lambda: exact_table("lc-cost", lc_tables.c_steps),
+    "cortex-m4": lambda: exact_table("microcontrollers", device_tables.on_cortex_m4),
+    "boards": lambda: exact_table("microcontrollers", device_tables.on_boards),
 }
 
 

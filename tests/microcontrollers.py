@@ -23,7 +23,7 @@ import numpy as np
 SOURCES = Path(__file__).parent / "microcontroller"
 KNOWN = 100_000  # instructions, as in microcontroller/board.h
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Generated C beside its reference: under sanitizers, and on microcontrollers under qemu."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ from products import exhaustive, few, thinned
 from random_device_networks import random_device_network
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
-from lissom.data import Dataset, load
+from lissom.cli import app
+from lissom.data import Dataset, load, load_digits
 from lissom.exporting.c import reference
 from lissom.exporting.c.writing import header, programmed, source
 from lissom.running import as_inputs
 
 needs_gcc = pytest.mark.skipif(bool(missing()), reason=missing())
-EACH = 10  # networks built into one program
+EACH = 6  # networks built into one program
 
 
 def board_or_skip(name: str) -> None:
@@ -41,7 +44,7 @@ def written(
 
 
 @needs_gcc
-@pytest.mark.parametrize("batch", few(thinned(range(30), 6), keep=[0]))
+@pytest.mark.parametrize("batch", few(thinned(range(50), 5), keep=[0]))
 def test_random_networks_are_their_reference(batch: int, tmp_path: Path) -> None:
     """int8 bit for bit, float32 up to rounding; LISSOM_ALL=1 runs all 300."""
     networks, references, floats = [], [], []
@@ -179,3 +182,19 @@ def test_mnist_on_a_microcontroller(
     bytewise = run(BOARDS[board], pixels, tmp_path / "build")
     np.testing.assert_array_equal(bytewise.outputs, expected[:20])
     assert bytewise.instructions < found.instructions  # it need not quantize
+
+
+@exhaustive
+def test_two_commands_from_a_recipe_to_flashed_sizes(tmp_path: Path) -> None:
+    board_or_skip("Cortex-M4")
+    runner, run_folder, c = CliRunner(), str(tmp_path / "run"), str(tmp_path / "digits.c")
+    trained = runner.invoke(app, ["train", "digits-channels", "--quick", "--out", run_folder])
+    assert trained.exit_code == 0, trained.output
+    exported = runner.invoke(app, ["export", run_folder, "--to", "c", "--out", c])
+    assert exported.exit_code == 0, exported.output
+    told = re.search(r"flash +([\d,]+) bytes, compiled", exported.output)
+    assert told and "in int8" in exported.output, exported.output
+    x = load_digits().test_x[:20]
+    network = Network("digits", [Path(c)], x.flatten(1).numpy(), 10)
+    cost = run(BOARDS["Cortex-M4"], network, tmp_path / "build")
+    assert abs(int(told[1].replace(",", "")) - cost.flash) < 200

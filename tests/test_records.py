@@ -173,7 +173,7 @@ def test_sizes_of_published_networks_are_those_we_count() -> None:
 
 
 def test_every_published_row_has_a_source() -> None:
-    for table in ("gates", "weights"):
+    for table in ("gates", "weights", "devices"):
         for entry in published.PUBLISHED[table]:
             for row in entry["rows"]:
                 assert published.source(row)
