@@ -37,6 +37,7 @@ BOUND = 0.10
 CODE = [
     *REMOVING,
     "src/lissom/measuring",
+    "src/lissom/turns.py",
     "src/lissom/exporting.py",
     "src/lissom/models/vgg.py",
     "benchmarks/latency.py",
