@@ -38,7 +38,7 @@ CODE = [
     *REMOVING,
     "src/lissom/measuring",
     "src/lissom/turns.py",
-    "src/lissom/exporting.py",
+    "src/lissom/exporting",
     "src/lissom/models/vgg.py",
     "benchmarks/latency.py",
 ]

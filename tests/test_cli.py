@@ -1,6 +1,7 @@
 """The command line: what it does, and one clear line for everything it cannot do."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
