@@ -52,7 +52,10 @@ def write(
         return _converted(program, inputs, dynamic, opset)
 
     def convert_padded(net: nn.Module) -> Any:
-        return convert(traced(net, inputs, fixed=not dynamic)[0])
+        padded, still_dynamic = traced(net, inputs, fixed=not dynamic)
+        if still_dynamic != dynamic:
+            raise LissomError("the padded network is tied to its batch size")
+        return convert(padded)
 
     onnx_program = convert(program)
     notes: tuple[str, ...] = ()
