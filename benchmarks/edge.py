@@ -26,7 +26,13 @@ from lissom.measuring import latency
 from lissom.recipes import RecipePath, make_example, read_recipe
 
 RESULT = Path(__file__).parent / "results" / "edge.json"
-CODE = [*REMOVING, "src/lissom/measuring", "src/lissom/exporting.py", "benchmarks/edge.py"]
+CODE = [
+    *REMOVING,
+    "src/lissom/measuring",
+    "src/lissom/exporting",
+    "src/lissom/turns.py",
+    "benchmarks/edge.py",
+]
 
 
 def main(

@@ -37,7 +37,8 @@ BOUND = 0.10
 CODE = [
     *REMOVING,
     "src/lissom/measuring",
-    "src/lissom/exporting.py",
+    "src/lissom/turns.py",
+    "src/lissom/exporting",
     "src/lissom/models/vgg.py",
     "benchmarks/latency.py",
 ]

@@ -11,7 +11,7 @@ FORMS = ("weights", "two of four", "units", "padded", "rounded", "int8", "units,
 
 def runtimes(record: Record) -> tuple[list[str], list[list[str]]]:
     """Times over those of the dense network; below a network's name the MACs that are left."""
-    dead, weights = f"{record['dead']:.0%}", f"{record['weights']:.0%}"
+    dead, weights = (f"{100 * record[name]:.0f} %" for name in ("dead", "weights"))
     columns = ["", "", "dense", f"{weights} of the weights", "2 of 4 weights"]
     columns += [f"{dead} of the units", "… padded", "… widths of 16", "int8", "… and the units"]
     rows: list[list[str]] = []
@@ -25,5 +25,5 @@ def runtimes(record: Record) -> tuple[list[str], list[list[str]]]:
             macs = run["macs"]
             left = {form: f"{macs[form] / macs['dense']:.2f}" for form in ("units", "rounded")}
             shown = [left.get(form, "") for form in FORMS]
-            rows.append(["", "*MACs*", f"{macs['dense'] / 1e6:,.3g} M", *shown])
+            rows.append(["", "*MACs*", f"{macs['dense'] / 1e6:,.1f} M", *shown])
     return columns, rows

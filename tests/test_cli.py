@@ -1,6 +1,7 @@
 """The command line: what it does, and one clear line for everything it cannot do."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -319,6 +320,22 @@ def test_measure_runs_the_network_once(finished: Path) -> None:
         assert line in told
 
 
+@exhaustive
+def test_latency_and_int8_in_onnx_runtime(finished: Path) -> None:
+    told = well("measure", str(finished), "--latency", "--runtime", "onnxruntime")
+    assert "latency when shrunk" in told and "onnxruntime, cpu" in told
+    told = well_told("export", str(finished), "--int8", "--out", "net.onnx")
+    assert "int8 takes" in told
+    [errors] = re.findall(r"error on test data: ([\d.]+) % in float32, ([\d.]+) % in int8", told)
+    assert abs(float(errors[0]) - float(errors[1])) < 3
+    assert float(errors[0]) == pytest.approx(100 * result(finished)["test"]["error"], abs=0.01)
+    found = json.loads(well("export", str(finished), "--int8", "--out", "net.onnx", "--json"))
+    assert found["test"] == pytest.approx(
+        {k: float(e) / 100 for k, e in zip(("float32", "int8"), errors, strict=True)}, abs=1e-4
+    )
+    assert found["notes"] and found["difference"] < 0.1
+
+
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_export_writes_the_network_of_a_run(form: str, finished: Path) -> None:
     told = well_told("export", str(finished), "--to", form, "--out", f"net.{form}")
@@ -490,6 +507,8 @@ def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
         ("export half --dense --round-to 8", "there is nothing to --round-to: choose one"),
         ("export half --round-to 0", "round_to is a whole number of units, 1 or more; got 0"),
         ("export half --to pt2 --out net.onnx", "--to pt2 writes a file that ends in .pt2"),
+        ("export half --to pt2 --int8", ".pt2 takes no int8, only .onnx has it"),
+        ("measure half --runtime openvino", "--runtime openvino is where --latency is measured"),
         (
             "train quick.toml --set penalties.0.groups=channels",
             "no channels can be removed from this",

@@ -183,10 +183,9 @@ def wide() -> nn.Sequential:
     return net.eval()
 
 
-@exhaustive
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_networks_in_a_runtime(runtime: str) -> None:
-    for needed in (runtime, "onnxscript"):
+@exhaustive  # ONNX Runtime has one in test_cli.py
+def test_networks_in_a_runtime() -> None:
+    for needed in (runtime := "openvino", "onnxscript"):
         pytest.importorskip(needed)
     net, x = wide(), torch.rand(4, 8, 8)
     found = lissom.measure(net, x, latency=True, runtime=runtime)
