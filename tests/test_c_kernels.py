@@ -94,7 +94,7 @@ def changed(net: nn.Module, change: Change) -> nn.Module:
     return net.eval()
 
 
-def mlp(*sizes: int) -> nn.Module:
+def mlp(*sizes: int) -> nn.Sequential:
     torch.manual_seed(1)
     layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)]
     return nn.Sequential(*layers[:-1], layers[-1][0])

@@ -11,9 +11,6 @@ from lissom.exporting.c.kernels.arithmetic import Arithmetic, arithmetic
 from lissom.exporting.c.kernels.running import Constant, Function, Run, in_16_bits
 from lissom.exporting.c.layers import Product, Scaled
 
-COUNTS = {"uint8_t": "", "uint16_t": "16", "uint32_t": "32"}
-"""Types of the numbers of what each row holds, and what the names of functions say of them."""
-
 ROWS_C = """\
 /* COMMENT */
 static void $name(STORED, const BIAS *bias, int32_t step, $parameters,
@@ -86,7 +83,7 @@ class Rows:
         text = ROWS_C.replace("COMMENT", self.comment).replace("STORED", declared)
         text = text.replace("BIAS", bias.type)
         text = text.replace("SUM", self.sum).replace("ADVANCE", self.advance)
-        name = self.name + (COUNTS[stored["counts"].type] if "counts" in stored else "")
+        name = self.name + (stored["counts"].wide if "counts" in stored else "")
         name += "_bias_of_32_bits" if bias.type == "int32_t" else ""
         function = calling(ends.function(name, text, self.bytes), self.row)
         rows, (height, width, _) = len(layer.weight), layer.output.shape

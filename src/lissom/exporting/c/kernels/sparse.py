@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
-from lissom.exporting.c.kernels.matrices import COUNTS, Rows, positions, steps
-from lissom.exporting.c.kernels.running import SIZES, Constant, Function, Run
+from lissom.exporting.c.kernels.matrices import Rows, positions, steps
+from lissom.exporting.c.kernels.running import Constant, Function, Run
+from lissom.exporting.c.kernels.running import positions as smallest
 from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Layer, Product
 
@@ -128,19 +129,13 @@ def entries(layer: Product, longest: int, multiple: int = 1) -> Entries:
     return Entries(gaps, values, padded)
 
 
-def counted(counts: Tensor) -> Constant:
-    """Numbers of what each row holds, in the smallest type."""
-    most = int(counts.max())
-    return Constant(next(kind for kind in COUNTS if most < 256 ** SIZES[kind]), counts)
-
-
 def sparse(layer: Layer) -> Run | None:
     """Any product of int8, alone or with pooling."""
     if not isinstance(layer, Product) or layer.weight.dtype != torch.int8:
         return None
     found = entries(layer, 255, 2)
     word = (found.values & 255) | found.gaps << 8
-    counts = counted(found.counts // 2)
+    counts = smallest(found.counts // 2)
     words = word[::2] | word[1::2] << 16
     stored = {"pairs": Constant("uint32_t", words), "counts": counts}
     if layer.pool == (1, 1):
@@ -151,7 +146,7 @@ def sparse(layer: Layer) -> Run | None:
     given = ("{pairs}", "{counts}", "{bias}", *ends.arguments)
     return Run(
         "sparse int8, pooled",
-        ends.function(f"sparse_pool{COUNTS[counts.type]}", template, 250),
+        ends.function(f"sparse_pool{counts.wide}", template, 250),
         (*given, outputs, *steps(layer), height, width, "{x}", "{y}"),
         {**stored, "bias": Constant("int32_t", layer.bias), **ends.constants},
         (27 * len(words) + 50 * outputs) * height * width,
