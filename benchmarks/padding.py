@@ -144,7 +144,8 @@ def counted(net: nn.Module, example_inputs: Tensor) -> tuple[int, int]:
         if isinstance(site, Contraction) and site.convolves:
             rows, columns = traced.shape(site.other)[:2]
             macs = site.macs / traced.examples
-            apart = 1 if columns == 1 or columns < BLOCK else up(columns) / columns
+            alone = columns == 1 or site.source.op == "placeholder"
+            apart = 1 if alone else up(columns) / columns
             rounded += round(macs * (apart * up(rows) / rows - 1))
     return plain, rounded
 

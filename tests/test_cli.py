@@ -447,6 +447,20 @@ def test_export_shrinks_unless_told_not_to(half: Path) -> None:
     assert sizes[()] < sizes["--round-to", "16"] < sizes[("--dense",)]
 
 
+@exhaustive
+def test_export_of_one_batch_size_and_without_padding(half: Path) -> None:
+    told = well_told("export", str(half), "--no-pad", "--batch", "2", "--out", "net.onnx")
+    assert "one batch size only" in told and "padded" not in told
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [2, 1, 8, 8]
+    assert "takes no pad, only .onnx has it" in refused(
+        "export", str(half), "--to", "pt2", "--no-pad"
+    )
+    assert "a batch size is a whole number ≥ 1, got 0" in refused(
+        "export", str(half), "--batch", "0"
+    )
+
+
 def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
     copy(half, "run")
     before = well("measure", "run", "--json")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from lissom.errors import LissomError
@@ -42,7 +42,10 @@ def write(
         return _converted(program, inputs, dynamic, opset)
 
     def convert_padded(net: nn.Module) -> Any:
-        return convert(traced(net, inputs, fixed=not dynamic)[0])
+        padded, still_dynamic = traced(net, inputs, fixed=not dynamic)
+        if still_dynamic != dynamic:
+            raise LissomError("the padded network is tied to its batch size")
+        return convert(padded)
 
     onnx_program = convert(program)
     notes: tuple[str, ...] = ()
@@ -55,6 +58,8 @@ def write(
 
 def _converted(program: ExportedProgram, inputs: Inputs, dynamic: bool, opset: int | None) -> Any:
     """Torch's ONNX program of a traced network."""
+    for step in program.graph.nodes:
+        _select_along_one_dim(step)
     rows = ({0: "batch"} if inputs.has_batch(x) else None for x in inputs.tensors)
     names = tuple(rows) if dynamic else None  # ONNX has no inputs but tensors
     try:
@@ -78,6 +83,20 @@ def _converted(program: ExportedProgram, inputs: Inputs, dynamic: bool, opset: i
     for node in made.model.graph:
         _leave_out_the_unusual(node)
     return made
+
+
+def _select_along_one_dim(step: fx.Node) -> None:
+    """x[:, indices] as one Gather: torch would write GatherND between two transpositions."""
+    if step.target is not torch.ops.aten.index.Tensor:
+        return
+    x, indices = step.args
+    assert isinstance(indices, list | tuple)
+    given = [(dim, index) for dim, index in enumerate(indices) if isinstance(index, fx.Node)]
+    if len(given) == 1:
+        [(dim, index)] = given
+        along = index.meta["val"]
+        if along.ndim == 1 and along.dtype in (torch.int32, torch.int64):  # and no mask
+            step.target, step.args = torch.ops.aten.index_select.default, (x, dim, index)
 
 
 def _leave_out_the_unusual(node: Any) -> None:

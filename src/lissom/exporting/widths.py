@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lissom.errors import GroupError
+from lissom.errors import LissomError
 from lissom.exporting.exporters import first_line
 from lissom.exporting.runtime import opened, timed
 from lissom.running import Inputs
@@ -56,15 +56,15 @@ def fast(
     block = BLOCKS.get(torch.backends.cpu.get_cpu_capability(), max(BLOCKS.values()))
     try:
         padder = Padder(model, inputs, block)
-    except GroupError as error:
+        unpadded = _Way("", padder.padded(to=1), own)
+        aligned, whole = padder.padded(to=ALIGNED), padder.padded(to=block)
+        ways = [unpadded]
+        if aligned.widths:
+            ways.insert(0, _Way(f"multiples of {ALIGNED}", aligned, convert(aligned.net)))
+        if whole.widths != aligned.widths:
+            ways.append(_Way(f"multiples of {ALIGNED} and {block}", whole, convert(whole.net)))
+    except LissomError as error:  # the network itself has been converted, and is as good as it was
         return own, (f"not padded: {first_line(error)}",)
-    unpadded = _Way("", padder.padded(to=1), own)
-    aligned, whole = padder.padded(to=ALIGNED), padder.padded(to=block)
-    ways = [unpadded]
-    if aligned.widths:
-        ways.insert(0, _Way(f"multiples of {ALIGNED}", aligned, convert(aligned.net)))
-    if whole.widths != aligned.widths:
-        ways.append(_Way(f"multiples of {ALIGNED} and {block}", whole, convert(whole.net)))
     if len(ways) > 1 and find_spec("onnxruntime") is not None:
         written = [opened(way.program.model_proto.SerializeToString()) for way in ways]
         for way, seconds in zip(ways, timed(written, inputs), strict=True):

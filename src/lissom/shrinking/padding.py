@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import gcd, lcm
+from math import gcd, lcm, prod
 
 import numpy as np
 import torch
@@ -158,9 +158,11 @@ class Padder:
             for site in coupler.sites
             if isinstance(site, Contraction) and site.convolves
         }
-        added = sum(p.numel() for p in net.parameters()) - sum(
-            p.numel() for p in self._net.parameters()
-        )
+        added = 0
+        for name, parameter in self._net.named_parameters():
+            dims = surgery.keep.get(name, {})
+            sizes = [len(dims.get(d, range(size))) for d, size in enumerate(parameter.shape)]
+            added += prod(sizes) - parameter.numel()
         return Padded(
             net,
             tuple((f.name, n := len(f.labels), n + -n % step) for f, step in steps.items()),
