@@ -470,7 +470,7 @@ def test_export_of_one_batch_size_and_without_padding(half: Path) -> None:
     assert "one batch size only" in told and "padded" not in told
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [2, 1, 8, 8]
-    assert "takes no pad, only .onnx has it" in refused(
+    assert "takes no pad, which is for .onnx" in refused(
         "export", str(half), "--to", "pt2", "--no-pad"
     )
     assert "a batch size is a whole number ≥ 1, got 0" in refused(
@@ -507,7 +507,7 @@ def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
         ("export half --dense --round-to 8", "there is nothing to --round-to: choose one"),
         ("export half --round-to 0", "round_to is a whole number of units, 1 or more; got 0"),
         ("export half --to pt2 --out net.onnx", "--to pt2 writes a file that ends in .pt2"),
-        ("export half --to pt2 --int8", ".pt2 takes no int8, only .onnx has it"),
+        ("export half --to pt2 --int8", ".pt2 takes no int8, which is for .onnx, .c"),
         ("measure half --runtime openvino", "--runtime openvino is where --latency is measured"),
         (
             "train quick.toml --set penalties.0.groups=channels",

@@ -237,7 +237,7 @@ def test_half_of_the_digits_are_allowed() -> None:
         (nn.ReLU(), torch.rand(1, 3), "no/n.onnx", {}, "no is no directory: export writes"),
         (nn.ReLU(), torch.rand(1, 3), "dir.onnx", {}, "dir.onnx is a directory: export writes"),
         (torch.relu, torch.rand(1, 3), "n.onnx", {}, r"needs a torch.nn.Module, got <built-in"),
-        (nn.ReLU(), torch.rand(1, 3), "n.pt2", {"opset": 20}, "only .onnx has it; got opset=20"),
+        (nn.ReLU(), torch.rand(1, 3), "n.pt2", {"opset": 20}, "which is for .onnx; got opset=20"),
         (nn.ReLU(), torch.rand(1, 3), "n.onnx", {"opset": 99}, "cannot write opset 99 "),
         (nn.ReLU(), torch.rand(1, 3), "n.onnx", {"opset": "x"}, "as ONNX, opset x: "),
         (nn.ReLU(), torch.rand(1, 3), "n.onnx", {"tolerance": -1}, "a size ≥ 0, got -1"),

@@ -403,10 +403,9 @@ def test_a_file_of_one_batch_size(tmp_path: Path) -> None:
         ("onnx", {"batch": 0}, "a batch size is a whole number ≥ 1, got 0"),
         ("onnx", {"batch": 1.5}, "batch"),
         ("onnx", {"pad": "yes"}, "pad"),
-        ("onnx", {"int8": torch.rand(9, 3)}, r"\.onnx takes no int8, only \.onnx and \.c has it"),
-        ("pt2", {"pad": False}, r"\.pt2 takes no pad, only \.onnx has it; got pad=False"),
-        ("pt2", {"batch": 1}, r"\.pt2 takes no batch, only \.onnx has it; got batch=1"),
-        ("pt2", {"opset": 18}, r"\.pt2 takes no opset, only \.onnx has it; got opset=18"),
+        ("pt2", {"pad": False}, r"\.pt2 takes no pad, which is for \.onnx; got pad=False"),
+        ("pt2", {"batch": 1}, r"\.pt2 takes no batch, which is for \.onnx, \.tflite, \.pte; got batch=1"),
+        ("pt2", {"opset": 18}, r"\.pt2 takes no opset, which is for \.onnx; got opset=18"),
     ],
 )
 def test_options_that_cannot_be(

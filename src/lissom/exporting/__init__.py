@@ -188,8 +188,8 @@ def _options(path: Path, **given: Any) -> dict[str, Any]:
     taken = OPTIONS[path.suffix]
     for name, value in given.items():
         if name not in taken and value is not DEFAULTS[name]:
-            having = " and ".join(suffix for suffix, names in OPTIONS.items() if name in names)
+            having = ", ".join(suffix for suffix, names in OPTIONS.items() if name in names)
             raise LissomError(
-                f"{path.suffix} takes no {name}, only {having} has it; got {name}={shown(value)}"
+                f"{path.suffix} takes no {name}, which is for {having}; got {name}={shown(value)}"
             )
     return {name: value for name, value in given.items() if name in taken}
