@@ -404,7 +404,11 @@ def test_a_file_of_one_batch_size(tmp_path: Path) -> None:
         ("onnx", {"batch": 1.5}, "batch"),
         ("onnx", {"pad": "yes"}, "pad"),
         ("pt2", {"pad": False}, r"\.pt2 takes no pad, which is for \.onnx; got pad=False"),
-        ("pt2", {"batch": 1}, r"\.pt2 takes no batch, which is for \.onnx, \.tflite, \.pte; got batch=1"),
+        (
+            "pt2",
+            {"batch": 1},
+            r"\.pt2 takes no batch, which is for \.onnx, \.tflite, \.pte; got batch=1",
+        ),
         ("pt2", {"opset": 18}, r"\.pt2 takes no opset, which is for \.onnx; got opset=18"),
     ],
 )
