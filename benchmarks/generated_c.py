@@ -5,9 +5,9 @@
 The networks are trained by lissom's recipes and kept in DIR, where a finished one is not trained
 again; `lissom.shrink` removes what is dead. Each is written as C with 1,000 training images to
 calibrate on, built by arm-none-eabi-gcc and run under qemu on all test images, where every logit
-must be that of the reference in Python; and on ten of them on other boards. emx-onnx-cgen writes C
-in float32 from lissom's ONNX of the same network, which the same compiler and flags build. Nothing
-is timed: instructions are counted, and repeat exactly.
+must be that of the reference in Python, and on ten of them in other settings. emx-onnx-cgen writes
+C in float32 from lissom's ONNX of the same network, which the same compiler and flags build.
+Nothing is timed: instructions are counted, and repeat exactly.
 """
 
 import json
@@ -227,15 +227,16 @@ def measured(net: nn.Module, data: Dataset, emx: str) -> dict[str, Any]:
         lissom.export(net, example, folder / "net.c", int8=calibration)
         pixels = np.rint(255 * test.flatten(1).numpy())
         for board in BOARDS:
-            images = len(test) if board == "Cortex-M4" else EVERYWHERE
             for flags in ("-Os", "-O2") if board == "Cortex-M4" else ("-Os",):
                 for kind, inputs in (("float", test.flatten(1).numpy()), ("uint8", pixels)):
+                    setting = f"{board} {flags} {kind}"
+                    images = len(test) if setting == "Cortex-M4 -Os float" else EVERYWHERE
                     x = inputs[:images].astype(np.float32 if kind == "float" else np.uint8)
                     c = Network("net", [folder / "net.c"], x, expected.shape[1])
                     cost = run(BOARDS[board], c, folder / "build", [flags])
                     if not np.array_equal(cost.outputs, expected[:images]):
-                        raise SystemExit(f"{board}: other logits than those of the reference")
-                    found[f"{board} {flags} {kind}"] = cost.to_dict()
+                        raise SystemExit(f"{setting}: other logits than those of the reference")
+                    found[setting] = cost.to_dict()
         for flags in ("-Os", "-O2"):
             found[f"emx {flags}"] = others(net, example, test[:EVERYWHERE], folder, emx, flags)
     return found
