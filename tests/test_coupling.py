@@ -488,10 +488,10 @@ def test_what_is_left_of_a_padded_dim() -> None:
     [node] = coupler.inputs
     [pad] = (n for n in coupler.trace.nodes if n.name == "pad")
     [pixels] = coupler.axes(node)
-    gone = np.zeros(len(coupler.labels), bool)
-    gone[pixels[0, 0]] = gone[pixels[0, :, 1]] = gone[pixels[0, 2, 3]] = True
-    assert left(coupler, gone, node) == (2, 2, 3)  # a row and a column are gone as a whole
-    assert left(coupler, gone, pad) == (2, 3, 5)  # of a row that is gone the zeros stay
+    times = np.ones(len(coupler.labels), int)
+    times[pixels[0, 0]] = times[pixels[0, :, 1]] = times[pixels[0, 2, 3]] = 0
+    assert left(coupler, times, node) == (2, 2, 3)  # a row and a column are gone as a whole
+    assert left(coupler, times, pad) == (2, 3, 5)  # of a row that is gone the zeros stay
     with torch.no_grad():
         net.a.weight.view(5, 3, 6)[:, 0, 1:5] = net.a.weight.view(5, 3, 6)[:, :, 2] = 0
     small = lissom.shrink(net, x, inputs=True)

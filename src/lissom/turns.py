@@ -13,7 +13,7 @@ import torch
 log = logging.getLogger(__name__)
 
 BLOCK_SECONDS = 0.02
-IDLE = 0.5  # the load below which nothing but ourselves is at work
+IDLE = 1.5  # the load above which others are at work beside this process
 
 Call = Callable[[], Any]
 

@@ -42,6 +42,48 @@ def fused(network: Network) -> Network:
     return replace(network, layers=tuple(layers))
 
 
+def trimmed(network: Network) -> Network:
+    """The same without the first and last entries of the input, if dense layers read none of them.
+
+    Pixels at the margins of images are the first that a sparse network does without.
+    """
+    readers = [layer for layer in network.layers if network.input in layer.inputs]
+    dense = [layer for layer in readers if isinstance(layer, Product) and layer.dense]
+    if not network.as_given or not dense or len(dense) < len(readers):
+        return network
+    read = torch.cat([_columns(layer)[_is_read(layer)] for layer in dense])
+    if not read.numel():
+        return network
+    first, last = int(read.min()), int(read.max())
+    inner = Value((1, 1, last + 1 - first))
+
+    def reading_less(layer: Product) -> Product:
+        columns = _columns(layer)
+        inside = (columns >= first) & (columns <= last)
+        weight = layer.weight.flatten(1)[:, inside]
+        return replace(
+            layer,
+            inputs=(inner,),
+            weight=weight[:, None, None],
+            columns=None if layer.columns is None else columns[inside] - first,
+        )
+
+    layers = tuple(reading_less(x) if x in dense else x for x in network.layers)
+    return replace(network, input=inner, layers=layers, first=first)
+
+
+def _columns(layer: Product) -> Tensor:
+    """The entries of the input that a dense layer has weights for."""
+    if layer.columns is not None:
+        return layer.columns
+    return torch.arange(layer.inputs[0].entries)
+
+
+def _is_read(layer: Product) -> Tensor:
+    """For each of them, whether any of its weights is not zero."""
+    return (layer.weight.flatten(1) != 0).any(0)
+
+
 def _joined(earlier: Layer, later: Layer) -> list[Layer] | None:
     """What takes the place of two layers, the second of which alone reads the first; or None."""
     if isinstance(earlier, Product) and isinstance(later, MaxPool):
@@ -115,10 +157,7 @@ def _read_by(product: Product, by_channel: Tensor) -> Tensor:
     """Numbers of the channels of the input in the shape of the weight that meets them."""
     channels = len(by_channel)
     if product.dense:
-        columns = product.columns
-        if columns is None:
-            columns = torch.arange(product.inputs[0].entries)
-        return by_channel[columns % channels].reshape(1, *product.weight.shape[1:])
+        return by_channel[_columns(product) % channels].reshape(1, *product.weight.shape[1:])
     by_group = by_channel.reshape(product.groups, 1, channels // product.groups)
     spread = by_group.expand(-1, len(product.weight) // product.groups, -1)
     return spread.reshape(len(product.weight), 1, 1, -1)

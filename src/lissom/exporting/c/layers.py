@@ -286,6 +286,7 @@ class Network:
     Attributes:
         input: the map that the first layers read, channels last.
         channels_first: the shape of the input in the user's network, without the batch.
+        first: how many entries of the user's input lie before the map, which nothing reads.
         layers: in an order in which each reads only what was written before.
         output: what comes out.
         order: [outputs]: where each output of the user's network stands in it.
@@ -300,6 +301,20 @@ class Network:
     order: Tensor
     shape: tuple[int, ...]
     scale: Scale | None = None
+    first: int = 0
+
+    @property
+    def as_given(self) -> bool:
+        """Whether channels first and channels last are the same order of the user's input."""
+        channels, height, width = as_map(self.channels_first)
+        return channels == 1 or height * width == 1
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Inputs [n, *channels_first] of the user's network as [n, height, width, channels]."""
+        if not self.as_given:
+            return x.reshape(len(x), *as_map(self.channels_first)).permute(0, 2, 3, 1)
+        entries = x.reshape(len(x), -1)[:, self.first : self.first + self.input.entries]
+        return entries.reshape(-1, *self.input.shape)
 
     def activations(self, x: Tensor) -> Iterator[tuple[Value, Tensor]]:
         """All activations for [n, height, width, channels], in their order."""
@@ -311,12 +326,6 @@ class Network:
             held = {v: y for v, y in held.items() if last.get(v) not in (None, layer)}
             held[layer.output] = found
             yield layer.output, found
-
-
-def channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Inputs [n, *shape] of a user's network as maps [n, height, width, channels]."""
-    maps = x.reshape(len(x), *as_map(shape))
-    return maps.permute(0, 2, 3, 1)
 
 
 def as_map(shape: Sequence[int]) -> tuple[int, int, int]:

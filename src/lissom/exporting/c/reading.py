@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lissom.errors import LissomError
-from lissom.exporting.c.fusing import fused
+from lissom.exporting.c.fusing import fused, trimmed
 from lissom.exporting.c.layers import (
     Add,
     Bounds,
@@ -76,7 +76,7 @@ def read(program: ExportedProgram) -> Network:
     Raises:
         LissomError: naming the module and the operator that C knows nothing of.
     """
-    return fused(Reader(program).network())
+    return trimmed(fused(Reader(program).network()))
 
 
 class Reader:

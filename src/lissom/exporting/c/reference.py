@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lissom.exporting.c.layers import Network, channels_last
+from lissom.exporting.c.layers import Network
 
 BATCH = 250  # examples at once: memory
 
@@ -13,7 +13,7 @@ BATCH = 250  # examples at once: memory
 def maps(x: Tensor, network: Network) -> Iterator[Tensor]:
     """Inputs of a user's network as maps, channels last, in parts."""
     for part in x.detach().cpu().float().split(BATCH):
-        yield channels_last(part, network.channels_first)
+        yield network.maps(part)
 
 
 class Reference(nn.Module):

@@ -45,7 +45,7 @@ def programmed(network: Network) -> Program:
     runs = tuple(map(tuple, cheapest(network.layers)))
     writes_outputs = _writes_outputs(network)
     outside = {network.output} if writes_outputs else set()
-    if network.scale is None and _reads_as_given(network):
+    if network.scale is None and network.as_given:
         outside.add(network.input)
     names = tuple(_names(network.layers))
     return Program(network, runs, names, planned(network, outside), writes_outputs)
@@ -56,12 +56,6 @@ def _writes_outputs(network: Network) -> bool:
     moves_nothing = isinstance(last, Gather) and last.moves_nothing
     in_order = torch.equal(network.order, torch.arange(network.output.entries))
     return in_order and last is not None and not moves_nothing
-
-
-def _reads_as_given(network: Network) -> bool:
-    """Whether channels first and channels last are the same order."""
-    height, width, channels = network.input.shape
-    return channels == 1 or height * width == 1
 
 
 def _names(layers: Iterable[Layer]) -> list[str]:
@@ -299,8 +293,9 @@ def _integer_entries(program: Program, name: str) -> list[str]:
 
 def _entry(program: Program, kind: str, given: str) -> str:
     """The body of a function whose input needs no other numbers."""
-    if _reads_as_given(program.network):
-        return f"    run({given}, out, arena);\n"
+    if program.network.as_given:
+        first = f" + {program.network.first}" if program.network.first else ""
+        return f"    run({given}{first}, out, arena);\n"
     return _copied(program, kind, f"*{given}++")
 
 
@@ -308,9 +303,10 @@ def _copied(program: Program, kind: str, value: str) -> str:
     """The body of a function that puts its input into the arena, channels last."""
     network = program.network
     channels, height, width = as_map(network.channels_first)
-    template = IN_ORDER if _reads_as_given(network) else CHANNELS_LAST
+    template = IN_ORDER if network.as_given else CHANNELS_LAST
     offset = program.arena.offsets[network.input]
     begin = f"({kind} *)arena" + (f" + {offset // Value((1, 1, 1), kind).bytes}" if offset else "")
-    return f"    {kind} *x = {begin};\n" + template.substitute(
-        channels=channels, pixels=height * width, entries=channels * height * width, value=value
+    skipped = f"    in += {network.first};\n" if network.first else ""
+    return f"    {kind} *x = {begin};\n{skipped}" + template.substitute(
+        channels=channels, pixels=height * width, entries=network.input.entries, value=value
     )
