@@ -66,8 +66,8 @@ def in_turns(
     """How long one call of each takes.
 
     After a warm-up that also finds how many calls last 20 ms, the models take turns: in each round,
-    every model has one block of that many calls, so that a slower minute of the machine slows them
-    all. An accelerator is waited for before a clock is read.
+    every model has one call, and then a block of that many which is timed, so that a slower minute
+    of the machine slows them all. An accelerator is waited for before a clock is read.
 
     Args:
         models: what is called, by name; ratios are to the first.
@@ -81,6 +81,7 @@ def in_turns(
     taken: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, model in models.items():
+            model()  # brings its weights back into the caches, out of which the others drove them
             taken[name].append(_block(model, calls[name], device) / calls[name])
     after = _load()
     load = None if before is None or after is None else (before, after)

@@ -19,6 +19,9 @@ from lissom.exporting.c.layers import (
 )
 
 
+BLOCK = 16  # weights of the longest N:M blocks, which are not to be torn
+
+
 def fused(network: Network) -> Network:
     """The same network in fewer layers: no layer is only an affine map where another can be it."""
     layers = list(network.layers)
@@ -55,6 +58,7 @@ def trimmed(network: Network) -> Network:
     if not read.numel():
         return network
     first, last = int(read.min()), int(read.max())
+    first -= first % BLOCK
     inner = Value((1, 1, last + 1 - first))
 
     def reading_less(layer: Product) -> Product:
