@@ -18,7 +18,6 @@ from lissom.exporting.c.layers import (
     Value,
 )
 
-
 BLOCK = 16  # weights of the longest N:M blocks, which are not to be torn
 
 
