@@ -45,7 +45,9 @@ def main(runs: list[Path], rounds: int = 41, busy: Busy = False, out: Path = RES
     record = {
         "command": f"python benchmarks/c_speed.py {' '.join(map(str, runs))} --rounds {rounds}",
         "compiler": " ".join(COMPILER),
-        "gcc": subprocess.run(["gcc", "--version"], capture_output=True, text=True).stdout[:60],
+        "gcc": subprocess.run(["gcc", "--version"], capture_output=True, text=True).stdout.split(
+            "\n"
+        )[0],
         "networks": found,
         "load": [load, os.getloadavg()[0]],
         **provenance(CODE, ("torch", "onnxruntime")),

@@ -1,4 +1,4 @@
-"""The table of docs/faster.md, from the record of benchmarks/runtimes.py: (columns, rows)."""
+"""The tables of docs/faster.md, from the records of several benchmarks: (columns, rows)."""
 
 from typing import Any
 
@@ -7,6 +7,31 @@ from lissom.turns import time_text
 Record = dict[str, Any]
 NAMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FORMS = ("weights", "two of four", "units", "padded", "rounded", "int8", "units, int8")
+
+
+def padding(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Times over those of the dense network in ONNX Runtime, a row for both batch sizes."""
+    columns = ["", "channels dead", "MACs left", "… in whole blocks"]
+    columns += [f"{form}, batch {batch}" for form in ("ragged", "padded") for batch in (1, 32)]
+    rows = []
+    for one, many in zip(record["runs"][::2], record["runs"][1::2], strict=True):
+        ratios = [run["models"].get(form) for form in ("ragged", "padded") for run in (one, many)]
+        macs = [f"{one['ratios'][kind]:.2f}" for kind in ("plain", "rounded")]
+        times = [f"{found['ratio']:.2f}" if found else "1" for found in ratios]
+        rows.append([one["network"], f"{100 * one['dead']:.0f} %", *macs, *times])
+    return columns, rows
+
+
+def c_speed(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Times of one example on a PC, and over those of the dense network in ONNX Runtime."""
+    forms = [*record["networks"][0]["times"]]
+    rows = [
+        [network["run"]]
+        + [f"{time_text(found['seconds'])}, {found['ratio']:.2f}" for found in times.values()]
+        for network in record["networks"]
+        for times in [network["times"]]
+    ]
+    return ["recipe", *forms], rows
 
 
 def runtimes(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -246,6 +246,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": lambda: exact_table("latency", exact_tables.latency),
     "speed": lambda: exact_tables.speed(load("latency")),
     "runtimes": lambda: exact_table("runtimes", runtime_table.runtimes),
+    "padding": lambda: exact_table("padding", runtime_table.padding),
+    "c-speed": lambda: exact_table("c_speed", runtime_table.c_speed),
     "topk": lambda: plain_table("topk"),
     "topk-chosen": lambda: plain_table("topk-chosen"),
     "henrikson": henrikson_table,

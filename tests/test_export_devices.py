@@ -95,5 +95,5 @@ def test_what_is_missing_is_told(
 @formats
 def test_options_of_others_are_refused(form: str, tmp_path: Path) -> None:
     for option in ({"opset": 20}, {"pad": False}):
-        with pytest.raises(LissomError, match=rf"\.{form} takes no {next(iter(option))}, only"):
+        with pytest.raises(LissomError, match=rf"\.{form} takes no {next(iter(option))}, which"):
             export(nn.ReLU(), torch.rand(1, 3), tmp_path / f"n.{form}", **option)

@@ -136,7 +136,7 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         (
             ['path.strength="penalties.0.L1"'],
             "path.strength: there is no number 'penalties.0.L1' in this recipe. Did you mean "
-            "'penalties.0.TopK.fraction'?",
+            "'penalties.0.TopK.fraction'",
         ),
         (['path.strength="penalties.1.L0"'], "there is no number 'penalties.1.L0'"),
         (['path.strength="penalties.0.TopK"'], "no number 'penalties.0.TopK' in this recipe"),
