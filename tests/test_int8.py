@@ -124,7 +124,7 @@ def test_networks_are_exported_in_int8(tmp_path: Path) -> None:
     for net, batch in ((lenet5().eval(), None), (selecting(), 2)):
         found = lissom.export(net, x, path, batch=batch, int8=images, pad=False)
         size = sum(p.nbytes for p in net.parameters())
-        assert found.bytes == path.stat().st_size < 0.3 * size + 9_000
+        assert found.bytes == path.stat().st_size < 0.3 * size + 12_000  # its graph
         assert found.dynamic is (batch is None)
         assert found.difference is not None and 1e-4 < found.difference < 0.05
         assert "int8 takes" in str(found)
@@ -135,5 +135,5 @@ def test_networks_are_exported_in_int8(tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=r"net\.onnx differs from the network in int8"):
         lissom.export(net, x, path, int8=images, tolerance=1e-5)
     assert path.read_bytes() == before
-    with pytest.raises(LissomError, match=r"\.pt2 takes no int8, only .*\.onnx"):
+    with pytest.raises(LissomError, match=r"\.pt2 takes no int8, which is for \.onnx"):
         lissom.export(net, x, tmp_path / "net.pt2", int8=images)

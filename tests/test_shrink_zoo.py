@@ -61,7 +61,9 @@ def test_float32_and_onnx(entry: Entry, tmp_path: Path) -> None:
     assert apart(model, small, fresh(example_inputs, 101)) <= 1e-4
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    exported = lissom.export(small, example_inputs, tmp_path / "small.onnx", tolerance=1e-3)
+    exported = lissom.export(
+        small, example_inputs, tmp_path / "small.onnx", pad=False, tolerance=1e-3
+    )
     assert exported.difference is not None
 
 
