@@ -27,8 +27,7 @@ from lissom.recipes import (
     read_record,
 )
 from lissom.storage import LOCK, alone_in, leftovers, remove
-from lissom.training import Task, evaluate
-from lissom.training.evaluation import Part
+from lissom.training import Task
 
 RUN_FILES = (
     "recipe.json",
@@ -108,35 +107,25 @@ def load_model(run: Path) -> tuple[nn.Module, Any]:
     return model, record.shape
 
 
-def calibration_inputs(run: Path, count: int = 1000, data_dir: Path | None = None) -> Any:
-    """Some of the inputs that a run was trained on, always the same.
+def data_of(run: Path, data_dir: Path | None = None) -> tuple[Dataset | Loaders, Task]:
+    """What a run was trained on and tested with, and what its network is judged by."""
+    record = record_of_run(run)
+    data = make_data(record.recipe, data_dir, seed=record.seed)
+    return data, make_task(record.recipe)
+
+
+def calibration_inputs(data: Dataset | Loaders, task: Task, count: int = 1000) -> Any:
+    """Some of the inputs to train on, always the same.
 
     Args:
-        run: its directory.
+        data: of a run.
+        task: of the run.
         count: how many; of data in batches no more than those of the first batch are different.
-        data_dir: where data sets lie.
     """
-    data, task = _data_of(run, data_dir)
     if not isinstance(data, Dataset):
         return first_inputs(data, task, count)
     order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))
     return data.train_x[order[:count]]
-
-
-def judge(run: Path, model: nn.Module, data_dir: Path | None = None) -> Part:
-    """How well a network does on a run's test data, by the task of its recipe."""
-    return evaluate(model, *_data_of(run, data_dir), "test")
-
-
-def task_of_run(run: Path) -> Task:
-    """What the network of a run is judged by."""
-    return make_task(record_of_run(run).recipe)
-
-
-def _data_of(run: Path, data_dir: Path | None) -> tuple[Dataset | Loaders, Task]:
-    record = record_of_run(run)
-    data = make_data(record.recipe, data_dir, seed=record.seed)
-    return data, make_task(record.recipe)
 
 
 def _holds_curve(folder: Path) -> bool:

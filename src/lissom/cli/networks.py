@@ -167,12 +167,13 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write the network of a run, shrunk, as a checked file for another program or a device."""
-    from lissom.cli.folders import calibration_inputs, judge, load_model, task_of_run
+    from lissom.cli.folders import calibration_inputs, data_of, load_model
     from lissom.exporting import export as export_model
     from lissom.exporting.c import reference
     from lissom.exporting.runtime import Opened
     from lissom.progress import judged
     from lissom.recipes import make_example
+    from lissom.training import evaluate
 
     with mistakes_in_red():
         path = out or run / f"model.{to}"
@@ -190,7 +191,8 @@ def export(
             )
         seen = None
         if (to == "c") if int8 is None else int8:
-            seen = calibration_inputs(run, data_dir=data_dir)
+            data, task = data_of(run, data_dir)
+            seen = calibration_inputs(data, task)
         example = make_example(model, shape, batch or 1)
         written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=seen)
         found = {**vars(written), "shrunk": not dense}
@@ -205,9 +207,8 @@ def export(
                 if to == "c"
                 else Opened(path, model, example, dynamic=written.dynamic)
             )
-            errors = [judge(run, net, data_dir).error for net in (model, quantized)]
+            errors = [evaluate(net, data, task, "test").error for net in (model, quantized)]
             found |= {"error": errors[0], "error_int8": errors[1]}
-            task = task_of_run(run)
             float32, integers = (judged(error, task) for error in errors)
             lines.append(f"test {float32} in float32, {integers} in int8")
         if as_json:
