@@ -76,7 +76,8 @@ def told(record: dict[str, Any], root: Path = ROOT) -> str:
     """What a page says of where a record comes from: its code, then and now, and the load."""
     said = []
     # A record of one day names its code; one that was collected over days, that of each run.
-    runs = [record] if "code" in record else [run for run in record["runs"] if "code" in run]
+    parts = [record] if "code" in record else record.get("runs", [])
+    runs = [part for part in parts if "code" in part]
     found = Counter((run["code"]["digest"], *run["code"]["files"]) for run in runs)
     for (was, *files), count in sorted(found.items()):
         now = "as it is now" if was == digest(files, root) else "which has changed since"

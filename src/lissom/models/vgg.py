@@ -68,5 +68,6 @@ def vgg(
         for layer in layers.values():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
     return nn.Sequential(layers)
