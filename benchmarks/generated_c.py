@@ -48,7 +48,7 @@ CODE = [*TRAINING, "src/lissom/exporting", "tests/microcontrollers.py"]
 CODE += ["benchmarks/generated_c.py", *recipe_files("lenet5-gates-small")]
 CODE += recipe_files("lenet300-topk-2-percent")
 CALIBRATION, EVERYWHERE = 1000, 10  # images
-FINE_TUNING, RETRAINING = 40, 5  # epochs
+FINE_TUNING, RETRAINING = 160, 5  # epochs
 VALUES = 15  # in a codebook of four bits, beside 0
 HEADERS = {  # the standard headers that emx-onnx-cgen's C includes, as far as it uses them
     "math.h": "#define INFINITY __builtin_inff()\n"

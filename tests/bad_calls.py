@@ -532,7 +532,7 @@ plain("models.mlp", models.mlp, widths=[4, 5, 3], input_dropout=0.1, activation=
 plain("models.henrikson", models.henrikson, inputs=9, classes=3, input_dropout=0.1)
 plain("models.lenet300", models.lenet300, inputs=9, classes=3, activation=nn.Tanh)
 plain("models.cnn", models.cnn, inputs=(1, 16, 16), classes=3, widths=(2, 2, 2))
-plain("models.resnet", models.resnet, depth=8, classes=3, width=0.1, channels=1)
+plain("models.resnet", models.resnet, depth=8, classes=3, width=0.1, channels=1, shortcut="conv")
 plain("models.vgg", models.vgg, classes=3, width=0.02, channels=1, init="xavier")
 plain("models.vt_cnn2", models.vt_cnn2, classes=3, dropout=0.1)
 plain("models.ahmed_modrec", models.ahmed_modrec, classes=3, kernels=(2, 2), hidden=3)

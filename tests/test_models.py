@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import lissom
 from lissom.errors import LissomError, RecipeError
 from lissom.models import (
     build,
@@ -328,6 +329,13 @@ def test_residual_networks_halve_the_side_without_weights() -> None:
     assert found.shape == (2, 16, 3, 3)
     assert torch.equal(found[:, 4:12], x[:, :, ::2, ::2]), "the shortcut is every second pixel"
     assert not found[:, :4].any() and not found[:, 12:].any(), "between channels of zeros"
+
+
+def test_all_channels_of_a_residual_network_with_convolved_shortcuts_can_go() -> None:
+    net, x = resnet(depth=8, width=0.5, shortcut="conv").eval(), torch.rand(2, 3, 8, 8)
+    assert count(resnet(shortcut="conv")) == 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    units = sum(block.shape.numel() for block in lissom.channels(net, x).blocks)
+    assert units == (8 + 16 + 32) + (8 + 16 + 32), "of the sums, and within each block"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Residual networks of He et al. for images of 32×32 pixels."""
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,16 +15,18 @@ STAGES = (16, 32, 64)
 class Block(nn.Module):
     """relu(x + norm2(conv2(relu(norm1(conv1(x)))))), each convolution 3×3.
 
-    Where the width and the side change, x is every second pixel, with channels of zeros before and
-    after its own (option A of the paper), so that the shortcut has no weights.
+    Where the width and the side change, x is every second pixel of it: with channels of zeros
+    before and after its own (option A of the paper), or through a 1×1 convolution and BatchNorm
+    (option B).
 
     Args:
         channels: of the input.
         out_channels: of the output.
         stride: 2 halves the side.
+        shortcut: "pad" is option A, "conv" option B.
     """
 
-    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, channels: int, out_channels: int, stride: int, shortcut: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
@@ -32,19 +35,31 @@ class Block(nn.Module):
         self.stride = stride
         added = out_channels - channels
         self.added = added // 2, added - added // 2
+        self.shortcut: nn.Sequential | None = None
+        if stride > 1 and shortcut == "conv":
+            convolution = nn.Conv2d(channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(
+                OrderedDict[str, nn.Module](conv=convolution, norm=nn.BatchNorm2d(out_channels))
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [n, channels, h, w] to [n, out_channels, h/stride, w/stride]."""
         inner = F.relu(self.norm1(self.conv1(x)))
         shortcut = x
-        if any(self.added):
+        if self.shortcut is not None:
+            shortcut = self.shortcut(x)
+        elif any(self.added):
             shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.added))
         return F.relu(shortcut + self.norm2(self.conv2(inner)))
 
 
 @as_annotated(LissomError, "depth", "classes", "width", "channels")
 def resnet(
-    depth: int = 20, classes: int = 10, width: float = 1.0, channels: int = 3
+    depth: int = 20,
+    classes: int = 10,
+    width: float = 1.0,
+    channels: int = 3,
+    shortcut: Literal["pad", "conv"] = "pad",
 ) -> nn.Sequential:
     """ResNet-depth for small photographs: 269,722 parameters for ResNet-20, 853,018 for ResNet-56.
 
@@ -59,11 +74,13 @@ def resnet(
         classes: outputs.
         width: by which all channels are multiplied, rounded, at least 1.
         channels: of the images.
+        shortcut: where the width changes, "pad" with channels of zeros, as in the paper, which
+            cannot be removed then; or "conv", a 1×1 convolution, 2,752 parameters more.
 
     Raises:
         LissomError: numbers that cannot be.
 
-    Source: He et al. 2016, section 4.2, option A.
+    Source: He et al. 2016, section 4.2; options A and B in section 3.3.
     """
     for name, number in (("classes", classes), ("channels", channels)):
         if not isinstance(number, int) or number < 1:
@@ -83,7 +100,7 @@ def resnet(
     for stage, size in enumerate(widths, 1):
         blocks = []
         for number in range((depth - 2) // 6):
-            blocks.append(Block(before, size, 2 if stage > 1 and number == 0 else 1))
+            blocks.append(Block(before, size, 2 if stage > 1 and number == 0 else 1, shortcut))
             before = size
         layers[f"stage{stage}"] = nn.Sequential(*blocks)
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
