@@ -146,8 +146,10 @@ def check_recipe(
     epochs, of = recipe.train.epochs, f"{recipe.train.epochs} epochs"
     if recipe.path is not None:
         spec = recipe.path
-        epochs = spec.seeds * (spec.dense + (spec.points - 1) * spec.epochs)
-        of = f"the {epochs:,} epochs of a curve, {spec.points} points × {spec.seeds}"
+        listed = len(spec.strengths) > 2  # besides the dense network's
+        points = len(spec.strengths) + 1 if listed else spec.points
+        epochs = spec.seeds * (spec.dense + (points - 1) * spec.epochs)
+        of = f"the {epochs:,} epochs of a curve, {points} points × {spec.seeds}"
     return Checked(
         repr(data), recipe.model.called, size, trial.first_loss, task.error_name, groups, expected,
         trainer.steps_per_epoch, seconds, epochs, of,
