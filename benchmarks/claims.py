@@ -28,15 +28,14 @@ Load = Callable[[str], Record]
 MARGIN = 4  # pixels: digits of MNIST are centred in 20 × 20 of its 28 × 28
 
 
-def table(load: Load, *documents: str) -> Table:
+def table(load: Load) -> Table:
     """A row for each claim: what is reported, what we found, and the verdict.
 
     Args:
         load: load(study), its record; FileNotFoundError where there is none.
-        documents: whose claims; all if none is named.
     """
     rows = []
-    for document in (vgg_tables.CLAIMS[name] for name in documents or vgg_tables.CLAIMS):
+    for document in vgg_tables.CLAIMS.values():
         name = document["name"]
         for row in document["rows"]:
             used: dict[str, Record] = {}

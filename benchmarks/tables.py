@@ -295,7 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
         study: partial(vgg_table, study)
         for study in ("vgg-weights", "vgg-kernels", "vgg-channels", "vgg-modern", "resnet20")
     },
-    "vgg-claims": lambda: markdown(*claims.table(load, "formanek")),
+    "vgg-claims": lambda: markdown(*vgg_tables.claims(load)),
     "vgg-speed": vgg_speed,
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),

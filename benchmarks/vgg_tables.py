@@ -243,6 +243,16 @@ def deviation(numbers: Sequence[float]) -> float:
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
+def claims(load: Load) -> Table:
+    """What the paper says of its experiment, and what our runs do so far."""
+    rows = []
+    for row in CLAIMS["formanek"]["rows"]:
+        if "of" in row:
+            found = CHECKS[row["check"]](load, row)
+            rows.append([row["reports"], found.ours, found.seeds, f"**{found.verdict}**"])
+    return ["the paper", "ours", "seeds", "verdict"], rows
+
+
 # Claims of the paper: what our runs say, so far. A row of claims.toml says of which granularity.
 
 
