@@ -15,6 +15,7 @@ import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -95,18 +96,39 @@ def smaller(runs: dict[str, Path], macs: int | None) -> dict[str, nn.Module]:
 def measured(
     networks: dict[str, nn.Module], example_inputs: torch.Tensor, rounds: int
 ) -> list[dict[str, Any]]:
-    """Size and times of each; ratios are to the first."""
+    """Size, file and times of each; ratios are to the first."""
+    with TemporaryDirectory() as folder:
+        written = {
+            name: lissom.export(net, example_inputs, Path(folder) / f"{i}.onnx")
+            for i, (name, net) in enumerate(networks.items())
+        }
+        files = {name: one.path for name, one in written.items()}
+        times = {
+            batch: latency(
+                files,
+                torch.randn(batch, *example_inputs.shape[1:]),
+                runtime="onnxruntime",
+                threads=1,
+                rounds=rounds,
+            )
+            for batch in BATCHES
+        }
     found = []
     for name, net in networks.items():
-        size = lissom.measure(net, example_inputs)
-        found.append({"name": name, "weights": size.weights, "macs": size.macs, "times": {}})
-    for batch in BATCHES:
-        inputs = torch.randn(batch, *example_inputs.shape[1:])
-        times = latency(networks, inputs, runtime="onnxruntime", threads=1, rounds=rounds)
-        for one in found:
-            time = times[one["name"]]
-            one["times"][str(batch)] = asdict(time)
-            print(f"{one['name']}, batch {batch}: {time}, × {time.ratio:.3f}", flush=True)
+        size, one = lissom.measure(net, example_inputs), written[name]
+        found.append(
+            {
+                "name": name,
+                "weights": size.weights,
+                "macs": size.macs,
+                "bytes": one.bytes,
+                "difference": one.difference,
+                "notes": one.notes,
+                "times": {str(batch): asdict(times[batch][name]) for batch in BATCHES},
+            }
+        )
+        ratios = ", ".join(f"batch {n}: × {times[n][name].ratio:.3f}" for n in BATCHES)
+        print(f"{name}: {size.macs:,} MACs, {ratios}", flush=True)
     return found
 
 

@@ -1,12 +1,20 @@
 """The table of what five documents report: verdicts, and what records with gaps come to."""
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from products import exhaustive
+
+import lissom
+from lissom.recipes import make_model, read_recipe
+from lissom.recipes.runs import keep_record, keep_weights
+from lissom.recipes.specs import Record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -225,3 +233,41 @@ def test_a_figure_has_each_penalty_and_the_published_points() -> None:
 def test_what_studies_ask_for_is_read() -> None:
     assert ("L1", 20.0) in vgg_tables.asked("formanek-kernels")
     assert vgg_tables.asked("no such study") == []
+
+
+@exhaustive
+def test_shrunk_networks_are_timed_beside_the_dense_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    shrunk_speed = importlib.import_module("shrunk_speed")
+    entry = '{ recipe = "digits-channels", label = "TopK", vary = "penalties.0.TopK.fraction"'
+    plan = f'title = "A trial"\nseeds = 1\nruns = [{entry}, values = [0.5, 0.25, 0.75] }}]\n'
+    (tmp_path / "studies.toml").write_text(f"[tiny-trial]\n{plan}")
+    monkeypatch.setattr(shrunk_speed, "HERE", tmp_path)
+    (tmp_path / "results").mkdir()
+    recipe = read_recipe("digits-channels")
+    record = Record(recipe=recipe, seed=0, shape=[1, 8, 8], classes=10)
+    for value, removed in ((0.5, 4), (0.25, 0)):  # of the third there is no run, and the second
+        net = make_model(recipe, (1, 8, 8), 10)  # has nothing to remove
+        for family in lissom.channels(net, torch.rand(2, 1, 8, 8)).blocks:
+            family.scale_((torch.arange(len(family.labels)) >= removed).float())
+        run = tmp_path / "runs" / "tiny-trial" / f"TopK-{value}-seed0"
+        keep_record(record, run)
+        keep_weights(net, run)
+        (run / "result.json").write_text("{}")
+    shrunk_speed.main(["tiny-trial"], runs=tmp_path / "runs", rounds=1, busy=True)
+    found = json.loads((tmp_path / "results" / "tiny-speed.json").read_text())
+    assert [one["name"] for one in found["networks"]] == ["dense", "TopK-0.5"]
+    assert found["missing"] == ["TopK-0.75"]
+    dense, small = found["networks"]
+    assert small["macs"] < dense["macs"] and small["weights"] < dense["weights"]
+    assert small["times"]["32"]["seconds"] > small["times"]["1"]["seconds"] > 0
+    assert small["times"]["1"]["threads"] == 1
+    columns, rows = importlib.import_module("runtime_table").shrunk(found)
+    assert {len(row) for row in rows} == {len(columns)}
+    shown = dict(zip(columns[:4], rows[1][:4], strict=True))
+    assert shown["MACs ÷"] == f"{dense['macs'] / small['macs']:.2f}"
+    assert rows[2][:2] == ["TopK-0.75", "not run yet"]
+    with pytest.raises(SystemExit, match="no run of tiny-trial is finished"):
+        shrunk_speed.main(["tiny-trial"], runs=tmp_path / "elsewhere", busy=True)
