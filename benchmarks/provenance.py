@@ -13,6 +13,7 @@ import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,3 +124,14 @@ def _meaning(file: Path) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def changed(made: dict[str, Any]) -> bool:
+    """Whether the code of a record, or of one run, has changed since; True where it names none."""
+    return "code" not in made or made["code"]["digest"] != _now(tuple(made["code"]["files"]))
+
+
+@cache
+def _now(files: tuple[str, ...]) -> str:
+    """The digest as it is; read once, since many runs ask."""
+    return digest(files)

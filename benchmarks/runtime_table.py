@@ -32,6 +32,24 @@ def aligned(record: Record) -> tuple[list[str], list[list[str]]]:
     return ["", "`multiple_of`", "batch", "MACs left", "time", "time over MACs"], rows
 
 
+def shrunk(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Trained and shrunk networks: weights, multiply–accumulates, and what their times come to."""
+    dense, *_ = record["networks"]
+    columns = ["setting", "weights", "MACs", "MACs ÷"]
+    for batch in dense["times"]:
+        columns += [f"batch {batch}", "time ÷"]
+    rows = []
+    for one in record["networks"]:
+        cells = [one["name"], f"{one['weights']:,}", f"{one['macs']:,}"]
+        cells.append(f"{dense['macs'] / one['macs']:.2f}")
+        for time in one["times"].values():
+            cells += [time_text(time["seconds"]), f"{1 / time['ratio']:.2f}"]
+        rows.append(cells)
+    for name in record["missing"]:
+        rows.append([name, "not run yet", *[""] * (len(columns) - 2)])
+    return columns, rows
+
+
 def c_speed(record: Record) -> tuple[list[str], list[list[str]]]:
     """Times of one example on a PC, and over those of the dense network in ONNX Runtime."""
     forms = [*record["networks"][0]["times"]]

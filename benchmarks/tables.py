@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("svg")
 sys.path.insert(0, str(Path(__file__).parent))
 import ahmed_tables
+import claims
 import curve_tables
 import device_tables
 import edge_table
@@ -30,10 +31,12 @@ import lc_tables
 import matplotlib.pyplot as plt
 import runtime_table
 import torch
+import vgg_tables
 from gate_tables import helps, spread
 from matplotlib.figure import Figure
 from provenance import told
 from summary_table import lost, summary
+from vgg_tables import COLOURS, deviation
 
 from lissom.report import ClassAccuracy, connectivity, per_class, rate_distortion, trade_off
 
@@ -43,7 +46,6 @@ DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
-COLOURS = {"L1": "#2a9d4a", "threshold": "#222222", "compress rate": "#c8322b"}  # Formanek's
 
 
 def load(name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def made(name: str) -> str:
     for record, found in sorted(LOADED.items()):
         origins.setdefault(told(found), []).append(f"{record}.json")
     said = ". ".join(f"{', '.join(records)}: {origin}" for origin, records in origins.items())
-    return f"{table}\n\n*{said}.*"
+    return f"{table}\n\n*{said or 'no record yet'}.*"
 
 
 def settings(*names: str) -> list[dict[str, Any]]:
@@ -87,11 +89,6 @@ def counted(study: str, variable: str) -> bool:
     """Whether a variable's weights are counted: weights, and in LeNet-5 those of kernels."""
     kernels = study == "formanek-kernels"
     return variable.endswith("weight") and ("conv" in variable or not kernels)
-
-
-def deviation(numbers: list[float]) -> float:
-    """Standard deviation over seeds, 0 for a single one."""
-    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
 def markdown(columns: list[str], rows: Iterable[list[str]]) -> str:
@@ -234,6 +231,22 @@ def folded(title: str, table: str) -> str:
     return f'??? note "{title}"\n\n' + "\n".join(f"    {line}" for line in table.splitlines())
 
 
+def vgg_table(study: str) -> str:
+    """The runs of a study of images, with its figure where there is one."""
+    table = markdown(*vgg_tables.runs_table(study, load))
+    figure = FIGURES / f"{study}.svg"
+    if study in LOADED and study.removeprefix("vgg-") in vgg_tables.GRANULARITIES:
+        return f"![Accuracy against weights removed](../figures/{figure.name})\n\n{table}"
+    return table
+
+
+def vgg_speed() -> str:
+    """Times of shrunk networks, once they are measured."""
+    if not (RESULTS / "vgg-speed.json").exists():
+        return vgg_tables.NOT_YET
+    return exact_table("vgg-speed", runtime_table.shrunk)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "edge": lambda: exact_table("edge", edge_table.edge),
     "pruners": lambda: exact_table("pruners", exact_tables.pruners),
@@ -276,6 +289,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-cost": lambda: markdown(
         *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
     ),
+    "claims": lambda: markdown(*claims.table(load)),
+    "claims-records": lambda: markdown(*claims.records(load)),
+    "vgg-dense": lambda: markdown(*vgg_tables.dense_table(load)),
+    **{
+        study: partial(vgg_table, study)
+        for study in ("vgg-weights", "vgg-kernels", "vgg-channels", "vgg-modern", "resnet20")
+    },
+    "vgg-claims": lambda: markdown(*vgg_tables.claims(load)),
+    "vgg-speed": vgg_speed,
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),
@@ -313,33 +335,23 @@ def removed(entry: dict[str, Any]) -> float:
 def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
     """Test accuracy against the fraction of the weights that was removed (Formanek fig. 2–3).
 
-    The right panel looks closely at the accuracies from `close[0]` to `close[1]`. Single weights
-    are shown together with what gradual TopK and fine-tuning reach.
+    Single weights are shown together with what gradual TopK and fine-tuning reach.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.8))
-    entries = settings(name)
-    dense = statistics.mean(next(e for e in entries if e["label"] == "dense")["errors"])
-    for axes in panels:
-        for label, colour in COLOURS.items():
-            chosen = sorted((e for e in entries if e["label"] == label), key=removed)
-            y = [100 - statistics.mean(e["errors"]) for e in chosen]
-            error = [deviation(e["errors"]) for e in chosen]
-            x = list(map(removed, chosen))
-            axes.errorbar(
-                x, y, error, marker="o", color=colour, label=label, capsize=2, lw=1.2, ms=4
-            )
-        if name == "formanek-weights":
-            for entry, marker in zip(settings("topk")[:2], "*^", strict=True):
-                x, y = removed(entry), 100 - statistics.mean(entry["errors"])
-                label = f"gradual TopK, {entry['label']}, fine-tuned"
-                axes.plot(x, y, marker, color="#0d7d76", ms=11, label=label)
-        axes.axhline(100 - dense, color="gray", ls=":", label="dense")
-        axes.set(xlabel="weights removed, %", ylabel="test accuracy, %")
-        axes.grid(alpha=0.25)
-    panels[0].legend(frameon=False, loc="lower left", fontsize="small")
-    panels[1].set(ylim=close)
+    found = vgg_tables.settings(load, name)
+    base = next(one for one in found if one.label == "dense").accuracy
+    more = vgg_tables.settings(load, "topk")[:2] if name == "formanek-weights" else []
+    marks = {f"gradual TopK, {one.label}, fine-tuned": (one.removed, one.accuracy) for one in more}
+    figure = vgg_tables.figure(vgg_tables.by_penalty(found), base, close, marks)
     figure.suptitle(title)
     save(figure, name)
+
+
+def vgg_figures() -> None:
+    """The same of Formanek & Hadházi's own network and data, above or below the dense network."""
+    for granularity in vgg_tables.GRANULARITIES:
+        figure = vgg_tables.vgg_figure(load, granularity)
+        if figure is not None:
+            save(figure, f"vgg-{granularity}")
 
 
 def channels_figure() -> None:
@@ -451,6 +463,7 @@ def main(check: bool) -> int:
         return len(stale)
     formanek_figure("formanek-weights", "LeNet-300-100 on MNIST, single weights", (96, 99))
     formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels", (97, 99.5))
+    vgg_figures()
     channels_figure()
     gates_figure()
     connections_figure()

@@ -1,7 +1,9 @@
 """What a model costs: MACs against hand-made counts, bytes against real encoders, neurons."""
 
 import json
+import math
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import lissom
 from lissom import L0, LissomError, measure
 from lissom.measuring import units
 from lissom.models import lenet5, lenet300
-from lissom.sparse_sizes import storage
+from lissom.sparse_sizes import coded, storage
 
 
 def macs(model: nn.Module, *inputs: Tensor) -> int:
@@ -457,6 +459,47 @@ def test_bytes_of_many_dimensions_and_none() -> None:
         w = torch.zeros(shape)
         found = storage("w", w, w == 0)
         assert (found.dense, found.sparse) == (4 * w.numel(), 0)
+
+
+def entropy_bits(values: list[Any]) -> float:
+    return sum(n * math.log2(len(values) / n) for n in Counter(values).values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 300),
+    density=st.sampled_from([0.0, 0.01, 0.2, 0.9, 1.0]),
+    distinct=st.sampled_from([1, 2, 16, 10_000]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_coded_bytes_are_the_entropy_of_places_and_values(
+    n: int, density: float, distinct: int, dtype: type, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(1, distinct + 1, n).astype(dtype) * (rng.random(n) < density)
+    values, bits = x.tolist(), 8 * x.itemsize
+    alive = [value for value in values if value]
+    # All symbols at once, 0 among them, are places and values one after the other.
+    table = entropy_bits(values) + bits * len(set(alive))
+    plain = entropy_bits([value != 0 for value in values]) + bits * len(alive)
+    expected = math.ceil(min(table, plain, bits * n) / 8 - 1e-9)
+    tensor = torch.from_numpy(x.astype(dtype))
+    assert abs(coded(tensor, tensor == 0) - expected) <= (abs(table - plain) < 1e-6)
+
+
+def test_a_codebook_is_seen_by_its_coded_bytes_alone() -> None:
+    net = nn.Linear(1000, 100, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.randint(1, 17, net.weight.shape))
+    found = measure(net)
+    assert found.sparse_bytes == found.dense_bytes == 400_000
+    assert 49_900 < found.coded_bytes <= 50_064  # 4 bits each, and 16 numbers
+    with torch.no_grad():
+        net.weight.flatten()[:99_000] = 0
+    assert measure(net).coded_bytes < 1600 < measure(net).sparse_bytes
+    assert found.to_dict()["coded_bytes"] == found.coded_bytes
+    assert "by entropy" in str(found)
 
 
 def by_hand(net: nn.Module, *_: Any, **options: bool) -> nn.Module:

@@ -133,14 +133,15 @@ def test_as_json() -> None:
             {"name": "2", "type": "Linear", "nonzeros": 2, "weights": 2} | not_run,
         ],
         "storage": [
-            {"name": "0.weight", "dense": 24, "sparse": 13, "format": "bitmap"},
-            {"name": "0.bias", "dense": 8, "sparse": 5, "format": "bitmap"},
-            {"name": "1.weight", "dense": 8, "sparse": 8, "format": "dense"},
-            {"name": "1.bias", "dense": 8, "sparse": 8, "format": "dense"},
-            {"name": "2.weight", "dense": 8, "sparse": 8, "format": "dense"},
+            {"name": "0.weight", "dense": 24, "sparse": 13, "format": "bitmap", "coded": 5},
+            {"name": "0.bias", "dense": 8, "sparse": 5, "format": "bitmap", "coded": 5},
+            {"name": "1.weight", "dense": 8, "sparse": 8, "format": "dense", "coded": 4},
+            {"name": "1.bias", "dense": 8, "sparse": 8, "format": "dense", "coded": 4},
+            {"name": "2.weight", "dense": 8, "sparse": 8, "format": "dense", "coded": 4},
         ],
         "dense_bytes": 56,
         "sparse_bytes": 42,
+        "coded_bytes": 22,
         "examples": None,
         "macs": None,
         "effective_macs": None,
@@ -161,8 +162,9 @@ def test_as_text() -> None:
     assert ["0.weight", "3", "6", "50.00", "%"] in lines
     assert ["1.weight", "2", "2", "0.00", "%"] in lines
     assert ["total", "10", "14", "28.57", "%"] in lines
-    assert lines[-2] == ["bytes,", "dense", "56"]
-    assert lines[-1] == ["bytes,", "smallest", "42", "(18", "bitmap,", "24", "dense)"]
+    assert lines[-3] == ["bytes,", "dense", "56"]
+    assert lines[-1] == ["bytes,", "by", "entropy", "22"]
+    assert lines[-2] == ["bytes,", "smallest", "42", "(18", "bitmap,", "24", "dense)"]
 
 
 def test_large_numbers_are_grouped() -> None:

@@ -70,6 +70,7 @@ def test_points_are_measured_shrunk_and_in_order(curve: Curve) -> None:
             "macs": sum(layer.weight.numel() for layer in layers),
             "bytes": counted.sparse_bytes,
             "bits": 8 * counted.sparse_bytes,
+            "coded": counted.coded_bytes,
         }
         read = curve.network(point)
         assert not read.training

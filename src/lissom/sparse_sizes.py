@@ -1,8 +1,11 @@
-"""How many bytes a tensor takes: dense, or as its non-zeros and their places."""
+"""How many bytes a tensor takes: dense, as its non-zeros and their places, or coded by entropy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -15,16 +18,31 @@ class Storage:
         dense: bytes of all its numbers.
         sparse: bytes in the smallest format, indices included.
         format: the smallest format; "dense" where no sparse one is smaller.
+        coded: bytes that its entropy allows, see `coded`.
     """
 
     name: str
     dense: int
     sparse: int
     format: str
+    coded: int
 
 
 def storage(name: str, tensor: Tensor, zero: Tensor) -> Storage:
-    """The smallest of: dense, bitmap, CSR, COO, and relative (run-length) indices.
+    """What a tensor takes.
+
+    Args:
+        name: of the tensor.
+        tensor: the numbers.
+        zero: which of them count as zero, of the same shape.
+    """
+    format, sparse = smallest(tensor, zero)
+    dense = tensor.numel() * tensor.element_size()
+    return Storage(name, dense, sparse, format, coded(tensor, zero))
+
+
+def smallest(tensor: Tensor, zero: Tensor) -> tuple[str, int]:
+    """Format and bytes of the smallest of dense, bitmap, CSR, COO and relative indices.
 
     With n numbers of b bytes, of which k are not zero, in a matrix of r = shape[0] rows and c = n/r
     columns (a vector is one row), and with w(m), the bytes of the smallest unsigned integer
@@ -42,7 +60,6 @@ def storage(name: str, tensor: Tensor, zero: Tensor) -> Storage:
     entry with the value 0 stands in between (Han, Mao & Dally 2016, section 2).
 
     Args:
-        name: of the tensor.
         tensor: the numbers.
         zero: which of them count as zero, of the same shape.
     """
@@ -59,7 +76,40 @@ def storage(name: str, tensor: Tensor, zero: Tensor) -> Storage:
         if k * b + _bytes(4 * k) < min(sizes.values()):
             sizes |= dict(_relative(zero, b))
     best = min(sizes, key=lambda name: sizes[name])
-    return Storage(name, n * b, sizes[best], best)
+    return best, sizes[best]
+
+
+def coded(tensor: Tensor, zero: Tensor) -> int:
+    """Bytes that an arithmetic coder comes near, for zeros and for codebooks alike.
+
+    With H(·) the entropy of how often each of some values occurs, in bits, of n numbers of b bytes
+    of which k are not zero, with d distinct values among them:
+
+        n·H(zero or not) + min(8·b·k, k·H(values) + 8·b·d) bits
+
+    which is where the zeros are, and the others either as they are, or as places in a table of
+    their values; or n·b bytes, if that is less. How often each occurs is not counted: the coder
+    learns it on the way.
+
+    Args:
+        tensor: the numbers.
+        zero: which of them count as zero, of the same shape.
+    """
+    n, b = tensor.numel(), tensor.element_size()
+    alive = tensor.detach()[~zero].cpu().contiguous().view(torch.uint8).numpy()
+    k = len(alive) // b
+    # Equal numbers have equal bits; to sort them as integers is the quickest.
+    words = np.sort(alive.view(f"u{b}")) if b <= 8 else np.sort(alive.view("c16"))
+    starts = np.flatnonzero(words[1:] != words[:-1]) + 1
+    counts = np.diff(starts, prepend=0, append=k)
+    values = min(8 * b * k, _entropy(counts) + 8 * b * len(counts)) if k else 0
+    return min(n * b, ceil((_entropy(np.array([k, n - k])) + values) / 8))
+
+
+def _entropy(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
+    """Bits of a sequence in which values occur so often, each coded by its frequency."""
+    found = counts[counts > 0]
+    return float((found * np.log2(found.sum() / found)).sum())
 
 
 def _relative(zero: Tensor, b: int) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
 from lissom.curves.placing import Plan
-from lissom.curves.point import FRACTION, ErrorScale, Point, label_of, number_or_dense
+from lissom.curves.point import FRACTION, UNLISTED, ErrorScale, Point, label_of, number_or_dense
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
@@ -41,7 +41,7 @@ class Curve:
 
     Sizes are on an axis: "nonzeros" (weights and biases of the shrunk network that are not zero),
     "weights" (all of them), "macs" (for one example), "bytes" (each tensor in its smallest format),
-    "bits", or "latency" in seconds, if it was asked for.
+    "bits", "coded" (bytes by entropy), or "latency" in seconds, if it was asked for.
 
     Attributes:
         points: from dense to empty, at each strength by seed; then those from scratch.
@@ -468,5 +468,5 @@ def _listed(settings: Sequence[Setting]) -> str:
 
 
 def _columns(axes: Iterable[str]) -> list[str]:
-    """The axes that a table has room for: bits are 8 · bytes."""
-    return [axis for axis in axes if axis != "bits"]
+    """The axes that a table has room for."""
+    return [axis for axis in axes if axis not in UNLISTED]

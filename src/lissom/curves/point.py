@@ -14,8 +14,10 @@ AXES = {
     "macs": "multiply–accumulates of the shrunk network for one example of the batch",
     "bytes": "the shrunk network, each tensor in its smallest format, indices included",
     "bits": "8 · bytes",
+    "coded": "bytes of the shrunk network that an arithmetic coder comes near, codebooks included",
     "latency": "seconds of a forward pass of the shrunk network on the example",
 }
+UNLISTED = ("bits", "coded")  # other ways to count bytes, for which tables have no room
 
 
 def size_text(size: float, axis: str) -> str:
@@ -89,7 +91,7 @@ class Point:
         origin: the folder's name of the point with whose weights it began; None for none.
         error: on what it may be chosen by; NaN if it failed.
         test_error: only reported; None if no test was given.
-        sizes: by the name of the axis: nonzeros, weights, macs, bytes, bits, latency.
+        sizes: by the name of the axis: nonzeros, weights, macs, bytes, bits, coded, latency.
         empty: whether its answer does not depend on its input any more.
         seconds: it took, for training and all else.
         failed: why there is no network.

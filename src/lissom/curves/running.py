@@ -254,6 +254,7 @@ def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
         "macs": done.total / done.examples,
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
+        "coded": counted.coded_bytes,
     }
 
 

@@ -45,7 +45,8 @@ def measure(
       A weight that is used several times counts each time. The effective MACs of a weight are its
       MACs times the fraction of it that is not zero.
     * Bytes are those of the parameters, without names and shapes: dense, and with each tensor in
-      the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included.
+      the smallest of the formats dense, bitmap, CSR, COO and run-length, indices included; and by
+      entropy, which is what an arithmetic coder comes near, also for codebooks.
     * The neurons and weights of the network that `lissom.shrink` makes of this one.
 
     Args:

@@ -111,6 +111,16 @@ class Measurement:
         return sum(stored.sparse for stored in self.storage)
 
     @property
+    def coded_bytes(self) -> int:
+        """Bytes of all weights that an arithmetic coder comes near, codebooks and zeros alike.
+
+        For each tensor the entropy of which weights are zero, and the others as they are or by the
+        entropy of a table of their values, with the table; names, shapes and frequencies are not
+        counted, biases and norms are.
+        """
+        return sum(stored.coded for stored in self.storage)
+
+    @property
     def notation(self) -> str | None:
         """The `neurons` as the papers write them: "266-88-33"."""
         return None if self.neurons is None else "-".join(map(str, self.neurons))
@@ -127,6 +137,7 @@ class Measurement:
             "storage": [asdict(stored) for stored in self.storage],
             "dense_bytes": self.dense_bytes,
             "sparse_bytes": self.sparse_bytes,
+            "coded_bytes": self.coded_bytes,
             "examples": self.examples,
             "macs": self.macs,
             "effective_macs": self.effective_macs,
@@ -188,6 +199,7 @@ class Measurement:
             rows.append(
                 ["bytes, smallest", f"{self.sparse_bytes:,}" + (f" ({parts})" if parts else "")]
             )
+            rows.append(["bytes, by entropy", f"{self.coded_bytes:,}"])
         if self.notation is not None:
             rows.append(["neurons left", self.notation or "none"])
         if self.shrunk_weights is not None:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from lissom.curves import Curve, Setting
-from lissom.curves.point import number_or_dense
+from lissom.curves.point import UNLISTED, number_or_dense
 from lissom.curves.results import spread
 from lissom.curves.storing import small_in
 from lissom.errors import PathError
@@ -96,7 +96,7 @@ def _sizes(curve: Curve, setting: Setting, files: Files) -> list[dict[str, Any]]
             "factor": factor(halvings(curve, setting.size(axis), axis), setting.size(axis)),
         }
         for axis in curve.axes
-        if axis != "bits"  # 8 · bytes
+        if axis not in UNLISTED
     ]
     if all(point.folder in files for point in setting.points):
         size = fmean(files[point.folder] for point in setting.points)
