@@ -146,7 +146,7 @@ def check_recipe(
     epochs, of = recipe.train.epochs, f"{recipe.train.epochs} epochs"
     if recipe.path is not None:
         spec = recipe.path
-        epochs = spec.seeds * (spec.dense + (spec.points - 1) * spec.epochs)
+        epochs = spec.seeds * (spec.dense + (spec.points - 1) * spec.each)
         of = f"the {epochs:,} epochs of a curve, {spec.points} points × {spec.seeds}"
     return Checked(
         repr(data), recipe.model.called, size, trial.first_loss, task.error_name, groups, expected,
