@@ -214,8 +214,8 @@ method(
     "gate with a budget", gate, L0(0.0), True, example_inputs=X, budget=lissom.Budget(weights=0.5)
 )
 method(
-    "nested", lissom.nested, TopK(5), True, smallest=0.1, falls=9, every=2, metric="euclidean",
-    start=0, finalize_at=20,
+    "nested", lissom.nested, TopK(fraction=0.2), True, smallest=0.1, falls=9, every=2,
+    metric="euclidean", start=0, finalize_at=20,
 )  # fmt: skip
 plain("Budget", lissom.Budget, weights=0.5, rate=0.01, damping=10.0)
 plain("Budget of bytes", lissom.Budget, bytes=0.5)
@@ -253,7 +253,7 @@ HANDLES: dict[str, Callable[[], Any]] = {
     "proximal": lambda: handle(lissom.proximal, TopK(9)),
     "lc": lambda: handle(lc, TopK(9), every=1, c_steps=3),
     "gate": lambda: handle(gate, L0(1e-3), seed=0),
-    "nested": lambda: handle(lissom.nested, TopK(9), smallest=0.1),
+    "nested": lambda: handle(lissom.nested, TopK(fraction=0.2), smallest=0.1),
     "subgradient": lambda: handle(lissom.subgradient, L1(1e-3)),
 }
 for name, handle_of in HANDLES.items():

@@ -24,6 +24,7 @@ from lissom.methods import NestedOptions
 from lissom.methods.nested import Nested
 from lissom.recipes import RecipePath, read_recipe
 from lissom.recipes.paths import point_recipe
+from lissom.report import write_curve_report
 
 X = torch.linspace(-1, 1, 48).view(6, 8)
 THIRD = TopK(fraction=0.3)
@@ -242,7 +243,7 @@ def test_compiled_it_is_not_compiled_at_each_step() -> None:
         ({"smallest": 0.1, "every": 0}, "every counts steps, 1 or more, got 0"),
         (
             {"smallest": 0.5},
-            "sizes down to smallest=0.5 of the groups are trained, and fraction=0.3",
+            "smallest=0.5 of the groups are trained, and TopK(fraction=0.3) is below it",
         ),
         ({"smalest": 0.5}, "'smalest'. Did you mean 'smallest'"),
     ],
@@ -267,20 +268,22 @@ def test_what_it_cannot_be_put_on() -> None:
     with method.deployed():
         lissom.measure(net)
     method.remove()
-    for penalty in (L1(1e-3), TopK(2, per="block")):
-        with pytest.raises(MethodError, match="takes TopK of all groups together, or of each"):
+    with pytest.raises(MethodError, match=r"TopK\(5\), 0.014 of the groups, is below it"):
+        lissom.nested(opt, net, {weights: TopK(5)}, smallest=0.1)
+    for penalty in (L1(1e-3), TopK(2, per="block"), TopK(8, multiple_of=4)):
+        with pytest.raises(MethodError, match="takes TopK of all groups together, or of each l"):
             lissom.nested(opt, net, {weights: penalty}, smallest=0.1)  # type: ignore[dict-item]
     with pytest.raises(MethodError, match="choose the groups from the model"):
-        lissom.nested(opt, nn.Sequential(nn.Linear(8, 3)), {weights: TopK(5)}, smallest=0.1)
+        lissom.nested(opt, nn.Sequential(nn.Linear(8, 3)), {weights: TopK(50)}, smallest=0.1)
     with pytest.raises(MethodError, match=r"its model is a torch\.nn\.Module, got dict"):
         lissom.nested(opt, {}, weights, smallest=0.1)  # type: ignore[arg-type]
     odd = torch.optim.Adamax(net.parameters())
     with pytest.raises(OptimizerError, match="metric='euclidean' works with every optimizer"):
-        lissom.nested(odd, net, {weights: TopK(5)}, smallest=0.1)
+        lissom.nested(odd, net, {weights: TopK(50)}, smallest=0.1)
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)))
     with pytest.raises(MethodError, match="computes weights from other parameters"):
         lissom.nested(
-            SGD(normed.parameters(), 0.1), normed, {lissom.weights(normed): TopK(5)}, smallest=0.1
+            SGD(normed.parameters(), 0.1), normed, {lissom.weights(normed): TopK(50)}, smallest=0.1
         )
 
 
@@ -379,6 +382,16 @@ def test_points_are_cuts_of_one_training(curve: Curve) -> None:
     assert "cut" in rows[-2] and "fine-tuned" in rows[-1] and "cut" not in rows[-4]
 
 
+def test_the_page_says_which_points_are_cuts(curve: Curve, tmp_path: Path) -> None:
+    page = write_curve_report([curve.out], tmp_path).read_text()
+    assert page.count('<td class="marks">') == 4
+    rows = page.split('<td class="marks">')[1:]
+    assert [
+        next((w for w in ("fine-tuned", "cut") if w in r.partition("</tr>")[0]), "") for r in rows
+    ] == ["", "cut", "cut", "fine-tuned"]
+    assert "strength 0.1, fine-tuned" in page and "strength 0.3, cut" in page
+
+
 def test_a_size_that_nobody_trained(curve: Curve) -> None:
     dense = next(p for p in curve.points if p.seed == 1 and p.strength is None)
     order = torch.load(dense.folder / "state.pt", weights_only=True)["state"]["order"]
@@ -473,7 +486,8 @@ def test_recipes_that_make_no_curve(changes: list[str], told: str) -> None:
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("fine_tune", [1, pytest.param(0, marks=exhaustive)])
+@exhaustive
+@pytest.mark.parametrize("fine_tune", [1, 0])
 def test_a_curve_of_a_recipe(fine_tune: int, tmp_path: Path) -> None:
     recipe = read_recipe("digits-path-nested", [*SHORT, f"path.fine_tune={fine_tune}"])
     curve = RecipePath(recipe, tmp_path).run(progress=False)

@@ -91,7 +91,7 @@ class Nested(Method):
     """
 
     name = "nested"
-    takes = "TopK of all groups together, or of each layer"
+    takes = "TopK of all groups together, or of each layer, without multiple_of"
     options_type = NestedOptions
     averages = True
     cuts = True
@@ -119,7 +119,14 @@ class Nested(Method):
             )
         super().__init__(optimizer, penalties, options)
         self.model = model
-        self._orders = [Order(blocks) for blocks in self._sharing()]
+        self._orders = []
+        for groups, budget in self.penalties.items():
+            together = [groups.blocks] if budget.per == "all" else [[block] for block in groups]
+            orders = [Order(blocks) for blocks in together]
+            if isinstance(budget.count, int):
+                least = min(budget.count / order.n for order in orders)
+                _check_trained(least, self.options, f"{budget}, {least:.3g} of the groups,")
+            self._orders += orders
         for block in self.blocks():
             self._metrics(block)  # an optimizer without one is refused now, not at a step
         self._masks: dict[Partition, Tensor] | None = None  # None where all groups are trained
@@ -130,14 +137,14 @@ class Nested(Method):
 
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
-        return isinstance(penalty, TopK) and penalty.per != "block"
+        return isinstance(penalty, TopK) and penalty.per != "block" and not penalty.by_family
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: NestedOptions) -> None:
         listed = list(penalties)
         super().check(listed, options)
         for penalty in listed:
-            _check_trained(penalty.fraction, options)
+            _check_trained(penalty.fraction, options, str(penalty))
 
     @classmethod
     def attach(
@@ -213,7 +220,7 @@ class Nested(Method):
     @torch.no_grad()
     def order(self) -> dict[str, Tensor]:
         kept = {t: torch.zeros_like(t, dtype=torch.float64) for t in self.tensors()}
-        names = {m.tensor: m.name for block in self.blocks() for m in block.members}
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
         for order in self._orders:
             for block, least in zip(order.blocks, order.least(self._metrics), strict=True):
                 for tensor, spread in block.killed():
@@ -235,11 +242,6 @@ class Nested(Method):
         for order, gains in zip(self._orders, state["gains"], strict=True):
             order.load(gains)
         self._stale = True
-
-    def _sharing(self) -> Iterator[Sequence[Partition]]:
-        """Blocks that share a budget."""
-        for groups, budget in self.penalties.items():
-            yield from [groups.blocks] if budget.per == "all" else ([b] for b in groups.blocks)
 
     def _masks_now(self) -> Mapping[Partition, Tensor] | None:
         """1 for the groups that a call trains, by block; None for all of them."""
@@ -265,7 +267,7 @@ class Nested(Method):
     def _cut_at(self, fraction: float | None) -> Iterator[None]:
         if fraction is not None:
             TopK(fraction=fraction)  # refuses what is none
-            _check_trained(fraction, self.options)
+            _check_trained(fraction, self.options, f"fraction={fraction!r}")
         before, self._fraction = self._fraction, fraction
         try:
             yield
@@ -283,13 +285,15 @@ class Order:
 
     Attributes:
         blocks: of the groups.
+        n: how many there are.
         gains: r·√d of each group, [n], when they were put in order; None before.
     """
 
     def __init__(self, blocks: Sequence[Partition]) -> None:
         self.blocks = blocks
+        self.n = sum(block.shape.numel() for block in blocks)
         self.gains: Tensor | None = None
-        self._n = sum(block.shape.numel() for block in blocks)
+        self._mask: Tensor | None = None  # one for all sizes: a fresh one costs more
 
     def rank(self, metrics: Metrics) -> None:
         """Put the groups in order."""
@@ -304,31 +308,32 @@ class Order:
         self.gains = gains
         if gains is None:
             return
-        if gains.shape != (self._n,):
-            raise ValueError(f"an order of {list(gains.shape)} groups, and there are {self._n}")
+        if gains.shape != (self.n,):
+            raise ValueError(f"an order of {list(gains.shape)} groups, and there are {self.n}")
         self.gains = gains = gains.to(self.blocks[0].parameters[0].device)
         self._ascending = ascending(gains)
-        self._mask = torch.empty_like(gains)  # one for all sizes: a fresh one costs more
+        if self._mask is None or self._mask.device != gains.device:
+            self._mask = torch.empty_like(gains)
 
     def is_whole(self, size: float) -> bool:
         """Whether all groups are of this size."""
-        return self._kept(size) == self._n
+        return self._kept(size) == self.n
 
     def first(self, size: float) -> Iterator[tuple[Partition, Tensor]]:
         """1 for the groups of this size, else 0, for each block; until the next call."""
-        assert self.gains is not None
-        torch.ge(self.gains, self._ascending[self._n - self._kept(size)], out=self._mask)
+        assert self.gains is not None and self._mask is not None
+        torch.ge(self.gains, self._ascending[self.n - self._kept(size)], out=self._mask)
         return self._by_block(self._mask)
 
     def least(self, metrics: Metrics) -> Iterator[Tensor]:
         """The smallest fraction of the groups with which each stays, for each block."""
         places = self._gains(metrics).argsort(stable=True, descending=True)
-        least = torch.empty(self._n, dtype=torch.float64, device=places.device)
-        least[places] = (torch.arange(self._n, device=places.device).double() + 0.5) / self._n
+        least = torch.empty(self.n, dtype=torch.float64, device=places.device)
+        least[places] = (torch.arange(self.n, device=places.device).double() + 0.5) / self.n
         return (part for _, part in self._by_block(least))
 
     def _kept(self, size: float) -> int:
-        return max(1, TopK(fraction=size).kappa(self._n))
+        return max(1, TopK(fraction=size).kappa(self.n))
 
     def _gains(self, metrics: Metrics) -> Tensor:
         gains = []
@@ -378,7 +383,7 @@ class Masked(OnWeights):
         return weight
 
 
-def _check_trained(fraction: object, options: NestedOptions) -> None:
+def _check_trained(fraction: object, options: NestedOptions, what: str) -> None:
     """Refuse a size that no step trains.
 
     Raises:
@@ -387,7 +392,7 @@ def _check_trained(fraction: object, options: NestedOptions) -> None:
     if isinstance(fraction, int | float) and fraction < options.smallest:
         raise MethodError(
             f"sizes down to smallest={options.smallest:g} of the groups are trained, and "
-            f"fraction={fraction:g} is below it: train smaller ones too, or cut at a larger one"
+            f"{what} is below it: train smaller ones too, or cut at a larger one"
         )
 
 
