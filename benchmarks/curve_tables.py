@@ -32,7 +32,7 @@ def curve(entry: Record) -> Curve:
     order = Plan(tuple(entry["path"]["strengths"]), entry["path"]["points"]).order
     points = []
     for known in entry["points"]:
-        given = {name: known[name] for name in POINT}
+        given = {name: known[name] for name in POINT if name in known}
         given["folder"] = Path(f"seed{known['seed']}") / known["folder"]
         given["error"] = math.nan if known["error"] is None else known["error"]
         if not known["failed"]:

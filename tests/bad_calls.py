@@ -44,6 +44,7 @@ from lissom.hard_concrete import HardConcrete
 from lissom.methods import (
     GateOptions,
     LCOptions,
+    NestedOptions,
     Options,
     ProximalOptions,
     Strength,
@@ -212,6 +213,10 @@ method(
 method(
     "gate with a budget", gate, L0(0.0), True, example_inputs=X, budget=lissom.Budget(weights=0.5)
 )
+method(
+    "nested", lissom.nested, TopK(fraction=0.2), True, smallest=0.1, falls=9, every=2,
+    metric="euclidean", start=0, finalize_at=20,
+)  # fmt: skip
 plain("Budget", lissom.Budget, weights=0.5, rate=0.01, damping=10.0)
 plain("Budget of bytes", lissom.Budget, bytes=0.5)
 plain("Options", Options, start=1, finalize_at=4)
@@ -221,6 +226,7 @@ plain(
     law=HardConcrete(), draws="batch", noise="pooled", detach_l2=False, seed=3,
 )  # fmt: skip
 plain("LCOptions", LCOptions, every=[3, 4], mu=[0.1, 0.2], tolerance=0.1, restart=True)
+plain("NestedOptions", NestedOptions, smallest=0.1, falls=9, every=2, metric="adaptive")
 plain("make_options", make_options, cls=ProximalOptions, given={"every": 2}, who="x")
 plain("method_named", method_named, name="proximal")
 plain("Strength", Strength, label="λ", ramps=True, dense=0.0)
@@ -236,7 +242,7 @@ def gated() -> tuple[nn.Module, Any]:
 def handle(make: Any, penalty: Any, **options: Any) -> Any:
     net = dense()
     opt = Adam(net.parameters())
-    first = (opt, net) if make is gate else (opt,)
+    first = (opt, net) if make in (gate, lissom.nested) else (opt,)
     found = make(*first, {weights(net): penalty}, **options)
     (net(X).sum() + found.penalty()).backward()
     opt.step()
@@ -247,6 +253,7 @@ HANDLES: dict[str, Callable[[], Any]] = {
     "proximal": lambda: handle(lissom.proximal, TopK(9)),
     "lc": lambda: handle(lc, TopK(9), every=1, c_steps=3),
     "gate": lambda: handle(gate, L0(1e-3), seed=0),
+    "nested": lambda: handle(lissom.nested, TopK(fraction=0.2), smallest=0.1),
     "subgradient": lambda: handle(lissom.subgradient, L1(1e-3)),
 }
 for name, handle_of in HANDLES.items():

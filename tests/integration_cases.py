@@ -29,6 +29,9 @@ METHODS: dict[str, Make] = {
     "lc": lambda opt, net: lissom.lc(
         opt, {lissom.weights(net): TopK(fraction=0.2)}, every=4, c_steps=9, mu=0.5
     ),
+    "nested": lambda opt, net: lissom.nested(
+        opt, net, {lissom.weights(net): TopK(fraction=0.2)}, smallest=0.1, falls=MIDDLE
+    ),
     "subgradient": lambda opt, net: lissom.subgradient(opt, {lissom.weights(net): L1(1e-3)}),
     "a user's own": lambda opt, net: Rewinding(
         opt, {lissom.weights(net): TopK(fraction=0.2)}, RewindingOptions(every=5, start=3)

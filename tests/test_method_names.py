@@ -14,6 +14,7 @@ ROOMS = {  # where each method lives
     "subgradient": "methods/subgradient.py",
     "gates": "methods/gates/",
     "lc": "methods/lc/",
+    "nested": "methods/nested.py",
 }
 # The protocol's own list, and the face, which gives people the verbs.
 LISTS = ("methods/__init__.py", "__init__.py")

@@ -69,6 +69,11 @@ def codes_by_lc(opt: Optimizer, net: nn.Module) -> Method:
     return lissom.lc(opt, {lissom.weights(net): Codebook(3)}, every=EVERY, c_steps=5)
 
 
+def weights_nested(opt: Optimizer, net: nn.Module) -> Method:
+    penalties = {lissom.weights(net): TopK(50)}
+    return lissom.nested(opt, net, penalties, smallest=0.05, falls=9, finalize_at=FINALIZED)
+
+
 def weights_in_the_loss(opt: Optimizer, net: nn.Module) -> Method:
     return lissom.subgradient(opt, {lissom.weights(net): L1(1e-2)}, start=4, finalize_at=FINALIZED)
 
@@ -83,6 +88,7 @@ METHODS: dict[str, Make] = {
     "gates of neurons": neurons_by_gates,
     "gates of weights": weights_by_gates,
     "lc": weights_by_lc,
+    "nested": weights_nested,
     "subgradient": weights_in_the_loss,
     "a user's own": weights_rewound,
 }
@@ -177,7 +183,7 @@ def test_the_loop_ends_in_plain_weights_whose_zeros_stay(make: Make) -> None:
     ended = copy.deepcopy(t.net)
     dead = [p == 0 for p in ended.parameters()]
     assert sum(int(d.sum()) for d in dead) > 20 or t.method.name == "subgradient"
-    if make in (weights_by_prox, weights_by_lc, weights_rewound):
+    if make in (weights_by_prox, weights_by_lc, weights_nested, weights_rewound):
         assert sum(int((p != 0).sum()) for p in ended.parameters() if p.ndim > 1) <= 72
     loop(t, range(FINALIZED, STEPS), evaluate=True)
     assert bits(ended) != bits(t.net)
@@ -322,7 +328,7 @@ def test_removed_it_leaves_weights_and_optimizer_alone(make: Make) -> None:
     assert bits(t.net) != before
 
 
-@each("make", {k: m for k, m in LASTING.items() if k not in ("proximal", "a user's own")})
+@each("make", {k: m for k, m in LASTING.items() if k not in ("proximal", "nested", "a user's own")})
 @pytest.mark.parametrize("how", ["never asked", "asked and left out", "in the loss"])
 def test_a_loop_without_the_penalty_is_told(make: Make, how: str) -> None:
     t = Training.of(make)

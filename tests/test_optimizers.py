@@ -55,6 +55,9 @@ METHODS: dict[str, Make] = {
         o, {lissom.weights(n): TopK(50)}, every=2, metric="adaptive", mu=0.1
     ),
     "gates": lambda o, n: lissom.gate(o, n, {lissom.weights(n): L0(1e-3)}, seed=0),
+    "nested": lambda o, n: lissom.nested(
+        o, n, {lissom.weights(n): TopK(fraction=0.5)}, smallest=0.3, metric="euclidean"
+    ),
     "subgradient": lambda o, n: lissom.subgradient(o, {lissom.weights(n): L1(0.1)}),
     "a user's own": lambda o, n: Rewinding(
         o, {lissom.weights(n): TopK(fraction=0.5)}, RewindingOptions(every=2)

@@ -10,7 +10,7 @@ from torch import nn
 
 import lissom
 from lissom.errors import MethodError
-from lissom.methods import GateOptions, LCOptions, Options, ProximalOptions
+from lissom.methods import GateOptions, LCOptions, NestedOptions, Options, ProximalOptions
 from lissom.methods.options import takes
 from lissom.training import TrainOptions
 
@@ -18,6 +18,7 @@ VERBS = {
     lissom.proximal: ProximalOptions,
     lissom.gate: GateOptions,
     lissom.lc: LCOptions,
+    lissom.nested: NestedOptions,
     lissom.subgradient: Options,
     lissom.Trainer: TrainOptions,
 }

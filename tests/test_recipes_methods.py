@@ -461,6 +461,15 @@ c_steps = 4
 [[penalties]]
 Codebook = { k = 3, per = "layer" }
 """,
+    "nested": """
+name = "nested"
+smallest = 0.01
+falls = 2
+every = "3 steps"
+
+[[penalties]]
+TopK = { fraction = 0.1 }
+""",
     "subgradient": """
 name = "subgradient"
 start = 1

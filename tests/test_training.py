@@ -345,6 +345,9 @@ METHODS: dict[str, Attach] = {
         o, {weights(net): TopK(fraction=cubic(1, 0.4, steps=8))}, every=STEPS, c_steps=5,
         mu=0.1, mu_factor=2.0, algorithm="quadratic", restart=True,
     ),
+    "nested": lambda o, net: lissom.nested(
+        o, net, {weights(net): TopK(fraction=0.4)}, smallest=0.2, falls=STEPS, start=2
+    ),
     "subgradient": lambda o, net: lissom.subgradient(
         o, {weights(net): L1(linear(0.01, 0.1, 9))}, start=2, finalize_at=4 * STEPS
     ),
@@ -355,7 +358,8 @@ METHODS: dict[str, Attach] = {
 METHODS_ALONE = [(name, None) for name in METHODS]
 AVERAGED = [  # from the epoch on from which their weights may be averaged
     ("none", 0), ("gates", 0), ("gates with a budget", 0), ("gates of examples", 1),
-    ("proximal", 2), ("gates that end", 3), ("lc", 4), ("subgradient", 4), ("my own", 4),
+    ("proximal", 2), ("gates that end", 3), ("lc", 4), ("nested", 1), ("subgradient", 4),
+    ("my own", 4),
 ]  # fmt: skip
 
 

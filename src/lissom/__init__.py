@@ -21,6 +21,7 @@ _NAMES = {
     "methods": "Budget Method",
     "methods.gates": "gate",
     "methods.lc": "lc",
+    "methods.nested": "nested",
     "methods.proximal": "proximal",
     "methods.subgradient": "subgradient",
     "penalties": "L0 L1 L2 MCP L1Ball Lq NonNegative Penalty Threshold TopK",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from lissom.methods import Method as Method
     from lissom.methods.gates import gate as gate
     from lissom.methods.lc import lc as lc
+    from lissom.methods.nested import nested as nested
     from lissom.methods.proximal import proximal as proximal
     from lissom.methods.subgradient import subgradient as subgradient
     from lissom.penalties import L0 as L0

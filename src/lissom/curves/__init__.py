@@ -54,6 +54,7 @@ def path(
     points: int = 12,
     seeds: int = 3,
     from_scratch: Sequence[float] = (),
+    cuts: bool = False,
     strength_name: str = "strength",
     error_name: str = "error",
     error_unit: str | None = None,
@@ -102,6 +103,10 @@ def path(
         from_scratch: strengths that are also trained from an untrained network, as the dense point
             is. These points are marked, and not part of the front. They may be added to a path that
             is there.
+        cuts: whether one training is for all points, as by `lissom.nested`: that of the dense
+            network, with whose weights and state every other point begins, to be cut and maybe
+            fine-tuned. Where it returns {"order": method.order()}, `curve.at(nonzeros=5000)` cuts
+            at sizes in between.
         strength_name: what the strength is, such as "λ" or "fraction kept", for tables and pages.
         error_name: what `error` gives, such as "RMSE" or "1 − mIoU", for tables and pages.
         error_unit: "fraction", which is shown in percent, a text such as "°C", or "" for none. An
@@ -135,7 +140,7 @@ def path(
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
     check_counts(round_to=round_to)
-    check_flags(inputs=inputs, retry_failed=retry_failed)
+    check_flags(inputs=inputs, cuts=cuts, retry_failed=retry_failed)
     runtime = check_latency(latency)
     visited = check_strengths(strengths, points)
     plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
@@ -154,6 +159,7 @@ def path(
         "error_unit": scale.unit,
         "round_to": round_to,
         "inputs": inputs,
+        "cuts": cuts,
         "parameters": _shapes(build(make_model, 0)),
     }
     functions = fingerprint(fit=fit, make_model=make_model, error=error, test=test)
@@ -174,6 +180,7 @@ def path(
             plan,
             round_to,
             inputs,
+            cuts,
             folder,
             folders=out is not None,
         )
@@ -199,7 +206,7 @@ def path(
             every = Curve.load(folder).points  # also those from scratch of earlier calls
             time_networks(every, example_inputs, make_model, folder, telling, runtime)
         notice_upside_down(points_made)
-        curve = Curve.load(folder, make_model)
+        curve = Curve.load(folder, make_model, example_inputs)
         finalize(curve, temporary.pop_all().close)
     return curve
 

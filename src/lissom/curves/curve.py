@@ -12,8 +12,17 @@ from torch import Tensor, nn
 
 from lissom.arguments import as_annotated, shown
 from lissom.curves import front as fronts
+from lissom.curves.cutting import Whole, order_in
 from lissom.curves.placing import Plan
-from lissom.curves.point import FRACTION, UNLISTED, ErrorScale, Point, label_of, number_or_dense
+from lissom.curves.point import (
+    FRACTION,
+    TRAINED,
+    UNLISTED,
+    ErrorScale,
+    Point,
+    label_of,
+    number_or_dense,
+)
 from lissom.curves.results import Knee, Setting
 from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
@@ -25,11 +34,13 @@ from lissom.curves.storing import (
     load_points,
     name_of,
     small_in,
+    state_in,
     tensors_in,
 )
 from lissom.errors import PathError, nearest
 from lissom.groups import Groups
 from lissom.measuring import Latency
+from lissom.running import ExampleInputs
 from lissom.saving import load
 from lissom.tables import table, text
 from lissom.turns import time_text
@@ -51,6 +62,7 @@ class Curve:
         error_name: what the error is: "error", "RMSE", "1 − mIoU", …
         error_unit: "fraction", which is shown in percent, a text such as "°C", or "" for none.
         make_model: make_model(seed), to read networks with; None if not given.
+        example_inputs: of the networks, to shrink cuts on; None if not given.
     """
 
     points: tuple[Point, ...]
@@ -60,16 +72,23 @@ class Curve:
     error_name: str = field(default="error", repr=False)
     error_unit: str = field(default=FRACTION, repr=False)
     make_model: MakeModel | None = field(default=None, repr=False, compare=False)
+    example_inputs: ExampleInputs | None = field(default=None, repr=False, compare=False)
     _latencies: Mapping[str, Latency] = field(default_factory=dict, repr=False)
 
     @classmethod
     @as_annotated(PathError, "make_model")
-    def load(cls, out: str | os.PathLike[str], make_model: MakeModel | None = None) -> "Curve":
+    def load(
+        cls,
+        out: str | os.PathLike[str],
+        make_model: MakeModel | None = None,
+        example_inputs: ExampleInputs | None = None,
+    ) -> "Curve":
         """Read the finished points of a path, without training anything.
 
         Args:
             out: the folder that `lissom.path` was given.
             make_model: make_model(seed), needed only to get networks.
+            example_inputs: of the networks, needed only for `at`.
 
         Raises:
             RunError: if there is no path in `out`, or its files are damaged or of another version.
@@ -100,6 +119,7 @@ class Curve:
             error_name=record.error_name,
             error_unit="" if odd else record.error_unit,
             make_model=make_model,
+            example_inputs=example_inputs,
             _latencies=latencies,
         )
 
@@ -209,15 +229,7 @@ class Curve:
         Raises:
             PathError: if no setting is so small, or not exactly one axis was given.
         """
-        if len(budget) != 1:
-            raise PathError(
-                f"a budget is of one size, such as nonzeros=20_000; got {budget or 'none'}. "
-                f"Axes: {', '.join(self.axes)}"
-            )
-        [(name, limit)] = budget.items()
-        axis = self._axis(name)
-        if not _is_number(limit):
-            raise PathError(f"a budget is a number, got {axis}={shown(limit)}")
+        axis, limit = self._limit(budget)
         within = [s for s in self.settings if s.largest(axis) <= limit]
         if not within:
             least = min(self.settings, key=lambda s: s.largest(axis))
@@ -226,6 +238,42 @@ class Curve:
                 f"{axis}={least.largest(axis):,}, at {least}"
             )
         return min(within, key=lambda s: (s.error, s.size(axis)))
+
+    @as_annotated(PathError, "seed")
+    def at(
+        self, *, seed: int = 0, batches: Iterable[Any] | None = None, **budget: float
+    ) -> nn.Module:
+        """The largest network within a size, cut from one training of all sizes, and shrunk.
+
+            curve.at(nonzeros=5000)    # a size that nobody trained
+
+        It is not fine-tuned, as points of the curve may be.
+
+        Args:
+            seed: whose training it is cut from.
+            batches: training inputs, where BatchNorm's running statistics have to be made anew:
+                those of the training are of networks of all sizes.
+            **budget: nonzeros, weights, macs, bytes or bits.
+
+        Raises:
+            PathError: if the dense point left no order, no cut is so small, or what the networks
+                are made of and shrunk on is not known.
+        """
+        axis, limit = self._limit(budget)
+        dense = [p for p in self.points if p.seed == seed and p.strength is None and not p.failed]
+        if not dense:
+            raise PathError(f"there is no dense network of seed={seed!r} to be cut")
+        if axis == "latency":
+            raise PathError("how long a cut takes is not known before it is there: give macs=…")
+        if self.example_inputs is None:
+            raise PathError(
+                "a cut is shrunk on example inputs: Curve.load(out, make_model, example_inputs)"
+            )
+        net = build(self._maker(None), seed)
+        fill(net, dense[0].folder)
+        order, record = order_in(state_in(dense[0].folder), net), load_path(self.out)
+        whole = Whole(net.eval(), order, self.example_inputs, record.round_to, record.inputs)
+        return whole.within(axis, limit, batches)
 
     @as_annotated(PathError)
     def slope(self, at: "Setting | Point | Knee | float", axis: str = "nonzeros") -> float:
@@ -363,6 +411,8 @@ class Curve:
         sizes = [self._size(setting, axis) for axis in _columns(setting.points[0].sizes or {})]
         seconds = sum(point.seconds for point in (*setting.points, *setting.failed))
         marks = [mark] if mark else []
+        if setting.made != TRAINED:
+            marks.append(setting.made)
         if setting.failed:
             marks.append(f"{len(setting.failed)} failed")
         return [
@@ -395,6 +445,19 @@ class Curve:
                 "lissom.path was given as make_model"
             )
         return make_model
+
+    def _limit(self, budget: Mapping[str, float]) -> tuple[str, float]:
+        """The one axis of a budget, and its number."""
+        if len(budget) != 1:
+            raise PathError(
+                f"a budget is of one size, such as nonzeros=20_000; got {dict(budget) or 'none'}. "
+                f"Axes: {', '.join(self.axes)}"
+            )
+        [(name, limit)] = budget.items()
+        axis = self._axis(name)
+        if not _is_number(limit):
+            raise PathError(f"a budget is a number, got {axis}={shown(limit)}")
+        return axis, limit
 
     def _axis(self, axis: str) -> str:
         if axis not in self.axes:

@@ -26,6 +26,7 @@ def size_text(size: float, axis: str) -> str:
 
 
 FRACTION = "fraction"  # the unit of an error that is shown in percent
+TRAINED, CUT, FINE_TUNED = "trained", "cut", "fine-tuned"  # how a point was made
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Point:
         test_error: only reported; None if no test was given.
         sizes: by the name of the axis: nonzeros, weights, macs, bytes, bits, coded, latency.
         empty: whether its answer does not depend on its input any more.
+        made: "trained", or with `cuts` from the dense network: "cut", where every weight is that
+            of the dense network or 0, or "fine-tuned" after it.
         seconds: it took, for training and all else.
         failed: why there is no network.
     """
@@ -107,6 +110,7 @@ class Point:
     test_error: float | None = None
     sizes: Mapping[str, float] | None = None
     empty: bool = False
+    made: str = TRAINED
     seconds: float = 0.0
     failed: str | None = None
 

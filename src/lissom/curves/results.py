@@ -33,6 +33,11 @@ class Setting:
         return fmean(point.error for point in self.points)
 
     @property
+    def made(self) -> str:
+        """How: "trained"; "cut" from one training of all sizes, or "fine-tuned" after that."""
+        return ", ".join(dict.fromkeys(point.made for point in self.points))
+
+    @property
     def error_std(self) -> float:
         """The standard deviation over the seeds; NaN for one."""
         return spread([point.error for point in self.points])
@@ -61,6 +66,7 @@ class Setting:
         return {
             "strength": self.strength,
             "from_scratch": self.from_scratch,
+            "made": self.made,
             "seeds": [point.seed for point in self.points],
             "failed": [point.seed for point in self.failed],
             "error": self.error,

@@ -9,12 +9,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.arguments import shown
 from lissom.curves.checks import ContractError, check_functions
 from lissom.curves.placing import Plan
-from lissom.curves.point import Point, Start
+from lissom.curves.point import CUT, FINE_TUNED, TRAINED, Point, Start
 from lissom.curves.seeding import seeded
 from lissom.curves.storing import (
     FAILED,
@@ -48,6 +48,7 @@ class Job:
     """What all points of a path share.
 
     Attributes:
+        cuts: whether all points begin with the dense network.
         folders: whether `fit` gets a folder.
     """
 
@@ -59,6 +60,7 @@ class Job:
     plan: Plan
     round_to: int
     inputs: bool
+    cuts: bool
     out: Path
     folders: bool
 
@@ -79,6 +81,8 @@ def planned(
     order = job.plan.order
     earlier = [p for p in done if p.seed == seed]
     denser = [p for p in earlier if not p.failed and order(p.strength) < order(strength)]
+    if job.cuts:  # of one training
+        denser = [p for p in denser if p.strength is None]
     warm = denser and not from_scratch
     origin = max(denser, key=lambda p: order(p.strength)) if warm else None
     return Point(
@@ -183,6 +187,7 @@ def _begun(job: Job, point: Point) -> tuple[nn.Module, Start]:
 def _trained(job: Job, point: Point, net: nn.Module, start: Start) -> Point:
     """Train, check and measure one point, and keep all of it but point.json."""
     shapes = {name: tensor.shape for name, tensor in named_tensors(net)}
+    whole = [p.detach().clone() for p in net.parameters()] if _is_cut(job, point) else None
     with seeded("fit", point.seed, point.strength, point.from_scratch):
         state = job.fit(net, point.strength, start)
     _check(net, shapes, state)
@@ -191,14 +196,27 @@ def _trained(job: Job, point: Point, net: nn.Module, start: Start) -> Point:
     test_error = None if job.test is None else _score(job.test, net, point, "test")
     small = shrink(net, job.example_inputs, round_to=job.round_to, inputs=job.inputs)
     save_network(net, small, state, point.folder)
-    sizes = _sizes(small, job)
+    sizes = sizes_of(small, job.example_inputs)
     return replace(
         point,
         error=error,
         test_error=test_error,
         sizes=sizes,
         empty=_empty(net, job.example_inputs),
+        made=TRAINED if whole is None else _how(net, whole),
     )
+
+
+def _is_cut(job: Job, point: Point) -> bool:
+    """Whether a point is cut from another one, and maybe fine-tuned."""
+    return job.cuts and point.origin is not None
+
+
+def _how(net: nn.Module, whole: Sequence[Tensor]) -> str:
+    """What was done to a network, by its weights now and before."""
+    pairs = zip(net.parameters(), whole, strict=True)
+    kept = all(bool(((now == 0) | (now == before.to(now))).all()) for now, before in pairs)
+    return CUT if kept else FINE_TUNED
 
 
 def _check(net: nn.Module, shapes: dict[str, torch.Size], state: object) -> None:
@@ -243,10 +261,10 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
     return number
 
 
-def _sizes(small: nn.Module, job: Job) -> dict[str, float]:
+def sizes_of(small: nn.Module, example_inputs: ExampleInputs) -> dict[str, float]:
     """The sizes of point.AXES, but for the latency."""
     counted = measure(small)
-    inputs = as_inputs(job.example_inputs)
+    inputs = as_inputs(example_inputs)
     done = forward_pass(small, inputs)
     return {
         "nonzeros": counted.nonzeros,

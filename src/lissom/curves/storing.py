@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lissom.curves.checks import ContractError
 from lissom.curves.fingerprints import differences
-from lissom.curves.point import FRACTION, Point
+from lissom.curves.point import FRACTION, TRAINED, Point
 from lissom.errors import PathError, RunError, StorageError
 from lissom.measuring import Latency
 from lissom.running import named_tensors
@@ -63,11 +63,15 @@ class PathRecord:
     error_unit: str = FRACTION
     round_to: int = 1
     inputs: bool = False
+    cuts: bool = False
 
 
 @dataclass(frozen=True)
 class PointRecord:
-    """A point as JSON has it: null for NaN, and without the folder's path."""
+    """A point as JSON has it: null for NaN, and without the folder's path.
+
+    `made` was not told when lissom was younger.
+    """
 
     strength: float | None
     seed: int
@@ -81,6 +85,7 @@ class PointRecord:
     empty: bool
     seconds: float
     failed: str | None
+    made: str = TRAINED
 
 
 def folder_of(out: Path, seed: int, strength: float | None, from_scratch: bool) -> Path:
@@ -227,8 +232,8 @@ def load_point(folder: Path) -> Point | None:
     if told.failed is None and (told.error is None or told.sizes is None):
         raise RunError(f"{path}: a point that did not fail has an error and sizes")
     error = math.nan if told.error is None else told.error
-    kept = {name: record[name] for name in vars(told)}  # whole numbers stay so
-    return Point(**{**kept, "folder": folder, "error": error})
+    kept = vars(told) | {name: record[name] for name in vars(told) if name in record}
+    return Point(**{**kept, "folder": folder, "error": error})  # whole numbers stay so
 
 
 def name_of(point: Point) -> str:

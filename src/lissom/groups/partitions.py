@@ -341,10 +341,13 @@ class Partition:
         Where something else than weights reads what a group makes, the columns that read it stay:
         what comes out of a dead unit may be f(0) ≠ 0, and goes on to all readers alike.
         """
-        for member in self.members:
-            goes = self.read_by_weights or not member.reads
-            if isinstance(member.tensor, nn.Parameter) and goes:
-                member.tensor.mul_(member.spread((~dead).to(member.tensor)))
+        for tensor, spread in self.killed():
+            tensor.mul_(spread((~dead).to(tensor)))
+
+    def killed(self) -> list[tuple[nn.Parameter, Spread]]:
+        """What `kill_` changes: parameters, and how the groups are spread over each."""
+        goes = [m for m in self.members if self.read_by_weights or not m.reads]
+        return [(m.tensor, m.spread) for m in goes if isinstance(m.tensor, nn.Parameter)]
 
     def gated(self) -> list[tuple[nn.Parameter, Spread]]:
         """Where a gate in the forward pass acts: parameters, and how it is spread over each.

@@ -10,6 +10,7 @@ from lissom.importing import imported
 from lissom.methods.gates import Budget, GateOptions, Gates, close_dead_gates, gates_of
 from lissom.methods.lc import LC, LCOptions
 from lissom.methods.method import Method, methods_on
+from lissom.methods.nested import Nested, NestedOptions
 from lissom.methods.options import Options, Steps, make_options
 from lissom.methods.plain import require_plain
 from lissom.methods.proximal import Proximal, ProximalOptions
@@ -23,6 +24,8 @@ __all__ = [
     "Gates",
     "LCOptions",
     "Method",
+    "Nested",
+    "NestedOptions",
     "Options",
     "Proximal",
     "ProximalOptions",
@@ -37,7 +40,7 @@ __all__ = [
     "require_plain",
 ]
 
-NAMED = {method.name: method for method in (Proximal, Gates, LC, Subgradient)}
+NAMED = {method.name: method for method in (Proximal, Gates, LC, Nested, Subgradient)}
 
 
 @as_annotated(MethodError)

@@ -36,8 +36,8 @@ from lissom.methods.optimizers import (
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
 from lissom.methods.sharing import require_whole
+from lissom.methods.trainable import require_trainable
 from lissom.methods.watching import Watch
-from lissom.parametrized import why_not
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
 from lissom.strength import Strength
@@ -77,6 +77,8 @@ class Method(metaclass=_MadeFirst):
         averages: whether an average of weights from before `finalize` is a network of the same
             kind. Where weights come and go it is not: it has no zeros.
         exact: whether it ends in exact zeros.
+        cuts: whether one training holds networks of all sizes, in the `order` of its groups, and
+            any is a cut. What layers keep of their inputs, as BatchNorm does, is of all of them.
         fresh_moments: whether the optimizer forgets its moments at the end, since they belong to
             another problem and would go on moving what is dead.
         settles: the fraction of a training after which a budget that falls by a schedule should
@@ -94,6 +96,7 @@ class Method(metaclass=_MadeFirst):
     options_type: ClassVar[type[Options]] = Options
     averages: ClassVar[bool] = False
     exact: ClassVar[bool] = True
+    cuts: ClassVar[bool] = False
     fresh_moments: ClassVar[bool] = False
     settles: ClassVar[float] = 1.0
     strengths: ClassVar[Mapping[str, Strength]] = {}
@@ -118,7 +121,7 @@ class Method(metaclass=_MadeFirst):
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
-            self._check_weights(groups, penalty)
+            require_trainable(groups, penalty, self.name, of_complex=self.of_complex(self.options))
         self.step = 0
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None
@@ -182,25 +185,6 @@ class Method(metaclass=_MadeFirst):
     def lasts(cls, penalties: Iterable[Any]) -> bool:
         """Whether what it ends with stays while training goes on, as zeros do."""
         return True
-
-    def _check_weights(self, groups: Groups, penalty: Any) -> None:
-        """Refuse complex weights where real ones are known alone, and what makes weights.
-
-        Raises:
-            MethodError: naming the first, and what works.
-        """
-        signed = getattr(penalty, "signed", False)
-        of_complex = self.of_complex(self.options) and not signed
-        for block in groups.blocks:
-            for member in block.normed:
-                if member.tensor.is_complex() and not of_complex:
-                    raise MethodError(
-                        f"{member.name} is complex, and {penalty if signed else self.name} knows "
-                        "real weights only: proximal(…, metric='euclidean') takes |w| as the size "
-                        "of a weight; or keep real and imaginary parts in parameters of their own"
-                    )
-                if why := why_not(block.module, member.tensor):
-                    raise MethodError(f"a penalty on {member.name} cannot be: {why}")
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that does not hold what the method is to change.
@@ -318,6 +302,16 @@ class Method(metaclass=_MadeFirst):
             MethodError: where it does not.
         """
         raise MethodError(f"method {self.name!r} learns one network, and has none to draw from")
+
+    def order(self) -> dict[str, Tensor]:
+        """The smallest fraction of the groups with which each weight stays, where `cuts` is True.
+
+        By the names of the parameters, and shaped like them; 0 for what is of no group.
+
+        Raises:
+            MethodError: where it has no order.
+        """
+        raise MethodError(f"method {self.name!r} learns one network, and not those of other sizes")
 
     # The handle.
 

@@ -148,7 +148,7 @@ def check_recipe(
         spec = recipe.path
         listed = len(spec.strengths) > 2  # besides the dense network's
         points = len(spec.strengths) + 1 if listed else spec.points
-        epochs = spec.seeds * (spec.dense + (points - 1) * spec.epochs)
+        epochs = spec.seeds * (spec.dense + (points - 1) * spec.each)
         of = f"the {epochs:,} epochs of a curve, {points} points × {spec.seeds}"
     return Checked(
         repr(data), recipe.model.called, size, trial.first_loss, task.error_name, groups, expected,

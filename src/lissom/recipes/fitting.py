@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lissom.curves import Curve, Start, path
+from lissom.curves.cutting import ORDER
 from lissom.curves.telling import Listener
 from lissom.data import Dataset, Loaders
 from lissom.errors import RecipeError
@@ -126,6 +127,7 @@ class RecipePath:
             points=spec.points,
             seeds=spec.seeds,
             from_scratch=from_scratch,
+            cuts=self.recipe.method is not None and self.recipe.method.type.cuts,
             strength_name=strength_of(self.recipe).label,
             error_name=self.task.error_name,
             error_unit=self.task.error_unit,
@@ -156,13 +158,23 @@ class RecipePath:
             model=net,
             teacher=self._teacher(start.seed),
         )
-        if trainer.method is not None:
-            trainer.method.warm_start(None if start.state is None else start.state["optimizer"])
+        method, fine_tune = trainer.method, path_of(self.recipe).fine_tune
+        if method is not None:
+            method.warm_start(None if start.state is None else start.state["optimizer"])
+        cut = method is not None and method.cuts and not untrained
         if start.folder is not None and (start.folder / "checkpoint.pt").exists():
             trainer.resume()
-        trainer.fit()
+        elif method is not None and cut and fine_tune:
+            method.finalize()
+        if cut and not fine_tune:
+            trainer.deliver()
+        else:
+            trainer.fit()
+        state = {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
+        if method is not None and method.cuts and strength is None:
+            state[ORDER] = method.order()
         net.cpu()
-        return {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
+        return state
 
     def error(self, net: nn.Module) -> float:
         """On the held-out examples."""

@@ -23,7 +23,9 @@ class PathSpec(Spec):
     empty, an interval, or a guess. The dense network is trained for `dense` epochs, and each
     further point goes on for `epochs`. In the last `fine_tune` epochs zeros stay zero, and the
     learning rate falls along a cosine; a network trained for `dense` epochs is fine-tuned for as
-    large a fraction of them. `round_to` and `inputs` are those of `lissom.shrink`; `latency` times
+    large a fraction of them. Where a method trains all sizes at once, as `nested` does, in the
+    `dense` epochs, a point is a cut of that network and `fine_tune` epochs, which may be 0: then
+    there are no `epochs`. `round_to` and `inputs` are those of `lissom.shrink`; `latency` times
     the networks too, in torch (true) or in the runtime that it names.
     """
 
@@ -32,8 +34,8 @@ class PathSpec(Spec):
     points: Annotated[int, Field(ge=2)] = 12
     seeds: Whole = 3
     dense: Whole
-    epochs: Whole
-    fine_tune: Whole
+    epochs: Whole | None = None
+    fine_tune: Annotated[int, Field(ge=0)]
     round_to: Whole = 1
     inputs: bool = False
     latency: bool | str = False
@@ -48,10 +50,17 @@ class PathSpec(Spec):
             )
         return given
 
+    @property
+    def each(self) -> int:
+        """Epochs of a point beyond the dense one."""
+        return self.fine_tune if self.epochs is None else self.epochs
+
     @model_validator(mode="after")
     def _fine_tunes_at_the_end(self) -> Self:
-        if self.fine_tune >= self.epochs:
+        if self.epochs is not None and not 1 <= self.fine_tune < self.epochs:
             what = f"all {self.epochs} epochs would fine-tune: fine_tune is less than epochs"
+            if self.fine_tune == 0:
+                what = "zeros settle while a point is fine-tuned: give at least 1 epoch"
             raise complaint(what, "fine_tune")
         if self.dense < 2:
             raise complaint("1 epoch cannot learn and fine-tune: give at least 2", "dense")
@@ -76,6 +85,14 @@ def check_path(recipe: "Recipe") -> None:
     if not recipe.method.type.exact:
         what = f"a curve goes to ever more zeros, and method {recipe.method.type.name!r} makes none"
         raise complaint(what, "path")
+    cuts = recipe.method.type.cuts
+    if cuts != (spec.epochs is None):
+        what = f"under method {recipe.method.type.name!r} a point is " + (
+            "a cut with fine_tune epochs: leave out epochs"
+            if cuts
+            else "trained for some epochs, the last fine_tune of them with zeros: set epochs = 16"
+        )
+        raise complaint(what, "path", "epochs")
     if not spec.strength.startswith(("penalties.", "method.")):
         what = "the strength is a number of penalties or method, as penalties.0.L0 is, not "
         raise complaint(f"{what}{spec.strength!r}", "path", "strength")
@@ -84,6 +101,9 @@ def check_path(recipe: "Recipe") -> None:
     if spec.strength not in known:
         what = f"there is no number {spec.strength!r} in this recipe."
         raise complaint(what + nearest(spec.strength, known), "path", "strength")
+    if cuts and strength_of(recipe).dense is None:
+        what = "points are cuts of all groups, so that the strength is a fraction of them, not "
+        raise complaint(f"{what}{spec.strength!r}", "path", "strength")
     for i, strength in enumerate(spec.strengths):
         if reason := why_no_point(recipe, strength):
             raise complaint(reason, "path", "strengths", i)
@@ -135,30 +155,49 @@ def point_recipe(
         untrained: whether it begins with an untrained network, and so has the dense one's epochs.
     """
     spec = path_of(recipe)
-    epochs = spec.dense if strength is None or untrained else spec.epochs
-    fine_tune = round(spec.fine_tune * epochs / spec.epochs)
-    sparse = epochs - min(max(1, fine_tune), epochs - 1)
+    assert recipe.method is not None  # checked before
+    method, kind = recipe.method.type, strength_of(recipe)
+    whole = strength is None or untrained
+    epochs = spec.dense if whole else max(1, spec.each)
+    falls = _falls(spec, epochs, cut=not whole if method.cuts else None)
     table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
     train = table["train"]
-    warm = strength is None or untrained
-    for unused in ("milestones", "gamma", "scheduler", *(() if warm else ("warmup",))):
+    for unused in ("milestones", "gamma", "scheduler", *(() if whole else ("warmup",))):
         train.pop(unused, None)
-    train |= {"epochs": epochs, "cosine_from": sparse, "evaluate_every": epochs}
-    if warm:
-        train["warmup"] = min(train["warmup"], float(sparse))
+    train |= {"epochs": epochs, "cosine_from": falls, "evaluate_every": epochs}
+    if whole:
+        train["warmup"] = min(train["warmup"], float(falls))
     if "average_from" in train:
-        train["average_from"] = sparse
-    if strength is None:
+        train["average_from"] = falls
+    if strength is None and not method.cuts:
         table |= {"penalties": []}
         table.pop("method")
         return type(recipe).model_validate(table)
-    assert recipe.method is not None  # checked before
-    method = recipe.method.type
-    whole = {**table["method"], **method.options_type.over(sparse)}
-    table["method"] = {name: value for name, value in whole.items() if value is not None}
+    options = {**table["method"], **method.options_type.over(epochs if method.cuts else falls)}
+    table["method"] = {name: value for name, value in options.items() if value is not None}
     holder, key = _held(table, spec.strength)
-    holder[key] = _number(strength_of(recipe), strength, before, method.settles * sparse)
+    if strength is None:
+        holder[key] = kind.dense
+    elif method.cuts:
+        holder[key] = strength
+    else:
+        holder[key] = _number(kind, strength, before, method.settles * falls)
     return type(recipe).model_validate(table)
+
+
+def _falls(spec: PathSpec, epochs: int, *, cut: bool | None) -> int:
+    """The epoch of a point from which its learning rate falls.
+
+    Args:
+        spec: of the path.
+        epochs: of the point.
+        cut: whether all of them fine-tune a cut, or train all sizes; None where the method acts
+            until the rate falls, and zeros stay from then on.
+    """
+    if cut is not None:
+        return 0 if cut else epochs // 2
+    fine_tune = round(spec.fine_tune * epochs / spec.each)
+    return epochs - min(max(1, fine_tune), epochs - 1)
 
 
 def _number(kind: Strength, strength: float, before: float | None, epochs: float) -> Any:

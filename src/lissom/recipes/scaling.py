@@ -43,7 +43,7 @@ def scale(table: dict[str, Any], epochs: int) -> list[str]:
             ramp["epochs"] = round(float(ramp["epochs"] * ratio), 6)
     path: Any = table.get("path")
     for name, least in LEAST.items() if isinstance(path, dict) else ():
-        if _whole(path.get(name)):
+        if _whole(path.get(name)) and path[name]:
             path[name] = max(least, int(path[name] * ratio))
     after = dict(_leaves(table))
     return [

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from lissom.curves import Curve, Point, Setting
-from lissom.curves.point import number_or_dense, strength_text
+from lissom.curves.point import TRAINED, number_or_dense, strength_text
 from lissom.curves.results import none_for_nan, spread
 from lissom.curves.storing import small_in
 from lissom.errors import LissomError, PathError
@@ -155,9 +155,10 @@ def _setting(setting: Setting, strength_label: str) -> dict[str, Any]:
     """Means and spreads; each error and size as [mean, standard deviation or null]."""
     tests = [p.test_error for p in setting.points if p.test_error is not None]
     test = [setting.test_error, none_for_nan(spread(tests))]
+    made = "" if setting.made == TRAINED else f", {setting.made}"
     return {
         "strength": setting.strength,
-        "title": strength_text(setting.strength, strength_label),
+        "title": strength_text(setting.strength, strength_label) + made,
         "from_scratch": setting.from_scratch,
         "failed": [point.seed for point in setting.failed],
         "error": [setting.error, none_for_nan(setting.error_std)],

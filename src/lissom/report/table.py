@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from lissom.curves import Curve, Setting
-from lissom.curves.point import UNLISTED, number_or_dense
+from lissom.curves.point import TRAINED, UNLISTED, number_or_dense
 from lissom.curves.results import spread
 from lissom.curves.storing import small_in
 from lissom.errors import PathError
@@ -155,7 +155,8 @@ def _columns(sizes: list[dict[str, Any]], columns: list[dict[str, Any]]) -> list
 
 def _marks(setting: Setting, knee: bool, dominated: bool) -> list[str]:
     """What is to be said of a setting besides its numbers."""
-    marks = {"knee": knee, "dominated": dominated, "from scratch": setting.from_scratch}
+    made = {setting.made: setting.made != TRAINED}
+    marks = {"knee": knee, "dominated": dominated, "from scratch": setting.from_scratch, **made}
     failed = f"{len(setting.failed)} failed"
     return [
         *(mark for mark, holds in marks.items() if holds),

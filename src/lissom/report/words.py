@@ -14,6 +14,10 @@ WORDS = {
     "(validation) data.",
     "from scratch": "Trained from an untrained network at this strength alone, as a check. All "
     "others go on from the network before them, from dense to empty.",
+    "cut": "A part of the dense network, whose training was one of all sizes, with the same "
+    "weights.",
+    "fine-tuned": "A part of the dense network, whose training was one of all sizes, that was "
+    "trained on for a few epochs.",
     "halving": "Half the size. From a network on the curve to one of half its size, the error "
     "grows by about this much.",
     "points": "Percentage points: from 97.0 % to 96.5 % are 0.5 points.",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lissom.data.loaders import moved
 from lissom.errors import RunError
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
+from lissom.methods.statistics import keeps_statistics, renew_statistics
 from lissom.running import holding, named_tensors
 from lissom.storage import alone_in, append_event, keep_events, save_events
 from lissom.training.checkpoint import (
@@ -164,7 +166,7 @@ class Trainer:
             now = self.epoch % self.options.evaluate_every == 0 or not self._epochs_left()
             found = self._after_epoch(seen) if now else None
             self._call("on_epoch_end", found)
-        self._deliver()
+        self.deliver()
         chosen = self._last if self._best is None else Evaluation.from_dict(self._best["event"])
         assert chosen is not None  # the last epoch is always evaluated
         self._call("on_fit_end", chosen)
@@ -197,7 +199,12 @@ class Trainer:
                 pairs = [(tensor, average[name].data) for name, tensor in own.values()]
                 stack.enter_context(holding(*zip(*pairs, strict=True)))
             if self.method is not None:
+                cut = self.method.cuts and not self.method.finalized
                 stack.enter_context(self.method.deployed())
+                if cut and keeps_statistics(self.model):
+                    buffers = list(self.model.buffers())
+                    stack.enter_context(holding(buffers, [b.clone() for b in buffers]))
+                    self._renew_statistics()
             yield self.model
 
     def _check(self) -> None:
@@ -363,8 +370,8 @@ class Trainer:
             if (called := getattr(callback, hook, None)) is not None:
                 called(self, *given)
 
-    def _deliver(self) -> None:
-        """Give the model the chosen weights, plain."""
+    def deliver(self) -> None:
+        """Give the model the chosen weights, plain; `fit` does so at its end."""
         if self._best is None and self._average is not None:
             own, average = dict(named_tensors(self.model)), named_tensors(self._average.module)
             with torch.no_grad():
@@ -372,13 +379,22 @@ class Trainer:
                     own[name].copy_(tensor)
         self._average = None
         if self.method is not None:
+            cut = self.method.cuts and not self.method.finalized
             self.method.finalize()
+            if cut and keeps_statistics(self.model):
+                self._renew_statistics()
             self.outcome = self.method.outcome(self.model)
         if self._best is not None:
             self.model.load_state_dict(self._best["model"])
             if self.method is not None:
                 self.method.note_zeros()
         self._devices.share_buffers(self.model)
+
+    def _renew_statistics(self) -> None:
+        """Make BatchNorm's running statistics those of the model as it is now, in one epoch."""
+        batches = (batch for step in self._feed.epoch(self.epoch) for batch, _ in step)
+        inputs = (moved(batch, self.model) for batch in batches)
+        renew_statistics(self.model, (partial(self.task.call, self.model, x) for x in inputs))
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -2,9 +2,8 @@
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,17 +20,18 @@ from lissom.methods.gates.expected import Cost, Expected
 from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
     LOG_ALPHA,
+    Drawing,
     OnInputs,
     OnWeights,
-    Placing,
     Waiting,
     check_ungated,
-    places,
+    gated,
     placing_of,
 )
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
+from lissom.methods.placing import compile_anew, places, uncompiled
 from lissom.methods.sharing import require_own_forward, require_reduced
 from lissom.parametrized import has_norms
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
@@ -101,7 +101,7 @@ class Gates(Method):
         self._blocks = self.blocks()
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
-        self._places = places(model, self._blocks)
+        self._places = places(model, self._blocks, GateError)
         self._expected = Expected(model, self._blocks, example_inputs)
         weight = self._blocks[0].parameters[0]
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -119,14 +119,14 @@ class Gates(Method):
                 options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
         placing = OnWeights if options.draws == "batch" else OnInputs
-        self._placing: Placing = placing(model, self._places, self._draw)
+        self._placing: Drawing = placing(model, self._places, self._draw)
         try:
             _join(optimizer, log_alpha, options.gate_lr)
         except Exception:
             self._placing.remove()
             raise
         model.register_parameter(LOG_ALPHA, log_alpha)
-        _compile_anew()
+        compile_anew()
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
 
     @classmethod
@@ -294,7 +294,7 @@ class Gates(Method):
     def let_go(self) -> None:
         log_alpha = self.log_alpha  # refuses a second time
         self._placing.remove()
-        _compile_anew()
+        compile_anew()
         del self.model._parameters[LOG_ALPHA]
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
@@ -306,7 +306,7 @@ class Gates(Method):
     def aside(self) -> Iterator[None]:
         parameters = self.model._parameters
         kept = dict(parameters)
-        with self._placing.aside(), _uncompiled():
+        with self._placing.aside(), uncompiled():
             self._set_aside = parameters.pop(LOG_ALPHA)
             try:
                 yield
@@ -457,7 +457,7 @@ class Gates(Method):
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
         for place in self._places:
-            place.parameter.copy_(place.gated([Values(z) for z in gates]))
+            place.parameter.copy_(gated(place, [Values(z) for z in gates]))
 
     @torch.no_grad()
     def _write(self, gates: Sequence[Tensor]) -> None:
@@ -539,23 +539,3 @@ def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) 
         raise OptimizerError(
             f"{type(optimizer).__name__} takes no param group for log α, a vector: {error}"
         ) from error
-
-
-def _compile_anew() -> None:
-    """Forget compiled code, since hooks have come or gone, which torch.compile takes no notice of.
-
-    It shares what it compiled among all models of a class: one with gates would run without them.
-    """
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """For as long as it is open, compiled models run as they were written.
-
-    What was compiled with gates would run without them, and the other way round.
-    """
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes long
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance

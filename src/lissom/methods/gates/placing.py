@@ -1,14 +1,7 @@
-"""Gates in the forward pass: weights are multiplied by them for the time of a call.
-
-A module's parameters stay what and where they are, so that optimizers, `state_dict` and the model's
-class know nothing of gates. While the model runs, the product w·z stands in the instance's
-`__dict__`, where attribute lookup finds it before the parameter.
-"""
+"""Gates in the forward pass: weights, or what layers read, are multiplied by each call's draw."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -18,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import GateError
-from lissom.groups import Partition, Spread
+from lissom.methods import placing
 from lissom.methods.gates.drawing import Drawn, Values
-from lissom.methods.plain import InForward
+from lissom.methods.placing import Place, Placing, require_original
+from lissom.methods.plain import require_plain
 from lissom.running import leaves
 
 LOG_ALPHA = "lissom_log_alpha"
@@ -39,63 +33,15 @@ class Waiting:
 Draw = Callable[[int | None, Waiting], Sequence[Drawn]]
 
 
-@dataclass
-class Place:
-    """A parameter that gates multiply.
-
-    Attributes:
-        name: in its model.
-        owners: the modules that hold it, each with its attribute's name; a tied one has several.
-        factors: by the number of their block, what lays its gates out over the parameter.
-    """
-
-    name: str
-    owners: list[tuple[nn.Module, str]]
-    factors: list[tuple[int, Spread]]
-
-    @property
-    def parameter(self) -> Tensor:
-        """What the owner holds now: `torch.func.functional_call` exchanges it."""
-        owner, attribute = self.owners[0]
-        parameter = owner._parameters[attribute]
-        assert parameter is not None
-        return parameter
-
-    def gated(self, gates: Sequence[Drawn]) -> Tensor:
-        """w·z."""
-        weight: Tensor = self.parameter
-        for block, spread in self.factors:
-            weight = gates[block].times(weight, spread)
-        return weight
+def gated(place: Place, gates: Sequence[Drawn]) -> Tensor:
+    """w·z."""
+    weight: Tensor = place.parameter
+    for block, spread in place.factors:
+        weight = gates[block].times(weight, spread)
+    return weight
 
 
-def places(model: nn.Module, blocks: Sequence[Partition]) -> list[Place]:
-    """Where the blocks' gates act, each parameter once.
-
-    Raises:
-        GateError: if a block is not of this model.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append((module, attribute))
-    found: dict[int, Place] = {}
-    for number, block in enumerate(blocks):
-        for parameter, spread in block.gated():
-            key = id(parameter)
-            if key not in names:
-                raise GateError(
-                    f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
-                    "groups from the model that is gated"
-                )
-            place = found.setdefault(key, Place(names[key], owners[key], []))
-            place.factors.append((number, spread))
-    return list(found.values())
-
-
-class Placing(InForward):
+class Drawing(Placing):
     """Hooks that bring a draw of gates into each call of a model.
 
     Where the backward pass runs a part of the model again (gradient checkpointing), it gets the
@@ -108,38 +54,12 @@ class Placing(InForward):
     """
 
     def __init__(self, model: nn.Module, places: list[Place], draw: Draw) -> None:
-        self.model, self.places, self.draw = model, places, draw
-        self._forget()
-        self._handles = self._hook()
-
-    def remove(self) -> None:
-        """Take the hooks off."""
-        self.clear()
-        for handle in self._handles:
-            handle.remove()
+        self.draw = draw
+        super().__init__(model, places)
 
     def clear(self) -> None:
-        """Leave no trace of a call that was interrupted."""
+        super().clear()
         self._forget()
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the hooks off for a while: the same come back, in the same order."""
-        self.clear()
-        tables = [table for module in self.model.modules() for table in _hook_tables(module)]
-        kept = [(table, dict(table)) for table in tables if table]
-        for handle in self._handles:
-            handle.remove()
-        try:
-            yield
-        finally:
-            for table, hooks in kept:
-                hooks.update(table)  # those of others that came meanwhile
-                table.clear()
-                table.update(hooks)
-
-    @abstractmethod
-    def _hook(self) -> list[RemovableHandle]: ...
 
     @abstractmethod
     def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
@@ -149,15 +69,11 @@ class Placing(InForward):
         self._last: list[Tensor] | None = None
         self._recorded = False  # whether a gradient can go back to it
         self._waiting: WeakSet[Waiting] = WeakSet()
-        self._calls: list[tuple[nn.Module, list[Tensor]]] = []  # that are running, innermost last
+        self._calls = []
 
     def _call(self, module: nn.Module, examples: int | None) -> list[Tensor]:
         """What this call is given: of a new draw, or again of the last one."""
-        if getattr(module, "_is_replica", False):
-            raise GateError(
-                "nn.DataParallel copies a model at each call, and its copies have no gates of "
-                "their own: use nn.parallel.DistributedDataParallel"
-            )
+        require_original(module, "gates", GateError)
         if torch.compiler.is_compiling():
             return self._made_of(self.draw(examples, Waiting()))
         if self._last is not None and torch._C._current_graph_task_id() != -1:
@@ -199,57 +115,17 @@ class Placing(InForward):
         self._forget()
 
 
-class OnWeights(Placing):
-    """One draw for each call: gated weights are multiplied by it.
-
-    The outermost call of the model, or of a part of it, draws; so does a call of the model within
-    itself.
-    """
-
-    def clear(self) -> None:
-        """Leave no trace of a call that was interrupted: torch skips hooks after Ctrl-C."""
-        super().clear()
-        for place in self.places:
-            for owner, attribute in place.owners:
-                owner.__dict__.pop(attribute, None)
-
-    def _hook(self) -> list[RemovableHandle]:
-        handles: list[RemovableHandle] = []
-        for module in _holders(self.model, self.places):
-            handles += [
-                module.register_forward_pre_hook(self._before, prepend=True),
-                module.register_forward_hook(self._after, always_call=True),
-            ]
-        return handles
+class OnWeights(Drawing, placing.OnWeights):
+    """One draw for each call: gated weights are multiplied by it."""
 
     def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
-        return [place.gated(gates) for place in self.places]
+        return [gated(place, gates) for place in self.places]
 
-    def _before(self, module: nn.Module, args: Any) -> None:
-        if self._calls and module is not self.model:
-            return
-        products = self._call(module, None)
-        self._install(products)
-        self._calls.append((module, products))
-
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._calls or self._calls[-1][0] is not module:
-            return
-        self._calls.pop()
-        if self._calls:
-            self._install(self._calls[-1][1])
-            return
-        for place in self.places:
-            for owner, attribute in place.owners:
-                del owner.__dict__[attribute]
-
-    def _install(self, products: list[Tensor]) -> None:
-        for place, product in zip(self.places, products, strict=True):
-            for owner, attribute in place.owners:
-                owner.__dict__[attribute] = product
+    def _products(self, module: nn.Module) -> list[Tensor]:
+        return self._call(module, None)
 
 
-class OnInputs(Placing):
+class OnInputs(Drawing):
     """A draw for each example: what dense and convolution layers read is multiplied by it.
 
     The same as gates on their columns, w_ok z_k x_k = w_ok (z_k x_k), for units that nothing but
@@ -328,15 +204,6 @@ class OnInputs(Placing):
         return (x, *others)
 
 
-def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
-    return [
-        module._forward_pre_hooks,
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks,
-        module._forward_hooks_always_called,
-    ]
-
-
 def check_ungated(model: nn.Module) -> None:
     """Refuse gates beside gates.
 
@@ -349,18 +216,19 @@ def check_ungated(model: nn.Module) -> None:
             "all groups in one lissom.gate(optimizer, model, {groups: penalty, …}), or take the "
             "others off by .remove()"
         )
+    require_plain(model, "gate")
 
 
-def placing_on(module: nn.Module) -> Placing | None:
+def placing_on(module: nn.Module) -> Drawing | None:
     """The hooks of gates on a module itself, if there are any."""
     for hook in module._forward_pre_hooks.values():
         placed = getattr(hook, "__self__", None)
-        if isinstance(placed, Placing):
+        if isinstance(placed, Drawing):
             return placed
     return None
 
 
-def placing_of(model: nn.Module) -> Placing:
+def placing_of(model: nn.Module) -> Drawing:
     """The hooks of the gates on a model.
 
     Raises:
@@ -379,9 +247,3 @@ def _input_dim(module: nn.Module) -> int | None:
         return 0 if module.transposed else 1
     # nn.MultiheadAttention never calls its `out_proj`, which is of a class of its own.
     return 1 if type(module) is nn.Linear else None
-
-
-def _holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:
-    """The model, the modules that hold gated parameters, and all between them."""
-    holding = {id(owner) for place in places for owner, _ in place.owners}
-    return [m for m in model.modules() if m is model or any(id(s) in holding for s in m.modules())]
