@@ -960,7 +960,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept.keys() == {
         "epoch", "steps_per_epoch", "seconds", "model", "optimizer", "method", "average", "best",
-        "event", "format", "optimized", "scheduler", "precision",
+        "event", "format", "optimized", "scheduler", "precision", "small",
     }  # fmt: skip
     assert kept["best"]["model"].keys() == kept["model"].keys()
 

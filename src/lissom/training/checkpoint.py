@@ -14,6 +14,7 @@ from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
 from lissom.training.evaluation import Evaluation
+from lissom.training.small import check_small
 
 KIND = "lissom checkpoint 1"
 ODD_MOMENTS = ("Adafactor", "LBFGS", "Muon")  # not all of the shape of a weight
@@ -32,6 +33,7 @@ STATE: dict[str, Any] = {
     "average": dict | None,
     "best": dict | None,
     "event": dict | None,
+    "small": dict | None,
 }
 BEST: dict[str, Any] = {"key": tuple[float, float], "event": dict, "model": dict, "waited": int}
 
@@ -47,7 +49,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RunError: if it is missing, damaged or of another version.
     """
-    state = load_state(path, KIND)
+    state = {"small": None, **load_state(path, KIND)}  # which those of before do not have
     if why := first_misfit(state, STATE):
         raise RunError(f"{path}: {why}")
     return state
@@ -119,6 +121,7 @@ def check_checkpoint(
     ):
         if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
+    check_small(state["small"], model)
 
 
 def _check_scheduler(kept: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:

@@ -43,6 +43,9 @@ class TrainOptions:
             and the final result.
         average_decay: of that average, each step.
         evaluate_every: so many epochs.
+        shrink: whether training goes on with what lives, once zeros are final, as by
+            `lissom.train_small`: True, False, or None for where it is faster. The model has its own
+            size again at the end of `fit`.
         precision: "32-true", or "bf16-mixed" and others, as Lightning Fabric has them.
         channels_last: a layout of images in which convolutions are faster.
         device: to train on: "cpu", "cuda", "cuda:1", "mps".
@@ -69,6 +72,7 @@ class TrainOptions:
     average_from: int | None = None
     average_decay: float = 0.999
     evaluate_every: int = 1
+    shrink: bool | None = None
     precision: Precision = "32-true"
     channels_last: bool = False
     device: str = "cpu"
