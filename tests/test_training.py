@@ -562,7 +562,7 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
         ("proximal", "unknown option 'proximal'. Known: accumulate, augment, average_decay, "
          "average_from, batch_size, channels_last, clip_norm, device, devices, epochs, "
          "evaluate_every, lr_factor, patience, patience_from, precision, scheduler, scheduler_by, "
-         "seed, steps_per_epoch, strategy."),
+         "seed, shrink, steps_per_epoch, strategy."),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:
