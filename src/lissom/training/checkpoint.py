@@ -14,7 +14,6 @@ from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
 from lissom.training.evaluation import Evaluation
-from lissom.training.small import check_small
 
 KIND = "lissom checkpoint 1"
 ODD_MOMENTS = ("Adafactor", "LBFGS", "Muon")  # not all of the shape of a weight
@@ -121,7 +120,6 @@ def check_checkpoint(
     ):
         if tensors is not None and (why := mismatch(expected, tensors)):
             raise RunError(f"the {name}: {why}")
-    check_small(state["small"], model)
 
 
 def _check_scheduler(kept: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:

@@ -27,10 +27,10 @@ WORTH, WORTH_ELSEWHERE = 1e11, 1e13
 MUCH = 0.9  # of the weights: with more of them left, nothing is faster
 PASSES = 3  # forward passes that a step takes as long as
 SURGERY: dict[str, Any] = {
-    "keep": dict[str, dict[int, Tensor]],
-    "sizes": dict[str, dict[str, int]],
-    "attention": dict[str, tuple[list[int], int]],
-    "reads": dict[str, Tensor],
+    "keep": Mapping[str, Mapping[int, Tensor]],
+    "sizes": Mapping[str, Mapping[str, int]],
+    "attention": Mapping[str, tuple[list[int], int]],
+    "reads": Mapping[str, Tensor],
 }
 
 
@@ -58,7 +58,7 @@ def go_small(
     """
     try:
         with drawing_apart():
-            inputs = as_inputs(first_inputs(data, task)).map(lambda x: moved(x, model))
+            inputs = _inputs(model, data, task)
             if options.shrink is None and not _worth_it(model, inputs, options, steps):
                 return None
             zeros, surgery, report = living(model, optimizer, inputs)
@@ -69,6 +69,10 @@ def go_small(
     except LissomError as error:
         warn(f"training goes on at full size, for the dead part cannot be cut out: {error}")
         return None
+
+
+def _inputs(model: nn.Module, data: Dataset | Loaders, task: Task) -> Inputs:
+    return as_inputs(first_inputs(data, task)).map(lambda x: moved(x, model))
 
 
 def _worth_it(model: nn.Module, inputs: Inputs, options: TrainOptions, steps: int) -> bool:
@@ -83,8 +87,10 @@ def small_state(small: SmallTraining | None) -> dict[str, Any] | None:
     return None if small is None else {name: getattr(small.surgery, name) for name in SURGERY}
 
 
-def check_small(state: Mapping[str, Any] | None, model: nn.Module) -> None:
-    """See that a model can be cut as a state says, and change nothing.
+def check_small(
+    state: Mapping[str, Any] | None, model: nn.Module, data: Dataset | Loaders, task: Task
+) -> None:
+    """See that a model runs when it is cut as a state says, and change nothing.
 
     Raises:
         RunError: saying what does not fit.
@@ -93,9 +99,13 @@ def check_small(state: Mapping[str, Any] | None, model: nn.Module) -> None:
         return
     if why := first_misfit(state, SURGERY):
         raise RunError(f"what was cut: {why}")
+    twin = copied(model)
     try:
-        Cut(copied(model), Surgery(**state)).do()
-    except (AttributeError, IndexError, LookupError, RuntimeError, TypeError) as error:
+        Cut(twin, Surgery(**state)).do()
+        with drawing_apart():
+            inputs = _inputs(model, data, task)
+            twin(*inputs.args, **inputs.kwargs)
+    except Exception as error:  # a model may raise anything
         raise RunError(f"what was cut is of another model: {error}") from error
 
 

@@ -42,7 +42,7 @@ from lissom.training.devices import Devices
 from lissom.training.evaluation import CLASSES, Evaluation, Tally, count, evaluate_all
 from lissom.training.feeding import Batch, Feed
 from lissom.training.options import TrainOptions
-from lissom.training.small import go_small, small_again, small_state
+from lissom.training.small import check_small, go_small, small_again, small_state
 from lissom.training.subnormals import flush_subnormals
 from lissom.training.task import Task
 from lissom.training.teacher import Teacher, check_teacher, make_answers
@@ -242,6 +242,7 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         last = None if state["event"] is None else Evaluation.from_dict(state["event"])
         check_checkpoint(state, self.model, self.optimizer, self.method, self.options.scheduler)
+        check_small(state["small"], self.model, self.data, self.task)
         if self.method is not None:
             self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
