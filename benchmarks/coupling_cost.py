@@ -43,7 +43,7 @@ import lissom  # noqa: E402
 from lissom import L1  # noqa: E402
 from lissom.coupling import couple, families, trace, units  # noqa: E402
 from lissom.coupling.constants import Constants  # noqa: E402
-from lissom.shrinking import copied  # noqa: E402
+from lissom.running import copied  # noqa: E402
 from lissom.shrinking.decision import Decider  # noqa: E402
 from lissom.shrinking.surgery import operate, plan  # noqa: E402
 from lissom.shrinking.verify import difference, fresh_inputs, other_sizes  # noqa: E402

@@ -84,7 +84,7 @@ def refusals() -> Iterator[list[None]]:
     Units that are not zero themselves and were refused stand in no report.
     """
     found: list[None] = []
-    case = import_module("lissom.shrinking")._Case
+    case = import_module("lissom.shrinking.case").Case
     original = case.what_modules_cannot
 
     def counted(self: object) -> object:

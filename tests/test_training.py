@@ -591,7 +591,7 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
         ("proximal", "unknown option 'proximal'. Known: accumulate, augment, average_decay, "
          "average_from, batch_size, channels_last, clip_norm, device, devices, epochs, "
          "evaluate_every, evaluate_train, lr_factor, patience, patience_from, precision, "
-         "scheduler, scheduler_by, seed, steps_per_epoch, strategy."),
+         "scheduler, scheduler_by, seed, shrink, steps_per_epoch, strategy."),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:
@@ -989,7 +989,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(tmp_path: Path) -> None:
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert kept.keys() == {
         "epoch", "steps_per_epoch", "seconds", "model", "optimizer", "method", "average", "best",
-        "event", "format", "optimized", "scheduler", "precision",
+        "event", "format", "optimized", "scheduler", "precision", "small",
     }  # fmt: skip
     assert kept["best"]["model"].keys() == kept["model"].keys()
 

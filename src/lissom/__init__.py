@@ -26,7 +26,7 @@ _NAMES = {
     "methods.subgradient": "subgradient",
     "penalties": "L0 L1 L2 MCP L1Ball Lq NonNegative Penalty Threshold TopK",
     "saving": "load save",
-    "shrinking": "shrink",
+    "shrinking": "shrink train_small",
     "training": "Trainer",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from lissom.saving import load as load
     from lissom.saving import save as save
     from lissom.shrinking import shrink as shrink
+    from lissom.shrinking import train_small as train_small
     from lissom.training import Trainer as Trainer
 else:
 

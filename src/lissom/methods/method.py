@@ -126,7 +126,7 @@ class Method(metaclass=_MadeFirst):
         self.finalized_at: int | None = None
         self._alive: list[Tensor] | None = None
         self._in_loss, self._steps_without = False, 0
-        self._deploying = False
+        self._deploying = self.resting = False  # it rests while somebody else keeps its zeros
         self.check_optimizer(self.optimizer)
         self.check_alone(self.optimizer)
         self._hook = RemovableHandle(OrderedDict())  # on nothing, until all of it is made
@@ -546,7 +546,7 @@ class Method(metaclass=_MadeFirst):
 
     @torch.no_grad()
     def _keep_zeros(self) -> None:
-        if self._alive is None:  # its state is of a method that was removed
+        if self._alive is None or self.resting:  # its state is of a method that was removed
             return
         if self.step - 1 == self.finalized_at and not self.lasts(self.penalties.values()):
             warn(

@@ -132,7 +132,7 @@ class Watch:
     @torch.no_grad()
     def _look_for_what_is_back(self) -> None:
         method, alive = self.method, self.method._alive
-        if alive is None or self._versions is None or "back" in self._told:
+        if alive is None or self._versions is None or method.resting or "back" in self._told:
             return
         if self._versions == [tensor._version for tensor in method.tensors()]:
             return

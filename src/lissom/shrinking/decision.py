@@ -6,6 +6,7 @@ it. What only dead units read is dead too, so the set cascades backwards and clo
 cycles.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +120,23 @@ class _Read:
 class Decider:
     """All that is known about what can go; `decide` may be asked again with units to keep."""
 
-    def __init__(self, coupler: Coupler, constants: Constants, *, fold: bool) -> None:
+    def __init__(
+        self,
+        coupler: Coupler,
+        constants: Constants,
+        *,
+        fold: bool,
+        into: Collection[str] | None = None,
+    ) -> None:
+        """See what is known.
+
+        Args:
+            coupler: the labels, and where they are read.
+            constants: what is known of every tensor.
+            fold: whether constants may go.
+            into: the biases that may take them; None for all, for those that have to be made, and
+                for the columns of another constant.
+        """
         self.coupler = coupler
         self._find = coupler.labels.find(np.arange(len(coupler.labels)))
         self._candidates = np.zeros(len(coupler.labels), bool)
@@ -133,7 +150,7 @@ class Decider:
             self._dims.append(self._find[axis].ravel())
         self._candidates[PINNED] = False
         self._reads = [
-            _look(site, coupler, constants, fold)
+            _look(site, coupler, constants, fold, into)
             for site in coupler.sites
             if coupler.labels.find(site.labels).any()
         ]
@@ -280,7 +297,13 @@ class Decider:
                 decision.folds[read.site] = constants
 
 
-def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Read:
+def _look(
+    site: Site,
+    coupler: Coupler,
+    constants: Constants,
+    fold: bool,
+    into: Collection[str] | None = None,
+) -> _Read:
     labels = coupler.labels.find(site.labels)
     reader = f"{coupler.trace.place(site.node)} (dim {site.dim})"
     if isinstance(site, MustVanish):
@@ -292,7 +315,8 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
     zero = _all_along(x == 0, site.dim)
     nonzero = constants.nonzero(site.other)
     inner, outer = site.other_dims
-    takes = bool(fold and site.takes and constants.fixed(site.other))
+    may = site.takes is not None and (into is None or site.takes in into)
+    takes = fold and may and constants.fixed(site.other)
     finite = constants.of(site.other).isfinite() if constants.fixed(site.other) else None
     if finite is not None and not finite.all():  # 0·∞ is not 0
         zero &= _all_along(finite, inner)
@@ -321,7 +345,7 @@ def _look(site: Site, coupler: Coupler, constants: Constants, fold: bool) -> _Re
         zero,
         constant,
         constant & takes,
-        fold and exact and alone and site.groups == 1 and outer is not None,
+        fold and into is None and exact and alone and site.groups == 1 and outer is not None,
         values,
         touches,
         rows,

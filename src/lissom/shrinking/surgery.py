@@ -219,9 +219,20 @@ def _cut(old: Tensor, new: Tensor, in_place: bool) -> Tensor:
     if not isinstance(old, nn.Parameter):
         return new
     if in_place:
-        old.data, old.grad = new, None
+        resize_(old, new)
         return old
     return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def resize_(parameter: nn.Parameter, new: Tensor) -> None:
+    """Give a parameter numbers of another shape.
+
+    Autograd remembers the shape of its gradient as long as any graph lives that it was in, such as
+    that of a loss that somebody still holds, and forgets it with a change of type.
+    """
+    other = torch.float32 if new.dtype == torch.float64 else torch.float64
+    parameter.data = new.new_empty(0, dtype=other)
+    parameter.data, parameter.grad = new, None
 
 
 def _left_of_inputs(coupler: Coupler, decision: Decision) -> dict[int, tuple[int | None, Tensor]]:

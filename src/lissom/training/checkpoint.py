@@ -32,6 +32,7 @@ STATE: dict[str, Any] = {
     "average": dict | None,
     "best": dict | None,
     "event": dict | None,
+    "small": dict | None,
 }
 BEST: dict[str, Any] = {"key": tuple[float, float], "event": dict, "model": dict, "waited": int}
 
@@ -47,7 +48,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RunError: if it is missing, damaged or of another version.
     """
-    state = load_state(path, KIND)
+    state = {"small": None, **load_state(path, KIND)}  # which those of before do not have
     if why := first_misfit(state, STATE):
         raise RunError(f"{path}: {why}")
     return state

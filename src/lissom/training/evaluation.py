@@ -285,10 +285,14 @@ def evaluate_all(
     train = train or evaluate(model, data, task, "train")
     test = evaluate(model, data, task, "test")
     valid = None if held is None else evaluate(model, data, task, "valid")
+    return Evaluation(epoch, train, test, count(model), valid)
+
+
+def count(model: nn.Module) -> dict[str, Count]:
+    """The weights of each variable that are not zero, and their sum as "total"."""
     counted = measure(model)
     counts = {v.name: Count(v.weights, v.nonzeros) for v in counted.variables}
-    counts["total"] = Count(counted.weights, counted.nonzeros)
-    return Evaluation(epoch, train, test, counts, valid)
+    return {**counts, "total": Count(counted.weights, counted.nonzeros)}
 
 
 def loss_and_error(

@@ -46,6 +46,9 @@ class TrainOptions:
         evaluate_train: whether the examples of a `Dataset` that are trained on are gone through
             again at each evaluation; otherwise their loss and error are those seen in training, as
             they always are with loaders.
+        shrink: whether training goes on with what lives, once zeros are final, as by
+            `lissom.train_small`: True, False, or None for where it is faster. The model has its own
+            size again at the end of `fit`.
         precision: "32-true", or "bf16-mixed" and others, as Lightning Fabric has them.
         channels_last: a layout of images in which convolutions are faster.
         device: to train on: "cpu", "cuda", "cuda:1", "mps".
@@ -73,6 +76,7 @@ class TrainOptions:
     average_decay: float = 0.999
     evaluate_every: int = 1
     evaluate_train: bool = True
+    shrink: bool | None = None
     precision: Precision = "32-true"
     channels_last: bool = False
     device: str = "cpu"

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from lissom.methods import Method, make_options
 from lissom.methods.options import takes
 from lissom.methods.statistics import keeps_statistics, renew_statistics
 from lissom.running import holding, named_tensors
+from lissom.shrinking import SmallTraining
 from lissom.storage import alone_in, append_event, keep_events, save_events
 from lissom.training.checkpoint import (
     check_checkpoint,
@@ -40,9 +41,10 @@ from lissom.training.checks import (
     check_optimizer,
 )
 from lissom.training.devices import Devices
-from lissom.training.evaluation import CLASSES, Evaluation, Tally, evaluate_all
+from lissom.training.evaluation import CLASSES, Evaluation, Tally, count, evaluate_all
 from lissom.training.feeding import Batch, Feed
 from lissom.training.options import TrainOptions
+from lissom.training.small import check_small, go_small, small_again, small_state
 from lissom.training.subnormals import flush_subnormals
 from lissom.training.task import Task
 from lissom.training.teacher import Teacher, check_teacher, make_answers
@@ -61,6 +63,9 @@ class Trainer:
     The network is evaluated as the method would deliver it, and after `fit` the method is
     finalized: plain weights, exact zeros. Of `Loaders` the training part is told as it was trained
     on, with dropout and gates, instead of going through it a second time.
+
+    Once zeros are final, training goes on with what lives where that is faster: `model` is small
+    until `fit` ends, also for callbacks. Dropout draws for the small network then.
 
     Device, precision, several processes and loggers are Lightning Fabric's.
 
@@ -128,6 +133,8 @@ class Trainer:
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
+        self._small: SmallTraining | None = None
+        self._asked = False  # whether it could be
         self._check()
         self._wrap()
 
@@ -157,15 +164,18 @@ class Trainer:
         if self._goes_on():
             self._call_teacher()
         self._call("on_fit_start")
-        while self._goes_on():
-            started = time.perf_counter()
-            seen = self._train_epoch()
-            flush_subnormals(self.optimizer)
-            self.epoch += 1
-            self.seconds += time.perf_counter() - started
-            now = self.epoch % self.options.evaluate_every == 0 or not self._epochs_left()
-            found = self._after_epoch(seen) if now else None
-            self._call("on_epoch_end", found)
+        try:
+            while self._goes_on():
+                started = time.perf_counter()
+                seen = self._train_epoch()
+                flush_subnormals(self.optimizer)
+                self.epoch += 1
+                self.seconds += time.perf_counter() - started
+                now = self.epoch % self.options.evaluate_every == 0 or not self._epochs_left()
+                found = self._after_epoch(seen) if now else None
+                self._call("on_epoch_end", found)
+        finally:  # nobody is left with a small network by an interrupt
+            self._restore()
         self.deliver()
         chosen = self._last if self._best is None else Evaluation.from_dict(self._best["event"])
         assert chosen is not None  # the last epoch is always evaluated
@@ -183,6 +193,7 @@ class Trainer:
             raise RunError("a trainer without an out directory has nothing to resume from")
         path = self.out / "checkpoint.pt"
         state = load_checkpoint(path)
+        self._restore()
         try:
             self._load(state)
         except Exception as error:  # of any type, where types within it are wrong
@@ -238,6 +249,7 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         last = None if state["event"] is None else Evaluation.from_dict(state["event"])
         check_checkpoint(state, self.model, self.optimizer, self.method, self.options.scheduler)
+        check_small(state["small"], self.model, self.data, self.task)
         if self.method is not None:
             self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
@@ -251,10 +263,14 @@ class Trainer:
             self._average.load_state_dict(state["average"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self._best, self._last = state["best"], last
+        self._small = small_again(state["small"], self.model, self.optimizer)
+        if self._small is not None and self._average is not None:
+            self._small.join(self._average.module)
 
     def _train_epoch(self) -> Tally | None:
         """One pass; what was seen on the way of data that are not gone through again."""
         self.model.train()
+        self._go_small(steps_done=0)
         if self.epoch == self.options.average_from:
             self._start_average()
         again = isinstance(self.data, Dataset) and self.options.evaluate_train
@@ -262,6 +278,7 @@ class Trainer:
         total = torch.zeros((), device=self._devices.device)
         scheduler, by = self.options.scheduler, self.options.scheduler_by
         for i, batches in enumerate(self._feed.epoch(self.epoch)):
+            self._go_small(steps_done=i)
             self._set_rates(self.epoch * self.steps_per_epoch + i)
             loss = self._step(batches, seen)
             if scheduler is not None and by == "step":
@@ -318,12 +335,14 @@ class Trainer:
             event = found.to_dict()
             self._check_finite(found.train.loss, self.epoch)
             if self.options.patience is not None and self.epoch > self.options.patience_from:
-                self._note_if_best(found, event)
+                with self._large():
+                    self._note_if_best(found, event)
         if isinstance(self.options.scheduler, ReduceLROnPlateau):
             self.options.scheduler.step((found.valid or found.train).loss)
         if self._kept is not None:
             append_event(event, self._kept / "events.jsonl")
-            save_checkpoint(self._state(), self._kept / "checkpoint.pt")
+            with self._large():
+                save_checkpoint(self._state(), self._kept / "checkpoint.pt")
         self._devices.log(self._metrics(found), self.epoch * self.steps_per_epoch)
         if self._devices.rank == 0:
             self.report(event)
@@ -347,6 +366,9 @@ class Trainer:
         started = time.perf_counter()
         train = None if seen is None else seen.part()
         found = evaluate_all(model, self.data, self.epoch, self.task, train)
+        if self._small is not None:
+            with self._large():
+                found = replace(found, nonzeros=count(model))
         more: dict[str, Any] = {}
         if self.task.error_name != "error":
             more["judged_by"] = {"name": self.task.error_name, "unit": self.task.error_unit}
@@ -410,6 +432,7 @@ class Trainer:
             "average": None if self._average is None else self._average.state_dict(),
             "best": self._best,
             "event": None if self._last is None else self._last.to_dict(),
+            "small": small_state(self._small),
         }
 
     def _call_teacher(self) -> None:
@@ -421,9 +444,35 @@ class Trainer:
         assert classes is not None
         self.teacher = make_answers(self.teacher, len(labels), classes).to(labels.device)
 
+    def _go_small(self, steps_done: int) -> None:
+        """Go on with what lives, as soon as zeros are final; asked before every step."""
+        method = self.method
+        if self._asked or method is None or not method.finalized or self._complete():
+            return
+        self._asked = True
+        alone = self._devices.world == 1 and self._average is None  # which has no zeros yet
+        if self._small is None and self.options.shrink is not False and alone:
+            left = (self.options.epochs - self.epoch) * self.steps_per_epoch - steps_done
+            self._small = go_small(
+                self.model, self.optimizer, self.data, self.task, self.options, left
+            )
+
+    def _large(self) -> AbstractContextManager[Any]:
+        """Model, average and optimizer at full size for a while."""
+        return nullcontext() if self._small is None else self._small.large()
+
+    def _restore(self) -> None:
+        """Model, average and optimizer at full size for good."""
+        if self._small is not None:
+            self._small.restore()
+        self._small, self._asked = None, False
+
     def _start_average(self) -> None:
         average = get_ema_multi_avg_fn(self.options.average_decay)
-        self._average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        with self._large():
+            self._average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        if self._small is not None:
+            self._small.join(self._average.module)
 
     def _set_rates(self, step: int) -> None:
         if self.options.lr_factor is not None:
