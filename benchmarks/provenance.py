@@ -12,6 +12,7 @@ import platform
 import tokenize
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,8 +104,11 @@ def _meaning(file: Path) -> str:
     if not file.exists():
         return "gone"
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".toml":
-        return repr(tomllib.loads(text))
+    return repr(tomllib.loads(text)) if file.suffix == ".toml" else _code(text)
+
+
+@cache  # most files are spoken of by many records
+def _code(text: str) -> str:
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
