@@ -44,6 +44,6 @@ $(BIN)/pip:
 	$(INSTALL) -e .
 	@touch $@
 
-.venv/.ready: .venv/.base
+.venv/.ready: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) -e ".[dev,zoo,docs]"
-	@touch $@
+	@touch .venv/.base $@

@@ -109,8 +109,11 @@ def _meaning(file: Path) -> str:
     if not file.exists():
         return "gone"
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".toml":
-        return repr(tomllib.loads(text))
+    return repr(tomllib.loads(text)) if file.suffix == ".toml" else _code(text)
+
+
+@cache  # most files are spoken of by many records
+def _code(text: str) -> str:
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)

@@ -2,7 +2,9 @@
 
 import gc
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are open cost too much
 
 import torch
+import torch.fx.config
 from products import mark_rest_of_products
 
 # All their cases are exhaustive, and what they import takes seconds.
@@ -20,9 +23,29 @@ SLOW_TO_IMPORT = ("test_integrations_lightning.py", "test_integrations_transform
 # them, then and at each turn during the tests, takes a third of the time to collect them.
 gc.disable()
 
+# Files are synced to outlast a power cut, which no test makes, and each sync takes milliseconds.
+os.fsync = lambda descriptor: None
+
+# Where in which file each operator of a graph was called; no test reads it.
+torch.fx.config.do_not_emit_stack_traces = True
+
 # torch.manual_seed also writes down three stacks, for devices that are not there: 1 ms in a test.
 if not torch.accelerator.is_available():
     torch.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
+
+export_to_onnx = torch.onnx.export
+
+
+def export_with_one_library(*given: Any, **options: Any) -> Any:
+    """Torch's, which would read the functions of its library anew for each file, in 0.5 s."""
+    from torch.onnx._internal.exporter._registration import onnxscript_apis as library
+
+    if not hasattr(library.get_torchlib_ops, "cache_info"):
+        library.get_torchlib_ops = cache(library.get_torchlib_ops)
+    return export_to_onnx(*given, **options)
+
+
+torch.onnx.export = export_with_one_library
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -132,7 +132,7 @@ def test_across_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault
     said = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
     assert ("memory may have run out" if fault == "killed" else "stopped at strength 0.001") in said
     given = GIVEN
-    resumed, whole = path(**given, out=tmp_path / "path", jobs=2), path(**given)
+    resumed, whole = path(**given, out=tmp_path / "path"), path(**given)
     assert timeless(resumed) == timeless(whole) and same_weights(resumed, whole)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from full_disk import fill, full_at, mounted
 from path_cases import path, same_weights, timeless
-from products import few
+from products import few, thinned
 from test_files import X, net
 from torch import nn
 from training_cases import dense, same, state, trainer
@@ -64,7 +64,6 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "pt2": ("a.pt2", lambda file: lissom.export(net(), X, file)),
 }  # fmt: skip
 QUICK = ["json", "state", "tensors", "recipe"]
-SLOW = ["figure", "page", "onnx", "pt2"]  # of which every fifth call is tried
 SMALL: dict[str, nn.Module] = {}
 W = torch.ones(40, 6)
 
@@ -90,15 +89,23 @@ def folder(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> Path:
     return made
 
 
+def tried(calls: int) -> list[int]:
+    """Each call at the beginning and at the end, and some of the like ones between them."""
+    ends = [*range(1, 13), *range(calls - 11, calls + 1)]
+    return sorted({*ends, *thinned(range(1, calls + 1), 1 + calls // 12)} & {*range(1, calls + 1)})
+
+
 @pytest.mark.parametrize("kind", few(WRITERS, QUICK))
 def test_at_each_call(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, write = WRITERS[kind]
     file = folder / name
     names = {*(path.name for path in folder.iterdir()), name}
     write(file)  # also what libraries import at their first use
-    done, n = False, 0
-    while not done:
-        n += 5 if kind in SLOW else 1
+    file.write_text("old")
+    with full_at(0, monkeypatch) as full:
+        write(file)
+    assert full.calls > 6
+    for n in tried(full.calls):
         file.write_text("old")
         with full_at(n, monkeypatch) as full:
             try:
@@ -107,10 +114,9 @@ def test_at_each_call(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) 
                 assert f"{file} cannot be" in str(error) and "No space left" in str(error)
                 assert file.read_text() == "old", n
             else:
-                assert file.read_bytes() != b"old"
-                done = full.calls < n
+                assert file.read_bytes() != b"old", n
+        assert full.calls >= n
         assert {path.name for path in folder.iterdir()} == names, n
-    assert n > 6
 
 
 @pytest.mark.parametrize("kind", few(WRITERS, QUICK))

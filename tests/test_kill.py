@@ -85,6 +85,7 @@ def start(run: Path, *options: str) -> "subprocess.Popen[bytes]":
 
 @exhaustive
 def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
+    """In processes of its own; the whole run was made in this one."""
     run = tmp_path / "run"
     kill_when(start(run), (run / "recipe.json").exists)
     assert not (run / "checkpoint.pt").exists()
@@ -93,12 +94,6 @@ def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
     assert not (run / "model.safetensors").exists()
     assert start(run, "--resume").wait(timeout=300) == 0
     assert_same_run(run, whole)
-
-
-@exhaustive
-def test_this_process_makes_the_same_run_as_another(tmp_path: Path, whole: Path) -> None:
-    assert start(tmp_path / "run").wait(timeout=300) == 0
-    assert_same_run(tmp_path / "run", whole)
 
 
 def killed_before_checkpoint(run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:

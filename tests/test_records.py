@@ -115,6 +115,10 @@ def test_every_table_says_where_it_comes_from() -> None:
     assert count > 30
 
 
+def test_tables_are_what_the_results_say() -> None:
+    assert importlib.import_module("tables").main(check=True) == 0
+
+
 def _errors(known: dict[tuple[float, float], tuple[float, int]], asked: list[Any]) -> Any:
     def run(values: list[dict[str, float]]) -> list[dict[str, Any]]:
         asked.append(values)

@@ -1,9 +1,6 @@
 """Penalties in a user's own file: every method, sums, schedules, recipes and the command line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +9,16 @@ import torch
 from proximal_cases import LR, METRICS, assert_same, each, loss_of, network, nonzeros, step, train
 from stranger_penalty import Ball, Counted, Firm
 from torch.optim import SGD, Adam
+from typer.testing import CliRunner
 
 import lissom
 from lissom import L0, L1, L2, MCP, NonNegative, TopK
+from lissom.cli import app
 from lissom.errors import MethodError, PenaltyError, RecipeError
 from lissom.penalties import Part, Penalty
 from lissom.recipes import RecipePath, make_data, make_trainer, read_recipe
 from lissom.schedules import linear
 
-TESTS = Path(__file__).parent
 GROUPS = {"weights": lissom.weights, "kernels": lissom.kernels}
 
 
@@ -279,10 +277,8 @@ def test_a_curve_along_its_strength(recipe: Path, tmp_path: Path) -> None:
 
 def test_trained_from_the_command_line(recipe: Path, tmp_path: Path) -> None:
     change = "penalties.0.stranger_penalty:Firm.gamma=5"
-    words = [sys.executable, "-m", "lissom", "train", str(recipe), "--out", str(tmp_path / "run")]
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    done = subprocess.run([*words, "--set", change], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    words = ["train", str(recipe), "--out", str(tmp_path / "run"), "--set", change]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert record["recipe"]["penalties"][0]["stranger_penalty:Firm"]["gamma"] == 5

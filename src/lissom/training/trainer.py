@@ -40,7 +40,7 @@ from lissom.training.checks import (
     check_method,
     check_optimizer,
 )
-from lissom.training.devices import Devices
+from lissom.training.devices import devices_for
 from lissom.training.evaluation import CLASSES, Evaluation, Tally, count, evaluate_all
 from lissom.training.feeding import Batch, Feed
 from lissom.training.options import TrainOptions
@@ -116,7 +116,7 @@ class Trainer:
         self.options = make_options(TrainOptions, options, RunError)
         check_callbacks(callbacks, loggers)
         self.task, self.callbacks = task, tuple(callbacks)
-        self._devices = Devices(self.options, loggers)
+        self._devices = devices_for(self.options, loggers)
         self.model = model.to(self._devices.device)
         if self.options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
