@@ -361,7 +361,7 @@ plain("Teacher", Teacher, logits=torch.zeros(64, 3), alpha=0.5, temperature=2.0)
 TRAIN: dict[str, Any] = {
     "epochs": 1, "batch_size": 32, "lr_factor": schedules.cosine(1.0, 0.1, 1), "patience": 1,
     "patience_from": 0, "average_from": None, "average_decay": 0.9, "evaluate_every": 1,
-    "evaluate_train": True,
+    "evaluate_train": True, "renew_statistics": False,
     "precision": "32-true", "accumulate": 2, "steps_per_epoch": 1, "clip_norm": 1.0,
     "scheduler_by": "epoch", "devices": 1, "strategy": "auto", "channels_last": False,
     "device": "cpu", "seed": 0,

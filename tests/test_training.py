@@ -547,6 +547,26 @@ def test_training_figures_are_those_seen_in_training_where_asked() -> None:
     assert seen.test == after.test and seen.train.loss > after.train.loss
 
 
+@pytest.mark.parametrize("patience", [None, 3])
+def test_statistics_are_those_of_the_weights_that_are_delivered(patience: int | None) -> None:
+    """L1 shrinks all weights after an epoch, and only statistics that were made anew know it."""
+    torch.manual_seed(0)
+    data = blobs(valid=16)
+    off = {}
+    for renew in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        optimizer = SGD(net.parameters(), lr=0.1)
+        method = lissom.proximal(optimizer, {weights(net): L1(1.0)}, every=STEPS)
+        given: dict[str, Any] = {"patience": patience, "renew_statistics": renew}
+        Trainer(net, optimizer, data, method=method, epochs=4, batch_size=16, **given).fit()
+        inputs, norm = net[0](data.train_x).detach(), net[1]
+        assert isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None
+        true = inputs.var(0)
+        off[renew] = float((norm.running_var - true).abs().max() / true.max())
+    assert off[True] < 0.2 < off[False]
+
+
 class Counting:
     """A hook that counts the examples that a network sees."""
 
@@ -591,7 +611,7 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
         ("proximal", "unknown option 'proximal'. Known: accumulate, augment, average_decay, "
          "average_from, batch_size, channels_last, clip_norm, device, devices, epochs, "
          "evaluate_every, evaluate_train, lr_factor, patience, patience_from, precision, "
-         "scheduler, scheduler_by, seed, shrink, steps_per_epoch, strategy."),
+         "renew_statistics, scheduler, scheduler_by, seed, shrink, steps_per_epoch, strategy."),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:

@@ -114,6 +114,7 @@ class TrainSpec(Spec):
     average_decay: float = 0.999
     evaluate_every: int = 1
     evaluate_train: bool = True
+    renew_statistics: bool = False
     shrink: bool | None = None
     precision: Precision = "32-true"
     channels_last: bool = False

@@ -1,4 +1,4 @@
-"""Where training runs: the CPU, or devices, precision, processes and loggers of Lightning Fabric."""
+"""Where training runs: the CPU, or what Lightning Fabric has: devices, precision, processes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -46,6 +46,9 @@ class TrainOptions:
         evaluate_train: whether the examples of a `Dataset` that are trained on are gone through
             again at each evaluation; otherwise their loss and error are those seen in training, as
             they always are with loaders.
+        renew_statistics: whether BatchNorm's running statistics are made anew on training examples
+            for each evaluation, and for the weights that are kept, until the method has ended:
+            those of a prox that acts once an epoch are of the weights before it.
         shrink: whether training goes on with what lives, once zeros are final, as by
             `lissom.train_small`: True, False, or None for where it is faster. The model has its own
             size again at the end of `fit`.
@@ -76,6 +79,7 @@ class TrainOptions:
     average_decay: float = 0.999
     evaluate_every: int = 1
     evaluate_train: bool = True
+    renew_statistics: bool = False
     shrink: bool | None = None
     precision: Precision = "32-true"
     channels_last: bool = False

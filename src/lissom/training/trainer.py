@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ from lissom.training.task import Task
 from lissom.training.teacher import Teacher, check_teacher, make_answers
 
 Report = Callable[[dict[str, Any]], None]
+
+ENOUGH = 100  # batches that BatchNorm's statistics are the means of
 
 
 @takes(TrainOptions)
@@ -210,9 +213,9 @@ class Trainer:
                 pairs = [(tensor, average[name].data) for name, tensor in own.values()]
                 stack.enter_context(holding(*zip(*pairs, strict=True)))
             if self.method is not None:
-                cut = self.method.cuts and not self.method.finalized
+                renew = self._renews()
                 stack.enter_context(self.method.deployed())
-                if cut and keeps_statistics(self.model):
+                if renew:
                     buffers = list(self.model.buffers())
                     stack.enter_context(holding(buffers, [b.clone() for b in buffers]))
                     self._renew_statistics()
@@ -401,9 +404,9 @@ class Trainer:
                     own[name].copy_(tensor)
         self._average = None
         if self.method is not None:
-            cut = self.method.cuts and not self.method.finalized
+            renew = self._renews()
             self.method.finalize()
-            if cut and keeps_statistics(self.model):
+            if renew:
                 self._renew_statistics()
             self.outcome = self.method.outcome(self.model)
         if self._best is not None:
@@ -412,9 +415,17 @@ class Trainer:
                 self.method.note_zeros()
         self._devices.share_buffers(self.model)
 
+    def _renews(self) -> bool:
+        """Whether what is delivered now needs statistics of its own."""
+        method = self.method
+        if method is None or method.finalized or not keeps_statistics(self.model):
+            return False
+        return method.cuts or self.options.renew_statistics
+
     def _renew_statistics(self) -> None:
-        """Make BatchNorm's running statistics those of the model as it is now, in one epoch."""
-        batches = (batch for step in self._feed.epoch(self.epoch) for batch, _ in step)
+        """Make BatchNorm's running statistics those of the model as it is now."""
+        steps = islice(self._feed.epoch(self.epoch), ENOUGH)
+        batches = (batch for step in steps for batch, _ in step)
         inputs = (moved(batch, self.model) for batch in batches)
         renew_statistics(self.model, (partial(self.task.call, self.model, x) for x in inputs))
 
