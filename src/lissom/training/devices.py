@@ -1,4 +1,4 @@
-"""Where training runs: the CPU, or devices, precision, processes and loggers of Lightning Fabric."""
+"""Where training runs: the CPU alone, or what Lightning Fabric has of devices and precisions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
