@@ -161,6 +161,26 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert file.read_text() == "old" and beside(file) == ["file"]
 
 
+def test_it_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, moving = [], os.replace
+
+    def sync(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def move(*paths: Path) -> None:
+        done.append("moved")
+        moving(*paths)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    replace(tmp_path / "a.txt", "x")
+    file, moved, folder = done
+    assert Path(file).name == "a.txt" and file != str(tmp_path / "a.txt")
+    assert (moved, folder) == ("moved", str(tmp_path))
+
+
 def test_files_beside_the_one_come_along(tmp_path: Path) -> None:
     with replacing(tmp_path / "net.onnx") as here:
         here.write_text("graph")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from gates_cases import delivered, gated, plain
 from products import few
-from shrink_cases import EXACT, apart, fresh, halves, report
+from shrink_cases import EXACT, apart, fresh, halves, report, traced_once
 from torch import Tensor, nn
 from zoo import FEW, Entry, build
 
@@ -24,8 +24,9 @@ def half_closed(
 ) -> tuple[Gates, list[Tensor], tuple[Tensor, ...]]:
     """Gates on all units of which a random half is closed for certain, and the others wide open."""
     model, example = build(entry)
-    groups = units(model, example, inputs=inputs)
-    gates = gated(model, {groups: L0(1.0)}, example_inputs=example)
+    with traced_once():
+        groups = units(model, example, inputs=inputs)
+        gates = gated(model, {groups: L0(1.0)}, example_inputs=example)
     scales = halves(groups, seed)
     with torch.no_grad():
         flat = torch.cat([scale.flatten() for scale in scales])

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from products import few
 from safetensors.torch import load_file
+from shrink_cases import traced_once
 from typer.testing import CliRunner
 
 import lissom.recipes.trainers
@@ -113,13 +115,15 @@ batch_size = 128
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # commands add the folder they are run in
     Path("gated.toml").write_text(GATED)
     Path("taught.toml").write_text(TAUGHT)
     Path("other").mkdir()
     Path("other/teacher.toml").write_text(TEACHER)
+    with traced_once():  # groups, and the costs of their gates
+        yield
 
 
 def fake(shape: tuple[int, ...] = (1, 8, 8), n: int = 20) -> Dataset:

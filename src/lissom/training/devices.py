@@ -1,4 +1,4 @@
-"""Where training runs: the CPU, or what Lightning Fabric has: devices, precision, processes."""
+"""Where training runs: the CPU alone, or what Lightning Fabric has of devices and precisions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
