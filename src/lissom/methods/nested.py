@@ -223,7 +223,8 @@ class Nested(Method):
     @torch.no_grad()
     def order(self) -> dict[str, Tensor]:
         kept = {t: torch.zeros_like(t, dtype=torch.float64) for t in self.tensors()}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        named = self.model.named_parameters()
+        names: dict[Tensor, str] = {parameter: name for name, parameter in named}
         for order in self._orders:
             for block, least in zip(order.blocks, order.least(self._metrics), strict=True):
                 for tensor, spread in block.killed():
