@@ -475,14 +475,32 @@ def path(folder: Path) -> Call:
         "fit": path_cases.fit, "strengths": (1e-4, 1.0), "make_model": path_cases.make,
         "error": path_cases.error, "example_inputs": path_cases.EXAMPLE, "points": 3, "seeds": 1,
         "test": path_cases.test_error, "out": folder / "curve", "from_scratch": (),
-        "strength_name": "λ", "jobs": 1,
+        "strength_name": "λ", "jobs": 1, "cuts": False,
     }  # fmt: skip
     return Call(lissom.path, given, trains=True)
 
 
 @call
 def curve__load(folder: Path) -> Call:
-    return Call(Curve.load, {"out": curve_folder(), "make_model": path_cases.make})
+    given = {"out": curve_folder(), "make_model": path_cases.make}
+    return Call(Curve.load, {**given, "example_inputs": path_cases.EXAMPLE})
+
+
+@cache
+def cut_folder() -> Path:
+    def fit(net: nn.Module, strength: float | None, start: Any) -> dict[str, Any]:
+        order = {n: p.abs() / p.abs().max() for n, p in net.state_dict().items()}
+        return {"order": {name: 1 - least for name, least in order.items()}}
+
+    folder = Path(mkdtemp(prefix="a_curve_of_cuts", dir="/tmp"))
+    path_cases.path([0.9, 0.5, 0.1], fit=fit, seeds=1, out=folder, cuts=True)
+    return folder
+
+
+CALLS["Curve.at"] = lambda folder: Call(
+    Curve.load(cut_folder(), path_cases.make, path_cases.EXAMPLE).at,
+    {"seed": 0, "batches": [path_cases.EXAMPLE], "nonzeros": 50},
+)
 
 
 plain("Curve.within", lambda **given: curve().within(**given), error=0.5, axis="bytes")

@@ -24,7 +24,7 @@ def normed() -> nn.Sequential:
 
 
 def run(name: str, out: Path, world: int, report: Any = None) -> Trainer:
-    net = normed() if name == "patience" else dense()
+    net = normed() if name in ("patience", "nested") else dense()
     optimizer = Adam(net.parameters(), 0.01)
     data: Dataset | Loaders = blobs(noise=1.5, valid=16)
     options: dict[str, Any] = {"epochs": 4, "batch_size": BATCH}
@@ -32,6 +32,10 @@ def run(name: str, out: Path, world: int, report: Any = None) -> Trainer:
     if name == "gates":  # whose log α leaves the network in the middle of an epoch
         method = lissom.gate(
             optimizer, net, {weights(net): L0(1)}, gate_lr=1, finalize_at=2 * STEPS + 1
+        )
+    elif name == "nested":  # which makes statistics anew at the end
+        method = lissom.nested(
+            optimizer, net, {weights(net): TopK(30)}, smallest=0.1, falls=2 * STEPS
         )
     elif name == "loaders":
         x = torch.arange(EXAMPLES).float()[:, None].repeat(1, 4)
@@ -47,7 +51,7 @@ def run(name: str, out: Path, world: int, report: Any = None) -> Trainer:
     )  # fmt: skip
 
 
-NAMES = ["proximal", "patience", "gates", "loaders"]
+NAMES = ["proximal", "patience", "gates", "nested", "loaders"]
 
 
 def _rank(rank: int, folder: str, port: int) -> None:

@@ -239,9 +239,9 @@ class Curve:
             )
         return min(within, key=lambda s: (s.error, s.size(axis)))
 
-    @as_annotated(PathError, "seed")
+    @as_annotated(PathError)
     def at(
-        self, *, seed: int = 0, batches: Iterable[Any] | None = None, **budget: float
+        self, *, seed: int = 0, batches: Sequence[Any] | None = None, **budget: float
     ) -> nn.Module:
         """The largest network within a size, cut from one training of all sizes, and shrunk.
 
@@ -262,7 +262,7 @@ class Curve:
         axis, limit = self._limit(budget)
         dense = [p for p in self.points if p.seed == seed and p.strength is None and not p.failed]
         if not dense:
-            raise PathError(f"there is no dense network of seed={seed!r} to be cut")
+            raise PathError(f"there is no dense network of seed={seed} to be cut")
         if axis == "latency":
             raise PathError("how long a cut takes is not known before it is there: give macs=…")
         if self.example_inputs is None:
@@ -449,8 +449,9 @@ class Curve:
     def _limit(self, budget: Mapping[str, float]) -> tuple[str, float]:
         """The one axis of a budget, and its number."""
         if len(budget) != 1:
+            got = shown(dict(budget)) if budget else "none"
             raise PathError(
-                f"a budget is of one size, such as nonzeros=20_000; got {dict(budget) or 'none'}. "
+                f"a budget is of one size, such as nonzeros=20_000; got {got}. "
                 f"Axes: {', '.join(self.axes)}"
             )
         [(name, limit)] = budget.items()

@@ -1,6 +1,6 @@
 """Networks of sizes that nobody trained: cuts of a network whose training was one of all sizes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ class Whole:
     round_to: int
     inputs: bool
 
-    def cut(self, fraction: float, batches: Iterable[Any] = ()) -> nn.Module:
+    def cut(self, fraction: float, batches: Sequence[Any] | None = None) -> nn.Module:
         """The shrunk network of a fraction of the groups.
 
         Args:
@@ -48,12 +48,11 @@ class Whole:
             for name, parameter in net.named_parameters():
                 if name in self.order:
                     parameter.mul_((self.order[name] <= fraction).to(parameter))
-        given = list(batches)
-        if given:
-            renew_statistics(net, [partial(run, net, as_inputs(batch)) for batch in given])
+        if batches is not None:
+            renew_statistics(net, [partial(run, net, as_inputs(batch)) for batch in batches])
         return shrink(net, self.example_inputs, round_to=self.round_to, inputs=self.inputs)
 
-    def within(self, axis: str, limit: float, batches: Iterable[Any] | None) -> nn.Module:
+    def within(self, axis: str, limit: float, batches: Sequence[Any] | None) -> nn.Module:
         """The largest cut whose size is within a limit: sizes grow with the fraction.
 
         Most are about proportional to it, so it is looked for there first.
@@ -61,7 +60,7 @@ class Whole:
         Raises:
             PathError: if the smallest is too large, or running statistics cannot be made anew.
         """
-        if batches is None and keeps_statistics(self.net):
+        if (batches is None or len(batches) == 0) and keeps_statistics(self.net):
             raise PathError(
                 "running statistics, such as BatchNorm's, are of networks of all sizes here: give "
                 "batches=[…] of training inputs, on which they are made anew"
@@ -78,7 +77,7 @@ class Whole:
             stride *= 2
         if low == 0:
             raise PathError(f"no cut has at most {axis}={limit:,}")
-        return self.cut(float(fractions[low - 1]), batches or ())
+        return self.cut(float(fractions[low - 1]), batches)
 
     def _size(self, fraction: float, axis: str) -> float:
         return sizes_of(self.cut(fraction), self.example_inputs)[axis]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.arguments import shown
 from lissom.errors import MethodError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
@@ -65,11 +66,13 @@ class NestedOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (positive(self.smallest) and self.smallest < 1):
-            what = f"smallest is a fraction of the groups, between 0 and 1, got {self.smallest!r}"
+            what = (
+                f"smallest is a fraction of the groups, between 0 and 1, got {shown(self.smallest)}"
+            )
             raise MethodError(what, field="smallest")
         for name, least in (("falls", 0), ("every", 1)):
             if not whole(steps := getattr(self, name), least=least):
-                what = f"{name} counts steps, {least} or more, got {steps!r}"
+                what = f"{name} counts steps, {least} or more, got {shown(steps)}"
                 raise MethodError(what, field=name)
 
     @classmethod
@@ -220,7 +223,8 @@ class Nested(Method):
     @torch.no_grad()
     def order(self) -> dict[str, Tensor]:
         kept = {t: torch.zeros_like(t, dtype=torch.float64) for t in self.tensors()}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        named = self.model.named_parameters()
+        names: dict[Tensor, str] = {parameter: name for name, parameter in named}
         for order in self._orders:
             for block, least in zip(order.blocks, order.least(self._metrics), strict=True):
                 for tensor, spread in block.killed():
@@ -267,7 +271,7 @@ class Nested(Method):
     def _cut_at(self, fraction: float | None) -> Iterator[None]:
         if fraction is not None:
             TopK(fraction=fraction)  # refuses what is none
-            _check_trained(fraction, self.options, f"fraction={fraction!r}")
+            _check_trained(fraction, self.options, f"fraction={shown(fraction)}")
         before, self._fraction = self._fraction, fraction
         try:
             yield
