@@ -51,7 +51,7 @@ class Case:
 
 def some_of_cifar10() -> Dataset:
     """5,000 images to train on and 1,000 to test on."""
-    data = load("cifar10")
+    data = load("jpeg-cifar10")
     train = data.train_x[:5000], data.train_y[:5000]
     return replace(
         data, train_x=train[0], train_y=train[1], test_x=data.test_x[:1000],
