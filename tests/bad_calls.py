@@ -364,7 +364,7 @@ TRAIN: dict[str, Any] = {
     "evaluate_train": True, "renew_statistics": False,
     "precision": "32-true", "accumulate": 2, "steps_per_epoch": 1, "clip_norm": 1.0,
     "scheduler_by": "epoch", "devices": 1, "strategy": "auto", "channels_last": False,
-    "device": "cpu", "seed": 0,
+    "device": "cpu", "seed": 0, "shrink": None,
 }  # fmt: skip
 plain("TrainOptions", TrainOptions, augment=Augment(1), **TRAIN)
 
@@ -429,6 +429,15 @@ on_model(
 )  # fmt: skip
 on_model("shrink a graph", lissom.shrink, pruned, example_inputs=X, as_graph=True, verify=[X])
 on_model("shrink in place", lissom.shrink, pruned, example_inputs=X, in_place=True, round_to=2)
+
+
+@call
+def train_small(folder: Path) -> Call:
+    net = pruned()
+    opt = Adam(net.parameters(), lr=0.01)
+    lissom.proximal(opt, {weights(net): TopK(9)}).finalize()
+    given = {"model": net, "optimizer": opt, "example_inputs": X}
+    return Call(lambda **given: lissom.train_small(**given).restore(), given)
 
 
 @call

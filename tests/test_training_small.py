@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import exhaustive, few
 from torch import Tensor, nn
 from torch.optim import Adam
 from training_cases import (
@@ -55,7 +56,7 @@ def run(
     )
 
 
-@pytest.mark.parametrize("average_from", [None, 3])
+@pytest.mark.parametrize("average_from", few([None, 3], [3]))
 def test_the_result_is_that_of_training_at_full_size(average_from: int | None) -> None:
     sizes = Sizes()
     large, little = (
@@ -78,7 +79,7 @@ def test_the_result_is_that_of_training_at_full_size(average_from: int | None) -
     assert sum(p.numel() for p in small_net.parameters()) == sizes.seen[-1]
 
 
-@pytest.mark.parametrize("moment", ["progress", "evaluation"])
+@pytest.mark.parametrize("moment", few(["progress", "evaluation"], ["evaluation"]))
 def test_a_killed_run_goes_on_small(tmp_path: Path, moment: str) -> None:
     whole = run(tmp_path / "whole", units=False, patience=4, patience_from=2)
     expected = whole.fit()
@@ -109,6 +110,7 @@ def test_a_checkpoint_is_at_full_size_and_those_of_before_load(tmp_path: Path) -
     assert timeless([old.fit()]) == timeless([expected])
 
 
+@exhaustive
 def test_what_was_cut_of_another_model_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     run(tmp_path).fit()
     kept = load_checkpoint(tmp_path / "checkpoint.pt")
