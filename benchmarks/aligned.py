@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import typer
 from latency import session
-from provenance import REMOVING, TRAINING, Busy, idle, provenance
+from provenance import IDLE, REMOVING, TRAINING, Busy, idle, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,7 +65,7 @@ def main(
     load = idle(busy)
     torch.set_num_threads(2)
     images = load_data(data, data_dir)
-    runs = []
+    todo = []
     for name, (make, edge, count) in NETWORKS.items():
         if only not in name:
             continue
@@ -77,7 +77,10 @@ def main(
             said = f"multiple_of={multiple_of}"
             models[said], trained[said] = smaller(make, train, test, multiple_of)
             print(f"{name}, {said}: {trained[said]}", flush=True)
-        runs += timed(name, models, trained, test_x[:1], rounds)
+        todo.append((name, models, trained, test_x[:1]))
+    while os.getloadavg()[0] > IDLE and not busy:
+        time.sleep(5)  # until what is left of the training is out of the load
+    runs = [run for each in todo for run in timed(*each, rounds)]
     record = {
         "command": f"python benchmarks/aligned.py --data {data} --rounds {rounds}",
         "data": images.name,

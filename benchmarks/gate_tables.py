@@ -76,11 +76,12 @@ def cost(record: Record) -> Table:
 def helps(run: Record) -> str:
     """What a recipe trains with besides its method, of what makes errors lower."""
     recipe = read_recipe(run["recipe"], run["set"])
-    dropout = recipe.model.input_dropout or 0
+    dropout = recipe.model.arguments.get("input_dropout", 0)
     named = {
         "a teacher": recipe.teacher,
         f"input dropout {dropout:g}": dropout,
         "augmentation": recipe.train.augment,
+        "label smoothing": recipe.task.label_smoothing,
         "weight decay": recipe.optimizer.arguments.get("weight_decay"),
         "an average of weights": recipe.train.average_from is not None,
     }

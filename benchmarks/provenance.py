@@ -11,6 +11,7 @@ import os
 import platform
 import tokenize
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
@@ -75,12 +76,16 @@ def idle(busy: bool = False) -> float:
 def told(record: dict[str, Any], root: Path = ROOT) -> str:
     """What a page says of where a record comes from: its code, then and now, and the load."""
     said = []
-    if "code" not in record:
+    # A record of one day names its code; one that was collected over days, that of each run.
+    parts = [record] if "code" in record else record.get("runs", [])
+    runs = [part for part in parts if "code" in part]
+    found = Counter((run["code"]["digest"], *run["code"]["files"]) for run in runs)
+    for (was, *files), count in sorted(found.items()):
+        now = "as it is now" if was == digest(files, root) else "which has changed since"
+        several = f" ({count} of {len(runs)} runs)" if len(found) > 1 else ""
+        said.append(f"code {was}{several}, {now}")
+    if not said:
         said.append("from before records named their code")
-    else:
-        was = record["code"]["digest"]
-        now = digest(record["code"]["files"], root)
-        said.append(f"code {was}, " + ("as it is now" if was == now else "which has changed since"))
     if "load" in record:
         before, after = record["load"]
         said.append(f"load {before:.1f} before and {after:.1f} after")

@@ -1,21 +1,26 @@
 """Run a study: recipes × changes × seeds, one process each, and keep what came out as JSON.
 
-    python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR]
+    python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR] [--finished] [--again]
 
-A study is a table of benchmarks/studies.toml. A run that is finished is not run again, one that was
-killed goes on from its checkpoint, as long as the code and the recipes are the same. Where the
-study says `shrink = true`, each network is shrunk and measured afterwards; where it says
-`ensemble = 50`, so many networks are drawn from the gates of each run and answer together. The
-result goes to benchmarks/results/STUDY.json, from which benchmarks/tables.py makes the tables and
-figures of the documentation.
+A study is a table of benchmarks/studies.toml. Its record is benchmarks/results/STUDY.json, from
+which benchmarks/tables.py makes the tables and figures of the documentation. The record grows run
+by run, over days if need be: a run that is in it with the same settings is not run again, one that
+was killed goes on from its checkpoint, and each says which code made it, and when. --again makes
+all of them anew; with --finished nothing is trained, and what is there so far is collected. Where
+the study says `shrink = true`, each network is shrunk and measured afterwards; where it says
+`ensemble = 50`, so many networks are drawn from the gates of each run and answer together.
 """
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any
 
 import torch
@@ -28,7 +33,7 @@ from torch import nn
 from lissom import measure, shrink
 from lissom.data import Dataset
 from lissom.measuring import latency
-from lissom.recipes import make_data, make_example, make_model, read_record
+from lissom.recipes import make_data, make_example, make_model, read_recipe, read_record
 from lissom.sparse_sizes import coded
 
 HERE = Path(__file__).parent
@@ -41,39 +46,64 @@ def main(
     jobs: int = 2,
     runs: Path = Path("runs"),
     seeds: Annotated[int | None, typer.Option(help="Instead of the study's own.")] = None,
+    finished: Annotated[bool, typer.Option("--finished", help="Train nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Whatever is on record.")] = False,
 ) -> None:
     """Run one study of studies.toml."""
     asked = plan(HERE / "studies.toml", "study", study)
-    todo = [
-        (entry, seed) for seed in range(seeds or asked["seeds"]) for entry in expand(asked["runs"])
-    ]
+    entries = expand(asked["runs"])
+    todo = [(entry, seed) for seed in range(seeds or asked["seeds"]) for entry in entries]
     prepare(data_dir)
-    recipes = {file for entry, _ in todo for file in recipe_files(entry["recipe"])}
-    origin = provenance([*TRAINING, *recipes])
-    folder = runs / study / origin["code"]["digest"]
+    record = Record(HERE / "results" / f"{study}.json", todo, again)
+    record.told = {"study": study, "title": asked["title"], "command": command(study, seeds)}
+    folder = runs / study
+    missing = [task for task in todo if name_of(*task) not in record.runs]
+    if finished:
+        missing = [task for task in missing if (folder / name_of(*task) / "result.json").exists()]
     with ThreadPoolExecutor(jobs) as pool:
-        done = list(pool.map(lambda task: train(folder, *task), todo))
+        list(pool.map(lambda task: record.add(name_of(*task), train(folder, *task)), missing))
+    afterwards: dict[str, Callable[[Path], dict[str, Any]]] = {}
     if asked.get("shrink"):
         torch.set_num_threads(1)
-        for (entry, seed), result in zip(todo, done, strict=True):
-            result["shrunk"] = shrunk(folder / name_of(entry, seed))
+        afterwards["shrunk"] = shrunk
     if asked.get("select"):
-        for (entry, seed), result in zip(todo, done, strict=True):
-            result["small"] = selected(folder / name_of(entry, seed))
+        afterwards["small"] = selected
     if "ensemble" in asked:
-        for (entry, seed), result in zip(todo, done, strict=True):
-            result["ensemble"] = drawn(folder / name_of(entry, seed), asked["ensemble"])
-    record = {
-        "study": study,
-        "title": asked["title"],
-        "command": command(study, seeds),
-        "runs": done,
-        **origin,
-    }
-    out = HERE / "results" / f"{study}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{len(done)} runs in {out}")
+        afterwards["ensemble"] = lambda run: drawn(run, asked["ensemble"])
+    for name, run in record.runs.items():
+        for key, function in afterwards.items():
+            if key not in run:
+                record.add(name, {**run, key: function(folder / name)})
+    record.write()
+    print(f"{len(record.runs)} of {len(todo)} runs in {record.path}")
+
+
+class Record:
+    """The runs of a study so far, in its order; the file is written whenever there is one more."""
+
+    def __init__(self, path: Path, todo: list[tuple[dict[str, Any], int]], again: bool) -> None:
+        self.path, self.told = path, dict[str, Any]()
+        self.order = [name_of(*task) for task in todo]
+        found = json.loads(path.read_text())["runs"] if path.exists() and not again else []
+        known = {(run.get("settings"), run["seed"]): run for run in found}
+        runs = {name_of(*task): known.get((task[0]["settings"], task[1])) for task in todo}
+        self.runs = {name: run for name, run in runs.items() if run is not None}
+        self._lock = Lock()
+
+    def add(self, name: str, run: dict[str, Any]) -> None:
+        """One more."""
+        with self._lock:
+            self.runs[name] = run
+            self.write()
+
+    def write(self) -> None:
+        """Beside the file first, so that a kill leaves the old or the new one."""
+        runs = [self.runs[name] for name in self.order if name in self.runs]
+        text = json.dumps({**self.told, "runs": runs}, indent=1) + "\n"
+        self.path.parent.mkdir(exist_ok=True)
+        beside = self.path.with_suffix(".part")
+        beside.write_text(text)
+        beside.replace(self.path)
 
 
 def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,11 +114,19 @@ def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             changes = list(entry.get("set", []))
             if value is not None:
                 changes.append(f"{entry['vary']}={value}")
-            label = entry.get("label", entry["recipe"])
-            expanded.append(
-                {"recipe": entry["recipe"], "label": label, "value": value, "set": changes}
-            )
+            named = {"recipe": entry["recipe"], "label": entry.get("label", entry["recipe"])}
+            settings = settings_of(entry["recipe"], changes)
+            expanded.append({**named, "value": value, "set": changes, "settings": settings})
     return expanded
+
+
+def settings_of(recipe: str, changes: list[str]) -> str:
+    """Sixteen hex digits of what is asked for, however it is written and called."""
+    words = {"title", "source"}
+    asked = read_recipe(recipe, changes).model_dump(
+        by_alias=True, exclude_defaults=True, exclude=words
+    )
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -106,7 +144,14 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
 def trained(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     """What came out of one run, made unless its result is there already."""
     out = folder / name_of(entry, seed)
+    # Of each code that this run was trained by, the last one last.
+    origins = folder / f"{out.name}.origins.json"
     if not (out / "result.json").exists():
+        known = json.loads(origins.read_text()) if origins.exists() else []
+        now = provenance([*TRAINING, *recipe_files(entry["recipe"])])
+        known = [one for one in known if one["code"] != now["code"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        origins.write_text(json.dumps([*known, {**now, "date": str(date.today())}]))
         changes = [option for change in entry["set"] for option in ("--set", change)]
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
         if (out / "recipe.json").exists():
@@ -118,7 +163,10 @@ def trained(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     result["coded"] = sum(coded(w, w == 0) for w in weights)
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = re.sub(r" --out ('[^']*'|\S+)", "", result["command"])
-    return {**entry, **result}
+    *before, origin = json.loads(origins.read_text())
+    if before:
+        origin["began with"] = [one["code"]["digest"] for one in before]
+    return {**entry, **result, **origin}
 
 
 def call(*arguments: str) -> None:

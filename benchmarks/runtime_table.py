@@ -40,6 +40,16 @@ def shrunk(record: Record) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
+def aligned(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Times and MACs over those of the dense network, for networks that were trained to widths."""
+    rows = []
+    for run in record["runs"]:
+        ratios = [f"{run[name]:.2f}" for name in ("macs", "ratio", "over_macs")]
+        trained = run["trained"].removeprefix("multiple_of=")
+        rows.append([run["network"], trained, str(run["batch"]), *ratios])
+    return ["", "`multiple_of`", "batch", "MACs left", "time", "time over MACs"], rows
+
+
 def c_speed(record: Record) -> tuple[list[str], list[list[str]]]:
     """Times of one example on a PC, and over those of the dense network in ONNX Runtime."""
     forms = [*record["networks"][0]["times"]]

@@ -281,6 +281,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": lambda: exact_tables.speed(load("latency")),
     "runtimes": lambda: exact_table("runtimes", runtime_table.runtimes),
     "padding": lambda: exact_table("padding", runtime_table.padding),
+    "aligned": lambda: exact_table("aligned", runtime_table.aligned),
     "c-speed": lambda: exact_table("c_speed", runtime_table.c_speed),
     "topk": lambda: plain_table("topk"),
     "topk-chosen": lambda: plain_table("topk-chosen"),

@@ -344,6 +344,7 @@ plain("Loaders", Loaders, train=LOADED, test=LOADED, valid=LOADED, name="d", cla
 plain("first_inputs", first_inputs, data=blobs(), task=Task(), n=2)
 plain(
     "Task", Task, loss="cross_entropy", score=None, weight=[1.0, 2.0, 3.0],
+    label_smoothing=0.1,
     forward=lambda model, batch: (model(batch[0]), batch[1]), name="wrong", unit="°C",
 )  # fmt: skip
 plain("Score", Score, of=lambda o, t: 1.0, name="size", best=1.0, larger_is_better=True)
@@ -353,6 +354,7 @@ plain("Teacher", Teacher, logits=torch.zeros(64, 3), alpha=0.5, temperature=2.0)
 TRAIN: dict[str, Any] = {
     "epochs": 1, "batch_size": 32, "lr_factor": schedules.cosine(1.0, 0.1, 1), "patience": 1,
     "patience_from": 0, "average_from": None, "average_decay": 0.9, "evaluate_every": 1,
+    "evaluate_train": True,
     "precision": "32-true", "accumulate": 2, "steps_per_epoch": 1, "clip_norm": 1.0,
     "scheduler_by": "epoch", "devices": 1, "strategy": "auto", "channels_last": False,
     "device": "cpu", "seed": 0,
@@ -530,7 +532,8 @@ plain("models.mlp", models.mlp, widths=[4, 5, 3], input_dropout=0.1, activation=
 plain("models.henrikson", models.henrikson, inputs=9, classes=3, input_dropout=0.1)
 plain("models.lenet300", models.lenet300, inputs=9, classes=3, activation=nn.Tanh)
 plain("models.cnn", models.cnn, inputs=(1, 16, 16), classes=3, widths=(2, 2, 2))
-plain("models.vgg", models.vgg, classes=3, width=0.02, channels=1)
+plain("models.resnet", models.resnet, depth=8, classes=3, width=0.1, channels=1)
+plain("models.vgg", models.vgg, classes=3, width=0.02, channels=1, init="xavier")
 plain("models.vt_cnn2", models.vt_cnn2, classes=3, dropout=0.1)
 plain("models.ahmed_modrec", models.ahmed_modrec, classes=3, kernels=(2, 2), hidden=3)
 plain(

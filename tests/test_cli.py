@@ -730,7 +730,10 @@ def bad_runs(folder: Path) -> None:
         ),
         ("train quick.toml --set method=none", "need a [method] as well"),
         ("train quick.toml --set method.finalize_at=3", "ends after epoch 3, and training ends"),
-        ("train quick.toml --set model.name=lenet5", "'lenet5' takes images of 1×28×28"),
+        (
+            "train quick.toml --set model.name=lenet5",
+            "'lenet5' does not take examples of 1×8×8, as digits has",
+        ),
         ("train quick.toml --set penalties.0.groups=kernels", "no kernels to choose from"),
         ("train quick.toml --set penalties.0.only=['fc9']", "'fc9' matches none of the weights"),
         ("train quick.toml --set data.validation=1347", "cannot hold out 1347 of 1347"),

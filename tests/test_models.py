@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.errors import LissomError, RecipeError
-from lissom.models import build, cnn, ds_cnn, henrikson, lenet5, lenet300, mlp, vgg, wide_resnet
+from lissom.models import (
+    build,
+    cnn,
+    ds_cnn,
+    henrikson,
+    lenet5,
+    lenet300,
+    mlp,
+    resnet,
+    vgg,
+    wide_resnet,
+)
 
 
 def count(net: nn.Module) -> int:
@@ -33,7 +44,10 @@ def names(net: nn.Module) -> list[str]:
         ("lenet5", 430_500, 431_080),
         ("cnn", 8_712, 8_834),
         ("ds-cnn", 19_904, 21_066),
+        ("resnet20", 268_336, 269_722),
+        ("resnet56", 848_944, 853_018),
         ("vgg", 9_234_432, 9_242_730),
+        ("wrn16-4", 2_745_264, 2_748_890),
         ("wrn28-10", 36_461_232, 36_479_194),
     ],
 )
@@ -158,6 +172,19 @@ def test_vgg_is_formaneks() -> None:
     assert net.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_vgg_starts_as_formaneks_does() -> None:
+    torch.manual_seed(0)
+    for layer in vgg(width=0.5, init="xavier"):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = math.sqrt(
+                6 / ((layer.weight.shape[0] + layer.weight.shape[1]) * layer.weight[0, 0].numel())
+            )
+            assert 0.9 * bound < layer.weight.abs().max() <= bound
+            assert layer.bias is not None and layer.bias.count_nonzero() == 0
+    with pytest.raises(LissomError, match=r"init is 'torch' or 'xavier', got 'xaviar'"):
+        build("vgg", init="xaviar")
+
+
 @pytest.mark.parametrize("width", [0.001, 0.25, 0.5, 1, 1.5])
 def test_vgg_at_any_width(width: float) -> None:
     net = vgg(classes=3, width=width, channels=1).eval()
@@ -242,9 +269,12 @@ def test_impossible_dropout_is_quoted(p: float) -> None:
     assert repr(p) in str(caught.value)
 
 
-def test_an_activation_must_be_callable() -> None:
-    with pytest.raises(LissomError, match=r"such as nn.ReLU, got 'tanh'"):
-        build("lenet300", activation="tanh")
+def test_an_activation_is_named_or_made() -> None:
+    assert isinstance(build("lenet300", activation="tanh").get_submodule("act1"), nn.Tanh)
+    with pytest.raises(LissomError, match=r"relu, tanh, got 'tanhh'\. Did you mean 'tanh'"):
+        build("lenet300", activation="tanhh")
+    with pytest.raises(LissomError, match=r"such as nn.ReLU, got 3"):
+        build("lenet300", activation=3)
 
 
 @pytest.mark.parametrize("classes", [0, -1, 2.5, "10"])
@@ -265,10 +295,18 @@ def test_build_passes_options_on() -> None:
     [
         ("lenet-5", {}, r"no model 'lenet-5'\. Did you mean 'lenet5'"),
         ("resnet18", {}, r"no model 'resnet18'\."),
-        ("xyz", {}, r"Known: ahmed-modrec, cnn, ds-cnn, henrikson, .*, vgg, vt-cnn2, wrn28-10\."),
-        ("lenet5", {"clases": 10}, r"'lenet5' has no option 'clases'\. Did you mean 'classes'\?"),
-        ("lenet5", {"name": "x"}, r"'lenet5' has no option 'name'\."),
-        ("lenet5", {"input_dropout": 0.2}, r"'lenet5' has no option 'input_dropout'\."),
+        (
+            "xyz",
+            {},
+            r"Known: ahmed-modrec, cnn, ds-cnn, henrikson, .*, vgg, vt-cnn2, wrn16-4, wrn28-10\.",
+        ),
+        ("lenet5", {"clases": 10}, r"'lenet5' has no clases\. Did you mean 'classes'\?"),
+        ("lenet5", {"name": "x"}, r"'lenet5' has no name\."),
+        (
+            "lenet5",
+            {"input_dropout": 0.2},
+            r"'lenet5' has no input_dropout; only 'henrikson' and 'lenet300' and 'mlp' have",
+        ),
         ("mlp", {}, r"'mlp' needs the option 'widths'"),
     ],
 )
@@ -277,6 +315,34 @@ def test_build_explains_what_it_cannot_build(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         build(name, **options)
+
+
+def test_residual_networks_halve_the_side_without_weights() -> None:
+    net = resnet(depth=8, width=0.5, classes=7, channels=1).eval()
+    assert [len(net.get_submodule(f"stage{i}")) for i in (1, 2, 3)] == [1, 1, 1]  # type: ignore[arg-type]
+    assert net(torch.rand(2, 1, 32, 32)).shape == (2, 7)
+    block = net.get_submodule("stage2")[0]  # type: ignore[index]
+    nn.init.zeros_(block.norm2.weight)
+    x = torch.rand(2, 8, 6, 6)
+    found = block(x)
+    assert found.shape == (2, 16, 3, 3)
+    assert torch.equal(found[:, 4:12], x[:, :, ::2, ::2]), "the shortcut is every second pixel"
+    assert not found[:, :4].any() and not found[:, 12:].any(), "between channels of zeros"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 21}, r"depth of 8, 14, 20, 26, …, got 21"),
+        ({"depth": "20"}, r"got '20'"),
+        ({"width": 0}, r"resnet needs a width > 0, such as 0\.5, got 0"),
+        ({"classes": 0}, r"resnet needs classes as a whole number ≥ 1, got 0"),
+        ({"channels": 1.5}, r"resnet needs channels as a whole number ≥ 1, got 1\.5"),
+    ],
+)
+def test_resnet_explains_what_it_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(LissomError, match=message):
+        build("resnet20", **options)
 
 
 def test_wide_residual_networks_are_made_of_pre_activated_blocks() -> None:
@@ -319,10 +385,13 @@ def test_a_wide_residual_network_can_normalise_its_pixels() -> None:
     [
         ({"depth": 27}, r"depth of 10, 16, 22, 28, …, got 27"),
         ({"depth": 4}, r"got 4"),
-        ({"mean": [0.5] * 3}, r"3 means and 3 stds, got mean=\[0\.5, .* and std=None"),
-        ({"std": [0.5] * 3}, r"3 means and 3 stds, got mean=None and std=\[0\.5, "),
+        ({"mean": [0.5] * 3}, r"normalised by both: give std as well"),
+        ({"std": [0.5] * 3}, r"normalised by both: give mean as well"),
         ({"mean": [0.5] * 3, "std": [1.0]}, r"each channel are needed, got 3 and 1: "),
-        ({"mean": [0.5], "std": [1.0]}, r"images of 3 channels are normalised by 3 means"),
+        (
+            {"mean": [0.5], "std": [1.0], "channels": 3},
+            r"images of 3 channels are normalised by 3 means",
+        ),
         ({"mean": [0.5] * 3, "std": [1, 0, 1]}, r"stds above 0.*got \[0\.5.*\[1, 0, 1\]"),
         ({"mean": [0, math.nan, 0], "std": [1] * 3}, r"means are finite .* nan"),
         ({"widen": 0}, r"widen as a whole number ≥ 1, got 0"),

@@ -72,7 +72,7 @@ def test_recorded_settings_are_those_of_the_recorded_command(path: Path) -> None
 
 
 def test_none_takes_a_key_away() -> None:
-    recipe = read_recipe("formanek-channels-l1", ["method=none", "penalties=none"])
+    recipe = read_recipe("small-cnn-channels-l1", ["method=none", "penalties=none"])
     assert (recipe.method, recipe.penalties) == (None, [])
     two = read_recipe("henrikson-per-layer", ["penalties.0=none"])
     assert two.penalties == read_recipe("henrikson-per-layer").penalties[1:]
@@ -83,4 +83,4 @@ def test_a_required_key_cannot_be_taken_away() -> None:
     with pytest.raises(RecipeError, match=r"train\.epochs: this key is required"):
         read_recipe("henrikson-dense", ["train.epochs=none"])
     with pytest.raises(RecipeError, match=r"\[method\] needs \[\[penalties\]\]"):
-        read_recipe("formanek-channels-l1", ["penalties=none"])
+        read_recipe("small-cnn-channels-l1", ["penalties=none"])

@@ -9,6 +9,7 @@ import torch
 from products import exhaustive
 from task_cases import CASES, Case, N, draw, jaccard, loaders
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
@@ -86,6 +87,19 @@ def test_tokens_that_do_not_count_are_left_out() -> None:
     found = evaluate(net, data, case.task)
     assert counted and found.error == wrong / counted
     assert found.loss == pytest.approx(nats / counted, rel=1e-5)
+
+
+def test_smoothed_labels_are_trained_on_and_not_judged_by() -> None:
+    logits, labels = torch.randn(7, 3), torch.arange(7) % 3
+    task, plain = Task(label_smoothing=0.3), Task()
+    shared = -logits.log_softmax(1).mean(1).mean()
+    by_hand = 0.7 * plain.mean_loss(logits, labels) + 0.3 * shared
+    torch.testing.assert_close(task.mean_loss(logits, labels), by_hand)
+    data, net = blobs(), dense()
+    assert evaluate(net, data, task) == evaluate(net, data, plain)
+    weighted = Task(label_smoothing=0.3, weight=[1.0, 2.0, 3.0]).mean_loss(logits, labels)
+    wanted = F.cross_entropy(logits, labels, torch.tensor([1.0, 2, 3]), label_smoothing=0.3)
+    assert torch.equal(weighted, wanted)
 
 
 def test_what_is_judged_by_is_told() -> None:
@@ -443,6 +457,18 @@ FIRST_DAY: dict[str, tuple[Any, str]] = {
     "weights of too few classes": (
         lambda: trainer(task=Task(weight=[1.0, 2.0])),
         r"weight has a number for each class: 3 classes, got \[2\]",
+    ),
+    "more smoothing than there is": (
+        lambda: Task(label_smoothing=1.0),
+        r"label_smoothing is 0 ≤ ε < 1 of each target of 'cross_entropy', got 1\.0",
+    ),
+    "smoothed numbers": (
+        lambda: Task("mse", label_smoothing=0.1),
+        r"label_smoothing is .* of 'cross_entropy', got 0\.1 for loss 'mse'",
+    ),
+    "what loaders never do": (
+        lambda: trainer(data=CASES["one logit"].data(), evaluate_train=False),
+        r"evaluate_train=False is for a Dataset in memory",
     ),
     "a callback that is never called": (
         lambda: trainer(callbacks=[type("Mine", (), {"on_epoch_ends": 1})()]),

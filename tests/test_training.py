@@ -527,6 +527,31 @@ def test_evaluates_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 5
 
 
+def test_training_figures_are_those_seen_in_training_where_asked() -> None:
+    """The examples are gone through once: as a loader's, the figures are of weights that change."""
+    called = Counting()
+    nets = {again: copy.deepcopy(dense()) for again in (True, False)}
+    found = {}
+    for again, net in nets.items():
+        hook = net.register_forward_hook(called)
+        called.examples = 0
+        found[again] = trainer(net, epochs=1, evaluate_train=again).fit(), called.examples
+        hook.remove()
+    same(nets[True].state_dict(), nets[False].state_dict())
+    (after, all_of_them), (seen, once) = found[True], found[False]
+    assert all_of_them - once == EXAMPLES
+    assert seen.test == after.test and seen.train.loss > after.train.loss
+
+
+class Counting:
+    """A hook that counts the examples that a network sees."""
+
+    examples = 0
+
+    def __call__(self, net: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        self.examples += len(inputs[0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -561,8 +586,8 @@ def test_impossible_options_are_quoted(options: dict[str, Any], message: str) ->
          "'augment'?"),
         ("proximal", "unknown option 'proximal'. Known: accumulate, augment, average_decay, "
          "average_from, batch_size, channels_last, clip_norm, device, devices, epochs, "
-         "evaluate_every, lr_factor, patience, patience_from, precision, scheduler, scheduler_by, "
-         "seed, steps_per_epoch, strategy."),
+         "evaluate_every, evaluate_train, lr_factor, patience, patience_from, precision, "
+         "scheduler, scheduler_by, seed, steps_per_epoch, strategy."),
     ],
 )  # fmt: skip
 def test_an_unknown_option_is_answered_with_the_nearest(name: str, message: str) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from lissom.arguments import shown
-from lissom.errors import LissomError
+from lissom.errors import LissomError, nearest
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def mlp(
     widths: Sequence[int],
     *,
     input_dropout: float = 0.0,
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    activation: Callable[[], nn.Module] | str = "relu",
 ) -> nn.Sequential:
     """Dense layers fc1, fc2, … with an activation between any two, and none after the last.
 
@@ -23,11 +25,11 @@ def mlp(
     Args:
         widths: inputs, hidden widths and outputs, at least the first and the last.
         input_dropout: probability that an input is zeroed in training, 0 ≤ p < 1.
-        activation: makes a new activation module, e.g. `nn.Tanh`.
+        activation: "relu", "tanh", or what makes a new module when called, such as `nn.GELU`.
 
     Raises:
         LissomError: fewer than two widths, a width that is not a whole number ≥ 1, a probability
-            out of range, or an activation that cannot be called.
+            out of range, or an activation that is neither a known name nor can be called.
     """
     if (
         not isinstance(widths, Sequence)
@@ -40,9 +42,14 @@ def mlp(
         )
     if not isinstance(input_dropout, int | float) or not 0 <= input_dropout < 1:
         raise LissomError(f"input_dropout is a probability 0 ≤ p < 1, got {shown(input_dropout)}")
-    if not callable(activation):
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        what = f"activation is one of {', '.join(ACTIVATIONS)}, got {activation!r}."
+        raise LissomError(what + nearest(activation, ACTIVATIONS), field="activation")
+    make = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    if not callable(make):
         raise LissomError(
-            f"activation must make a module when called, such as nn.ReLU, got {shown(activation)}"
+            f"activation must make a module when called, such as nn.ReLU, got {shown(activation)}",
+            field="activation",
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     if input_dropout > 0:
@@ -51,7 +58,7 @@ def mlp(
     for number in range(1, last + 1):
         layers[f"fc{number}"] = nn.Linear(widths[number - 1], widths[number])
         if number < last:
-            layers[f"act{number}"] = activation()
+            layers[f"act{number}"] = make()
     return nn.Sequential(layers)
 
 
@@ -74,7 +81,7 @@ def lenet300(
     inputs: int = 784,
     classes: int = 10,
     input_dropout: float = 0.0,
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    activation: Callable[[], nn.Module] | str = "relu",
 ) -> nn.Sequential:
     """LeNet-300-100: 784-300-100-10, 266,200 weights, 266,610 with biases.
 

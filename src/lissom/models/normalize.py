@@ -38,7 +38,8 @@ class Normalize(nn.Module):
         if not (all(map(math.isfinite, (*mean, *std))) and all(one > 0 for one in std)):
             raise LissomError(
                 "means are finite and stds above 0, for one is subtracted and the other divides; "
-                f"got {list(mean)} and {list(std)}"
+                f"got {list(mean)} and {list(std)}",
+                field="mean" if not all(map(math.isfinite, mean)) else "std",
             )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))

@@ -49,7 +49,7 @@ def wide_resnet(
     widen: int = 10,
     classes: int = 10,
     dropout: float = 0.0,
-    channels: int = 3,
+    channels: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> nn.Sequential:
@@ -67,7 +67,7 @@ def wide_resnet(
         widen: the factor of the widths.
         classes: outputs.
         dropout: between the two convolutions of each block, 0 ≤ p < 1.
-        channels: of the images.
+        channels: of the images; None means as many as there are means, or 3.
         mean: of the pixels, for each channel; together with `std`, or not at all.
         std: of the pixels, for each channel.
 
@@ -76,6 +76,11 @@ def wide_resnet(
 
     Source: Zagoruyko & Komodakis 2016, table 1, with pre-activation (He et al. 2016).
     """
+    if (mean is None) != (std is None):
+        given, lacking = ("mean", "std") if std is None else ("std", "mean")
+        raise LissomError(f"pixels are normalised by both: give {lacking} as well", field=given)
+    if channels is None:
+        channels = 3 if mean is None else len(mean)
     for name, number in (("widen", widen), ("classes", classes), ("channels", channels)):
         if not isinstance(number, int) or number < 1:
             raise LissomError(
@@ -88,8 +93,8 @@ def wide_resnet(
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if mean is not None or std is not None:
-        if mean is None or std is None or len(mean) != channels:
+    if mean is not None and std is not None:
+        if len(mean) != channels:
             raise LissomError(
                 f"images of {channels} channels are normalised by {channels} means and "
                 f"{channels} stds, got mean={shown(mean)} and std={shown(std)}"

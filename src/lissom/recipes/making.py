@@ -16,7 +16,7 @@ from lissom.errors import GroupError, LissomError, RecipeError
 from lissom.groups import Groups, blocks, columns, kernels, tiles, weights
 from lissom.importing import called_with, imported_function
 from lissom.methods import Method
-from lissom.models import build
+from lissom.models import build, options_of
 from lissom.recipes.examples import make_example
 from lissom.recipes.models import OwnModelSpec
 from lissom.recipes.optimizers import OptimizerSpec
@@ -25,11 +25,6 @@ from lissom.recipes.specs import Recipe
 from lissom.recipes.tasks import TaskSpec
 from lissom.training import Task
 from lissom.training.evaluation import CLASSES
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-
-# Of an example, for models that take no other.
-SHAPES = {"lenet5": (1, 28, 28), "vt-cnn2": (1, 2, 128), "ahmed-modrec": (1, 2, 128)}
 
 
 def make_data(
@@ -121,16 +116,14 @@ def make_model(recipe: Recipe, shape: Any, classes: int | None, *, seed: int = 0
         RecipeError: for a network of lissom's that does not take such inputs, or what a function of
             the user's raises.
     """
-    torch.manual_seed(seed)
     spec = recipe.model
     if isinstance(spec, OwnModelSpec):
+        torch.manual_seed(seed)
         function = imported_function(spec.make, what="model", error=RecipeError, field="make")
         made = called_with(function, spec.arguments, who=f"model {spec.make!r}", error=RecipeError)
         if not isinstance(made, nn.Module):
             raise RecipeError(f"model {spec.make!r} makes a torch.nn.Module, got {shown(made)}")
         return made
-    name = spec.name
-    options: dict[str, Any] = spec.model_dump(exclude={"name"}, exclude_none=True)
     if (
         classes is None
         or not isinstance(shape, list | tuple)
@@ -138,29 +131,27 @@ def make_model(recipe: Recipe, shape: Any, classes: int | None, *, seed: int = 0
     ):
         what = "labels" if classes is None else "floats"
         raise RecipeError(
-            f"model {name!r} is of one input of floats, for labels, and {recipe.data.called} has "
-            f'no {what}: name a network of your own, make = "my.nets:net"'
+            f"model {spec.name!r} is of one input of floats, for labels, and {recipe.data.called} "
+            f'has no {what}: name a network of your own, make = "my.nets:net"'
         )
-    options["classes"] = classes
-    if spec.activation is not None:
-        options["activation"] = ACTIVATIONS[spec.activation]
-    if name in SHAPES and tuple(shape) != SHAPES[name]:
-        what = "images" if name == "lenet5" else "vectors"
+    taken = options_of(spec.name)
+    counted = "inputs" in taken and isinstance(taken["inputs"].default, int)
+    sizes = {
+        "classes": classes,
+        "channels": shape[0] if shape else 1,
+        "inputs": torch.Size(shape).numel() if counted else shape,
+    }
+    options = spec.arguments | {key: size for key, size in sizes.items() if key in taken}
+    try:
+        with torch.device("meta"):
+            build(spec.name, **options)(torch.empty(2, *shape))
+    except (LissomError, RuntimeError) as error:
         raise RecipeError(
-            f"model {name!r} takes {what} of {'×'.join(map(str, SHAPES[name]))}, but "
-            f"{recipe.data.called} has examples of {'×'.join(map(str, shape))}; 'lenet300' and "
-            "'henrikson' take any"
-        )
-    if name == "wrn28-10":
-        if len(shape) != 3:
-            raise RecipeError(
-                f"model 'wrn28-10' takes images of channels×height×width, but {recipe.data.called} "
-                f"has examples of {'×'.join(map(str, shape))}"
-            )
-        options["channels"] = shape[0]
-    elif name not in SHAPES:
-        options["inputs"] = list(shape) if name in ("cnn", "ds-cnn") else torch.Size(shape).numel()
-    return build(name, **options)
+            f"model {spec.name!r} does not take examples of {'×'.join(map(str, shape))}, as "
+            f"{recipe.data.called} has: {error}; 'lenet300' and 'henrikson' take any"
+        ) from error
+    torch.manual_seed(seed)
+    return build(spec.name, **options)
 
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:

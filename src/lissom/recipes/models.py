@@ -1,48 +1,23 @@
 """[model]: what a recipe says about its network."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import model_validator
 
 from lissom.errors import RecipeError
 from lissom.importing import imported_function
-from lissom.recipes.strict import OpenSpec, Positive, Spec, Whole, complaint, refusals
+from lissom.models import build
+from lissom.recipes.strict import OpenSpec, complaint, refusals
 
-OPTIONS = {  # of [model], with the models that have them
-    "input_dropout": ("henrikson", "lenet300"),
-    "dropout": ("vt-cnn2",),
-    "activation": ("lenet300",),
-    "widths": ("cnn",),
-    "width": ("ds-cnn",),
-    "blocks": ("ds-cnn",),
-    "kernels": ("ahmed-modrec",),
-    "hidden": ("ahmed-modrec",),
-    "depth": ("wrn28-10",),
-    "widen": ("wrn28-10",),
-    "mean": ("wrn28-10",),
-    "std": ("wrn28-10",),
-}
+OF_DATA = ("inputs", "channels", "classes")  # what the data say, and not the recipe
 
 
-class ModelSpec(Spec):
-    """[model]: `name`, one of the papers' networks, with its options."""
+class ModelSpec(OpenSpec):
+    """[model]: `name`, one of `lissom.models`, and its options."""
 
-    name: Literal[
-        "ahmed-modrec", "cnn", "ds-cnn", "henrikson", "lenet300", "lenet5", "vt-cnn2", "wrn28-10"
-    ]
-    input_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    activation: Literal["relu", "tanh"] | None = None
-    widths: Annotated[list[Whole], Field(min_length=1)] | None = None
-    width: Whole | None = None
-    blocks: Whole | None = None
-    kernels: list[Whole] | None = None
-    hidden: Whole | None = None
-    depth: Annotated[int, Field(ge=10)] | None = None
-    widen: Whole | None = None
-    mean: list[float] | None = None
-    std: list[Positive] | None = None
+    name: str
 
     @property
     def called(self) -> str:
@@ -50,19 +25,12 @@ class ModelSpec(Spec):
         return self.name
 
     @model_validator(mode="after")
-    def _has_its_options(self) -> Self:
-        for key, owners in OPTIONS.items():
-            if self.name not in owners and getattr(self, key) is not None:
-                known = " and ".join(repr(owner) for owner in owners)
-                has = "has" if len(owners) == 1 else "have"
-                raise complaint(f"model {self.name!r} has no {key}; only {known} {has}", key)
-        if self.kernels is not None and len(self.kernels) != 2:
-            raise complaint(
-                f"two numbers of kernels, such as [64, 16], not {self.kernels}", "kernels"
-            )
-        if (self.mean is None) != (self.std is None):
-            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
-            raise complaint(f"pixels are normalised by both: give {lacking} as well", given)
+    def _can_be_made(self) -> Self:
+        for key in OF_DATA:
+            if key in self.arguments:
+                raise complaint(f"{key} is what the data say: leave it out", key)
+        with refusals(), torch.device("meta"):
+            build(self.name, **self.arguments)
         return self
 
 

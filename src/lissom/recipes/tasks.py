@@ -51,6 +51,7 @@ class TaskSpec(Spec):
     loss: str = "cross_entropy"
     score: ScoreSpec | None = None
     weight: list[float] | None = None
+    label_smoothing: float = 0.0
     forward: str | None = None
     name: str | None = None
     unit: str | None = None
@@ -65,6 +66,7 @@ class TaskSpec(Spec):
             self._named(self.loss, "loss") if ":" in self.loss else self.loss,
             None if self.score is None else self.score.score(),
             weight=self.weight,
+            label_smoothing=self.label_smoothing,
             forward=None if self.forward is None else self._named(self.forward, "forward"),
             name=self.name,
             unit=self.unit,

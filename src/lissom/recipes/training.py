@@ -113,6 +113,7 @@ class TrainSpec(Spec):
     average_from: int | None = None
     average_decay: float = 0.999
     evaluate_every: int = 1
+    evaluate_train: bool = True
     precision: Precision = "32-true"
     channels_last: bool = False
 

@@ -46,13 +46,14 @@ class CrossEntropy:
     """Classes, in dim 1 of the outputs; the error is the fraction of wrong answers."""
 
     weight: Tensor | None
+    smoothing: float = 0.0  # in training alone
     error: ClassVar[str] = "error"
     root: ClassVar[bool] = False
 
     def mean(self, outputs: Any, targets: Any) -> Tensor:
         """In nats; weighted if there are weights."""
         outputs, targets = self._fit(outputs, targets)
-        return self._entropy(outputs, targets, "mean")
+        return self._entropy(outputs, targets, "mean", self.smoothing)
 
     def sums(self, outputs: Any, targets: Any) -> Sums:
         """Of the targets that count."""
@@ -67,10 +68,14 @@ class CrossEntropy:
         """Logits, and classes."""
         return self._fit(outputs, targets)
 
-    def _entropy(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    def _entropy(
+        self, outputs: Tensor, targets: Tensor, reduction: str, smoothing: float = 0.0
+    ) -> Tensor:
         weight = None if self.weight is None else self._weight(outputs)
         try:
-            return F.cross_entropy(outputs, targets, weight, reduction=reduction)
+            return F.cross_entropy(
+                outputs, targets, weight, reduction=reduction, label_smoothing=smoothing
+            )
         except IndexError as error:  # a class that there is no output for
             raise RunError(
                 f"targets go up to {int(targets.max())} and down to {int(targets.min())}, but the "
@@ -169,7 +174,9 @@ class BinaryEntropy(_Numberwise):
         outputs, targets = self._fit(outputs, targets)
         return outputs, (targets > 0.5).long()
 
-    def _entropy(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    def _entropy(
+        self, outputs: Tensor, targets: Tensor, reduction: str, smoothing: float = 0.0
+    ) -> Tensor:
         weight = None if self.weight is None else self.weight.to(outputs)
         try:
             return F.binary_cross_entropy_with_logits(

@@ -43,6 +43,9 @@ class TrainOptions:
             and the final result.
         average_decay: of that average, each step.
         evaluate_every: so many epochs.
+        evaluate_train: whether the examples of a `Dataset` that are trained on are gone through
+            again at each evaluation; otherwise their loss and error are those seen in training, as
+            they always are with loaders.
         precision: "32-true", or "bf16-mixed" and others, as Lightning Fabric has them.
         channels_last: a layout of images in which convolutions are faster.
         device: to train on: "cpu", "cuda", "cuda:1", "mps".
@@ -69,6 +72,7 @@ class TrainOptions:
     average_from: int | None = None
     average_decay: float = 0.999
     evaluate_every: int = 1
+    evaluate_train: bool = True
     precision: Precision = "32-true"
     channels_last: bool = False
     device: str = "cpu"
@@ -225,6 +229,12 @@ class TrainOptions:
                 f"patience={self.patience} chooses an epoch by validation data, and there are "
                 "none: hold some out, 5000 say",
                 field="patience",
+            )
+        if not in_memory and not self.evaluate_train:
+            raise RunError(
+                "evaluate_train=False is for a Dataset in memory: loaders are never gone through "
+                "again; leave it out",
+                field="evaluate_train",
             )
         if not in_memory and self.augment is not None:
             raise RunError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from lissom.arguments import check_fields, shown
 from lissom.data.loaders import split_batch, told
 from lissom.errors import RunError
-from lissom.training.losses import LOSSES, Loss, Own
+from lissom.training.losses import LOSSES, CrossEntropy, Loss, Own
 
 SCORES = (
     "a score is a torchmetrics Metric, or lissom.training.Score(function, name=…, best=…, "
@@ -106,6 +106,9 @@ class Task:
             loss: the fraction of wrong answers; the root of the mean squared error; the mean loss
             of a function.
         weight: of each class in "cross_entropy", or of the positive answers in "bce_with_logits".
+        label_smoothing: the part of each target that all classes share, 0 ≤ ε < 1, in the
+            "cross_entropy" that is trained on (Szegedy et al. 2016, section 7); evaluations go by
+            the targets as they are.
         forward: (model, batch) → (outputs, targets). None calls model(*inputs) for batches
             (inputs …, target), and model(**rest) for dicts, where the target is under "labels",
             "label", "targets", "target" or "y"; of outputs with `logits`, as those of transformers,
@@ -120,6 +123,7 @@ class Task:
     loss: str | Callable[..., Any] = "cross_entropy"
     score: Any = None
     weight: Tensor | Sequence[float] | None = field(default=None, kw_only=True)
+    label_smoothing: float = field(default=0.0, kw_only=True)
     forward: Callable[..., Any] | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     unit: str | None = field(default=None, kw_only=True)
@@ -137,6 +141,13 @@ class Task:
                 "weight is of classes in 'cross_entropy', or of positive answers in "
                 f"'bce_with_logits', and loss is {shown(self.loss)}",
                 field="weight",
+            )
+        smoothing = self.label_smoothing
+        if not 0 <= smoothing < 1 or (smoothing and self.loss != "cross_entropy"):
+            raise RunError(
+                "label_smoothing is 0 ≤ ε < 1 of each target of 'cross_entropy', got "
+                f"{smoothing!r} for loss {shown(self.loss)}",
+                field="label_smoothing",
             )
         as_score(self.score)
 
@@ -187,6 +198,8 @@ class Task:
         if not isinstance(self.loss, str):
             return Own(self.loss)
         weight = None if self.weight is None else torch.as_tensor(self.weight, dtype=torch.float32)
+        if self.label_smoothing:
+            return CrossEntropy(weight, self.label_smoothing)
         return LOSSES[self.loss](weight)
 
 

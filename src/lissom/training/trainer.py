@@ -250,7 +250,8 @@ class Trainer:
         self.model.train()
         if self.epoch == self.options.average_from:
             self._start_average()
-        seen = None if isinstance(self.data, Dataset) else Tally(self.task)
+        again = isinstance(self.data, Dataset) and self.options.evaluate_train
+        seen = None if again else Tally(self.task)
         total = torch.zeros((), device=self._devices.device)
         scheduler, by = self.options.scheduler, self.options.scheduler_by
         for i, batches in enumerate(self._feed.epoch(self.epoch)):
