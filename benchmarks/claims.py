@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import curve_tables
+import formanek_claims
 import lc_tables
 import published
 import vgg_tables
@@ -25,6 +26,7 @@ Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 Load = Callable[[str], Record]
 
+VERDICTS = ("reproduced", "beaten", "contradicted", "not run")
 MARGIN = 4  # pixels: digits of MNIST are centred in 20 × 20 of its 28 × 28
 
 
@@ -49,6 +51,14 @@ def table(load: Load) -> Table:
             rows[-1].append(evidence)
             name = ""
     return ["document", "reports", "ours", "seeds", "verdict", "evidence"], rows
+
+
+def counts(rows: list[list[str]]) -> str:
+    """How many rows of `table` have which verdict, in a sentence."""
+    verdicts = [row[-2].strip("*") for row in rows]
+    whole = [f"{verdicts.count(word)} {word}" for word in VERDICTS]
+    parts = len(verdicts) - sum(map(verdicts.count, VERDICTS))
+    return f"{len(rows)} results: {', '.join(whole)}, {parts} beaten in part."
 
 
 def records(load: Load) -> Table:
@@ -406,7 +416,7 @@ def exact_number(load: Load, row: Row) -> Found:
     return Found(shown, {"number": holds(exact)}, seeds(labels["ℓ1"]))
 
 
-CHECKS: dict[str, Callable[[Load, Row], Found]] = vgg_tables.CHECKS | {
+CHECKS: dict[str, Callable[[Load, Row], Found]] = formanek_claims.CHECKS | {
     check.__name__: check
     for check in (
         gates,

@@ -34,6 +34,7 @@ from lissom import measure, shrink
 from lissom.data import Dataset
 from lissom.measuring import latency
 from lissom.recipes import make_data, make_example, make_model, read_recipe, read_record
+from lissom.sparse_sizes import coded
 
 HERE = Path(__file__).parent
 BATCH, ROUNDS = 64, 31  # of the measured times
@@ -158,6 +159,8 @@ def trained(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
         call(*arguments)
     result = json.loads((out / "result.json").read_text())
     tensors = load_file(out / "model.safetensors")
+    weights = [w for name, w in tensors.items() if name in result["nonzeros"]]  # no buffers
+    result["coded"] = sum(coded(w, w == 0) for w in weights)
     result["l1"] = sum(float(w.abs().sum()) for name, w in tensors.items() if "weight" in name)
     result["command"] = re.sub(r" --out ('[^']*'|\S+)", "", result["command"])
     *before, origin = json.loads(origins.read_text())

@@ -22,16 +22,6 @@ def padding(record: Record) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def aligned(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Times and MACs over those of the dense network, for networks that were trained to widths."""
-    rows = []
-    for run in record["runs"]:
-        ratios = [f"{run[name]:.2f}" for name in ("macs", "ratio", "over_macs")]
-        trained = run["trained"].removeprefix("multiple_of=")
-        rows.append([run["network"], trained, str(run["batch"]), *ratios])
-    return ["", "`multiple_of`", "batch", "MACs left", "time", "time over MACs"], rows
-
-
 def shrunk(record: Record) -> tuple[list[str], list[list[str]]]:
     """Trained and shrunk networks: weights, multiply–accumulates, and what their times come to."""
     dense, *_ = record["networks"]
@@ -48,6 +38,16 @@ def shrunk(record: Record) -> tuple[list[str], list[list[str]]]:
     for name in record["missing"]:
         rows.append([name, "not run yet", *[""] * (len(columns) - 2)])
     return columns, rows
+
+
+def aligned(record: Record) -> tuple[list[str], list[list[str]]]:
+    """Times and MACs over those of the dense network, for networks that were trained to widths."""
+    rows = []
+    for run in record["runs"]:
+        ratios = [f"{run[name]:.2f}" for name in ("macs", "ratio", "over_macs")]
+        trained = run["trained"].removeprefix("multiple_of=")
+        rows.append([run["network"], trained, str(run["batch"]), *ratios])
+    return ["", "`multiple_of`", "batch", "MACs left", "time", "time over MACs"], rows
 
 
 def c_speed(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -26,6 +26,7 @@ import curve_tables
 import device_tables
 import edge_table
 import exact_tables
+import formanek_claims
 import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
@@ -231,13 +232,33 @@ def folded(title: str, table: str) -> str:
     return f'??? note "{title}"\n\n' + "\n".join(f"    {line}" for line in table.splitlines())
 
 
+def claims_table() -> str:
+    """What the five documents report and what we found, and how many have which verdict."""
+    columns, rows = claims.table(load)
+    return f"{claims.counts(rows)}\n\n{markdown(columns, rows)}"
+
+
 def vgg_table(study: str) -> str:
     """The runs of a study of images, with its figure where there is one."""
     table = markdown(*vgg_tables.runs_table(study, load))
-    figure = FIGURES / f"{study}.svg"
-    if study in LOADED and study.removeprefix("vgg-") in vgg_tables.GRANULARITIES:
-        return f"![Accuracy against weights removed](../figures/{figure.name})\n\n{table}"
+    if study.removeprefix("vgg-") in vgg_tables.GRANULARITIES:
+        return with_figure(study, "Accuracy against weights removed", table)
     return table
+
+
+def vgg_bytes() -> str:
+    """Error against bytes, with its figure where there is one."""
+    table = markdown(*vgg_tables.bytes_table(load, vgg_tables.STUDIES))
+    return with_figure("vgg-bytes", "Error against bytes", table)
+
+
+def with_figure(name: str, words: str, table: str) -> str:
+    """A table below its figure, or alone while there are no runs to draw."""
+    figure = vgg_figure(name)
+    if figure is None:
+        return table
+    plt.close(figure)
+    return f"![{words}](../figures/{name}.svg)\n\n{table}"
 
 
 def vgg_speed() -> str:
@@ -289,14 +310,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-cost": lambda: markdown(
         *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
     ),
-    "claims": lambda: markdown(*claims.table(load)),
+    "claims": claims_table,
     "claims-records": lambda: markdown(*claims.records(load)),
     "vgg-dense": lambda: markdown(*vgg_tables.dense_table(load)),
     **{
         study: partial(vgg_table, study)
         for study in ("vgg-weights", "vgg-kernels", "vgg-channels", "vgg-modern", "resnet20")
     },
-    "vgg-claims": lambda: markdown(*vgg_tables.claims(load)),
+    "vgg-bytes": vgg_bytes,
+    "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
     "vgg-speed": vgg_speed,
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),
@@ -346,12 +368,11 @@ def formanek_figure(name: str, title: str, close: tuple[float, float]) -> None:
     save(figure, name)
 
 
-def vgg_figures() -> None:
-    """The same of Formanek & Hadházi's own network and data, above or below the dense network."""
-    for granularity in vgg_tables.GRANULARITIES:
-        figure = vgg_tables.vgg_figure(load, granularity)
-        if figure is not None:
-            save(figure, f"vgg-{granularity}")
+def vgg_figure(name: str) -> Figure | None:
+    """One of Formanek & Hadházi's own network and data; None while runs are missing."""
+    if name == "vgg-bytes":
+        return vgg_tables.bytes_figure(load, vgg_tables.STUDIES)
+    return vgg_tables.vgg_figure(load, name.removeprefix("vgg-"))
 
 
 def channels_figure() -> None:
@@ -463,7 +484,9 @@ def main(check: bool) -> int:
         return len(stale)
     formanek_figure("formanek-weights", "LeNet-300-100 on MNIST, single weights", (96, 99))
     formanek_figure("formanek-kernels", "LeNet-5 on MNIST, 5×5 kernels", (97, 99.5))
-    vgg_figures()
+    for name in (*(f"vgg-{each}" for each in vgg_tables.GRANULARITIES), "vgg-bytes"):
+        if figure := vgg_figure(name):
+            save(figure, name)
     channels_figure()
     gates_figure()
     connections_figure()

@@ -7,8 +7,7 @@ and a claim about what is not there has no verdict.
 import statistics
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import hypot
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,20 @@ import published
 from gate_tables import helps, spread
 from matplotlib.figure import Figure
 from provenance import changed
-from verdicts import Found, against, holds, smaller
 
 Record = dict[str, Any]
 Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 Load = Callable[[str], Record]
 
-STUDIES = Path(__file__).with_name("studies.toml")
+PLANS = Path(__file__).with_name("studies.toml")
 CLAIMS: dict[str, Record] = tomllib.loads(
     Path(__file__).with_name("claims.toml").read_text(encoding="utf-8")
 )
 PENALTIES = ("L1", "threshold", "compress rate")
 COLOURS = dict(zip(PENALTIES, ("#2a9d4a", "#222222", "#c8322b"), strict=True))  # the paper's
 GRANULARITIES = ("weights", "kernels", "channels")
+STUDIES = ("vgg-dense", *(f"vgg-{each}" for each in GRANULARITIES), "vgg-modern")
 NOT_YET = "not run yet"
 
 
@@ -79,6 +78,19 @@ class Setting:
     def removed(self) -> float:
         return 100 - self.left
 
+    @property
+    def kilobytes(self) -> float | None:
+        """By entropy, in thousands of bytes, of the runs that have them; None if none does."""
+        known = [run["coded"] / 1000 for run in self.runs if "coded" in run]
+        return statistics.mean(known) if known else None
+
+    @property
+    def fewer_macs(self) -> float | None:
+        """By how much shrinking divides them; None where nothing was shrunk."""
+        found = [run["shrunk"] for run in self.runs if "shrunk" in run]
+        known = [one["macs_before"] / one["macs_after"] for one in found]
+        return statistics.mean(known) if known else None
+
 
 def counted(variables: Mapping[str, Record]) -> list[Record]:
     """The variables whose weights count: those of convolutions, which alone are penalised."""
@@ -107,14 +119,17 @@ def by_penalty(found: Iterable[Setting]) -> dict[str, list[Setting]]:
 
 
 def dense(load: Load) -> Setting | None:
-    """The unpenalised runs, one of each seed."""
-    studies = ("vgg-dense", *(f"vgg-{granularity}" for granularity in GRANULARITIES))
-    return next((one for one in settings(load, *studies) if one.label == "dense"), None)
+    """The unpenalised runs, of the first study that has any."""
+    for study in STUDIES[:-1]:
+        for one in settings(load, study):
+            if one.label == "dense":
+                return one
+    return None
 
 
 def asked(study: str) -> list[tuple[str, float | None]]:
     """Labels and values of a study of studies.toml."""
-    plans = tomllib.loads(STUDIES.read_text(encoding="utf-8"))
+    plans = tomllib.loads(PLANS.read_text(encoding="utf-8"))
     return [
         (entry.get("label", entry["recipe"]), value)
         for entry in plans.get(study, {"runs": []})["runs"]
@@ -129,7 +144,7 @@ def runs_table(study: str, load: Load) -> Table:
     rows = []
     for key in dict.fromkeys([*asked(study), *found]):
         if key not in found:
-            rows.append([Setting(*key, ()).name, NOT_YET, "", "", "", "", ""])
+            rows.append([Setting(*key, ()).name, NOT_YET, *[""] * 7])
             continue
         one = found[key]
         against_dense = f"{one.accuracy - base.accuracy:+.2f}" if base else ""
@@ -137,6 +152,8 @@ def runs_table(study: str, load: Load) -> Table:
             [
                 one.name,
                 f"{one.left:.2f} %",
+                "" if one.kilobytes is None else f"{one.kilobytes:,.1f}",
+                "" if one.fewer_macs is None else f"{one.fewer_macs:.2f}",
                 spread(one.accuracies),
                 against_dense,
                 str(len(one.runs)),
@@ -144,8 +161,9 @@ def runs_table(study: str, load: Load) -> Table:
                 code(one.runs),
             ]
         )
-    columns = ["setting", "weights of convolutions left", "test accuracy, %"]
-    return [*columns, "against dense, points", "seeds", "helped by", "code"], rows
+    columns = ["setting", "weights of convolutions left", "kB by entropy", "MACs ÷"]
+    columns += ["test accuracy, %", "against dense, points", "seeds", "helped by", "code"]
+    return columns, rows
 
 
 def dense_table(load: Load) -> Table:
@@ -238,157 +256,55 @@ def vgg_figure(load: Load, granularity: str) -> Figure | None:
     return drawn
 
 
+def bytes_figure(load: Load, studies: Sequence[str]) -> Figure | None:
+    """Test error against the bytes that entropy allows, of all studies; None without any."""
+    drawn, axes = plt.subplots(figsize=(6.4, 4.2))
+    empty = True
+    for study in studies:
+        known = [one for one in settings(load, study) if one.kilobytes is not None]
+        x = [one.kilobytes for one in known]
+        y = [100 - one.accuracy for one in known]
+        if known:
+            empty = False
+            axes.errorbar(
+                x, y, [deviation(one.accuracies) for one in known], fmt="o", ms=4, capsize=2,
+                label=study.removeprefix("vgg-"),
+            )  # fmt: skip
+    for row, marker in zip(published.rows("bytes", "VGG-16"), "*^", strict=True):
+        label = f"{row['method']}, VGG-16, CIFAR-10"
+        axes.plot(row["kilobytes"], float(row["error"]), marker, color="gray", ms=9, label=label)
+    if empty:
+        plt.close(drawn)
+        return None
+    axes.set(xscale="log", xlabel="kB by entropy", ylabel="test error, %")
+    axes.grid(alpha=0.25, which="both")
+    axes.legend(frameon=False, fontsize="small")
+    return drawn
+
+
+def bytes_table(load: Load, studies: Sequence[str]) -> Table:
+    """The settings of all studies that no other beats in both bytes and error, and LilNetX's."""
+    known = [
+        (one.kilobytes, 100 - one.accuracy, study, one)
+        for study in studies
+        for one in settings(load, study)
+        if one.kilobytes is not None
+    ]
+    rows, least = [], float("inf")
+    for kilobytes, error, study, one in sorted(known, key=lambda found: found[:2]):
+        if error < least:
+            least = error
+            errors = spread([100 - accuracy for accuracy in one.accuracies])
+            name, seeds = f"**{study}, {one.name}**", f"{len(one.runs)} seeds"
+            rows.append([name, f"{kilobytes:,.1f}", errors, seeds, helps(one.runs[0])])
+    if not rows:
+        rows.append(["lissom", NOT_YET, "", "", ""])
+    for row in published.rows("bytes", "VGG-16"):
+        name = f"{row['method']}, VGG-16, CIFAR-10"
+        rows.append([name, str(row["kilobytes"]), row["error"], published.source(row), ""])
+    return ["setting", "kB", "test error, %", "seeds, or source", "helped by"], rows
+
+
 def deviation(numbers: Sequence[float]) -> float:
     """Standard deviation over seeds, 0 for a single one."""
     return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-
-
-def claims(load: Load) -> Table:
-    """What the paper says of its experiment, and what our runs do so far."""
-    rows = []
-    for row in CLAIMS["formanek"]["rows"]:
-        if "of" in row:
-            found = CHECKS[row["check"]](load, row)
-            rows.append([row["reports"], found.ours, found.seeds, f"**{found.verdict}**"])
-    return ["the paper", "ours", "seeds", "verdict"], rows
-
-
-# Claims of the paper: what our runs say, so far. A row of claims.toml says of which granularity.
-
-
-def dense_accuracy(load: Load, row: Row) -> Found:
-    """The dense network on JPEG CIFAR-10, which is no figure to compare with that on CIFAR-10."""
-    found = dense(load)
-    if found is None:
-        return Found(NOT_YET)
-    variance = f", variance {statistics.variance(found.accuracies):.3f}" if found.runs[1:] else ""
-    weights = found.runs[0]["nonzeros"]["total"]["weights"]
-    shown = f"{found.accuracy:.2f} %{variance}, {weights:,} weights, JPEG CIFAR-10"
-    same = deviation(found.accuracies) < 1
-    return Found(shown, {"spread": holds(same)}, str(len(found.runs)))
-
-
-def gains(load: Load, row: Row) -> Found:
-    """Whether penalties are above the dense network between two compressions."""
-    low, high = map(float, row["removed"])
-    parts, signs = [], {}
-    for label in row["labels"]:
-        best, above = best_gain(load, row["of"], label, low, high)
-        parts.append(shown_gain(label, best, above, low, high))
-        if above and "points" in row:
-            signs[label] = against(above, row["points"], higher=True)
-        elif above:
-            signs[label] = holds(beyond(above, dense(load)))
-    return told(load, row, parts, signs)
-
-
-def l1_loses(load: Load, row: Row) -> Found:
-    """Whether L1 is below the dense network wherever less is removed than is said."""
-    base, found = dense(load), by_penalty(settings(load, f"vgg-{row['of']}"))["L1"]
-    gains = [one.accuracy - base.accuracy for one in found if base and one.removed < row["below"]]
-    if not gains:
-        return told(load, row, [f"L1: {NOT_YET}"], {})
-    shown = f"L1 {min(gains):+.2f} … {max(gains):+.2f} points in {len(gains)} settings"
-    return told(load, row, [shown], {"L1": holds(max(gains) < 0)})
-
-
-def gap(load: Load, row: Row) -> Found:
-    """Whether no λ of L1 ends between two compressions."""
-    low, high = map(float, row["removed"])
-    found = by_penalty(settings(load, f"vgg-{row['of']}"))["L1"]
-    if not found:
-        return told(load, row, [f"L1: {NOT_YET}"], {})
-    inside = [one for one in found if low < one.removed < high]
-    shown = ", ".join(f"λ = {one.value:g} removes {one.removed:.0f} %" for one in inside)
-    none = f"none of {len(found)} settings is between"
-    return told(load, row, [shown or none], {"gap": holds(not inside)})
-
-
-def best_above(load: Load, row: Row) -> Found:
-    """The best network with more than 90 % removed, against the paper's."""
-    best, above = best_gain(load, row["of"], row["label"], 90, 100)
-    parts = [shown_gain(row["label"], best, above, 90, 100)]
-    if best is None or not above:
-        return told(load, row, parts, {})
-    left, drop = row["left"], f"{float(row['accuracy']) - float(row['dense']):.2f}"
-    signs = {
-        "weights": smaller(best.left, float(left)),
-        "accuracy": against(above, drop, higher=True),
-    }
-    return replace(told(load, row, parts, signs), published=f"{drop} points")
-
-
-def ahead(load: Load, row: Row) -> Found:
-    """Whether one penalty is above others at each of some compressions, or beyond."""
-    found = by_penalty(settings(load, f"vgg-{row['of']}"))
-    parts, signs = [], {}
-    for least in row["removed"]:
-        bests = {
-            label: max((one.accuracy for one in found[label] if one.removed >= least), default=None)
-            for label in (row["label"], *row["others"])
-        }
-        known = {label: best for label, best in bests.items() if best is not None}
-        each = ", ".join(f"{label} {best:.2f} %" for label, best in known.items())
-        parts.append(f"from {least} %: {each or NOT_YET}")
-        ours = known.pop(row["label"], None)
-        if ours is not None and known:
-            signs[f"from {least} %"] = holds(ours > max(known.values()))
-    return told(load, row, parts, signs)
-
-
-def falls(load: Load, row: Row) -> Found:
-    """Whether L1 loses more than the compress rate where so much is removed."""
-    parts, drops = [], {}
-    for label in ("L1", "compress rate"):
-        found = by_penalty(settings(load, f"vgg-{row['of']}"))[label]
-        before = [one.accuracy for one in found if one.removed < row["at"]]
-        after = [one.accuracy for one in found if one.removed >= row["at"]]
-        if before and after:
-            drops[label] = max(after) - max(before)
-        parts.append(
-            f"{label} {drops[label]:+.2f} points" if label in drops else f"{label}: {NOT_YET}"
-        )
-    both = len(drops) == 2
-    signs = {"fall": holds(drops["L1"] < drops["compress rate"])} if both else {}
-    return told(load, row, parts, signs)
-
-
-def best_gain(
-    load: Load, granularity: str, label: str, low: float, high: float
-) -> tuple[Setting | None, list[float]]:
-    """The best setting by held-out data between two compressions, and each seed above dense."""
-    base, found = dense(load), by_penalty(settings(load, f"vgg-{granularity}"))[label]
-    inside = [one for one in found if low <= one.removed <= high]
-    best = max(inside, key=lambda one: one.chosen_by, default=None)
-    gains = [accuracy - base.accuracy for accuracy in best.accuracies] if best and base else []
-    return best, gains
-
-
-def shown_gain(
-    label: str, best: Setting | None, gains: list[float], low: float, high: float
-) -> str:
-    """It, in words."""
-    if best is None:
-        return f"{label}: no run between {low:g} and {high:g} % removed yet"
-    above = f"{spread(gains)} points" if gains else "no dense run yet"
-    return f"{best.name}: {above} with {best.removed:.2f} % removed"
-
-
-def beyond(gains: Sequence[float], base: Setting | None) -> bool:
-    """Whether gains are more than the spreads of both over seeds."""
-    noise = hypot(deviation(gains), deviation(base.accuracies) if base else 0.0)
-    return statistics.mean(gains) > noise
-
-
-def told(load: Load, row: Row, parts: Sequence[str], signs: Mapping[str, int]) -> Found:
-    """With how many runs there are, of how many."""
-    found = settings(load, f"vgg-{row['of']}")
-    seeds = {run["seed"] for one in found for run in one.runs}
-    count = f"{len(seeds)}: {sum(len(one.runs) for one in found)} runs" if found else ""
-    return Found("; ".join(parts), signs, count)
-
-
-CHECKS: dict[str, Callable[[Load, Row], Found]] = {
-    check.__name__: check
-    for check in (dense_accuracy, gains, l1_loses, gap, best_above, ahead, falls)
-}

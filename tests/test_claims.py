@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims  # noqa: E402
+import formanek_claims  # noqa: E402
 import tables  # noqa: E402
 import vgg_tables  # noqa: E402
 from verdicts import Found, against, holds, smaller  # noqa: E402
@@ -89,6 +90,8 @@ def test_every_row_has_a_verdict() -> None:
     verdict = columns.index("verdict")
     known = r"\*\*(reproduced|beaten|contradicted|not run|beaten in .*, contradicted in .*)\*\*"
     assert all(re.fullmatch(known, row[verdict]) for row in rows)
+    whole = [n for n in map(int, re.findall(r"(\d+) (?=\w)", claims.counts(rows)))]
+    assert whole[0] == len(rows) == sum(whole[1:])
     ran = [row for row in rows if "not run" not in row[verdict]]
     assert all("`" in row[-1] or "9,242,730" in row[1] for row in ran)  # the record is named
 
@@ -110,6 +113,7 @@ def run(label: str, value: float | None, left: float, error: float, seed: int) -
             "total": {"weights": 1500, "nonzeros": round(10 * left) + 500},
         },
         "code": code,
+        "coded": round(40 * left),
     }
 
 
@@ -147,7 +151,7 @@ def loader(**records: dict[str, Any]) -> Any:
 
 def verdicts(load: Any) -> dict[str, Found]:
     return {
-        row["reports"]: vgg_tables.CHECKS[row["check"]](load, row)
+        row["reports"]: formanek_claims.CHECKS[row["check"]](load, row)
         for row in vgg_tables.CLAIMS["formanek"]["rows"]
         if "of" in row
     }
@@ -207,11 +211,11 @@ def test_a_table_says_what_has_not_run_and_what_is_of_other_code(
     columns, rows = vgg_tables.runs_table("vgg-kernels", load)
     assert [row[0] for row in rows[:3]] == ["L1 20", "L1 80", "threshold 0.1"]
     assert len(rows) == 6  # and what ran without being asked for
-    assert rows[1][1:] == ["not run yet", *[""] * 5]
+    assert rows[1][1:] == ["not run yet", *[""] * 7]
     shown = dict(zip(columns, rows[2], strict=True))
     assert shown["weights of convolutions left"] == "50.00 %"
     assert shown["against dense, points"] == "+3.00"
-    assert shown["seeds"] == "2"
+    assert (shown["seeds"], shown["kB by entropy"]) == ("2", "2.0")
     assert shown["code"] == "2 of 2 changed since"
     *_, ours = vgg_tables.dense_table(load)[1]
     assert ours[1:5] == ["1,500", "", "73.95 (0.005)", "74.95 (0.005)"]
@@ -227,6 +231,36 @@ def test_a_figure_has_each_penalty_and_the_published_points() -> None:
     assert set(labels) == names
     [point] = [line for line in axes.lines if line.get_label() == "threshold, published"]
     assert point.get_xydata().tolist() == [[94.25, pytest.approx(-1.47)]]
+    importlib.import_module("matplotlib.pyplot").close(figure)
+
+
+def test_a_page_has_the_figures_that_there_are_runs_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for name, record in {"vgg-dense": DENSE, "vgg-kernels": KERNELS}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    kernels, weights = tables.made("vgg-kernels"), tables.made("vgg-weights")
+    assert "](../figures/vgg-kernels.svg)" in kernels and "figures" not in weights
+    assert "](../figures/vgg-bytes.svg)" in tables.made("vgg-bytes")
+    assert kernels.splitlines()[-1].startswith("*vgg-dense.json, vgg-kernels.json: ")
+    assert "| threshold 0.4 | 5.00 % |" in kernels
+    assert "not run yet" in tables.made("vgg-speed")
+    (tmp_path / "vgg-dense.json").unlink()
+    assert "figures" not in tables.made("vgg-kernels")
+
+
+def test_bytes_are_shown_for_settings_that_no_other_beats() -> None:
+    load, studies = loader(vgg_dense=DENSE, vgg_kernels=KERNELS), ("vgg-dense", "vgg-kernels")
+    _, rows = vgg_tables.bytes_table(load, studies)
+    ours = [row[:2] for row in rows if "lissom" not in row[0] and "LilNetX" not in row[0]]
+    names = [["**vgg-kernels, threshold 0.4**", "0.2"], ["**vgg-kernels, threshold 0.1**", "2.0"]]
+    assert ours == names
+    assert [row[1] for row in rows[2:]] == ["129", "76"]
+    assert vgg_tables.bytes_table(loader(), studies)[1][0][:2] == ["lissom", "not run yet"]
+    figure = vgg_tables.bytes_figure(load, studies)
+    assert figure is not None and vgg_tables.bytes_figure(loader(), studies) is None
+    assert len(figure.axes[0].containers) == 2
     importlib.import_module("matplotlib.pyplot").close(figure)
 
 

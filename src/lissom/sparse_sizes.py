@@ -6,6 +6,7 @@ from math import ceil
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -29,20 +30,7 @@ class Storage:
 
 
 def storage(name: str, tensor: Tensor, zero: Tensor) -> Storage:
-    """What a tensor takes.
-
-    Args:
-        name: of the tensor.
-        tensor: the numbers.
-        zero: which of them count as zero, of the same shape.
-    """
-    format, sparse = smallest(tensor, zero)
-    dense = tensor.numel() * tensor.element_size()
-    return Storage(name, dense, sparse, format, coded(tensor, zero))
-
-
-def smallest(tensor: Tensor, zero: Tensor) -> tuple[str, int]:
-    """Format and bytes of the smallest of dense, bitmap, CSR, COO and relative indices.
+    """The smallest of: dense, bitmap, CSR, COO, and relative (run-length) indices.
 
     With n numbers of b bytes, of which k are not zero, in a matrix of r = shape[0] rows and c = n/r
     columns (a vector is one row), and with w(m), the bytes of the smallest unsigned integer
@@ -60,6 +48,7 @@ def smallest(tensor: Tensor, zero: Tensor) -> tuple[str, int]:
     entry with the value 0 stands in between (Han, Mao & Dally 2016, section 2).
 
     Args:
+        name: of the tensor.
         tensor: the numbers.
         zero: which of them count as zero, of the same shape.
     """
@@ -76,7 +65,7 @@ def smallest(tensor: Tensor, zero: Tensor) -> tuple[str, int]:
         if k * b + _bytes(4 * k) < min(sizes.values()):
             sizes |= dict(_relative(zero, b))
     best = min(sizes, key=lambda name: sizes[name])
-    return best, sizes[best]
+    return Storage(name, n * b, sizes[best], best, coded(tensor, zero))
 
 
 def coded(tensor: Tensor, zero: Tensor) -> int:
@@ -106,7 +95,7 @@ def coded(tensor: Tensor, zero: Tensor) -> int:
     return min(n * b, ceil((_entropy(np.array([k, n - k])) + values) / 8))
 
 
-def _entropy(counts: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> float:
+def _entropy(counts: NDArray[np.int64]) -> float:
     """Bits of a sequence in which values occur so often, each coded by its frequency."""
     found = counts[counts > 0]
     return float((found * np.log2(found.sum() / found)).sum())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissom.sparse_sizes import smallest
+from lissom.sparse_sizes import storage
 
 State = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Dense(Form):
         return self.tensor
 
     def bits(self) -> int:
-        return 8 * smallest(self.tensor, self.tensor == 0)[1]
+        return 8 * storage("", self.tensor, self.tensor == 0).sparse
 
     def words(self) -> str:
         return f"{int(self.tensor.count_nonzero()):,} of {self.tensor.numel():,} non-zero"

@@ -1,0 +1,168 @@
+"""What Formanek & Hadházi say of their experiment, and what our runs of it say, so far.
+
+A row of claims.toml says of which granularity it is (`of`). Claims about what has not run have no
+verdict; the others have that of the runs there are.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import hypot
+from typing import Any
+
+from gate_tables import spread
+from verdicts import Found, against, holds, smaller
+from vgg_tables import CLAIMS, NOT_YET, Setting, by_penalty, dense, deviation, settings
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+Load = Callable[[str], Record]
+
+
+def table(load: Load) -> Table:
+    """What the paper says of its experiment, and what our runs do so far."""
+    rows = []
+    for row in CLAIMS["formanek"]["rows"]:
+        if "of" in row:
+            found = CHECKS[row["check"]](load, row)
+            rows.append([row["reports"], found.ours, found.seeds, f"**{found.verdict}**"])
+    return ["the paper", "ours", "seeds", "verdict"], rows
+
+
+def dense_accuracy(load: Load, row: Row) -> Found:
+    """The dense network on JPEG CIFAR-10, which is no figure to compare with that on CIFAR-10."""
+    found = dense(load)
+    if found is None:
+        return Found(NOT_YET)
+    variance = f", variance {statistics.variance(found.accuracies):.3f}" if found.runs[1:] else ""
+    weights = found.runs[0]["nonzeros"]["total"]["weights"]
+    shown = f"{found.accuracy:.2f} %{variance}, {weights:,} weights, JPEG CIFAR-10"
+    same = deviation(found.accuracies) < 1
+    return Found(shown, {"spread": holds(same)}, str(len(found.runs)))
+
+
+def gains(load: Load, row: Row) -> Found:
+    """Whether penalties are above the dense network between two compressions."""
+    low, high = map(float, row["removed"])
+    parts, signs = [], {}
+    for label in row["labels"]:
+        best, above = best_gain(load, row["of"], label, low, high)
+        parts.append(shown_gain(label, best, above, low, high))
+        if above and "points" in row:
+            signs[label] = against(above, row["points"], higher=True)
+        elif above:
+            signs[label] = holds(beyond(above, dense(load)))
+    return told(load, row, parts, signs)
+
+
+def l1_loses(load: Load, row: Row) -> Found:
+    """Whether L1 is below the dense network wherever less is removed than is said."""
+    base, found = dense(load), by_penalty(settings(load, f"vgg-{row['of']}"))["L1"]
+    gains = [one.accuracy - base.accuracy for one in found if base and one.removed < row["below"]]
+    if not gains:
+        return told(load, row, [f"L1: {NOT_YET}"], {})
+    shown = f"L1 {min(gains):+.2f} … {max(gains):+.2f} points in {len(gains)} settings"
+    return told(load, row, [shown], {"L1": holds(max(gains) < 0)})
+
+
+def gap(load: Load, row: Row) -> Found:
+    """Whether no λ of L1 ends between two compressions."""
+    low, high = map(float, row["removed"])
+    found = by_penalty(settings(load, f"vgg-{row['of']}"))["L1"]
+    if not found:
+        return told(load, row, [f"L1: {NOT_YET}"], {})
+    inside = [one for one in found if low < one.removed < high]
+    shown = ", ".join(f"λ = {one.value:g} removes {one.removed:.0f} %" for one in inside)
+    none = f"none of {len(found)} settings is between"
+    return told(load, row, [shown or none], {"gap": holds(not inside)})
+
+
+def best_above(load: Load, row: Row) -> Found:
+    """The best network with more than 90 % removed, against the paper's."""
+    best, above = best_gain(load, row["of"], row["label"], 90, 100)
+    parts = [shown_gain(row["label"], best, above, 90, 100)]
+    if best is None or not above:
+        return told(load, row, parts, {})
+    left, drop = row["left"], f"{float(row['accuracy']) - float(row['dense']):.2f}"
+    signs = {
+        "weights": smaller(best.left, float(left)),
+        "accuracy": against(above, drop, higher=True),
+    }
+    return replace(told(load, row, parts, signs), published=f"{drop} points")
+
+
+def ahead(load: Load, row: Row) -> Found:
+    """Whether one penalty is above others at each of some compressions, or beyond."""
+    found = by_penalty(settings(load, f"vgg-{row['of']}"))
+    parts, signs = [], {}
+    for least in row["removed"]:
+        bests = {
+            label: max((one.accuracy for one in found[label] if one.removed >= least), default=None)
+            for label in (row["label"], *row["others"])
+        }
+        known = {label: best for label, best in bests.items() if best is not None}
+        each = ", ".join(f"{label} {best:.2f} %" for label, best in known.items())
+        parts.append(f"from {least} %: {each or NOT_YET}")
+        ours = known.pop(row["label"], None)
+        if ours is not None and known:
+            signs[f"from {least} %"] = holds(ours > max(known.values()))
+    return told(load, row, parts, signs)
+
+
+def falls(load: Load, row: Row) -> Found:
+    """Whether L1 loses more than the compress rate where so much is removed."""
+    parts, drops = [], {}
+    for label in ("L1", "compress rate"):
+        found = by_penalty(settings(load, f"vgg-{row['of']}"))[label]
+        before = [one.accuracy for one in found if one.removed < row["at"]]
+        after = [one.accuracy for one in found if one.removed >= row["at"]]
+        if before and after:
+            drops[label] = max(after) - max(before)
+        parts.append(
+            f"{label} {drops[label]:+.2f} points" if label in drops else f"{label}: {NOT_YET}"
+        )
+    both = len(drops) == 2
+    signs = {"fall": holds(drops["L1"] < drops["compress rate"])} if both else {}
+    return told(load, row, parts, signs)
+
+
+def best_gain(
+    load: Load, granularity: str, label: str, low: float, high: float
+) -> tuple[Setting | None, list[float]]:
+    """The best setting by held-out data between two compressions, and each seed above dense."""
+    base, found = dense(load), by_penalty(settings(load, f"vgg-{granularity}"))[label]
+    inside = [one for one in found if low <= one.removed <= high]
+    best = max(inside, key=lambda one: one.chosen_by, default=None)
+    gains = [accuracy - base.accuracy for accuracy in best.accuracies] if best and base else []
+    return best, gains
+
+
+def shown_gain(
+    label: str, best: Setting | None, gains: list[float], low: float, high: float
+) -> str:
+    """It, in words."""
+    if best is None:
+        return f"{label}: no run between {low:g} and {high:g} % removed yet"
+    above = f"{spread(gains)} points" if gains else "no dense run yet"
+    return f"{best.name}: {above} with {best.removed:.2f} % removed"
+
+
+def beyond(gains: Sequence[float], base: Setting | None) -> bool:
+    """Whether gains are more than the spreads of both over seeds."""
+    noise = hypot(deviation(gains), deviation(base.accuracies) if base else 0.0)
+    return statistics.mean(gains) > noise
+
+
+def told(load: Load, row: Row, parts: Sequence[str], signs: Mapping[str, int]) -> Found:
+    """With how many runs there are, of how many."""
+    found = settings(load, f"vgg-{row['of']}")
+    seeds = {run["seed"] for one in found for run in one.runs}
+    count = f"{len(seeds)}: {sum(len(one.runs) for one in found)} runs" if found else ""
+    return Found("; ".join(parts), signs, count)
+
+
+CHECKS: dict[str, Callable[[Load, Row], Found]] = {
+    check.__name__: check
+    for check in (dense_accuracy, gains, l1_loses, gap, best_above, ahead, falls)
+}
