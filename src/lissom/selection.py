@@ -8,6 +8,9 @@ from torch import Tensor
 
 from lissom.scratch import scratch
 
+MOVES = 4.0  # of the size of the last one, within which a threshold is looked for
+LEAST, MOST = 1e-3, 0.25  # of the threshold
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -23,19 +26,73 @@ class Cut:
     ties: int | None
 
 
-def kth_largest(numbers: Tensor, k: int) -> Cut:
+@dataclass
+class Near:
+    """Where the threshold of numbers was that change a little from cut to cut, as weights do.
+
+    A guess: it says where to look first, and nothing about what is found.
+
+    Attributes:
+        threshold: of the last cut; 0 if there is none to start from.
+        margin: the part of it that the next threshold is expected to differ by at most.
+    """
+
+    threshold: float = 0.0
+    margin: float = LEAST
+
+    def note(self, threshold: float) -> None:
+        """Note what was found: the margin grows at once, and shrinks slowly."""
+        if self.threshold > 0:
+            moved = abs(threshold / self.threshold - 1)
+            self.margin = min(MOST, max(LEAST, MOVES * moved, 0.8 * self.margin))
+        self.threshold = threshold
+
+
+def kth_largest(numbers: Tensor, k: int, near: Near | None = None) -> Cut:
     """The k-th largest of a vector.
 
     Args:
         numbers: [n]. NaN counts as largest, and is not told apart.
         k: 1 ≤ k ≤ n.
+        near: of the last cut of these numbers, where it is carried along; it is brought up to date.
     """
+    if near is None or not numbers.is_cpu:  # elsewhere a look at a number takes as long as a sort
+        return _anywhere(numbers, k)
+    found = _within(numbers, k, near) if near.threshold > 0 else None
+    cut = found or _anywhere(numbers, k)
+    near.note(float(cut.threshold))
+    return cut
+
+
+def _anywhere(numbers: Tensor, k: int) -> Cut:
     below = len(numbers) - k
     parted = _parted(numbers, below)
     threshold = parted[below].clone()
     if bool(threshold.isnan()) or not bool((parted[:below] == threshold).any()):
         return Cut(threshold, None)
     return Cut(threshold, int((parted[below:] == threshold).sum()))
+
+
+def _within(numbers: Tensor, k: int, near: Near) -> Cut | None:
+    """The same where the threshold is near the last one; None if it is not.
+
+    Two comparisons and a count of all numbers, and a partition of the few that are near.
+    """
+    values, bools = numbers.numpy(), torch.empty((), dtype=torch.bool).expand(len(numbers))
+    some = scratch(bools, "some").numpy()
+    low, high = (near.threshold * (1 + sign * near.margin) for sign in (-1, 1))
+    np.less_equal(values, high, out=some)
+    larger = len(values) - np.count_nonzero(some)  # and NaN
+    some &= np.greater_equal(values, low, out=scratch(bools, "others").numpy())
+    found = values[some]
+    below = len(found) - (k - larger)
+    if not 0 <= below < len(found):
+        return None
+    found.partition(below)
+    threshold = numbers.new_tensor(found[below])
+    if not (found[:below] == found[below]).any():
+        return Cut(threshold, None)
+    return Cut(threshold, int(np.count_nonzero(found[below:] == found[below])))
 
 
 def _parted(numbers: Tensor, place: int) -> Tensor:

@@ -284,7 +284,7 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
     scores = [
         _score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
     ]
-    cut = kth_largest(flat, kappa)
+    cut = kth_largest(flat, kappa, parts[0].near)
     if by_size and cut.ties is None and cut.threshold > 0:
         below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
         for part in parts:
