@@ -24,6 +24,8 @@ Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
 Chosen = Tensor | None  # a Boolean over the leading dims of a block's norms; None for all groups
 Nears = Mapping[Partition, Near]
 
+CACHE = 2**16  # numbers; four times as many bytes, of weights, moments and metric each
+
 
 @torch.no_grad()
 def rescale(
@@ -156,13 +158,16 @@ def _scale_(block: Partition, chosen: Chosen, new: Tensor, old: Tensor) -> None:
 def _in_place(
     values: Tensor, t: float, metric: Preconditioner | None, near: Near | None, *, whole: bool
 ) -> list[Part]:
-    """The values themselves as parts of at most SMALL weights, so that no copy of them is made.
+    """The values themselves as parts, so that no copy of them is made.
 
-    `whole` says that they have to stay one, as where a penalty has a number for each of them.
+    What is computed beside them stays SMALL, and with a metric, which a prox goes through again and
+    again, in a CACHE. `whole` says that they have to stay one, as where a penalty has a number for
+    each of them.
     """
-    if whole or values.numel() <= SMALL:
+    most = CACHE if metric is not None and values.is_cpu else SMALL
+    if whole or values.numel() <= most:
         return [Part(values, t, metric and metric.scratch, near)]
-    rows = max(1, SMALL // values[0].numel())
+    rows = max(1, most // values[0].numel())
     metrics = metric.parts(rows) if metric else None
     return [
         Part(part, t, metrics[i] if metrics else None, near)

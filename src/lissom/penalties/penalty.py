@@ -501,8 +501,8 @@ def fold_(
 def shrink_(values: Tensor, limit: float | Tensor) -> None:
     """sign(v)·max(|v| − limit, 0) in place."""
     if isinstance(limit, Tensor):
-        sizes = torch.abs(values, out=scratch(values, "sizes")).sub_(limit).clamp_(min=0)
-        torch.copysign(sizes, values, out=values)
+        least = torch.neg(limit.expand_as(values), out=scratch(values, "least"))
+        values.sub_(torch.clamp(values, least, limit, out=least))
     elif limit:
         torch.ops.aten.softshrink.out(values, limit, out=values)
 

@@ -19,7 +19,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import GateError
 from lissom.groups import Partition, Spread
-from lissom.methods.gates.drawing import Drawn, Values
 from lissom.methods.plain import InForward
 from lissom.running import leaves
 
@@ -36,7 +35,7 @@ class Waiting:
         self.over = True
 
 
-Draw = Callable[[int | None, Waiting], Sequence[Drawn]]
+Draw = Callable[[int | None, Waiting], Sequence[Tensor]]
 
 
 @dataclass
@@ -61,11 +60,11 @@ class Place:
         assert parameter is not None
         return parameter
 
-    def gated(self, gates: Sequence[Drawn]) -> Tensor:
+    def gated(self, gates: Sequence[Tensor]) -> Tensor:
         """w·z."""
         weight: Tensor = self.parameter
         for block, spread in self.factors:
-            weight = gates[block].times(weight, spread)
+            weight = weight * spread(gates[block]).to(weight.dtype)
         return weight
 
 
@@ -142,7 +141,7 @@ class Placing(InForward):
     def _hook(self) -> list[RemovableHandle]: ...
 
     @abstractmethod
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
         """What the layers are given."""
 
     def _forget(self) -> None:
@@ -222,7 +221,7 @@ class OnWeights(Placing):
             ]
         return handles
 
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
         return [place.gated(gates) for place in self.places]
 
     def _before(self, module: nn.Module, args: Any) -> None:
@@ -279,8 +278,8 @@ class OnInputs(Placing):
                 handles.append(owner.register_forward_pre_hook(partial(self._reads, number)))
         return handles
 
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
-        return [drawn.z.flatten(1) for drawn in gates if isinstance(drawn, Values)]
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        return [z.flatten(1) for z in gates]
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         examples = next(len(x) for x in leaves((args, kwargs)) if x.ndim)

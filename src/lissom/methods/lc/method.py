@@ -271,6 +271,8 @@ class LC(Method):
         this was added to the loss or not.
         """
         first, *others = self._tasks
+        if torch.is_grad_enabled():
+            self._arrived()  # of a copy, which follows no optimizer, it is told
         if not self._active or not self.mu:
             return torch.zeros((), device=first.weights[0].device)
         total = first.penalty(self.mu)
