@@ -507,6 +507,11 @@ def shrink_(values: Tensor, limit: float | Tensor) -> None:
         torch.ops.aten.softshrink.out(values, limit, out=values)
 
 
+def zero_up_to_(values: Tensor, sizes: Tensor, most: float) -> None:
+    """Zero the values whose size is `most` or less, in one pass; NaN stays NaN."""
+    torch.ops.aten.threshold_backward.grad_input(values, sizes, most, grad_input=values)
+
+
 def _positive(d: Tensor, strength: float | Tensor) -> Tensor:
     """d, and a tiny number instead of 0 where a strength of 0 might meet it."""
     return d.clamp(min=LEAST) if isinstance(strength, Tensor) else d

@@ -42,7 +42,11 @@ class Noise:
                 return taken.view(like.shape)
             start = _start(pool, n, seed, draw)
             return pool[start : start + n].view(like.shape)  # no copy
-        drawn: Tensor = logistic(like) if self.seed is None else seeded(like, self.seed, draw)
+        if self.seed is None:
+            return logistic(like)
+        if not torch.compiler.is_compiling():
+            return _seeded(like, self.seed, draw)
+        drawn: Tensor = seeded(like, self.seed, draw)
         return drawn
 
     def _pool_on(self, like: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ class Noise:
 @torch.library.custom_op("lissom::seeded", mutates_args=())
 def seeded(like: Tensor, seed: int, draw: int) -> Tensor:
     """Logistic noise that depends on (seed, draw) alone."""
-    return logistic(like, torch.Generator(like.device).manual_seed(_mixed(seed, draw)))
+    return _seeded(like, seed, draw)
 
 
 @torch.library.custom_op("lissom::window", mutates_args=())
@@ -139,6 +143,10 @@ class _Expected(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         [p] = ctx.saved_tensors
         return (1 - p).mul_(p).mul_(ctx.weights * grad), None, None
+
+
+def _seeded(like: Tensor, seed: int, draw: int) -> Tensor:
+    return logistic(like, torch.Generator(like.device).manual_seed(_mixed(seed, draw)))
 
 
 def _start(pool: Tensor, n: int, seed: int, draw: int) -> int:

@@ -2,7 +2,8 @@
 
     min L(w)  s.t.  w = Δ(Θ)
 
-    L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer)
+    L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer, to whose
+                                                                 gradients the pull is added)
     C step:  Θ = argmin ‖(w − u) − Δ(Θ)‖²_D,   then   u ← u − (w − Δ(Θ))
 
 u holds the multipliers of the constraint, divided by μD; it is 0 in the quadratic-penalty method.
