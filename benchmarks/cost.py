@@ -1,6 +1,6 @@
 """What methods cost: a whole training step with each of them over the same step without.
 
-    python benchmarks/cost.py [--rounds 15] [--only TopK] [--save]
+    python benchmarks/cost.py [--rounds 15] [--only TopK] [--quick] [--save]
     python benchmarks/cost.py --large 100000000 [--save]
 
 LeNet-300-100 under torch's default Adam, at batches of 100 and 1,024, eager and compiled (then the
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -104,12 +104,13 @@ def case(name: str, batch: int, *, compiled: bool = False) -> Case:
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     method = METHODS[name](optimizer, net, x)
-    in_loss = method is not None and type(method).loss_term is not Method.loss_term
+    has_term = method is not None and type(method).loss_term is not Method.loss_term
+    term = method if has_term else None
     forward = torch.compile(net) if compiled else net
 
     def loss() -> Tensor:
         found = F.cross_entropy(forward(x), y)
-        return found + method.penalty() if in_loss else found
+        return found if term is None else found + term.penalty()
 
     def step() -> None:
         optimizer.zero_grad()
@@ -122,6 +123,7 @@ def case(name: str, batch: int, *, compiled: bool = False) -> Case:
 def main(
     rounds: int = 15,
     only: str = "",
+    quick: Annotated[bool, typer.Option(help="Eager, on one thread, at batch 100.")] = False,
     large: int = 0,
     save: bool = False,
     busy: Busy = False,
@@ -132,8 +134,8 @@ def main(
         record = {"command": f"python benchmarks/cost.py --large {large}", **global_topk(large)}
     else:
         record = {
-            "command": f"python benchmarks/cost.py --rounds {rounds}",
-            "times": [compare(way, rounds, only) for way in WAYS],
+            "command": f"python benchmarks/cost.py --rounds {rounds}" + " --quick" * quick,
+            "times": [compare(way, rounds, only) for way in WAYS[: 1 if quick else None]],
             "kept": {name: kept(name) for name in METHODS if only in name},
         }
         print(record["kept"])

@@ -413,9 +413,9 @@ def test_steps_are_those_of_the_penalty_in_the_loss(by: str) -> None:
             return found
 
         if by == "closure":
-            opt.step(closure)
+            opt.step(closure)  # type: ignore[arg-type]
         elif by == "closure=":
-            opt.step(closure=closure)
+            opt.step(closure=closure)  # type: ignore[arg-type]
         elif by == "hook":
             closure()
             opt.step()
@@ -445,7 +445,7 @@ def test_a_step_that_is_none_has_no_pull() -> None:
         p.grad = torch.zeros_like(p)
     method.optimizer.step()
     assert method.step == 0 and not method.begun
-    assert not any(p.grad.any() for p in model.parameters())
+    assert not any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
 
 
 def test_a_look_at_what_is_deployed_between_forward_and_backward_disturbs_no_gradient() -> None:

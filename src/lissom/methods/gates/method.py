@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -435,13 +436,14 @@ class Gates(Method):
         """λ₀·n_g of all gates, and λ₂ of each block, at this step."""
         now = [penalty.at(self.now) for penalty in self.penalties.values()]
         known, device, found = self._costed
-        if device != self.log_alpha.device or any(
-            a is not b for a, b in zip(now, known, strict=False)
-        ):
+        renewed = any(penalty.tensors for penalty in now)  # which may be changed in place
+        same = device == self.log_alpha.device and all(map(operator.is_, now, known))
+        if renewed or not same:
             with torch.inference_mode(False):  # the next call may want a gradient
                 found = self._open_costs_of(now)
             self._costed = now, self.log_alpha.device, found
-        return found
+        cost, squares = found
+        return cost, squares
 
     @torch.no_grad()
     def _open_costs_of(self, now: Sequence[Penalty]) -> tuple[Weight, list[Weight]]:
