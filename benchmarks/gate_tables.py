@@ -55,24 +55,6 @@ def budgets(record: Record) -> Table:
     return ["target", "units, weights", "units, MACs", "single weights"], rows
 
 
-def cost(record: Record) -> Table:
-    """A gated step over the dense one that is run in the same way."""
-    kinds = list(record["times"][0]["ratios"])
-    rows = [
-        [
-            "compiled" if row["compiled"] else "eager",
-            "fused" if row["fused Adam"] else "default",
-            str(row["batch"]),
-            f"{1e3 * row['dense seconds']:.2f}",
-            *(f"{row['ratios'][kind]:.2f}" for kind in kinds),
-        ]
-        for row in record["times"]
-    ]
-    rows.append(["kept for backward", "", "", "", *(f"{record['memory'][k]:.2f}" for k in kinds)])
-    shown = ["dense, against itself" if kind == "dense" else kind for kind in kinds]
-    return ["step", "Adam", "batch", "dense, ms", *shown], rows
-
-
 def helps(run: Record) -> str:
     """What a recipe trains with besides its method, of what makes errors lower."""
     recipe = read_recipe(run["recipe"], run["set"])

@@ -62,21 +62,6 @@ def toolkit(record: Record) -> Table:
     return ["compression", "test error, %", "toolkit", "smaller", "ranks"], rows
 
 
-def l_steps(record: Record) -> Table:
-    """A training step with the pull over the same step without."""
-    rows = [
-        [
-            row["optimizer"],
-            str(row["batch"]),
-            f"{1e3 * row['plain_seconds']:.2f}",
-            f"{row['ratios']['plain again']:.2f}",
-            f"{row['ratios']['L step']:.2f}",
-        ]
-        for row in record["l_steps"]
-    ]
-    return ["optimizer", "batch", "plain step, ms", "plain again", "L step"], rows
-
-
 def c_steps(record: Record) -> Table:
     """Seconds of a C step on a small and on a large network."""
     rows = [

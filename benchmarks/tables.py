@@ -167,16 +167,25 @@ def lambda_table() -> str:
 
 
 def cost_table() -> str:
-    """Ratios to the plain step, and the microseconds of that."""
-    by_threads = load("cost")["threads"]
-    rows = []
-    for name in by_threads["1"]:
-        cells = [
-            f"{entry['ratio']:.2f} ({entry['lowest']:.2f} … {entry['highest']:.2f})"
-            for entry in (variants[name] for variants in by_threads.values())
+    """A method's step over the plain one, in each way to run both, and what is kept."""
+    record = load("cost")
+    ways = record["times"]
+    columns = [
+        f"{'compiled' if way['compiled'] else 'eager'}, {way['threads']} thread"
+        f"{'s' * (way['threads'] > 1)}, batch {way['batch']}"
+        for way in ways
+    ]
+    rows = [
+        [
+            "plain, against itself" if name == "plain" else name,
+            *(f"{way['methods'][name]['ratio']:.2f}" for way in ways),
+            f"{kept:.2f}",
         ]
-        rows.append(["plain, against itself" if name == "plain" else name, *cells])
-    return markdown(["with", "× the plain step, 1 thread", "2 threads"], rows)
+        for name, kept in record["kept"].items()
+    ]
+    plain = [f"{1e3 * way['methods']['plain']['seconds']:.2f}" for way in ways]
+    rows.insert(0, ["plain, ms", *plain, ""])
+    return markdown(["step", *columns, "kept for backward"], rows)
 
 
 def large_text() -> str:
@@ -295,7 +304,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
     "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
-    "gate-cost": lambda: exact_table("gate-cost", gate_tables.cost),
     "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
     "curves-lenet300": lambda: markdown(*curve_tables.answers(curves_of("lenet300"))),
     "curves-lenet5": lambda: markdown(*curve_tables.answers(curves_of("lenet5"))),
@@ -332,7 +340,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ensembles-modrec": lambda: exact_table("ensembles-modrec", ahmed_tables.ensembles),
     "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
     "lc-toolkit": lambda: exact_table("lc-toolkit", lc_tables.toolkit),
-    "l-steps": lambda: exact_table("lc-cost", lc_tables.l_steps),
     "c-steps": lambda: exact_table("lc-cost", lc_tables.c_steps),
     "cortex-m4": lambda: exact_table("microcontrollers", device_tables.on_cortex_m4),
     "boards": lambda: exact_table("microcontrollers", device_tables.on_boards),

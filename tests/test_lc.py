@@ -23,7 +23,7 @@ from lissom.compressions.forms import form_of
 from lissom.errors import CompressionError, GroupError, MethodError, OptimizerError
 from lissom.methods.lc import LC, lc
 from lissom.methods.lc.mu import Automatic
-from lissom.methods.lc.pull import pull
+from lissom.methods.lc.pull import penalty, pull_
 from lissom.penalties import widen
 from lissom.schedules import linear
 
@@ -144,14 +144,17 @@ def resume(model: nn.Module, method: LC, kept: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("with_metric", [False, True])
-def test_pull_is_the_formula_and_so_is_its_gradient(dtype: torch.dtype, with_metric: bool) -> None:
+def test_the_penalty_is_the_formula_and_the_pull_its_gradient(
+    dtype: torch.dtype, with_metric: bool
+) -> None:
     torch.manual_seed(0)
     ws = [torch.randn(4, 3, dtype=dtype, requires_grad=True), torch.randn(5, dtype=dtype)]
     cs = [torch.randn_like(w) for w in ws]
     # D is in float32 at least, whatever the weights are.
     ds = [torch.rand_like(widen(w)) for w in ws] if with_metric else None
-    value = pull(ws, cs, 0.7, ds)
-    (3 * value).backward()
+    ws[0].grad = torch.randn_like(ws[0])
+    before = ws[0].grad.clone().double()
+    pull_(ws, cs, 0.7, ds, scale=torch.tensor(3.0))
     clones = [w.detach().double().requires_grad_() for w in ws]
     squares = [(w - c.double()) ** 2 for w, c in zip(clones, cs, strict=True)]
     if ds is not None:
@@ -161,16 +164,27 @@ def test_pull_is_the_formula_and_so_is_its_gradient(dtype: torch.dtype, with_met
     close = (
         {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
     )
-    torch.testing.assert_close(value.double(), plain, **close)  # type: ignore[arg-type]
-    torch.testing.assert_close(ws[0].grad.double(), clones[0].grad, **close)  # type: ignore[union-attr,arg-type]
+    value = penalty(ws, cs, 0.7, ds)
+    assert not value.requires_grad
+    torch.testing.assert_close(value.double(), plain.detach(), **close)  # type: ignore[union-attr,arg-type]
+    torch.testing.assert_close(ws[0].grad.double(), before + clones[0].grad, **close)  # type: ignore[operator,arg-type]
+    torch.testing.assert_close(ws[1].grad.double(), clones[1].grad, **close)  # type: ignore[union-attr,arg-type]
 
 
-def test_pull_can_be_differentiated_again_from_a_kept_graph() -> None:
-    w = torch.ones(3, requires_grad=True)
-    value = pull([w], [torch.zeros(3)], 2.0)
-    value.backward(retain_graph=True)
-    value.backward()
-    assert w.grad is not None and w.grad.tolist() == [4.0, 4.0, 4.0]
+def test_the_pull_joins_a_sparse_gradient() -> None:
+    table = nn.Embedding(4, 2, sparse=True)
+    opt = SGD(table.parameters(), lr=0.1)
+    method = lc(opt, {weights(table): TopK(4)}, every=5, mu=0.5)
+    before = table.weight.detach().clone()
+    table(torch.tensor([1])).sum().backward()
+    opt.step()
+    theta = method.state_dict()["own"]["tasks"][0]["forms"]
+    dense = form_of(theta[0], torch.device("cpu")).value()
+    grad = torch.zeros(4, 2)
+    grad[1] = 1
+    torch.testing.assert_close(
+        table.weight.detach(), before - 0.1 * (grad + 0.5 * (before - dense))
+    )
 
 
 def test_two_steps_by_hand() -> None:
@@ -369,19 +383,69 @@ def test_zeros_stay_while_what_lives_is_fine_tuned() -> None:
         assert torch.equal(before != 0, now != 0) and not torch.equal(before, now)
 
 
-# Direct compression happens when the penalty is first asked for.
+# The pull is a part of the optimizer's step.
 
 
-def test_direct_compression_between_forward_and_backward_disturbs_no_gradient() -> None:
-    found = []
-    for early in (True, False):
-        model, method = made(opt=adam)
-        if early:
-            method.penalty()
-        loss = loss_of(model)
-        (loss + method.penalty()).backward()
-        found.append([p.grad for p in model.parameters()])
-    assert equal(*found)
+@pytest.mark.parametrize("by", ["hook", "closure", "closure=", "scaler", "fused scaler"])
+def test_steps_are_those_of_the_penalty_in_the_loss(by: str) -> None:
+    """Whoever makes the gradients, and whatever scales them; in any way that torch knows."""
+    (model, method), (other, plain) = (
+        made(opt=lambda p: Adam(p, lr=1e-2, fused="fused" in by), mu=0.5, every=50)
+        for _ in range(2)
+    )
+    train(model, method, 1)
+    train(other, plain, 1)
+    theta = [form.value() for task in plain._tasks for form in task.forms]
+    plain.remove()
+    opt, scaler = method.optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for at in range(6):
+        loss = loss_of(other, at)
+        for w, c in zip(matrices(other), theta, strict=True):
+            loss = loss + 0.25 * (w - c).square().sum()
+        plain.optimizer.zero_grad()
+        loss.backward()
+        plain.optimizer.step()
+
+        def closure(at: int = at) -> Tensor:
+            opt.zero_grad()
+            found = loss_of(model, at)
+            found.backward()
+            return found
+
+        if by == "closure":
+            opt.step(closure)  # type: ignore[arg-type]
+        elif by == "closure=":
+            opt.step(closure=closure)  # type: ignore[arg-type]
+        elif by == "hook":
+            closure()
+            opt.step()
+        else:
+            opt.zero_grad()
+            scaler.scale(loss_of(model, at)).backward()
+            scaler.step(opt)
+            scaler.update()
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+    assert method.step == 7
+
+
+def test_what_the_loss_does_not_reach_is_drawn_too() -> None:
+    model, method = made(mu=0.5)
+    before = matrices(model)[1].detach().clone()
+    model[0].weight.sum().backward()
+    method.optimizer.step()
+    assert not torch.equal(matrices(model)[1], before)
+
+
+def test_a_step_that_is_none_has_no_pull() -> None:
+    """Of gradients that are 0 at a rate of 0, by which checkpoints make an optimizer's state."""
+    model, method = made(opt=adam, mu=0.5)
+    for group in method.optimizer.param_groups:
+        group["lr"] = 0.0
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    method.optimizer.step()
+    assert method.step == 0 and not method.begun
+    assert not any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
 
 
 def test_a_look_at_what_is_deployed_between_forward_and_backward_disturbs_no_gradient() -> None:
@@ -557,15 +621,15 @@ def test_forms_are_kept_in_states(compression: Any) -> None:
     assert str(result) == str(method.outcome(model))
 
 
-def test_a_state_from_between_the_penalty_and_the_first_step() -> None:
+def test_a_state_of_before_the_first_step_has_no_form_yet() -> None:
     model, method = made()
-    method.penalty()
+    assert method.penalty() > 0
     kept = snapshot(model, method)
     again, resumed = made()
+    train(again, resumed, 1)
+    assert resumed.begun
     resume(again, resumed, kept)
-    assert resumed.begun and torch.equal(resumed.penalty(), method.penalty())
-    resume(again, resumed, snapshot(*made()))
-    assert not resumed.begun
+    assert not resumed.begun and torch.equal(resumed.penalty(), method.penalty())
 
 
 def test_a_finalized_run_stays_finalized_after_a_resume() -> None:
@@ -957,45 +1021,6 @@ def test_remove_leaves_the_weights_as_they_are() -> None:
 
 
 # Mistakes.
-
-
-def forgetful(model: nn.Module, method: LC, steps: int) -> None:
-    for at in range(steps):
-        method.penalty()
-        method.optimizer.zero_grad()
-        loss_of(model, at).backward()
-        method.optimizer.step()
-
-
-def test_a_penalty_that_is_missing_in_the_loss_is_told() -> None:
-    model, method = made(every=40, start=3)
-    forgetful(model, method, 3 + 9)
-    with pytest.raises(MethodError, match=r"10 steps .*'lc'.*method\.penalty\(\)"):
-        forgetful(model, method, 1)
-    model, method = made(every=40)
-    for _ in range(5):
-        forgetful(model, method, 9)
-        train(model, method, 1)
-
-
-@pytest.mark.parametrize("done", [0, 1])
-def test_an_l_step_without_the_penalty_is_told_at_its_c_step(done: int) -> None:
-    model, method = made()
-    train(model, method, done * EPOCH)
-    forgetful(model, method, EPOCH - 1)
-    with pytest.raises(MethodError, match=f"L step {done} ended.*none of its steps"):
-        forgetful(model, method, 1)
-    assert nonzeros(model) == 45 and not method.finalized
-
-
-def test_nor_does_finalize_accept_such_an_l_step_also_after_a_resume() -> None:
-    model, method = made()
-    forgetful(model, method, 2)
-    again, resumed = made()
-    resume(again, resumed, snapshot(model, method))
-    for one in (method, resumed):
-        with pytest.raises(MethodError, match="L step 0 ended"):
-            one.finalize()
 
 
 def _lc(model: nn.Module, **changed: Any) -> LC:

@@ -1,6 +1,7 @@
 """The κ-th largest: the same as by a stable sort, whatever the numbers are."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lissom.selection import Cut, kth_largest
+from lissom import selection
+from lissom.selection import Cut, Near, kth_largest
 
 INF, NAN = math.inf, math.nan
 
@@ -21,13 +23,13 @@ def chosen(numbers: Tensor, cut: Cut) -> Tensor:
     return above | (tied if cut.ties is None else tied & (tied.cumsum(0) <= cut.ties))
 
 
-def check(numbers: Tensor, k: int) -> None:
+def check(numbers: Tensor, k: int, near: Near | None = None) -> None:
     """The k largest, by a stable sort (NaN first, then by size, then by index)."""
     order = numbers.argsort(descending=True, stable=True)
     expected = torch.zeros(len(numbers), dtype=torch.bool, device=numbers.device)
     expected[order[:k]] = True
 
-    cut = kth_largest(numbers, k)
+    cut = kth_largest(numbers, k, near)
     torch.testing.assert_close(cut.threshold, numbers[order[k - 1]], rtol=0, atol=0, equal_nan=True)
     assert cut.threshold.ndim == 0
     assert cut.threshold.dtype == numbers.dtype
@@ -55,6 +57,40 @@ few = st.lists(
 @given(values=few, data=st.data(), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_few_numbers(values: list[float], data: st.DataObject, dtype: torch.dtype) -> None:
     check(torch.tensor(values, dtype=dtype), data.draw(st.integers(1, len(values))))
+
+
+@settings(deadline=None)
+@given(
+    values=few,
+    data=st.data(),
+    threshold=st.one_of(st.sampled_from([0.0, 1.0, INF, NAN]), st.floats(0, 3, width=32)),
+    margin=st.sampled_from([1e-3, 0.25]),
+)
+def test_where_one_begins_to_look_does_not_matter(
+    values: list[float], data: st.DataObject, threshold: float, margin: float
+) -> None:
+    near = Near(threshold, margin)
+    for _ in range(2):
+        check(torch.tensor(values), data.draw(st.integers(1, len(values))), near)
+
+
+def test_of_numbers_that_change_a_little_few_are_put_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+
+    def parted(numbers: Any, place: int) -> Any:
+        sizes.append(len(numbers))
+        return in_order(numbers, place)
+
+    in_order, near = selection._parted, Near()
+    monkeypatch.setattr(selection, "_parted", parted)
+    torch.manual_seed(0)
+    numbers = torch.rand(50_000)
+    for count in range(2500, 2480, -1):
+        check(numbers, count, near)
+        numbers = (numbers + 1e-4 * torch.randn(50_000)).abs()
+    assert sizes[0] == 50_000 and sum(sizes[1:]) < 50_000
 
 
 def numbers_of(kind: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:

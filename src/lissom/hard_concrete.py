@@ -76,7 +76,7 @@ class HardConcrete:
     def p_nonzero(self, log_alpha: Tensor) -> Tensor:
         """P(z ≠ 0) = σ(log α − β log(−γ/ζ)), the expected L0 norm of a gate (eq. 12)."""
         shift = self.beta * math.log(-self.gamma / self.zeta)
-        return torch.sigmoid(_wide(log_alpha) - shift).to(log_alpha.dtype)
+        return (_wide(log_alpha) - shift).sigmoid_().to(log_alpha.dtype)
 
     @as_annotated(LissomError)
     def p_one(self, log_alpha: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def logistic(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """
     dtype = torch.float32 if like.itemsize < 4 else like.dtype
     u = torch.rand(like.shape, dtype=dtype, device=like.device, generator=generator)
-    return torch.logit(u, eps=torch.finfo(dtype).tiny)
+    return u.logit_(eps=torch.finfo(dtype).tiny)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ learning–compression under a penalty. The two differ in the step t and in whos
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +17,14 @@ from lissom.penalties import Part, Penalty, widen
 from lissom.penalties.penalty import proxed
 from lissom.preconditioners import Preconditioner
 from lissom.scratch import SMALL
+from lissom.selection import Near
 
 Step = Callable[[Partition], float]
 Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
 Chosen = Tensor | None  # a Boolean over the leading dims of a block's norms; None for all groups
+Nears = Mapping[Partition, Near]
+
+CACHE = 2**16  # numbers; four times as many bytes, of weights, moments and metric each
 
 
 @torch.no_grad()
@@ -30,6 +35,7 @@ def rescale(
     metrics: Metrics,
     *,
     only: Mapping[Partition, Chosen] | None = None,
+    near: Nears | None = None,
     fused: bool = True,
 ) -> None:
     """Apply a penalty's prox to the norms of blocks, and rescale their groups accordingly.
@@ -41,9 +47,10 @@ def rescale(
         metrics: D of a block, one for each of its parameters; None for 1 throughout.
         only: the blocks that are rescaled now, each with those of its groups that are. All others
             stay as they are, and a budget does not count them. None for all.
+        near: where budgets cut the blocks at the step before; they are brought up to date.
         fused: False runs the definition (same result, slower).
     """
-    apply = _fused if fused or penalty.by_family else _reference
+    apply = partial(_fused, near=near or {}) if fused or penalty.by_family else _reference
     chosen = dict.fromkeys(blocks) if only is None else only
     unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
     if penalty.per == "all" and not unequal:
@@ -76,7 +83,13 @@ def _reference(
 
 
 def _fused(
-    penalty: Penalty, now: Mapping[Partition, Chosen], step: Step, metrics: Metrics, *, whole: bool
+    penalty: Penalty,
+    now: Mapping[Partition, Chosen],
+    step: Step,
+    metrics: Metrics,
+    *,
+    near: Nears,
+    whole: bool,
 ) -> None:
     """The same in place on single weights, and on the norms of larger groups."""
     parts: list[Part] = []
@@ -92,12 +105,13 @@ def _fused(
                 weights, values = values, values[chosen]
                 metric = metric and metric.of(chosen)
                 taken.append((weights, chosen, values))
-            parts += _in_place(values, t, metric, whole=whole)
+            parts += _in_place(values, t, metric, near.get(block), whole=whole)
         else:
             norms = _of(chosen, block.norms())
             new = norms.clone()
             weighted = _weighted(block, chosen, metrics)
-            parts.append(Part(new, t, None if weighted is None else weighted.clone))
+            known = None if weighted is None else weighted.clone
+            parts.append(Part(new, t, known, near.get(block)))
             lifted.append((block, chosen, new, norms))
     penalty.prox_(parts)
     for weights, chosen, values in taken:
@@ -142,18 +156,22 @@ def _scale_(block: Partition, chosen: Chosen, new: Tensor, old: Tensor) -> None:
 
 
 def _in_place(
-    values: Tensor, t: float, metric: Preconditioner | None, *, whole: bool
+    values: Tensor, t: float, metric: Preconditioner | None, near: Near | None, *, whole: bool
 ) -> list[Part]:
-    """The values themselves as parts of at most SMALL weights, so that no copy of them is made.
+    """The values themselves as parts, so that no copy of them is made.
 
-    `whole` says that they have to stay one, as where a penalty has a number for each of them.
+    What is computed beside them stays SMALL, and with a metric, which a prox goes through again and
+    again, in a CACHE. `whole` says that they have to stay one, as where a penalty has a number for
+    each of them.
     """
-    if whole or values.numel() <= SMALL:
-        return [Part(values, t, metric and metric.scratch)]
-    rows = max(1, SMALL // values[0].numel())
+    most = CACHE if metric is not None and values.is_cpu else SMALL
+    if whole or values.numel() <= most:
+        return [Part(values, t, metric and metric.scratch, near)]
+    rows = max(1, most // values[0].numel())
     metrics = metric.parts(rows) if metric else None
     return [
-        Part(part, t, metrics[i] if metrics else None) for i, part in enumerate(values.split(rows))
+        Part(part, t, metrics[i] if metrics else None, near)
+        for i, part in enumerate(values.split(rows))
     ]
 
 

@@ -24,6 +24,7 @@ from lissom.methods.stepped import Rows, Stepped, chosen, no_row
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
+from lissom.selection import Near
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Proximal(Method):
         super().__init__(optimizer, penalties, options)
         self._groups_now = param_groups_of(self.optimizer)
         self._stepped = Stepped(self.blocks(), self._groups_now)
+        self._near = {block: Near() for block in self.blocks()}
         if self.options.metric == "adaptive":  # an unknown one is refused now, not at a step
             for block in self.blocks():
                 self._metrics(block)
@@ -146,6 +148,7 @@ class Proximal(Method):
                 self._lr,
                 self._metrics,
                 only=only,
+                near=self._near,
                 fused=self.options.fused,
             )
 

@@ -17,7 +17,15 @@ from lissom.arguments import fits, shown
 from lissom.errors import PenaltyError
 from lissom.penalties.abilities import Per, check_per
 from lissom.penalties.numbers import Number, as_norms, check_number, number_of
-from lissom.penalties.penalty import LEAST, Part, Penalty, in_float32, parts_in_float32, shrink_
+from lissom.penalties.penalty import (
+    LEAST,
+    Part,
+    Penalty,
+    in_float32,
+    parts_in_float32,
+    shrink_,
+    zero_up_to_,
+)
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
 from lissom.selection import kth_largest
@@ -278,25 +286,20 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
             part.values.mul_(0)  # NaN stays NaN
     if not 0 < kappa < n:
         return
-    by_size = not any(part.metric for part in parts)  # scores need no second look
     flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [
         _score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
     ]
-    cut = kth_largest(flat, kappa)
-    if by_size and cut.ties is None and cut.threshold > 0:
-        below = float(cut.threshold.nextafter(torch.zeros_like(cut.threshold)))
-        for part in parts:
-            torch.ops.aten.hardshrink.out(part.values, below, out=part.values)
-        return
-    spare = cut.ties
+    cut = kth_largest(flat, kappa, parts[0].near)
+    spare, below = cut.ties, cut.threshold.nextafter(torch.full_like(cut.threshold, -math.inf))
     for part, numbers in zip(parts, scores, strict=True):
-        if spare is None:
-            keep = numbers.ge_(cut.threshold)
-        else:
+        if spare is None and not cut.threshold.isnan():
+            zero_up_to_(part.values, numbers, float(below))
+            continue
+        keep = numbers >= cut.threshold
+        if spare is not None:
             tied = numbers == cut.threshold
-            first = tied.flatten().cumsum(0).view_as(tied) <= spare
-            keep = (numbers > cut.threshold) | (tied & first)
+            keep &= ~tied | (tied.flatten().cumsum(0).view_as(tied) <= spare)
             spare = max(0, spare - int(tied.sum()))
         part.values.mul_(keep)  # and not masked: NaN stays NaN for the user to see

@@ -26,6 +26,7 @@ from lissom.penalties.numbers import (
 )
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
+from lissom.selection import Near
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
@@ -42,11 +43,13 @@ class Part:
         t: the step, ≥ 0.
         metric: gives d, shaped like `values`, in memory that the prox may write to and that the
             next call of any part's metric may use again; or None for d = 1.
+        near: where a budget cut these numbers at the step before, as where it begins to look.
     """
 
     values: Tensor
     t: float | Tensor
     metric: Callable[[], Tensor] | None = None
+    near: Near | None = None
 
 
 def in_float32(prox: Prox) -> Prox:
@@ -481,8 +484,8 @@ def fold_(
         values.div_(damping)
         if keep_t:
             d = as_like(damping, values)
-            return Part(values, t, lambda: scratch(values, "metric").copy_(d))
-        return Part(values, t / damping)
+            return replace(part, metric=lambda: scratch(values, "metric").copy_(d))
+        return replace(part, t=t / damping)
     if none(linear) and none(curvature):
         return part
     d = part.metric()
@@ -492,16 +495,21 @@ def fold_(
         values.div_(1 + curvature / _positive(d, curvature))
         d.add_(curvature)
     metric = part.metric
-    return Part(values, t, (lambda: metric().add_(curvature)) if anew else (lambda: d))
+    return replace(part, metric=(lambda: metric().add_(curvature)) if anew else (lambda: d))
 
 
 def shrink_(values: Tensor, limit: float | Tensor) -> None:
     """sign(v)·max(|v| − limit, 0) in place."""
     if isinstance(limit, Tensor):
-        sizes = torch.abs(values, out=scratch(values, "sizes")).sub_(limit).clamp_(min=0)
-        torch.copysign(sizes, values, out=values)
+        least = torch.neg(limit.expand_as(values), out=scratch(values, "least"))
+        values.sub_(torch.clamp(values, least, limit, out=least))
     elif limit:
         torch.ops.aten.softshrink.out(values, limit, out=values)
+
+
+def zero_up_to_(values: Tensor, sizes: Tensor, most: float) -> None:
+    """Zero the values whose size is `most` or less, in one pass; NaN stays NaN."""
+    torch.ops.aten.threshold_backward.grad_input(values, sizes, most, grad_input=values)
 
 
 def _positive(d: Tensor, strength: float | Tensor) -> Tensor:

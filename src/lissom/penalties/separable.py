@@ -27,6 +27,7 @@ from lissom.penalties.penalty import (
     fold_,
     in_float32,
     parts_in_float32,
+    zero_up_to_,
 )
 from lissom.strength import Strength
 
@@ -79,10 +80,11 @@ class L0(Penalty):
                 continue
             least = 2 * t * strength
             if metric is not None:  # r² > 2tλ/d is d·r² > 2tλ
-                keep = metric().mul_(values).mul_(values).gt_(least)
-                if isinstance(strength, Tensor):  # where λ is 0, d·r² may be 0 in rounding
-                    keep.logical_or_(strength == 0)
-                values.mul_(keep)
+                gain = metric().mul_(values).mul_(values)
+                if isinstance(least, Tensor):  # where λ is 0, d·r² may be 0 in rounding
+                    values.mul_(gain.gt_(least).logical_or_(least == 0))
+                else:
+                    zero_up_to_(values, gain, least)
             elif isinstance(least, Tensor):
                 values.mul_(values.abs() > least.sqrt())
             else:

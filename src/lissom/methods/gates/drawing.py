@@ -4,8 +4,6 @@ The formulas are those of `lissom.hard_concrete`; here they are evaluated in pla
 written out. A graph that is compiled takes the plain formulas, which the compiler fuses itself.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lissom.groups import Spread
 from lissom.hard_concrete import HardConcrete, logistic
 
 aten = torch.ops.aten
@@ -45,7 +42,11 @@ class Noise:
                 return taken.view(like.shape)
             start = _start(pool, n, seed, draw)
             return pool[start : start + n].view(like.shape)  # no copy
-        drawn: Tensor = logistic(like) if self.seed is None else seeded(like, self.seed, draw)
+        if self.seed is None:
+            return logistic(like)
+        if not torch.compiler.is_compiling():
+            return _seeded(like, self.seed, draw)
+        drawn: Tensor = seeded(like, self.seed, draw)
         return drawn
 
     def _pool_on(self, like: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class Noise:
 @torch.library.custom_op("lissom::seeded", mutates_args=())
 def seeded(like: Tensor, seed: int, draw: int) -> Tensor:
     """Logistic noise that depends on (seed, draw) alone."""
-    return logistic(like, torch.Generator(like.device).manual_seed(_mixed(seed, draw)))
+    return _seeded(like, seed, draw)
 
 
 @torch.library.custom_op("lissom::window", mutates_args=())
@@ -85,47 +86,7 @@ def _(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
     return pool.new_empty(n)
 
 
-@dataclass
-class Values:
-    """Gates as they were drawn, or as they are in evaluation mode.
-
-    Attributes:
-        z: a number for each group, or for each example and group.
-    """
-
-    z: Tensor
-
-    def times(self, weight: Tensor, spread: Spread) -> Tensor:
-        """w·z."""
-        return weight * spread(self.z).to(weight.dtype)
-
-
-@dataclass
-class Singles:
-    """Gates of single weights, drawn where they are used and again in the backward pass.
-
-    So nothing is kept for it but the products that the layers keep themselves.
-
-    Attributes:
-        law: of the gates.
-        log_alpha: one for each weight.
-        noise: one for each weight.
-    """
-
-    law: HardConcrete
-    log_alpha: Tensor
-    noise: Tensor
-
-    def times(self, weight: Tensor, spread: Spread) -> Tensor:
-        """w·z."""
-        if torch.compiler.is_compiling():
-            return weight * spread(self.law.sample(self.log_alpha, self.noise)).to(weight.dtype)
-        product: Tensor = _Product.apply(weight, self.log_alpha, self.noise, self.law)  # type: ignore[no-untyped-call]
-        return product
-
-
-Drawn = Values | Singles
-Weight = float | Tensor  # one for all gates of a block, or one for each
+Weight = float | Tensor  # one for all gates, or one for each
 
 
 def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
@@ -136,102 +97,56 @@ def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
     return drawn
 
 
-def expected_sum(
-    law: HardConcrete, log_alpha: Tensor, sizes: Sequence[int], weights: Sequence[Weight]
-) -> Tensor:
-    """Σ_b Σ_g weights_bg P(z_g ≠ 0) over blocks b of gates, which stand in `log_alpha` in turn."""
+def expected_sum(law: HardConcrete, log_alpha: Tensor, weights: Weight) -> Tensor:
+    """Σ_g weights_g P(z_g ≠ 0)."""
     if torch.compiler.is_compiling():
-        return _weighted(law.p_nonzero(log_alpha), sizes, weights)
-    total: Tensor = _Expected.apply(log_alpha, law, sizes, weights)  # type: ignore[no-untyped-call]
+        return _weighted(law.p_nonzero(log_alpha), weights)
+    total: Tensor = _Expected.apply(log_alpha, law, weights)  # type: ignore[no-untyped-call]
     return total
 
 
-def _weighted(p: Tensor, sizes: Sequence[int], weights: Sequence[Weight]) -> Tensor:
-    blocks = zip(p.split(list(sizes)), weights, strict=True)
-    return torch.stack([_sum(part, weight) for part, weight in blocks]).sum()
-
-
-def _sum(p: Tensor, weight: Weight) -> Tensor:
-    return (weight * p).sum() if isinstance(weight, Tensor) else weight * p.sum()
+def _weighted(p: Tensor, weights: Weight) -> Tensor:
+    return torch.dot(p, weights.to(p)) if isinstance(weights, Tensor) else weights * p.sum()
 
 
 class _Draw(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_alpha: Tensor, noise: Tensor, law: HardConcrete) -> Tensor:
-        s = _concrete(law, log_alpha, noise)
+        s = noise.add(log_alpha).div_(law.beta).sigmoid_()
         ctx.save_for_backward(s)
         ctx.law = law
-        return _gate(law, s).to(log_alpha.dtype)
+        z = F.hardtanh_(s.mul(law.zeta - law.gamma).add_(law.gamma), 0, 1)
+        return z.to(log_alpha.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         [s] = ctx.saved_tensors
-        return _by_log_alpha_(ctx.law, grad.to(s.dtype, copy=True), s).to(grad.dtype), None, None
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, log_alpha: Tensor, noise: Tensor, law: HardConcrete
-    ) -> Tensor:
-        ctx.save_for_backward(weight, log_alpha, noise)
-        ctx.law = law
-        z = _gate(law, _concrete(law, log_alpha, noise)).to(weight.dtype)
-        return z.view_as(weight).mul_(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        weight, log_alpha, noise = ctx.saved_tensors
-        s = _concrete(ctx.law, log_alpha, noise)
-        by_weight = _gate(ctx.law, s).to(grad.dtype).view_as(grad).mul_(grad)
-        by_gate = torch.mul(grad, weight).view_as(s).to(s.dtype)
-        by_log_alpha = _by_log_alpha_(ctx.law, by_gate, s).to(log_alpha.dtype)
-        return by_weight, by_log_alpha, None, None
-
-
-def _concrete(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
-    """s = σ((ε + log α)/β)."""
-    return noise.add(log_alpha).div_(law.beta).sigmoid_()
-
-
-def _gate(law: HardConcrete, s: Tensor) -> Tensor:
-    """z, stretched and clamped."""
-    return F.hardtanh_(s.mul(law.zeta - law.gamma).add_(law.gamma), 0, 1)
-
-
-def _by_log_alpha_(law: HardConcrete, by_gate: Tensor, s: Tensor) -> Tensor:
-    """The gradient by log α from that by z, which is overwritten."""
-    width = law.zeta - law.gamma
-    low, high = -law.gamma / width, (1 - law.gamma) / width
-    aten.hardtanh_backward.grad_input(by_gate, s, low, high, grad_input=by_gate)
-    aten.sigmoid_backward.grad_input(by_gate, s, grad_input=by_gate)
-    return by_gate.mul_(width / law.beta)
+        law: HardConcrete = ctx.law
+        width = law.zeta - law.gamma
+        low, high = -law.gamma / width, (1 - law.gamma) / width
+        found = aten.hardtanh_backward(grad.to(s.dtype), s, low, high)
+        aten.sigmoid_backward.grad_input(found, s, grad_input=found)
+        return found.mul_(width / law.beta).to(grad.dtype), None, None
 
 
 class _Expected(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        log_alpha: Tensor,
-        law: HardConcrete,
-        sizes: Sequence[int],
-        weights: Sequence[Weight],
-    ) -> Tensor:
-        ctx.save_for_backward(log_alpha)
-        ctx.law, ctx.sizes, ctx.weights = law, sizes, weights
-        return _weighted(law.p_nonzero(log_alpha), sizes, weights)
+    def forward(ctx: Any, log_alpha: Tensor, law: HardConcrete, weights: Weight) -> Tensor:
+        p = law.p_nonzero(log_alpha)
+        ctx.save_for_backward(p)
+        ctx.weights = weights
+        return _weighted(p, weights)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        [log_alpha] = ctx.saved_tensors
-        p = ctx.law.p_nonzero(log_alpha)
-        by_log_alpha = p.mul_(1 - p)
-        for part, weight in zip(by_log_alpha.split(list(ctx.sizes)), ctx.weights, strict=True):
-            part.mul_(weight * grad)
-        return by_log_alpha, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        [p] = ctx.saved_tensors
+        return (1 - p).mul_(p).mul_(ctx.weights * grad), None, None
+
+
+def _seeded(like: Tensor, seed: int, draw: int) -> Tensor:
+    return logistic(like, torch.Generator(like.device).manual_seed(_mixed(seed, draw)))
 
 
 def _start(pool: Tensor, n: int, seed: int, draw: int) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,7 +16,7 @@ from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints
-from lissom.methods.gates.drawing import Drawn, Noise, Singles, Values, Weight, draw, expected_sum
+from lissom.methods.gates.drawing import Noise, Weight, draw, expected_sum
 from lissom.methods.gates.expected import Cost, Expected
 from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
@@ -101,6 +102,7 @@ class Gates(Method):
         self._blocks = self.blocks()
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
+        self._costed: Any = ((), None, None)  # penalties, device, and what `_open_costs` found
         self._places = places(model, self._blocks, GateError)
         self._expected = Expected(model, self._blocks, example_inputs)
         weight = self._blocks[0].parameters[0]
@@ -196,8 +198,8 @@ class Gates(Method):
 
         Source: Louizos, Welling & Kingma 2018, eq. 9 and 24.
         """
-        costs, squares = self._open_costs()
-        total = expected_sum(self.law, self.log_alpha, self._sizes(), costs)
+        cost, squares = self._open_costs()
+        total = expected_sum(self.law, self.log_alpha, cost)
         if all(map(none, squares)) and not self.constraints:
             return total
         p = self.p_nonzero()
@@ -389,10 +391,10 @@ class Gates(Method):
     def __repr__(self) -> str:
         return f"<{len(self):,} gates on {type(self.model).__name__}>"
 
-    def _draw(self, examples: int | None, waiting: Waiting) -> list[Drawn]:
+    def _draw(self, examples: int | None, waiting: Waiting) -> list[Tensor]:
         """The gates of one call: random in training mode, deterministic in evaluation mode."""
         if not self.model.training:
-            return [Values(z if examples is None else z[None]) for z in self.test_gates()]
+            return [z if examples is None else z[None] for z in self.test_gates()]
         if not torch.compiler.is_compiling():
             require_reduced(self.log_alpha)
         self.log_alpha.data.clamp_(-LIMIT, LIMIT)
@@ -403,15 +405,7 @@ class Gates(Method):
         like = like if examples is None else like.expand(examples, -1)
         noise = self._noise(like, self.drawn)
         self.drawn += self._noise.seed is not None
-        if examples is not None or not any(block.single for block in self._blocks):
-            return [Values(z) for z in self._by_block(draw(self.law, like, noise))]
-        parts = zip(self._blocks, self._by_block(like), self._by_block(noise), strict=True)
-        return [
-            Singles(self.law, log_alpha, part)
-            if block.single
-            else Values(draw(self.law, log_alpha, part))
-            for block, log_alpha, part in parts
-        ]
+        return self._by_block(draw(self.law, like, noise))
 
     def _by_block(self, flat: Tensor) -> list[Tensor]:
         parts = flat.split(self._sizes(), -1)
@@ -438,26 +432,41 @@ class Gates(Method):
         """How many gates each block has."""
         return [block.shape.numel() for block in self._blocks]
 
-    def _open_costs(self) -> tuple[list[Weight], list[Weight]]:
-        """λ₀·n_g and λ₂ of each block at this step: one number where its groups have the same."""
+    def _open_costs(self) -> tuple[Weight, list[Weight]]:
+        """λ₀·n_g of all gates, and λ₂ of each block, at this step."""
+        now = [penalty.at(self.now) for penalty in self.penalties.values()]
+        known, device, found = self._costed
+        renewed = any(penalty.tensors for penalty in now)  # which may be changed in place
+        same = device == self.log_alpha.device and all(map(operator.is_, now, known))
+        if renewed or not same:
+            with torch.inference_mode(False):  # the next call may want a gradient
+                found = self._open_costs_of(now)
+            self._costed = now, self.log_alpha.device, found
+        cost, squares = found
+        return cost, squares
+
+    @torch.no_grad()
+    def _open_costs_of(self, now: Sequence[Penalty]) -> tuple[Weight, list[Weight]]:
         costs: list[Weight] = []
         squares: list[Weight] = []
-        for groups, penalty in self.penalties.items():
-            now = penalty.at(self.now)
+        for groups, penalty in zip(self.penalties, now, strict=True):
             for i, block in enumerate(groups):
-                of = now.of(i)
+                of = penalty.of(i)
                 assert of.open_cost is not None  # as `needs` says
                 each = block.weights_each() if self.options.per == "weight" else 1
                 each = each.to(self.log_alpha.device) if isinstance(each, Tensor) else each
                 cost = number_of(of, of.open_cost, self.log_alpha) * each
                 costs.append(cost.flatten() if isinstance(cost, Tensor) else cost)
                 squares.append(number_of(of, of.open_square, self.log_alpha))
-        return costs, squares
+        if not any(isinstance(cost, Tensor) for cost in costs) and len(set(costs)) == 1:
+            return costs[0], squares
+        sized = zip(costs, self._sizes(), strict=True)
+        return torch.cat([self.log_alpha.new_ones(n) * cost for cost, n in sized]), squares
 
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
         for place in self._places:
-            place.parameter.copy_(gated(place, [Values(z) for z in gates]))
+            place.parameter.copy_(gated(place, gates))
 
     @torch.no_grad()
     def _write(self, gates: Sequence[Tensor]) -> None:

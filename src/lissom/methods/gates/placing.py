@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 
 from lissom.errors import GateError
 from lissom.methods import placing
-from lissom.methods.gates.drawing import Drawn, Values
 from lissom.methods.placing import Place, Placing, require_original
 from lissom.methods.plain import require_plain
 from lissom.running import leaves
@@ -30,14 +29,14 @@ class Waiting:
         self.over = True
 
 
-Draw = Callable[[int | None, Waiting], Sequence[Drawn]]
+Draw = Callable[[int | None, Waiting], Sequence[Tensor]]
 
 
-def gated(place: Place, gates: Sequence[Drawn]) -> Tensor:
+def gated(place: Place, gates: Sequence[Tensor]) -> Tensor:
     """w·z."""
     weight: Tensor = place.parameter
     for block, spread in place.factors:
-        weight = gates[block].times(weight, spread)
+        weight = weight * spread(gates[block]).to(weight.dtype)
     return weight
 
 
@@ -62,7 +61,7 @@ class Drawing(Placing):
         self._forget()
 
     @abstractmethod
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
         """What the layers are given."""
 
     def _forget(self) -> None:
@@ -118,7 +117,7 @@ class Drawing(Placing):
 class OnWeights(Drawing, placing.OnWeights):
     """One draw for each call: gated weights are multiplied by it."""
 
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
         return [gated(place, gates) for place in self.places]
 
     def _products(self, module: nn.Module) -> list[Tensor]:
@@ -155,8 +154,8 @@ class OnInputs(Drawing):
                 handles.append(owner.register_forward_pre_hook(partial(self._reads, number)))
         return handles
 
-    def _made_of(self, gates: Sequence[Drawn]) -> list[Tensor]:
-        return [drawn.z.flatten(1) for drawn in gates if isinstance(drawn, Values)]
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        return [z.flatten(1) for z in gates]
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         examples = next(len(x) for x in leaves((args, kwargs)) if x.ndim)

@@ -24,13 +24,14 @@ def lc(
 
         method = lissom.lc(opt, {lissom.weights(net): TopK(fraction=0.02)}, every=len(loader))
         for x, y in …:                                              # the L steps: your own loop
-            loss = F.cross_entropy(net(x), y) + method.penalty()
+            loss = F.cross_entropy(net(x), y)
             opt.zero_grad(); loss.backward(); opt.step()            # every so many steps a C step
 
-    The L step draws w to θ = Δ(Θ) by (μ/2)‖w − θ − u‖²; the C step, after every `every` steps of
-    the optimizer, finds the form nearest to w − u and, with multipliers, u ← u − (w − θ). After the
-    last one the method finalizes: θ is written into the weights, so that what was asked for is met
-    exactly. Start from a trained network, or train one in the first `start` steps.
+    The L step draws w to θ = Δ(Θ) by (μ/2)‖w − θ − u‖², whose gradient joins that of the loss in
+    the optimizer's step; the C step, after every `every` steps of the optimizer, finds the form
+    nearest to w − u and, with multipliers, u ← u − (w − θ). After the last one the method
+    finalizes: θ is written into the weights, so that what was asked for is met exactly. Start from
+    a trained network, or train one in the first `start` steps.
 
     Args:
         optimizer: of the L steps; it holds what is compressed.

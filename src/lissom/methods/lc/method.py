@@ -2,7 +2,8 @@
 
     min L(w)  s.t.  w = Δ(Θ)
 
-    L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer)
+    L step:  min over w of  L(w) + (μ/2)‖w − Δ(Θ) − u‖²_D        (by the user's optimizer, to whose
+                                                                 gradients the pull is added)
     C step:  Θ = argmin ‖(w − u) − Δ(Θ)‖²_D,   then   u ← u − (w − Δ(Θ))
 
 u holds the multipliers of the constraint, divided by μD; it is 0 in the quadratic-penalty method.
@@ -10,10 +11,10 @@ As μ grows, w becomes Δ(Θ).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from lissom.methods.lc.mu import Automatic, Given
 from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
+from lissom.methods.optimizers import took_a_step
 from lissom.methods.options import Options, Steps, positive, whole
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
 
@@ -215,13 +217,10 @@ class LC(Method):
         self.number = 0
         self.gap = math.inf
         self._since = 0  # steps since the last C step
-        self._provisional = False  # whether θ was only looked at, by a penalty in no loss yet
 
     def follow(self, optimizer: Optimizer) -> None:
         super().follow(optimizer)
-        if self.options.restart:
-            hook = torch.compiler.disable(self._before_step)
-            self._restarts = optimizer.register_step_pre_hook(hook)
+        self._pulls = optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step))
 
     @classmethod
     def accepts(cls, penalty: Any) -> bool:
@@ -266,13 +265,19 @@ class LC(Method):
         now_and_then = [(p.at(self.now), p.at(last)) for p in self.penalties.values()]
         return all(now is then or now == then for now, then in now_and_then)
 
-    def loss_term(self) -> Tensor:
-        """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed."""
-        if not self.begun or self._provisional:
-            torch.compiler.disable(self._compress_directly)()
-            self._provisional = True
-        first, *others = [task.pull(self.mu) for task in self._tasks]
-        return sum((other.to(first.device) for other in others), first)
+    def penalty(self) -> Tensor:
+        """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed, to be looked at.
+
+        It has no gradient: that joins the gradients of the loss in the optimizer's step, whether
+        this was added to the loss or not.
+        """
+        first, *others = self._tasks
+        if torch.is_grad_enabled():
+            self._arrived()  # of a copy, which follows no optimizer, it is told
+        if not self._active or not self.mu:
+            return torch.zeros((), device=first.weights[0].device)
+        total = first.penalty(self.mu)
+        return sum((other.penalty(self.mu).to(total.device) for other in others), total)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -291,7 +296,7 @@ class LC(Method):
         """θ into the weights, as a C step would find it now."""
         if self.step < self.options.start:
             return
-        settled = self.begun and not self._provisional and not self._since
+        settled = self.begun and not self._since
         for task in self._tasks:
             forms = task.forms if settled else task.project(self.now, self.mu or 1.0)
             for weight, form in zip(task.weights, forms, strict=True):
@@ -311,8 +316,7 @@ class LC(Method):
         super().finalize()
 
     def let_go(self) -> None:
-        if self.options.restart:
-            self._restarts.remove()
+        self._pulls.remove()
 
     def event(self) -> dict[str, Any]:
         if not self.begun:
@@ -351,7 +355,6 @@ class LC(Method):
             "number": self.number,
             "gap": self.gap,
             "since": self._since,
-            "provisional": self._provisional,
             "mu": self._mu.state_dict(),
             "tasks": [task.state_dict() for task in self._tasks],
         }
@@ -360,17 +363,12 @@ class LC(Method):
         for task, kept in zip(self._tasks, state["tasks"], strict=True):
             task.load_state_dict(kept)
         self.number, self.gap, self._since = state["number"], state["gap"], state["since"]
-        self._provisional = state["provisional"]
         self._mu.load_state_dict(state["mu"])
-
-    def penalty_was_in_the_loss(self) -> None:
-        self._provisional = False
 
     def _begin(self) -> None:
         """See that there is a θ, once and for all."""
         if not self.begun:
             self._compress_directly()
-        self._provisional = False
 
     def _require_trained(self) -> None:
         """Refuse what no loss can draw to θ: it would be changed at the end, all at once."""
@@ -395,12 +393,6 @@ class LC(Method):
     def _compress(self) -> None:
         """The C step, which ends an L step and begins the next."""
         self._require_trained()
-        if self._steps_without >= self._since:
-            raise MethodError(
-                f"L step {self.number} ended, and the penalty of method {self.name!r} was in the "
-                "loss of none of its steps, so that the weights cannot come closer to their "
-                "compressed form: loss = … + method.penalty()"
-            )
         if isinstance(self._mu, Automatic) and not self.mu:
             self._mu.settle(self._distance())
         before = self.mu
@@ -413,10 +405,37 @@ class LC(Method):
         for task in self._tasks:
             task.aim(before / self.mu)
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """An L step begins with an optimizer that knows nothing of the last one."""
-        if not self._since and not self.finalized and self.step >= self.options.start:
+    @property
+    def _active(self) -> bool:
+        """Whether this is a step that draws w to θ."""
+        return not self.finalized and not self._deploying and self.step >= self.options.start
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Let the pull join the gradients: those that are there, or that a closure will make."""
+        if not self._active:
+            return None
+        if self.options.restart and not self._since:
             self.forget_moments()
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": partial(self._evaluated, kwargs["closure"])}
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], partial(self._evaluated, args[1]), *args[2:]), kwargs
+        self._pull()
+        return None
+
+    def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        loss = closure()
+        self._pull()
+        return loss
+
+    def _pull(self) -> None:
+        """Add the gradient of the penalty to those of the loss, which may be scaled."""
+        if not took_a_step(self.optimizer):  # nor will it
+            return
+        self._begin()
+        if self.mu:
+            for task in self._tasks:
+                task.pull_(self.mu, getattr(self.optimizer, "grad_scale", None))
 
     def _gap(self, *, weighed: bool) -> float:
         """‖w − θ‖/‖w‖ over all tasks; weighed, in the metric of the last C step."""

@@ -1,65 +1,64 @@
-"""The L step's penalty (μ/2)‖w − c‖²_D, with the gradient written out."""
+"""The L step's penalty (μ/2)‖w − c‖²_D, and its gradient, which joins that of the loss."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from lissom.penalties import widen
 from lissom.scratch import scratch
 
-SUM = 2  # aten's code of reduction="sum"
 
-
-def pull(
+@torch.no_grad()
+def penalty(
     weights: Sequence[Tensor],
     targets: Sequence[Tensor],
     mu: float,
     metric: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """(μ/2) Σ d (w − c)², which draws the weights w to the targets c.
+    """(μ/2) Σ d (w − c)², without a graph: `pull_` is its gradient.
 
     Args:
-        weights: w, which get the gradient μ·d·(w − c).
+        weights: w.
         targets: c, shaped like w.
         mu: μ ≥ 0.
         metric: d ≥ 0, shaped like w; None means d = 1.
     """
-    value: Tensor = _Pull.apply(targets, mu, metric, *weights)  # type: ignore[no-untyped-call]
-    return value
+    squares = []
+    for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
+        off = widen(torch.sub(w, c, out=scratch(w, "pull")).flatten())
+        if metric is None:
+            squares.append(torch.dot(off, off))
+        else:
+            squares.append(torch.dot(off.square(), metric[i].flatten().to(off)))
+    return torch.stack(squares).sum() * (mu / 2)
 
 
-class _Pull(Function):
-    """Two passes over the weights forward, one backward; autograd's own takes twice as many."""
+@torch.no_grad()
+def pull_(
+    weights: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    mu: float,
+    metric: Sequence[Tensor] | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """Add μ·d·(w − c), which draws the weights w to the targets c, to the gradients that they have.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        targets: Sequence[Tensor],
-        mu: float,
-        metric: Sequence[Tensor] | None,
-        *weights: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(*weights)
-        ctx.targets, ctx.mu, ctx.metric = targets, mu, metric
-        squares = []
-        for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
-            off = widen(torch.sub(w, c, out=scratch(w, "pull")).flatten())
-            if metric is None:
-                squares.append(torch.dot(off, off))
-            else:
-                squares.append(torch.dot(off.square(), metric[i].flatten().to(off)))
-        return torch.stack(squares).sum() * (mu / 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        grads = []
-        for i, (w, c) in enumerate(zip(ctx.saved_tensors, ctx.targets, strict=True)):
-            # 2(w − c)·(scale·μ/2) in one pass
-            grad = torch.ops.aten.mse_loss_backward(scale * (ctx.mu / 2), w, c, SUM)
-            grads.append(grad if ctx.metric is None else grad.mul_(ctx.metric[i]))
-        return (None, None, None, *grads)
+    Args:
+        weights: w.
+        targets: c, shaped like w.
+        mu: μ ≥ 0.
+        metric: d ≥ 0, shaped like w; None means d = 1.
+        scale: of all gradients at this moment; None for 1.
+    """
+    for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
+        off = torch.sub(w, c, out=scratch(w, "pull"))
+        if metric is not None:
+            off.mul_(metric[i])
+        if scale is not None:
+            off.mul_(scale.to(off))
+        if w.grad is None:
+            w.grad = torch.zeros_like(w)
+        elif w.grad.layout is not torch.strided:
+            w.grad = w.grad.to_dense()
+        w.grad.add_(off, alpha=mu)

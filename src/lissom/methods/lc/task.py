@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lissom.compressions.compressions import Compression, bound, compress, tensors_of
 from lissom.compressions.forms import Form, form_of
 from lissom.groups import Groups
-from lissom.methods.lc.pull import pull
+from lissom.methods.lc.pull import penalty, pull_
 from lissom.methods.metric import is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
 from lissom.penalties import Penalty
@@ -76,9 +76,16 @@ class Task:
         """Δ(Θ), a tensor for each of the weights."""
         return [form.value() for form in self.forms]
 
-    def pull(self, mu: float) -> Tensor:
-        """The L step's penalty, (μ/2)‖w − c‖²_D."""
-        return pull(self.weights, self.targets, mu, self.metric)
+    def penalty(self, mu: float) -> Tensor:
+        """The L step's penalty, (μ/2)‖w − c‖²_D; before the first, as it would begin now."""
+        if self.forms:
+            return penalty(self.weights, self.targets, mu, self.metric)
+        targets = [form.value() for form in self.project(0, mu)]
+        return penalty(self.weights, targets, mu, self._metric())
+
+    def pull_(self, mu: float, scale: Tensor | None) -> None:
+        """Add its gradient to those of the weights, which `scale` has multiplied."""
+        pull_(self.weights, self.targets, mu, self.metric, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
