@@ -171,6 +171,40 @@ def from_scratch(record: Record) -> Table:
     return [*columns, "test error, %: warm", "from scratch"], rows
 
 
+def one_training(nested: Record, path: Record) -> Table:
+    """Cuts of one training beside the first curve of another study, at the same strengths."""
+    ours, other = (next(iter(curves(record).values())) for record in (nested, path))
+    epochs = [
+        sum(p["epochs"] for p in record["curves"][0]["points"] if counted(p))
+        for record in (nested, path)
+    ]
+    rows = []
+    for one in ours.settings:
+        beside = next((s for s in other.settings if near(one.strength, s.strength)), None)
+        pairs = zip(errors(one), errors(beside) if beside else ["", ""], strict=True)
+        sizes = [f"{s.size():,.0f}" if s else "" for s in (one, beside)]
+        rows.append(
+            [number_or_dense(one.strength, 3), *sizes, *(x for pair in pairs for x in pair)]
+        )
+    names = [f"one training, {epochs[0]} epochs", f"point by point, {epochs[1]} epochs"]
+    columns = [
+        f"{what}{name}" for what in ("non-zeros: ", "validation error, %: ") for name in names
+    ]
+    return ["κ", *columns, "test error, %: one training", "point by point"], rows
+
+
+def counted(point: Record) -> bool:
+    """Whether a point is one of a single seed's path."""
+    return point["seed"] == 0 and not point["from_scratch"]
+
+
+def near(one: float | None, other: float | None) -> bool:
+    """Whether two strengths are the same but for rounding."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-6)
+
+
 def number_or_dense(strength: float | None, digits: int = 2) -> str:
     """The strength of a setting; None is that of the dense one."""
     return "dense" if strength is None else f"{strength:.{digits}g}"

@@ -315,6 +315,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-from-scratch": lambda: exact_table(
         "curves-lenet300-weights", curve_tables.from_scratch
     ),
+    "curves-one-training": lambda: markdown(
+        *curve_tables.one_training(load("curves-lenet300-nested"), load("curves-lenet300-weights"))
+    ),
     "curves-cost": lambda: markdown(
         *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
     ),
