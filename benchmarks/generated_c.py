@@ -1,12 +1,13 @@
 """Networks as C on an emulated Cortex-M4: flash, RAM, instructions and accuracy, beside other C.
 
-    python benchmarks/generated_c.py [--networks DIR] [--emx PROGRAM] [--data-dir DIR]
+    python benchmarks/generated_c.py [--networks DIR] [--emx PROGRAM] [--seeds N] [--finished]
 
 The networks are trained by lissom's recipes and kept in DIR, where a finished one is not trained
-again; `lissom.shrink` removes what is dead. Each is written as C with 1,000 training images to
-calibrate on, built by arm-none-eabi-gcc and run under qemu on all test images, where every logit
-must be that of the reference in Python, and on ten of them in other settings. emx-onnx-cgen writes
-C in float32 from lissom's ONNX of the same network, which the same compiler and flags build.
+again, and with --finished none is; `lissom.shrink` removes what is dead. Each is written as C with
+1,000 training images to calibrate on, built by arm-none-eabi-gcc and run under qemu on all test
+images, where every logit must be that of the reference in Python, and on ten of them in other
+settings. emx-onnx-cgen writes C in float32 from lissom's ONNX of the same network, which the same
+compiler and flags build.
 Nothing is timed: instructions are counted, and repeat exactly.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -62,6 +63,7 @@ def main(
     emx: str = "emx-onnx-cgen",
     data_dir: Path | None = None,
     seeds: int = 1,
+    finished: Annotated[bool, typer.Option("--finished", help="Train nothing.")] = False,
 ) -> None:
     """Measure all networks, and keep the record."""
     prepare(data_dir)
@@ -70,6 +72,8 @@ def main(
     for name, make in NETWORKS.items():
         for seed in range(seeds):
             file = networks / f"{name}-seed{seed}.safetensors"
+            if not file.exists() and finished:
+                continue
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 lissom.save(make(networks, data, seed).eval(), file)

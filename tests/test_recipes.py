@@ -514,7 +514,7 @@ def test_what_is_no_record_of_a_run_is_refused(tmp_path: Path) -> None:
          r"line 28: penalties\.1\.TopK: TopK needs a count or a .*; got count=5, frac.*=1→"),
         ('"proximal"\nevery = 1', '"subgradient"',
          r"line 23: penalties\.1: method 'subgradient' takes penalties with a gradient: .*; got "
-         r"TopK.*\. Methods that take it: 'lc', 'proximal'"),
+         r"TopK.*\. Methods that take it: 'lc', 'nested', 'proximal'"),
         ("L1 = 1e-4", "Codebook = { k = 2 }",
          r"line 20: penalties\.0: method 'proximal' takes penalties, .*; got Codebook\(2\)\. "
          r"Methods that take it: 'lc'"),
