@@ -747,7 +747,9 @@ def test_recipes_name_the_data_and_the_network(tmp_path: Path) -> None:
     assert net(data.train_x[:2]).shape == (2, 11)
     for name in ("ahmed-modrec", "vt-cnn2"):
         recipe = read_recipe("digits-demo", [f"model.name={name}"])
-        with pytest.raises(RecipeError, match=rf"'{name}' does not take examples of 1×8×8, as digits has"):
+        with pytest.raises(
+            RecipeError, match=rf"'{name}' does not take examples of 1×8×8, as digits has"
+        ):
             make_model(recipe, (1, 8, 8), 10)
     recipe = read_recipe("digits-demo", [*SMALL, "model.name=vt-cnn2", "model.dropout=0.25"])
     dropout = make_model(recipe, (1, 2, 128), 11).get_submodule("drop3")

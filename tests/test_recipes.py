@@ -62,13 +62,20 @@ SHORT_LC = [
     "method.every=1",
     "method.c_steps=10",
 ]
+# No epoch is chosen by five examples.
+FORMANEK = ["model.width=0.0625", "data.validation=5", "train.epochs=3", "train.patience=none"]
 SMALLER = {
     "ahmed-mnist": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "ahmed-modrec": ["data.validation=5", "train.epochs=10", "train.cosine_from=5"],
     "digits-path": ["data.validation=5"],
+    "digits-path-nested": ["data.validation=5"],
     "fashion-path": ["data.validation=5"],
+    **{name: FORMANEK for name in NAMES if name.startswith("formanek-")},
+    **{name: ["model.width=0.0625"] for name in NAMES if name.startswith("images-")},
+    "images-path": ["model.width=0.0625", "data.validation=5"],
     "lenet300-path": [*FEW, "method.finalize_at=5"],
     "lenet300-path-gates": [*FEW, "method.finalize_at=5"],
+    "lenet300-path-nested": ["data.validation=5", "train.epochs=10"],
     "lenet300-path-lc": [*FEW, "method.c_steps=5"],
     "modrec-dense": [*FEW, "train.cosine_from=5"],
     "modrec-path": [*FEW, "method.finalize_at=5"],

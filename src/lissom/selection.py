@@ -61,7 +61,8 @@ def kth_largest(numbers: Tensor, k: int, near: Near | None = None) -> Cut:
         k: 1 ≤ k ≤ n.
         near: of the last cut of these numbers, where it is carried along; it is brought up to date.
     """
-    if not numbers.is_cpu:  # where a look at a number takes as long as a sort
+    # Elsewhere a look at a number takes as long as a sort, and NumPy's partition is not compiled.
+    if not numbers.is_cpu or torch.compiler.is_compiling():
         return _cut(numbers.sort().values, k)
     some, left = numbers.numpy(), k
     if near is not None and near.threshold > 0:

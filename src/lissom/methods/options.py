@@ -1,7 +1,7 @@
 """Options of methods: frozen dataclasses whose rules are written where the option is."""
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
@@ -162,7 +162,7 @@ def _attributes(cls: type) -> list[str]:
 
 def positive(value: object) -> bool:
     """Whether a value is a finite number above 0."""
-    return isinstance(value, int | float) and value is not True and 0 < value < math.inf
+    return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
 
 
 def counts_steps(hint: Any) -> bool:
