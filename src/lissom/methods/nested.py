@@ -28,11 +28,12 @@ from lissom.methods.placing import (
     Place,
     compile_anew,
     places,
+    require_module,
     require_original,
+    require_own_weights,
     uncompiled,
 )
 from lissom.methods.plain import require_plain
-from lissom.parametrized import has_norms
 from lissom.penalties import TopK
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import Metrics, rescale
@@ -110,16 +111,10 @@ class Nested(Method):
         penalties: Mapping[Groups, TopK],
         options: NestedOptions | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            what = f"its model is a torch.nn.Module, got {type(model).__name__}"
-            raise MethodError(f"lissom.nested(optimizer, model, {{groups: TopK(…)}}): {what}")
+        require_module(model, "lissom.nested(optimizer, model, {groups: TopK(…)})", MethodError)
         require_layers(model, "nested")
         require_plain(model, "nested")
-        if has_norms(model):
-            raise MethodError(
-                "this model computes weights from other parameters, and a mask of these would not "
-                "be one of the weights: torch.nn.utils.parametrize.remove_parametrizations first"
-            )
+        require_own_weights(model, "a mask of these would not be one of", MethodError)
         super().__init__(optimizer, penalties, options)
         self.model = model
         self._orders = []

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from lissom.errors import LissomError
 from lissom.groups import Partition, Spread
 from lissom.methods.plain import InForward
+from lissom.parametrized import has_norms
 
 
 @dataclass
@@ -67,6 +68,29 @@ def places(model: nn.Module, blocks: Sequence[Partition], error: type[LissomErro
             place = found.setdefault(key, Place(names[key], owners[key], []))
             place.factors.append((number, spread))
     return list(found.values())
+
+
+def require_module(model: object, call: str, error: type[LissomError]) -> None:
+    """Refuse what is no model, such as penalties in its place.
+
+    Raises:
+        LissomError: of the given kind, with the call that works.
+    """
+    if not isinstance(model, nn.Module):
+        raise error(f"{call}: its model is a torch.nn.Module, got {type(model).__name__}")
+
+
+def require_own_weights(model: nn.Module, what: str, error: type[LissomError]) -> None:
+    """Refuse a model whose weights are computed from other parameters, on which factors would act.
+
+    Raises:
+        LissomError: of the given kind, with the remedy.
+    """
+    if has_norms(model):
+        raise error(
+            f"this model computes weights from other parameters, and {what} the weights: "
+            "torch.nn.utils.parametrize.remove_parametrizations first"
+        )
 
 
 class Placing(InForward):

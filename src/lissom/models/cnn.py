@@ -7,6 +7,7 @@ from torch import nn
 
 from lissom.arguments import shown
 from lissom.errors import LissomError
+from lissom.models.sizes import require_whole
 
 
 def cnn(
@@ -26,8 +27,7 @@ def cnn(
     Raises:
         LissomError: sizes that are no whole numbers ≥ 1, or an image that is too small.
     """
-    if not isinstance(classes, int) or classes < 1:
-        raise LissomError(f"cnn needs classes as a whole number ≥ 1, got {shown(classes)}")
+    require_whole("cnn", classes=classes)
     for what, sizes in (("inputs", inputs), ("widths", widths)):
         whole = isinstance(sizes, Sequence) and all(isinstance(n, int) and n >= 1 for n in sizes)
         if not whole or not sizes:

@@ -4,8 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lissom.arguments import shown
-from lissom.errors import LissomError
+from lissom.models.sizes import require_whole
 
 
 def lenet5(classes: int = 10) -> nn.Sequential:
@@ -25,8 +24,7 @@ def lenet5(classes: int = 10) -> nn.Sequential:
 
     Source: LeCun, Bottou, Bengio & Haffner 1998; sizes from Caffe's `lenet.prototxt`.
     """
-    if not isinstance(classes, int) or classes < 1:
-        raise LissomError(f"lenet5 needs classes as a whole number ≥ 1, got {shown(classes)}")
+    require_whole("lenet5", classes=classes)
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 20, 5),  # [n, 20, 24, 24]

@@ -1,6 +1,7 @@
 """Residual networks of He et al. for images of 32×32 pixels."""
 
 from collections import OrderedDict
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch.nn import functional as F
 
 from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
+from lissom.models.residual import stages, start_as_he
+from lissom.models.sizes import require_whole
 
 STAGES = (16, 32, 64)
 
@@ -82,9 +85,7 @@ def resnet(
 
     Source: He et al. 2016, section 4.2; options A and B in section 3.3.
     """
-    for name, number in (("classes", classes), ("channels", channels)):
-        if not isinstance(number, int) or number < 1:
-            raise LissomError(f"resnet needs {name} as a whole number ≥ 1, got {shown(number)}")
+    require_whole("resnet", classes=classes, channels=channels)
     if not isinstance(depth, int) or depth < 8 or (depth - 2) % 6:
         raise LissomError(
             f"a residual network of this kind has a depth of 8, 14, 20, 26, …, got {shown(depth)}"
@@ -96,18 +97,10 @@ def resnet(
     layers["conv"] = nn.Conv2d(channels, first, 3, padding=1, bias=False)
     layers["norm"] = nn.BatchNorm2d(first)
     layers["act"] = nn.ReLU()
-    before = first
-    for stage, size in enumerate(widths, 1):
-        blocks = []
-        for number in range((depth - 2) // 6):
-            blocks.append(Block(before, size, 2 if stage > 1 and number == 0 else 1, shortcut))
-            before = size
-        layers[f"stage{stage}"] = nn.Sequential(*blocks)
+    layers |= stages(first, widths, (depth - 2) // 6, partial(Block, shortcut=shortcut))
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["fc"] = nn.Linear(before, classes)
+    layers["fc"] = nn.Linear(widths[-1], classes)
     net = nn.Sequential(layers)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    start_as_he(net)
     return net

@@ -7,6 +7,7 @@ from torch import nn
 
 from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
+from lissom.models.sizes import require_whole
 
 # Output channels of each convolution; "M" halves the image.
 LAYERS = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -42,9 +43,7 @@ def vgg(
 
     Source: A. Formanek & D. Hadházi, section 4.
     """
-    for what, number in (("classes", classes), ("channels", channels)):
-        if not isinstance(number, int) or number < 1:
-            raise LissomError(f"vgg needs {what} as a whole number ≥ 1, got {shown(number)}")
+    require_whole("vgg", classes=classes, channels=channels)
     if not isinstance(width, int | float) or not 0 < width < float("inf"):
         raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {shown(width)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()

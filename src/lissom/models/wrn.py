@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +10,8 @@ from torch.nn import functional as F
 from lissom.arguments import as_annotated, shown
 from lissom.errors import LissomError
 from lissom.models.normalize import Normalize
+from lissom.models.residual import stages, start_as_he
+from lissom.models.sizes import require_whole
 
 
 class WideBlock(nn.Module):
@@ -81,11 +84,7 @@ def wide_resnet(
         raise LissomError(f"pixels are normalised by both: give {lacking} as well", field=given)
     if channels is None:
         channels = 3 if mean is None else len(mean)
-    for name, number in (("widen", widen), ("classes", classes), ("channels", channels)):
-        if not isinstance(number, int) or number < 1:
-            raise LissomError(
-                f"wide_resnet needs {name} as a whole number ≥ 1, got {shown(number)}"
-            )
+    require_whole("wide_resnet", widen=widen, classes=classes, channels=channels)
     if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
         raise LissomError(
             f"a wide residual network has a depth of 10, 16, 22, 28, …, got {shown(depth)}"
@@ -101,22 +100,14 @@ def wide_resnet(
             )
         layers["normalize"] = Normalize(mean, std)
     layers["conv"] = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-    width = 16
-    for stage, out_channels in enumerate((16 * widen, 32 * widen, 64 * widen), 1):
-        blocks: list[nn.Module] = []
-        for number in range((depth - 4) // 6):
-            stride = 2 if stage > 1 and number == 0 else 1
-            blocks.append(WideBlock(width, out_channels, stride, float(dropout)))
-            width = out_channels
-        layers[f"stage{stage}"] = nn.Sequential(*blocks)
-    layers["norm"] = nn.BatchNorm2d(width)
+    widths = 16 * widen, 32 * widen, 64 * widen
+    layers |= stages(16, widths, (depth - 4) // 6, partial(WideBlock, dropout=float(dropout)))
+    layers["norm"] = nn.BatchNorm2d(widths[-1])
     layers["act"] = nn.ReLU()
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    layers["fc"] = nn.Linear(width, classes)
+    layers["fc"] = nn.Linear(widths[-1], classes)
     net = nn.Sequential(layers)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    start_as_he(net)
     nn.init.zeros_(layers["fc"].bias)  # type: ignore[arg-type]
     return net

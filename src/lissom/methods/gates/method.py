@@ -32,9 +32,14 @@ from lissom.methods.gates.placing import (
 from lissom.methods.gates.summary import summary
 from lissom.methods.method import Method
 from lissom.methods.optimizers import is_scheduled, parameters_of
-from lissom.methods.placing import compile_anew, places, uncompiled
+from lissom.methods.placing import (
+    compile_anew,
+    places,
+    require_module,
+    require_own_weights,
+    uncompiled,
+)
 from lissom.methods.sharing import require_own_forward, require_reduced
-from lissom.parametrized import has_norms
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs, require_layers
 from lissom.strength import Strength
@@ -77,16 +82,10 @@ class Gates(Method):
         *,
         example_inputs: ExampleInputs | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            what = f"its model is a torch.nn.Module, got {type(model).__name__}"
-            raise GateError(f"lissom.gate(optimizer, model, {{groups: penalty}}): {what}")
+        require_module(model, "lissom.gate(optimizer, model, {groups: penalty})", GateError)
         require_own_forward(model)
         require_layers(model, "gate")
-        if has_norms(model):
-            raise GateError(
-                "this model computes weights from other parameters, and a gate on these would not "
-                "be one on the weights: torch.nn.utils.parametrize.remove_parametrizations first"
-            )
+        require_own_weights(model, "a gate on these would not be one on", GateError)
         check_ungated(model)
         self.model = model
         super().__init__(optimizer, penalties, options)
