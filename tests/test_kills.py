@@ -177,7 +177,8 @@ def kill(kind: str, count: int, tmp_path: Path, run: Path | None) -> int:
             shutil.copytree(run, made)
         return made
 
-    work(folder("warm"))  # here, so that no child has to import anything
+    # In this process, so that no child has to import anything.
+    (path_of(1) if "path" in kind else work)(folder("warm"))
     began, whole = time.monotonic(), folder("whole")
     assert ended(forked(work, whole)) == 0
     seconds, calls = time.monotonic() - began, int((whole.parent / "calls").read_text())
