@@ -8,7 +8,9 @@ import re
 import shutil
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -612,7 +614,11 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"strength_name": 3}, "strength_name is text such as 'λ'.*got 3"),
         ({"strength_name": " "}, "strength_name is text"),
         ({"example_inputs": "x"}, "example_inputs is a tensor"),
-        ({"jobs": 2, "error": lambda net: 0.5}, "error cannot be .*top of a module.*or jobs=1"),
+        ({"jobs": 2, "error": partial(print, Lock())}, "error cannot be .*locks.*or take jobs=1"),
+        ({"executor": 2}, "executor is a concurrent.futures.Executor, or a function .*, got 2"),
+        ({"executor": fit, "jobs": 2}, "jobs=2 are processes of this machine.*one of the two"),
+        ({"executor": fit}, "out is a folder that its machines see"),
+        ({"executor": str, "out": "x"}, "gives a concurrent.futures.Executor, got ''"),
     ],
 )
 def test_bad_arguments_are_refused_before_training(changed: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lissom.curves.checks import (
     check_counts,
+    check_executor,
     check_flags,
     check_from_scratch,
     check_functions,
@@ -29,6 +30,7 @@ from lissom.curves.curve import Curve
 from lissom.curves.fingerprints import fingerprint
 from lissom.curves.front import halvings
 from lissom.curves.latencies import time_networks
+from lissom.curves.makers import Executors
 from lissom.curves.placing import Plan, Seen
 from lissom.curves.point import ErrorScale, Point, Start
 from lissom.curves.results import Knee, Setting
@@ -63,6 +65,7 @@ def path(
     latency: bool | str = False,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
+    executor: Executors | None = None,
     retry_failed: bool = False,
     progress: Listener | Literal[False] | None = None,
 ) -> Curve:
@@ -120,13 +123,17 @@ def path(
             machine such as a full disk, and repeats no finished point. It is locked meanwhile, for
             other processes that would write there. Without `out`, the files are temporary and go
             with the curve.
-        jobs: processes, for seeds beside one another, with the same result as one. Everything
-            given must be picklable then.
+        jobs: processes of this machine, for seeds beside one another, with the same result as one.
+            What is given is sent to them by cloudpickle, closures and functions of notebooks too.
+            The point of a process that dies is made again, three times at most.
+        executor: instead of `jobs`, a `concurrent.futures.Executor` that makes the points of all
+            seeds, or a function that makes one, which is called again when its executor is broken.
+            Its machines have lissom, and see `out` at the same place.
         retry_failed: make the points of `out` that failed again. The functions may have been
             changed since, which is refused otherwise; points that worked stay as they are.
         progress: None shows on stderr what is being made and about how long is left: as a bar in a
             terminal, and as a line for each point elsewhere. False shows nothing. A function is
-            called with each `lissom.curves.Event` instead, also with jobs > 1 in this process.
+            called with each `lissom.curves.Event` instead, here wherever points are made.
 
     Raises:
         PathError: for arguments that cannot be, an `out` of other arguments or functions, if a
@@ -140,6 +147,7 @@ def path(
         check_functions(test=test)
     check_counts(points=points, seeds=seeds, jobs=jobs)
     check_counts(round_to=round_to)
+    check_executor(executor, jobs, out)
     check_flags(inputs=inputs, cuts=cuts, retry_failed=retry_failed)
     runtime = check_latency(latency)
     visited = check_strengths(strengths, points)
@@ -190,9 +198,9 @@ def path(
             seeds=seeds,
             points=plan.points,
             from_scratch=len(from_scratch),
-            beside=min(seeds, jobs),
+            beside=seeds if executor is not None else min(seeds, jobs),
         )
-        with rounds(job, seeds, jobs, telling) as make_points:
+        with rounds(job, seeds, jobs, executor, telling) as make_points:
             points_made = make_points([None], [])
             tried: list[float] = []
             while following := plan.following(

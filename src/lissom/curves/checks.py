@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
@@ -42,6 +43,26 @@ def check_counts(**counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise PathError(f"{name} is a whole number ≥ 1, got {count!r}")
+
+
+def check_executor(executor: object, jobs: int, out: object) -> None:
+    """Refuse what makes no points, or two that would."""
+    if executor is None:
+        return
+    if not isinstance(executor, Executor) and not callable(executor):
+        raise PathError(
+            "executor is a concurrent.futures.Executor, or a function that makes one, got "
+            f"{shown(executor)}"
+        )
+    if jobs != 1:
+        raise PathError(
+            f"jobs={jobs} are processes of this machine, and an executor has its own: give one of "
+            "the two"
+        )
+    if out is None:
+        raise PathError(
+            "with an executor, out is a folder that its machines see at the same place, got None"
+        )
 
 
 def check_flags(**flags: object) -> None:
