@@ -38,8 +38,8 @@ def dense_accuracy(load: Load, row: Row) -> Found:
     variance = f", variance {statistics.variance(found.accuracies):.3f}" if found.runs[1:] else ""
     weights = found.runs[0]["nonzeros"]["total"]["weights"]
     shown = f"{found.accuracy:.2f} %{variance}, {weights:,} weights, JPEG CIFAR-10"
-    same = deviation(found.accuracies) < 1
-    return Found(shown, {"spread": holds(same)}, str(len(found.runs)))
+    signs = {"spread": holds(deviation(found.accuracies) < 1)} if found.runs[1:] else {}
+    return Found(shown, signs, str(len(found.runs)))
 
 
 def gains(load: Load, row: Row) -> Found:

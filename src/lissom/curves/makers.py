@@ -10,7 +10,7 @@ import pickle
 import signal
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import fields
 from functools import lru_cache
@@ -163,7 +163,7 @@ class Submitted:
             begun = self._running.pop(future)
             try:
                 point, error, told = future.result()
-            except (BrokenExecutor, CancelledError) as end:
+            except Exception as end:  # of the executor; those of the training are answers
                 self._losses.count(begun, end)
                 lost.append(begun)
                 continue
@@ -195,15 +195,15 @@ class Losses:
             PathError: if that is too often.
         """
         self._counts[str(point)] += 1
-        why = f" ({error})" if str(error) else ""
+        why = f" ({type(error).__name__}: {error})" if str(error) else ""
         if self._counts[str(point)] == TRIES:
             raise PathError(
-                f"the process that made the point at {point} died{why}, {TRIES} times. If this is "
-                "a script, its call of path belongs under `if __name__ == '__main__':`, since each "
-                "process reads the script again; otherwise memory may have run out. The points "
-                "that were finished are kept"
+                f"the point at {point} was lost {TRIES} times with the process that made it{why}. "
+                "If this is a script, its call of path belongs under `if __name__ == '__main__':`, "
+                "since each process reads the script again; otherwise memory may have run out. The "
+                "points that were finished are kept"
             ) from error
-        log.warning("the process that made the point at %s died%s: it is made again", point, why)
+        log.warning("the point at %s was lost with its process%s: it is made again", point, why)
 
 
 def packed(job: Job) -> bytes:

@@ -1,0 +1,57 @@
+"""A Ray cluster as an executor: `lissom.path(…, executor=RayExecutor())`."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from lissom.integrations.handles import missing
+
+try:
+    import ray
+except ImportError as error:
+    raise missing("ray") from error
+
+
+class RayExecutor(Executor):
+    """Submits each call as a task of a Ray cluster, which tries it again where a worker is lost.
+
+        with RayExecutor("auto", num_gpus=1) as executor:
+            curve = lissom.path(fit, strengths, …, out="/shared/curve", executor=executor)
+
+    Args:
+        address: of the cluster: "auto" for the one of this machine, "ray://head:10001" for another,
+            "local" for one that is started here and ends with the executor. A connection that is
+            there already is taken as it is.
+        max_retries: how often a task whose worker or node was lost is tried again.
+        **options: of each task, as `ray.remote` has them: num_cpus, num_gpus, resources, ….
+
+    Raises:
+        ConnectionError: of Ray, if no cluster is at the address.
+    """
+
+    def __init__(self, address: str = "auto", *, max_retries: int = 3, **options: Any) -> None:
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            ray.init(address, log_to_driver=False)
+        self._task = ray.remote(max_retries=max_retries, **{"num_cpus": 1, **options})(_called)
+        self._references: dict[Future[Any], Any] = {}
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        reference = self._task.remote(fn, args, kwargs)
+        future: Future[Any] = reference.future()
+        self._references[future] = reference
+        future.add_done_callback(lambda done: self._references.pop(done, None))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        running = list(self._references.values())
+        if wait and running and not cancel_futures:
+            ray.wait(running, num_returns=len(running))
+        for reference in list(self._references.values()):
+            ray.cancel(reference, force=True)
+        if self._connected and ray.is_initialized():
+            ray.shutdown()
+
+
+def _called(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return fn(*args, **kwargs)
