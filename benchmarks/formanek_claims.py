@@ -53,7 +53,7 @@ def gains(load: Load, row: Row) -> Found:
             signs[label] = against(above, row["points"], higher=True)
         elif above:
             signs[label] = holds(beyond(above, dense(load)))
-    return told(load, row, parts, signs)
+    return told(load, row, parts, signs if len(signs) == len(row["labels"]) else {})
 
 
 def l1_loses(load: Load, row: Row) -> Found:
