@@ -90,6 +90,17 @@ def test_a_broken_pool_that_nobody_can_replace_says_so(tmp_path: Path) -> None:
         path(STRENGTHS, fit=deadly(tmp_path, 1), out=tmp_path / "curve", executor=executor)
 
 
+def test_processes_in_another_folder_find_a_relative_one(
+    tmp_path: Path, curve: Curve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    elsewhere = {"initializer": os.chdir, "initargs": (tmp_path / "other",)}
+    with ProcessPoolExecutor(2, mp_context=FORK, **elsewhere) as executor:
+        made = path(STRENGTHS, out="curve", executor=executor)
+    assert timeless(made) == timeless(curve) and same_weights(made, curve)
+
+
 def failing(net: nn.Module, strength: float | None, start: Start) -> None:
     raise MemoryError("of the graphics card")
 

@@ -34,11 +34,11 @@ from lissom.curves.makers import Executors
 from lissom.curves.placing import Plan, Seen
 from lissom.curves.point import ErrorScale, Point, Start
 from lissom.curves.results import Knee, Setting
+from lissom.curves.rounds import rounds
 from lissom.curves.running import Fit, Job, MakeModel, Score, build
 from lissom.curves.scores import Scores
 from lissom.curves.storing import begin
 from lissom.curves.telling import Event, Listener, Telling, listening
-from lissom.curves.workers import rounds
 from lissom.running import ExampleInputs, as_inputs
 from lissom.storage import alone_in
 
@@ -193,14 +193,15 @@ def path(
             folders=out is not None,
         )
         listener = showing.enter_context(listening(progress, scale))
+        beside = min(seeds, jobs) if executor is None else seeds
         telling = Telling(
             listener,
             seeds=seeds,
             points=plan.points,
             from_scratch=len(from_scratch),
-            beside=seeds if executor is not None else min(seeds, jobs),
+            beside=beside,
         )
-        with rounds(job, seeds, jobs, executor, telling) as make_points:
+        with rounds(job, seeds, beside, executor, telling) as make_points:
             points_made = make_points([None], [])
             tried: list[float] = []
             while following := plan.following(

@@ -17,6 +17,7 @@ from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Lock, Thread
 from traceback import format_exc
 from typing import Protocol
@@ -90,22 +91,18 @@ class Processes:
         self._busy[connection] = point
 
     def made(self) -> list[Point]:
-        points, lost = [], []
+        points = []
         for connection in wait(list(self._busy)) if self._busy else ():
             assert isinstance(connection, Connection)
             begun = self._busy.pop(connection)
             try:
-                point, error, told = connection.recv()
+                answer = connection.recv()
             except (EOFError, OSError) as end:
                 self._losses.count(begun, end)
-                lost.append(begun)
+                self.begin(begun)
                 continue
             self._idle.append(connection)
-            if error is not None:
-                raise error from PathError(f"in another process:\n{told}")
-            points.append(point)
-        for begun in lost:
-            self.begin(begun)
+            points.append(_point(answer))
         return points
 
     def end(self) -> None:
@@ -158,21 +155,16 @@ class Submitted:
         self._running[future] = point
 
     def made(self) -> list[Point]:
-        points, lost = [], []
+        points = []
         for future in wait_for(self._running, return_when=FIRST_COMPLETED).done:
             begun = self._running.pop(future)
             try:
-                point, error, told = future.result()
+                answer = future.result()
             except Exception as end:  # of the executor; those of the training are answers
                 self._losses.count(begun, end)
-                lost.append(begun)
+                self.begin(begun)
                 continue
-            if error is not None:
-                raise error from PathError(f"in another process:\n{told}")
-            assert point is not None
-            points.append(point)
-        for begun in lost:
-            self.begin(begun)
+            points.append(_point(answer))
         return points
 
     def end(self) -> None:
@@ -186,7 +178,7 @@ class Losses:
     """How often each point was lost with its maker."""
 
     def __init__(self) -> None:
-        self._counts = Counter[str]()
+        self._counts = Counter[Path]()
 
     def count(self, point: Point, error: BaseException) -> None:
         """One more time.
@@ -194,9 +186,9 @@ class Losses:
         Raises:
             PathError: if that is too often.
         """
-        self._counts[str(point)] += 1
+        self._counts[point.folder] += 1
         why = f" ({type(error).__name__}: {error})" if str(error) else ""
-        if self._counts[str(point)] == TRIES:
+        if self._counts[point.folder] == TRIES:
             raise PathError(
                 f"the point at {point} was lost {TRIES} times with the process that made it{why}. "
                 "If this is a script, its call of path belongs under `if __name__ == '__main__':`, "
@@ -246,6 +238,15 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _point(answer: Answer) -> Point:
+    """The point of an answer, or its error is raised."""
+    point, error, told = answer
+    if error is not None:
+        raise error from PathError(f"in another process:\n{told}")
+    assert point is not None
+    return point
 
 
 _one_at_a_time = Lock()  # random generators belong to the whole process, and so to one point

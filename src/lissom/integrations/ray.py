@@ -22,18 +22,17 @@ class RayExecutor(Executor):
         address: of the cluster: "auto" for the one of this machine, "ray://head:10001" for another,
             "local" for one that is started here and ends with the executor. A connection that is
             there already is taken as it is.
-        max_retries: how often a task whose worker or node was lost is tried again.
-        **options: of each task, as `ray.remote` has them: num_cpus, num_gpus, resources, ….
+        **options: of each task, as `ray.remote` has them: num_gpus, resources, max_retries (3), ….
 
     Raises:
         ConnectionError: of Ray, if no cluster is at the address.
     """
 
-    def __init__(self, address: str = "auto", *, max_retries: int = 3, **options: Any) -> None:
+    def __init__(self, address: str = "auto", **options: Any) -> None:
         self._connected = not ray.is_initialized()
         if self._connected:
             ray.init(address, log_to_driver=False)
-        self._task = ray.remote(max_retries=max_retries, **{"num_cpus": 1, **options})(_called)
+        self._task = ray.remote(_called).options(**options)
         self._references: dict[Future[Any], Any] = {}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -45,10 +44,11 @@ class RayExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         running = list(self._references.values())
-        if wait and running and not cancel_futures:
+        if cancel_futures:
+            for reference in running:
+                ray.cancel(reference, force=True)
+        elif wait and running:
             ray.wait(running, num_returns=len(running))
-        for reference in list(self._references.values()):
-            ray.cancel(reference, force=True)
         if self._connected and ray.is_initialized():
             ray.shutdown()
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lissom.curves.makers import Executors, Here, Makers, Processes, Submitted
 from lissom.curves.point import Point
@@ -20,14 +20,14 @@ class Rounds:
     Attributes:
         job: what all points share.
         seeds: how many.
-        jobs: how many points are made at a time.
+        beside: how many points are made at a time.
         makers: make them.
         telling: is told about each.
     """
 
     job: Job
     seeds: int
-    jobs: int
+    beside: int
     makers: Makers
     telling: Telling
 
@@ -48,7 +48,7 @@ class Rounds:
         new: list[list[Point]] = [[] for _ in range(self.seeds)]
         idle, running = deque(range(self.seeds)), 0
         while idle or running:
-            while idle and running < self.jobs:
+            while idle and running < self.beside:
                 seed = idle.popleft()
                 for strength in strengths[len(new[seed]) :]:
                     earlier = [*done, *new[seed]]
@@ -72,15 +72,15 @@ class Rounds:
 
 @contextmanager
 def rounds(
-    job: Job, seeds: int, jobs: int, executor: Executors | None, telling: Telling
+    job: Job, seeds: int, beside: int, executor: Executors | None, telling: Telling
 ) -> Iterator[Rounds]:
     """What makes one round of points after another.
 
     Args:
         job: what all points share.
         seeds: how many.
-        jobs: processes for the seeds, unless there is an executor.
-        executor: what makes the points of all seeds.
+        beside: how many points are made at a time.
+        executor: what makes them; None for this process, or processes of its own.
         telling: is told about each.
 
     Raises:
@@ -93,10 +93,11 @@ def rounds(
                 pass
     makers: Makers
     if executor is not None:
+        job = replace(job, out=job.out.absolute())  # its processes may be in another folder
         makers = Submitted(job, executor)
     else:
-        makers = Here(job) if min(seeds, jobs) == 1 else Processes(job)
+        makers = Here(job) if beside == 1 else Processes(job)
     try:
-        yield Rounds(job, seeds, seeds if executor is not None else jobs, makers, telling)
+        yield Rounds(job, seeds, beside, makers, telling)
     finally:
         makers.end()
