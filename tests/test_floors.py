@@ -25,6 +25,7 @@ FLOORS = (
         "schedules",
         "scratch",
         "selection",
+        "shards",
         "sparse_sizes",
         "storage",
         "strength",

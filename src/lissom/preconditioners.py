@@ -15,6 +15,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from lissom.errors import OptimizerError
 from lissom.penalties import widen
 from lissom.scratch import scratch
+from lissom.shards import local
 
 Group = dict[str, Any]
 
@@ -50,6 +51,11 @@ class Preconditioner:
         if self.mean is not None:
             moment = (moment - widen(self.mean).square()).clamp(min=0)
         return torch.sqrt(moment, out=out).mul_(self.scale).add_(self.eps)
+
+    def here(self) -> "Preconditioner":
+        """This one for the part of the parameter that this process holds."""
+        mean = None if self.mean is None else local(self.mean)
+        return Preconditioner(local(self.moment), self.scale, self.eps, mean)
 
     def of(self, rows: Tensor) -> "Preconditioner":
         """This one for some rows of the parameter, of which `rows` has a Boolean each."""

@@ -7,6 +7,7 @@ learning–compression under a penalty. The two differ in the step t and in whos
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from lissom.penalties.penalty import proxed
 from lissom.preconditioners import Preconditioner
 from lissom.scratch import SMALL
 from lissom.selection import Near
+from lissom.shards import Crowd, Share
 
 Step = Callable[[Partition], float]
 Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
@@ -50,7 +52,9 @@ def rescale(
         near: where budgets cut the blocks at the step before; they are brought up to date.
         fused: False runs the definition (same result, slower).
     """
-    apply = partial(_fused, near=near or {}) if fused or penalty.by_family else _reference
+    shared = any(block.shard for block in blocks)
+    plain = not (fused or penalty.by_family or shared)
+    apply = _reference if plain else partial(_fused, near=near or {})
     chosen = dict.fromkeys(blocks) if only is None else only
     unequal = bool(penalty.tensors)  # numbers for each group, which come block by block
     if penalty.per == "all" and not unequal:
@@ -64,7 +68,9 @@ def rescale(
         if penalty.per == "block":
             _in_runs(penalty, block, groups, step, metrics)
         else:
-            one = penalty.of(i) if groups is None else penalty.of(i).among(groups)
+            one = penalty.of(i)
+            if unequal and (block.shard or groups is not None):
+                one = one.among(partial(_those, block, groups))
             apply(one, {block: groups}, step, metrics, whole=unequal)
 
 
@@ -92,26 +98,28 @@ def _fused(
     whole: bool,
 ) -> None:
     """The same in place on single weights, and on the norms of larger groups."""
+    shares = _shares(now) if penalty.joint else {}
     parts: list[Part] = []
     lifted: list[tuple[Partition, Chosen, Tensor, Tensor]] = []
     taken: list[tuple[Tensor, Tensor, Tensor]] = []
     for block, chosen in now.items():
-        t = step(block)
+        t, share = step(block), shares.get(block)
         if block.single and not block.parameters[0].is_complex():  # whose norms are no weights
-            values = block.parameters[0].detach()
+            values = block.normed[0].values.detach()
             found = metrics(block)
             metric = found[0] if found else None
             if chosen is not None:
                 weights, values = values, values[chosen]
                 metric = metric and metric.of(chosen)
                 taken.append((weights, chosen, values))
-            parts += _in_place(values, t, metric, near.get(block), whole=whole)
+            part = Part(values, t, metric and metric.scratch, near.get(block), share)
+            parts += _in_pieces(part, metric, whole=whole)
         else:
             norms = _of(chosen, block.norms())
             new = norms.clone()
             weighted = _weighted(block, chosen, metrics)
             known = None if weighted is None else weighted.clone
-            parts.append(Part(new, t, known, near.get(block)))
+            parts.append(Part(new, t, known, near.get(block), share))
             lifted.append((block, chosen, new, norms))
     penalty.prox_(parts)
     for weights, chosen, values in taken:
@@ -133,13 +141,18 @@ def _in_runs(
 
 def _norms(penalty: Penalty, block: Partition, chosen: Chosen) -> Tensor:
     """What the prox is given: norms, or the weights themselves where signs count."""
-    norms = widen(block.parameters[0].detach()) if penalty.signed else block.norms()
+    norms = widen(block.normed[0].values.detach()) if penalty.signed else block.norms()
     return _of(chosen, norms)
 
 
 def _weighted(block: Partition, chosen: Chosen, metrics: Metrics) -> Tensor | None:
     found = metrics(block)
     return None if found is None else _of(chosen, block.weighted(*(d() for d in found)))
+
+
+def _those(block: Partition, chosen: Chosen, numbers: Tensor) -> Tensor:
+    """Of a number for each group, those of the chosen groups that this process has."""
+    return _of(chosen if chosen is None else chosen.to(numbers.device), block.part(numbers))
 
 
 def _of(chosen: Chosen, numbers: Tensor) -> Tensor:
@@ -150,29 +163,50 @@ def _scale_(block: Partition, chosen: Chosen, new: Tensor, old: Tensor) -> None:
     """Rescale the chosen groups from their old norms to new ones."""
     scales = torch.where(old == 0, 0, new / old)  # never 0/0
     if chosen is not None:
-        some, scales = scales, scales.new_ones(block.shape)
+        some, scales = scales, scales.new_ones(block.shape_here)
         scales[chosen] = some
     block.scale_(scales)
 
 
-def _in_place(
-    values: Tensor, t: float, metric: Preconditioner | None, near: Near | None, *, whole: bool
-) -> list[Part]:
+def _in_pieces(part: Part, metric: Preconditioner | None, *, whole: bool) -> list[Part]:
     """The values themselves as parts, so that no copy of them is made.
 
     What is computed beside them stays SMALL, and with a metric, which a prox goes through again and
     again, in a CACHE. `whole` says that they have to stay one, as where a penalty has a number for
     each of them.
     """
+    values = part.values
     most = CACHE if metric is not None and values.is_cpu else SMALL
     if whole or values.numel() <= most:
-        return [Part(values, t, metric and metric.scratch, near)]
-    rows = max(1, most // values[0].numel())
+        return [part]
+    each = values[0].numel()
+    rows = max(1, most // each)
     metrics = metric.parts(rows) if metric else None
     return [
-        Part(part, t, metrics[i] if metrics else None, near)
-        for i, part in enumerate(values.split(rows))
+        replace(
+            part,
+            values=piece,
+            metric=metrics[i].scratch if metrics else None,
+            share=part.share and part.share.behind(i * rows * each),
+        )
+        for i, piece in enumerate(values.split(rows))
     ]
+
+
+def _shares(now: Mapping[Partition, Chosen]) -> dict[Partition, Share]:
+    """This process's share of the norms of each block, where it has some of them."""
+    shards = [block.shard for block in now if block.shard is not None]
+    if not shards:
+        return {}
+    crowd, before = Crowd(shards), 0
+    shares = {}
+    for block, chosen in now.items():
+        shares[block] = share = block.share(crowd, before)
+        before += share.size
+        if chosen is not None:
+            places = torch.arange(block.shape_here.numel()).view(block.shape_here)
+            shares[block] = share.some(places[chosen.cpu()].flatten())
+    return shares
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lissom.arguments import why_odd
 from lissom.errors import LissomError, OperatorError
+from lissom.shards import is_sharded, local
 
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device)
 
@@ -273,15 +274,32 @@ def holding(owners: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None
     Their own values come back untouched, so that a backward pass whose forward pass was before may
     follow: autograd's count of changes is what it was.
     """
-    kept = [owner.data for owner in owners]
     with ExitStack() as stack:
-        for owner in owners:
+        for owner, value in zip(owners, values, strict=True):
             if not owner.is_inference():
                 stack.enter_context(_unsafe_preserve_version_counter(owner))
-        try:
-            for owner, value in zip(owners, values, strict=True):
-                owner.data = value
-            yield
-        finally:
-            for owner, value in zip(owners, kept, strict=True):
-                owner.data = value
+            held = _exchanged if is_sharded(owner) else _replaced
+            stack.enter_context(held(owner, value))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Tensor, value: Tensor) -> Iterator[None]:
+    kept, owner.data = owner.data, value
+    try:
+        yield
+    finally:
+        owner.data = kept
+
+
+@contextmanager
+def _exchanged(owner: Tensor, value: Tensor) -> Iterator[None]:
+    """In the owner's own memory, out of which processes gather the whole tensor."""
+    here, there = local(owner).detach(), local(value).detach()
+    kept = here.clone()
+    here.copy_(there)
+    try:
+        yield
+    finally:
+        there.copy_(here)
+        here.copy_(kept)

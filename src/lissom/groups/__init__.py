@@ -7,7 +7,8 @@ with a group number for each entry. Whatever the groups are, penalties and algor
 
 from lissom.groups.choosing import Choice, Groups
 from lissom.groups.making import blocks, columns, kernels, partition, tiles, weights
-from lissom.groups.partitions import Member, Partition, Role, Spread, met_first
+from lissom.groups.members import Member, Role, Spread
+from lissom.groups.partitions import Partition, met_first
 
 __all__ = [
     "Choice",

@@ -10,7 +10,6 @@ from lissom.arguments import as_annotated, fits, shown
 from lissom.errors import GroupError, nearest
 from lissom.groups.partitions import Partition
 from lissom.groups.printing import groups_table
-from lissom.running import whole
 
 Choice = str | type[nn.Module] | Callable[[Partition], bool]
 
@@ -57,8 +56,27 @@ class Groups:
             raise GroupError(f"without({_quoted(choices)}) leaves no {self.kind} at all")
         return Groups(self.kind, left)
 
+    @as_annotated(GroupError)
+    def of(self, model: nn.Module) -> "Groups":
+        """The same groups, of a model that has other tensors under the same names.
+
+            units = lissom.units(net, example_inputs)  # the pass through the graph needs it whole
+            fully_shard(net)                           # which puts DTensors in the place of weights
+            units = units.of(net)
+
+        Args:
+            model: the one they were chosen from, or another of the same shapes, such as a copy.
+
+        Raises:
+            GroupError: naming what it does not have, or not of this shape.
+        """
+        return Groups(self.kind, [block.of(model) for block in self.blocks])
+
     def norms(self) -> list[Tensor]:
-        """The norm of every group, a tensor for each block."""
+        """The norm of every group, a tensor for each block.
+
+        Where processes share a block, and each has some of its groups, these are its own.
+        """
         return [block.norms() for block in self.blocks]
 
     @as_annotated(GroupError)
@@ -70,7 +88,7 @@ class Groups:
         """
         given = list(scales)
         shapes = [list(getattr(scale, "shape", ())) for scale in given]
-        own = [list(block.shape) for block in self.blocks]
+        own = [list(block.shape_here) for block in self.blocks]
         if shapes != own or not all(fits(s, Tensor) and s.dtype != torch.bool for s in given):
             raise GroupError(f"scales are tensors shaped like the norms, {own}, got {shown(given)}")
         for block, scale in zip(self.blocks, given, strict=True):
@@ -87,7 +105,7 @@ class Groups:
         return iter(self.blocks)
 
     def __str__(self) -> str:
-        alive = [int(torch.count_nonzero(whole(norms))) for norms in self.norms()]
+        alive = [b.count(norms != 0) for b, norms in zip(self, self.norms(), strict=True)]
         return groups_table(self.kind, self.blocks, alive)
 
     def __repr__(self) -> str:

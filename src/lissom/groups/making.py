@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lissom.arguments import as_annotated, shown
 from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
-from lissom.groups.partitions import Member, Partition
+from lissom.groups.members import Member
+from lissom.groups.partitions import Partition
 from lissom.parametrized import computed, owner_of
 
 WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -6,215 +6,20 @@ a number for each group out over a tensor, and `sums` adds a tensor up over each
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from lissom.errors import GroupError
+from lissom.errors import GroupError, nearest
+from lissom.groups.members import Member, Role, Spread
 from lissom.groups.printing import members_table
+from lissom.parametrized import owner_of
 from lissom.penalties import widen
-
-
-class Role(StrEnum):
-    """What happens to entries of a tensor when their group vanishes.
-
-    NORM: they count in the group's norm, and are scaled with it. ZEROED: they are set to zero with
-    the group. CUT: they are only removed with it.
-    """
-
-    NORM = "norm"
-    ZEROED = "zeroed"
-    CUT = "cut"
-
-
-@dataclass(eq=False)
-class Spread:
-    """A number for each group, laid out so that a tensor can be multiplied by them.
-
-    Attributes:
-        shape: of the result, which is broadcast to the tensor.
-        index: the group of each entry of it, flat; one past the last group for entries of none,
-            which get 1. None if groups and entries are the same in the same order.
-    """
-
-    shape: tuple[int, ...]
-    index: Tensor | None = None
-
-    def __call__(self, scales: Tensor) -> Tensor:
-        if self.index is not None:
-            if self.index.device != scales.device:
-                with torch.inference_mode(False):  # the next call may want a gradient
-                    self.index = self.index.to(scales.device)
-            scales = scales.flatten()
-            scales = torch.cat([scales, scales.new_ones(1)]).index_select(0, self.index)
-        return scales.view(self.shape)
-
-    @property
-    def dims(self) -> set[int]:
-        """The dims along which the group varies."""
-        return {dim for dim, size in enumerate(self.shape) if size > 1}
-
-    def numbers(self) -> Tensor:
-        """The group of each entry, laid out likewise."""
-        flat = torch.arange(prod(self.shape)) if self.index is None else self.index.cpu()
-        return flat.view(self.shape)
-
-
-@dataclass(frozen=True)
-class _Here:
-    """A member's numbers on one device."""
-
-    index: Tensor | None  # as in Spread
-    counts: int | Tensor  # entries along its dims in each group
-
-    def to(self, device: torch.device) -> "_Here":
-        index, counts = self.index, self.counts
-        return _Here(
-            None if index is None else index.to(device),
-            counts if isinstance(counts, int) else counts.to(device),
-        )
-
-
-IN_ORDER = _Here(None, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """The entries of one tensor that belong to groups.
-
-    Attributes:
-        name: of the tensor in its model.
-        tensor: a parameter or a buffer.
-        dims: along which the group varies, ascending.
-        index: the group of each entry along these dims, shaped as they are, −1 for none; None where
-            the entries are numbered in order, however many there are.
-        count: of all groups, where there is an index; some may lie in other tensors only.
-        role: what happens to the entries.
-        reads: whether they are the columns that units are read by.
-    """
-
-    name: str
-    tensor: Tensor
-    dims: tuple[int, ...]
-    index: Tensor | None = None
-    count: int = 0
-    role: Role = Role.NORM
-    reads: bool = False
-    _on: dict[torch.device, _Here] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> torch.Size:
-        """One number for each group."""
-        if self.index is not None:
-            return torch.Size([self.count])
-        return torch.Size(self.tensor.shape[d] for d in self.dims)
-
-    @property
-    def in_order(self) -> bool:
-        """Whether the entries along `dims` are the groups, in the same order."""
-        return self._here().index is None
-
-    @property
-    def covers(self) -> bool:
-        """Whether every entry of the tensor is of a group."""
-        return self.index is None or not bool((self.index < 0).any())
-
-    @property
-    def spread(self) -> Spread:
-        """What lays a number for each group out over the tensor: 1 where there is no group."""
-        shape = (n if d in self.dims else 1 for d, n in enumerate(self.tensor.shape))
-        return Spread(tuple(shape), self._here().index)
-
-    def sums(self, values: Tensor) -> Tensor:
-        """Σ of values, which are shaped like the tensor, over the entries of each group."""
-        return self.gathered(values.sum(self._inner) if self._inner else values)
-
-    def norms(self) -> Tensor:
-        """‖w‖₂ of the entries along `dims`; in float32 if the tensor is half precision."""
-        if not self._inner:
-            return torch.abs(widen(self.tensor))
-        wide = torch.float32 if self.tensor.itemsize < 4 else None
-        norms: Tensor = torch.linalg.vector_norm(self.tensor, dim=self._inner, dtype=wide)
-        return norms
-
-    def squares(self) -> Tensor:
-        """Σ w² over the entries of each group."""
-        return self.gathered(self.norms().square())
-
-    def within(self, rows: Tensor) -> Tensor:
-        """Which groups have all their entries in the rows that have a True.
-
-        Args:
-            rows: a Boolean along the leading dims of the tensor.
-
-        Returns:
-            A Boolean for each row where the groups are cut out of rows, otherwise for each group.
-        """
-        if self.index is None and self.dims[: rows.ndim] == tuple(range(rows.ndim)):
-            return rows
-        n = self.tensor.ndim
-        left = (~rows).reshape([*rows.shape[:n], *[1] * (n - rows.ndim)])
-        left = left.any(self._inner) if self._inner else left
-        shape = self.shape if self.index is None else self.index.shape
-        return self.gathered(left.expand(shape).float()) == 0
-
-    def counts(self) -> int | Tensor:
-        """Entries in each group: one number where they are equally many."""
-        each = prod(self.tensor.shape[d] for d in self._inner) if self.tensor.numel() else 0
-        return each * self._here().counts
-
-    def gathered(self, rows: Tensor) -> Tensor:
-        """Σ of rows, one number for each entry along `dims`, over each group."""
-        index = self._here().index
-        if index is None:
-            return rows if self.index is None else rows.reshape(self.shape)
-        sums = rows.new_zeros(self.count + 1)  # the last takes what belongs to no group
-        return sums.scatter_add(0, index, rows.flatten())[: self.count]
-
-    def _here(self) -> _Here:
-        """The numbers, where the tensor is.
-
-        Raises:
-            GroupError: if the tensor has been cut since they were found.
-        """
-        if self.index is None:
-            return IN_ORDER
-        now = [self.tensor.shape[d] for d in self.dims]
-        if now != list(self.index.shape):
-            dims, then, here = (
-                ", ".join(map(str, numbers)) for numbers in (self.dims, self.index.shape, now)
-            )
-            raise GroupError(
-                f"{self.name} had {then} entries along dim {dims} when its groups were found and "
-                f"has {here} now: the model was cut. Take the method off with .remove() and find "
-                "its groups again"
-            )
-        device = self.tensor.device
-        if device not in self._on:
-            with torch.inference_mode(False):  # the next call may want a gradient
-                self._on[device] = self._numbered.to(device)
-        return self._on[device]
-
-    @cached_property
-    def _numbered(self) -> _Here:
-        assert self.index is not None
-        flat = self.index.flatten().cpu()
-        if torch.equal(flat, torch.arange(self.count)):
-            return IN_ORDER
-        flat = torch.where(flat < 0, self.count, flat)
-        counts = torch.bincount(flat, minlength=self.count + 1)[: self.count]
-        equal = self.count > 0 and bool((counts == counts[0]).all())
-        return _Here(flat, int(counts[0]) if equal else counts)
-
-    @cached_property
-    def _inner(self) -> tuple[int, ...]:
-        return tuple(d for d in range(self.tensor.ndim) if d not in self.dims)
+from lissom.shards import Crowd, Shard, Share
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +70,46 @@ class Partition:
         return self.members[0].shape
 
     @property
+    def shape_here(self) -> torch.Size:
+        """The same where this process has a part of the norms: `shard` says which."""
+        if self.shard is None:
+            return self.shape
+        [member] = self.members
+        return torch.Size(member.values.shape[d] for d in member.dims)
+
+    @cached_property
+    def shard(self) -> Shard | None:
+        """Which groups this process has, each whole, where others have the rest.
+
+        None where it has all of them, or where groups are cut: then each process has all norms,
+        which are summed over the processes.
+        """
+        alone = len(self.members) == 1 and not self.members[0].cut
+        shard = self.members[0].shard if alone else None
+        return shard if shard is not None and shard.dims else None
+
+    def share(self, crowd: Crowd, before: int) -> Share:
+        """This process's share of the norms, which come after so many others."""
+        if self.shard is None:
+            return Share(crowd, crowd.first, self.shape.numel(), before)
+        shard, dims = self.shard, self.members[0].dims
+        counts, size = crowd.counts(shard), self.shape.numel()
+        return Share(crowd, counts, size, before, lambda flat: shard.places(flat, dims))
+
+    def part(self, numbers: Tensor) -> Tensor:
+        """Of a number for each group, those of the groups that this process has."""
+        return self.shard.part(numbers, self.members[0].dims) if self.shard else numbers
+
+    def joined(self, numbers: Tensor) -> Tensor:
+        """Of a number for each group that this process has, a DTensor of those of all."""
+        return self.shard.whole(numbers, self.members[0].dims) if self.shard else numbers
+
+    def count(self, which: Tensor) -> int:
+        """For how many groups it is True, in all processes; `which` is shaped as `shape_here`."""
+        counted = which.sum()
+        return int(self.shard.sum(counted) if self.shard else counted)
+
+    @property
     def single(self) -> bool:
         """Whether every group is one weight, and they are in order."""
         [member, *others] = self.members
@@ -281,13 +126,42 @@ class Partition:
         return list(dict.fromkeys(t for t in tensors if isinstance(t, nn.Parameter)))
 
     def norms(self) -> Tensor:
-        """r_g = ‖w_g‖₂, shaped `shape`; in float32 if the weights are half precision."""
+        """r_g = ‖w_g‖₂, shaped `shape_here`; in float32 if the weights are half precision."""
         [first, *others] = self.normed
-        if not others and first.in_order:
+        if not others and first.in_order and not first.cut:
             return first.gathered(first.norms())
-        squares = _total([member.squares() for member in self.normed])
+        squares = self._summed([member.squares() for member in self.normed])
         alive = squares > 0  # the root's gradient at 0 is taken to be 0
         return torch.where(alive, torch.where(alive, squares, 1).sqrt(), 0 * squares)
+
+    def of(self, model: nn.Module) -> Self:
+        """The same groups, of a model that has other tensors under the same names.
+
+        Raises:
+            GroupError: naming what it does not have, or not of this shape.
+        """
+        tensors = {
+            name.replace("_orig_mod.", ""): tensor
+            for name, tensor in (
+                *model.named_parameters(remove_duplicate=False),
+                *model.named_buffers(remove_duplicate=False),
+            )
+        }
+        for member in self.members:
+            found = tensors.get(member.name)
+            if found is None:
+                raise GroupError(
+                    f"this {type(model).__name__} has no {member.name}, of which the groups are."
+                    f"{nearest(member.name, list(tensors))}"
+                )
+            if found.shape != member.tensor.shape:
+                raise GroupError(
+                    f"{member.name} is {list(found.shape)} in this model, and the groups are of "
+                    f"{list(member.tensor.shape)}: find them again"
+                )
+        members = tuple(replace(m, tensor=tensors[m.name], _on={}) for m in self.members)
+        owner = model.get_submodule(owner_of(self.name)[0])
+        return replace(self, module=owner, members=members)
 
     def within(self, rows: Mapping[Tensor, Tensor | None]) -> Tensor | None:
         """Which groups lie in some rows of their tensors, with all that `scale_` would change.
@@ -314,25 +188,26 @@ class Partition:
         mean of d.
 
         Args:
-            *metrics: d, for each of `parameters` and shaped like it.
+            *metrics: d, for each of `parameters` and shaped like its values here.
         """
         if self.single:
             return metrics[0]
-        squares = [widen(member.tensor.detach()).square() for member in self.normed]
+        squares = [widen(member.values.detach()).square() for member in self.normed]
         pairs = list(zip(self.normed, metrics, strict=True))
-        total = _total([m.sums(s) for m, s in zip(self.normed, squares, strict=True)])
-        moved = _total([m.sums(s * d) for (m, d), s in zip(pairs, squares, strict=True)])
-        mean = _total([m.sums(d) for m, d in pairs]) / self.weights_each()
+        total = self._summed([m.sums(s) for m, s in zip(self.normed, squares, strict=True)])
+        moved = self._summed([m.sums(s * d) for (m, d), s in zip(pairs, squares, strict=True)])
+        mean = self._summed([m.sums(d) for m, d in pairs]) / self.weights_each()
         return torch.where(total > 0, moved / total, mean)
 
     @torch.no_grad()
     def scale_(self, scales: Tensor) -> None:
-        """w_g ← w_g · s_g for scales shaped `shape`; what is zeroed with a group, if s_g = 0."""
+        """w_g ← w_g · s_g, scales shaped `shape_here`; what is zeroed with a group, if s_g = 0."""
         for member in self.members:
+            values = member.values
             if member.role is Role.NORM:
-                member.tensor.mul_(member.spread(scales.to(member.tensor.device)))
+                values.mul_(member.spread(scales.to(values.device)))
             elif member.role is Role.ZEROED:
-                member.tensor.mul_(member.spread((scales != 0).to(member.tensor)))
+                values.mul_(member.spread((scales != 0).to(values)))
 
     @torch.no_grad()
     def kill_(self, dead: Tensor) -> None:
@@ -371,7 +246,7 @@ class Partition:
         groups = self.shape.numel()
         cost = torch.zeros(groups, dtype=torch.long)
         for parameter in self.tensors():
-            spreads = [m.spread for m in self.members if m.tensor is parameter]
+            spreads = [m.spread_of_all for m in self.members if m.tensor is parameter]
             for spread, first in zip(spreads, met_first(spreads), strict=True):
                 numbers = spread.numbers().broadcast_to(first.shape)[first]
                 each = parameter.numel() // max(1, first.numel())
@@ -388,7 +263,22 @@ class Partition:
     def out_of_runs(self, values: Tensor) -> Tensor:
         """The same numbers, shaped as the norms again."""
         rows = values.flatten(1)[:, : self.shape[1:].numel()]
-        return rows.reshape(self.shape)
+        return rows.reshape(self.shape_here)
+
+    def _summed(self, terms: Sequence[Tensor]) -> Tensor:
+        """Σ of a term for each of `normed`, over the processes too where the groups are cut."""
+        over: dict[Any, list[Member]] = {}
+        of = dict(zip(self.normed, terms, strict=True))
+        for member in self.normed:
+            shard = None if self.shard else member.shard
+            over.setdefault(shard and (shard.mesh, tuple(shard.over)), []).append(member)
+        totals = []
+        for among, members in over.items():
+            total = _total([of[member] for member in members])
+            shard = members[0].shard
+            totals.append(total if among is None or shard is None else shard.sum(total))
+        summed: Tensor = _total(totals)
+        return summed
 
     def __str__(self) -> str:
         return members_table(self)

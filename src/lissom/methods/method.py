@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.arguments import first_misfit, shown
+from lissom.arguments import shown
 from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.copies import copies_in
@@ -35,23 +35,16 @@ from lissom.methods.optimizers import (
 )
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
-from lissom.methods.sharing import require_whole
+from lissom.methods.sharing import require_known_parts
+from lissom.methods.states import why_not_its_state
 from lissom.methods.trainable import require_trainable
 from lissom.methods.watching import Watch
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
+from lissom.shards import is_sharded, local
 from lissom.strength import Strength
 
 FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
-STATE: dict[str, Any] = {
-    "method": str,
-    "step": int,
-    "finalized_at": int | None,
-    "alive": list[Tensor] | None,
-    "steps_without": int,
-    "groups": list[list[int]],
-    "own": Mapping[str, Any],
-}
 
 
 class _MadeFirst(ABCMeta):
@@ -79,6 +72,7 @@ class Method(metaclass=_MadeFirst):
         exact: whether it ends in exact zeros.
         cuts: whether one training holds networks of all sizes, in the `order` of its groups, and
             any is a cut. What layers keep of their inputs, as BatchNorm does, is of all of them.
+        shards: whether its groups may lie in the parts of tensors that several processes hold.
         fresh_moments: whether the optimizer forgets its moments at the end, since they belong to
             another problem and would go on moving what is dead.
         settles: the fraction of a training after which a budget that falls by a schedule should
@@ -97,6 +91,7 @@ class Method(metaclass=_MadeFirst):
     averages: ClassVar[bool] = False
     exact: ClassVar[bool] = True
     cuts: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
     fresh_moments: ClassVar[bool] = False
     settles: ClassVar[float] = 1.0
     strengths: ClassVar[Mapping[str, Strength]] = {}
@@ -117,7 +112,7 @@ class Method(metaclass=_MadeFirst):
         self.optimizer = stepping_optimizer(optimizer)
         self.penalties = in_order(penalties, nests=self.nests(self.options))
         self.check(penalties.values(), self.options)
-        require_whole(self.blocks())
+        require_known_parts(self.blocks(), self.name, shards=self.shards)
         for groups, penalty in self.penalties.items():
             if isinstance(penalty, Abilities):
                 penalty.require_groups(groups.blocks)
@@ -210,7 +205,7 @@ class Method(metaclass=_MadeFirst):
         for block in self.blocks():
             named = next((m.tensor for m in block.members if m.name == block.name), None)
             held = block.module._parameters.get(block.name.rpartition(".")[2], named)
-            if held is not named:
+            if held is not named and not _is_gathered(held, named):
                 replaced.append(block.name)
         if replaced:
             raise MethodError(
@@ -386,7 +381,7 @@ class Method(metaclass=_MadeFirst):
 
     def note_zeros(self) -> None:
         """Take the zeros that are there now for those that stay, as where weights were loaded."""
-        self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self._kept()]
+        self._alive = [(b.norms() > 0).to(b.parameters[0].dtype) for b in self.kept()]
 
     @torch.no_grad()
     def copy_zeros(self, to: nn.Module | Mapping[str, Tensor]) -> None:
@@ -405,11 +400,11 @@ class Method(metaclass=_MadeFirst):
             MethodError: naming a parameter that it does not have, or not of this shape.
         """
         with self.deployed():
-            alive = [b.norms() > 0 for b in self._kept()]
-        copies = copies_in(to, self._kept())
+            alive = [b.norms() > 0 for b in self.kept()]
+        copies = copies_in(to, self.kept())
         with holding(list(copies), list(copies.values())):
-            for block, mask in zip(self._kept(), alive, strict=True):
-                self.keep_zeros_(block, mask.to(block.parameters[0]))
+            for block, mask in zip(self.kept(), alive, strict=True):
+                self.keep_zeros_(block, mask.to(block.parameters[0].dtype))
 
     def forget_moments(self) -> None:
         """Clear the optimizer's state, but for what another method is at work on: its metric."""
@@ -431,7 +426,10 @@ class Method(metaclass=_MadeFirst):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model's and the optimizer's own state."""
-        alive = None if self._alive is None else [mask.bool() for mask in self._alive]
+        masks, kept = self._alive, self.kept()
+        if masks is None and not self.finalized and any(block.shard for block in kept):
+            masks = [torch.ones(b.shape_here) for b in kept]  # torch loads into what is there
+        alive = masks and [b.joined(mask.bool()) for b, mask in zip(kept, masks, strict=True)]
         return {
             "method": self.name,
             "step": self.step,
@@ -448,24 +446,8 @@ class Method(metaclass=_MadeFirst):
         Raises:
             MethodError: if it is of another method or of other groups.
         """
-        known = isinstance(state, Mapping)
-        if why := first_misfit(state, STATE) if known else f"got {shown(state)}":
-            raise MethodError(f"this is no state of a method: {why}")
-        if state["method"] != self.name:
-            raise MethodError(f"the state is of method {state['method']!r}, this is {self.name!r}")
-        groups = [list(block.shape) for block in self.blocks()]
-        if state["groups"] != groups:
-            raise MethodError(
-                f"the state is of groups shaped {state['groups']}, and those here are {groups}: "
-                "was it saved with others?"
-            )
-        if self.finalized and state["finalized_at"] is None:
-            raise MethodError(
-                "this method is finalized, and the state is of before: make a new one"
-            )
-        masks, kept = state["alive"], [list(block.shape) for block in self._kept()]
-        if masks is not None and [list(getattr(mask, "shape", ())) for mask in masks] != kept:
-            raise MethodError(f"the state has other masks than of groups shaped {kept}")
+        if why := why_not_its_state(self, state):
+            raise MethodError(why)
         before = self.own_state()
         try:
             self.load_own_state(state["own"])
@@ -493,9 +475,10 @@ class Method(metaclass=_MadeFirst):
             self.let_go()
         self.step, self.finalized_at = int(state["step"]), state["finalized_at"]
         self._steps_without = int(state["steps_without"])
-        self._alive = state["alive"] and [
-            mask.to(b.parameters[0].device, b.parameters[0].dtype)
-            for mask, b in zip(state["alive"], self._kept(), strict=True)
+        masks = state["alive"] if self.finalized else None
+        self._alive = masks and [
+            local(mask).to(b.parameters[0].device, b.parameters[0].dtype)
+            for mask, b in zip(masks, self.kept(), strict=True)
         ]
         self._watch.together()
 
@@ -512,7 +495,7 @@ class Method(metaclass=_MadeFirst):
         state = over if self.finalized else f"step {self.step}"
         return f"<method {self.name!r}, {state}, of {', '.join(map(repr, self.penalties))}>"
 
-    def _kept(self) -> list[Partition]:
+    def kept(self) -> list[Partition]:
         """The blocks whose zeros stay after the end."""
         kept = [groups for groups, penalty in self.penalties.items() if self.lasts([penalty])]
         return [block for groups in kept for block in groups]
@@ -553,8 +536,8 @@ class Method(metaclass=_MadeFirst):
                 f"method {self.name!r} has ended, and training goes on: its zeros stay, but other "
                 "forms of the weights, such as codebooks, are lost with this step"
             )
-        for block, alive in zip(self._kept(), self._alive, strict=True):
-            self.keep_zeros_(block, alive.to(block.parameters[0]))
+        for block, alive in zip(self.kept(), self._alive, strict=True):
+            self.keep_zeros_(block, alive.to(block.normed[0].values))
 
     def _arrived(self, gradient: Tensor | None = None) -> None:
         """The penalty was in the loss: its gradient is here."""
@@ -578,6 +561,11 @@ class Method(metaclass=_MadeFirst):
                 f"{FORGOTTEN} steps were taken without the penalty of method {self.name!r} in the "
                 "loss, so that nothing would vanish: loss = … + method.penalty()"
             )
+
+
+def _is_gathered(held: Tensor | None, named: Tensor | None) -> bool:
+    """Whether a module has a whole tensor in the place of its shard, as between passes."""
+    return held is not None and named is not None and is_sharded(named) and not is_sharded(held)
 
 
 def methods_on(optimizer: Optimizer) -> list[Method]:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from lissom.penalties import METRIC, refusal
 from lissom.preconditioners import Group, Preconditioner, preconditioner
+from lissom.shards import local
 
 Metric = Literal["euclidean", "adaptive"]
 
@@ -30,7 +31,7 @@ def metric_of(
     groups: Mapping[nn.Parameter, Group],
     parameters: Sequence[nn.Parameter],
 ) -> list[Preconditioner] | None:
-    """D of each parameter; None where it is 1 for all of them.
+    """D of each parameter, or of this process's part; None where it is 1 for all of them.
 
     Args:
         optimizer: whose metric it is.
@@ -44,7 +45,7 @@ def metric_of(
     if all(d is None for d in found):
         return None
     return [
-        d or Preconditioner(torch.ones_like(p), 1.0, 0.0)
+        Preconditioner(torch.ones_like(local(p)), 1.0, 0.0) if d is None else d.here()
         for d, p in zip(found, parameters, strict=True)
     ]
 

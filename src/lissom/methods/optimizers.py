@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lissom.errors import OptimizerError
 from lissom.preconditioners import Group
+from lissom.shards import any_in_all
 
 OUTSIDE = ("schedulefree", "lookahead", "localsgd")  # in names of those that move weights outside
 
@@ -148,5 +149,5 @@ def took_a_step(optimizer: Optimizer) -> bool:
     groups = optimizer.param_groups
     gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
     if all(float(group.get("lr", 1)) == 0 for group in groups if group["params"]):
-        return any(bool(gradient.any()) for gradient in gradients)
+        return any_in_all(list(gradients))
     return next(gradients, None) is not None

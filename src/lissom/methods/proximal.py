@@ -20,7 +20,7 @@ from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
 from lissom.methods.options import Options, Steps, make_options, takes, whole
-from lissom.methods.stepped import Rows, Stepped, chosen, no_row
+from lissom.methods.stepped import Rows, Stepped
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
@@ -61,6 +61,7 @@ class Proximal(Method):
     name = "proximal"
     takes = "penalties, such as L0, L1, TopK or L1Ball"
     options_type = ProximalOptions
+    shards = True
 
     optimizer: Optimizer
     options: ProximalOptions
@@ -113,7 +114,8 @@ class Proximal(Method):
             raise MethodError("apply within deployed() would be undone at its end: call it later")
         self._groups_now = param_groups_of(self.optimizer)
         rows = self._stepped.so_far() if self._stepped.begun else {}
-        rows |= {p: no_row(p) for p in self._stepped.parameters if not self._measured(p)}
+        unknown = [p for p in self._stepped.parameters if not self._measured(p)]
+        rows |= {p: self._stepped.none_of(p) for p in unknown}
         self._rescale(rows)
         self._stepped.due = {}
 
@@ -125,7 +127,7 @@ class Proximal(Method):
         """End as all methods do, and tell of budgets and units that were not for all weights."""
         known = {} if self.finalized or not self._stepped.begun else self._stepped.so_far()
         super().finalize()
-        stepped = chosen(self.blocks(), known)
+        stepped = self._stepped.chosen(known)
         moved = {p for p, rows in known.items() if rows is None or rows.any()}
         for groups, penalty in self.penalties.items():
             left = [b for b in groups if stepped.get(b, False) is not None]
@@ -140,7 +142,7 @@ class Proximal(Method):
     def _rescale(self, rows: Rows) -> None:
         """Apply the prox to the groups that lie in the given rows of the parameters."""
         self._groups_now = param_groups_of(self.optimizer)
-        only = chosen(self.blocks(), rows)
+        only = self._stepped.chosen(rows)
         for groups, penalty in self.penalties.items():
             rescale(
                 penalty.at(self.now),

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lissom.errors import GateError, MethodError
 from lissom.groups import Partition
+from lissom.shards import is_sharded
 
 WHAT_WORKS = (
     "nn.parallel.DistributedDataParallel keeps every tensor whole in every process, and works with "
@@ -13,19 +14,37 @@ WHAT_WORKS = (
 )
 
 
-def require_whole(blocks: Iterable[Partition]) -> None:
-    """Refuse tensors of which a process holds a part: norms and budgets would be of that part.
+def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: bool) -> None:
+    """Refuse tensors of which a process holds a part, where a method would see that part alone.
+
+    Args:
+        blocks: the method's groups.
+        method: its name.
+        shards: whether it knows DTensors, by which fully_shard and tensor parallelism cut tensors.
 
     Raises:
         MethodError: naming them, and what does work.
     """
-    sharded = [b.name for b in blocks if any(_is_sharded(m.name, m.tensor) for m in b.members)]
-    if sharded:
-        raise MethodError(
-            f"tensors are sharded over processes, as by fully_shard, FullyShardedDataParallel or "
-            f"tensor parallelism, and norms and budgets would be those of a shard: "
-            f"{', '.join(sharded)}. {WHAT_WORKS}"
-        )
+    for block in blocks:
+        flat = [m.name for m in block.members if "_fsdp_wrapped_module." in m.name]
+        cut = [m.name for m in block.members if is_sharded(m.tensor)]
+        if flat:
+            raise MethodError(
+                f"FullyShardedDataParallel made flat tensors of the parameters, {flat[0]} among "
+                "them, of which a process has an arbitrary piece: shard the model by "
+                f"torch.distributed.fsdp.fully_shard instead. {WHAT_WORKS}"
+            )
+        if cut and not shards:
+            raise MethodError(
+                f"{cut[0]} is sharded over processes, as by fully_shard or tensor parallelism, and "
+                f"method {method!r} would see one shard of it: method 'proximal' knows shards. "
+                f"{WHAT_WORKS}"
+            )
+        if block.run is not None and any(m.shard and m.shard.dims - {0} for m in block.members):
+            raise MethodError(
+                f"{block.name} is sharded along its inputs, and a budget of each run of neighbours "
+                "needs whole rows: shard it along dim 0"
+            )
 
 
 def require_own_forward(model: nn.Module) -> None:
@@ -55,8 +74,3 @@ def require_reduced(log_alpha: Tensor) -> None:
             "DistributedDataParallel wrapped this model before it was gated, and does not reduce "
             "the gradient of log α: gate the model first, then wrap it"
         )
-
-
-def _is_sharded(name: str, tensor: Tensor) -> bool:
-    # Their classes come with modules that take long to import.
-    return hasattr(tensor, "placements") or "_fsdp_wrapped_module." in name

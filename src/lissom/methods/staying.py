@@ -22,7 +22,7 @@ def staying(methods: Iterable[Method]) -> dict[nn.Parameter, Tensor]:
         owners = [p for p in method.tensors() if isinstance(p, nn.Parameter)]
         values = [masks.get(owner, torch.ones_like(owner)) for owner in owners]
         with holding(owners, values):
-            for block, alive in zip(method._kept(), method._alive, strict=True):
+            for block, alive in zip(method.kept(), method._alive, strict=True):
                 method.keep_zeros_(block, alive.to(block.parameters[0]))
         masks |= dict(zip(owners, values, strict=True))
     return masks

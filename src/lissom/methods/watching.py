@@ -136,8 +136,8 @@ class Watch:
             return
         if self._versions == [tensor._version for tensor in method.tensors()]:
             return
-        pairs = zip(method._kept(), alive, strict=True)
-        back = sum(int(((b.norms() > 0) & (a == 0).to(b.norms().device)).sum()) for b, a in pairs)
+        pairs = zip(method.kept(), alive, strict=True)
+        back = sum(b.count((b.norms() > 0) & (a == 0).to(b.norms().device)) for b, a in pairs)
         if back:
             self._told.add("back")
             warn(
@@ -185,7 +185,7 @@ def emptied(method: "Method") -> dict[Partition, str]:
     for groups, penalty in method.penalties.items():
         if not method.lasts([penalty]):
             continue
-        left = [int(block.norms().count_nonzero()) for block in groups]
+        left = [block.count(block.norms() != 0) for block in groups]
         sizes = [block.shape.numel() for block in groups]
         equal = sum(left) / max(1, sum(sizes))
         for block, alive, size in zip(groups, left, sizes, strict=True):

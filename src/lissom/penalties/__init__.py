@@ -24,7 +24,8 @@ from lissom.penalties.abilities import (
 )
 from lissom.penalties.budgets import L1Ball, TopK
 from lissom.penalties.numbers import Number, Numbers, check_number, none, number_of, widen
-from lissom.penalties.penalty import Part, Penalty, Sum, in_float32
+from lissom.penalties.parts import Part
+from lissom.penalties.penalty import Penalty, Sum, in_float32
 from lissom.penalties.separable import L0, L1, L2, MCP, Lq, NonNegative, Threshold
 
 __all__ = [

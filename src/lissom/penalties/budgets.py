@@ -15,17 +15,11 @@ from torch import Tensor
 
 from lissom.arguments import fits, shown
 from lissom.errors import PenaltyError
+from lissom.penalties import together
 from lissom.penalties.abilities import Per, check_per
 from lissom.penalties.numbers import Number, as_norms, check_number, number_of
-from lissom.penalties.penalty import (
-    LEAST,
-    Part,
-    Penalty,
-    in_float32,
-    parts_in_float32,
-    shrink_,
-    zero_up_to_,
-)
+from lissom.penalties.parts import Part, zero_up_to_
+from lissom.penalties.penalty import LEAST, Penalty, in_float32, parts_in_float32, shrink_
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
 from lissom.selection import kth_largest
@@ -157,10 +151,19 @@ class TopK(Penalty):
                 x = self.prox(part.values.abs(), part.t, part.metric and part.metric())
                 part.values.mul_(x != 0)
             return
-        kappa = self.kappa(sum(part.values.numel() for part in parts))
+        shared = parts[0].share is not None
+        kappa = self.kappa(together.count(parts))
+        if shared and not self.by_family:
+            together.keep_largest_(parts, kappa)
+            return
         if not self.by_family:
             _keep_largest_(parts, kappa)
             return
+        if shared:
+            raise PenaltyError(
+                f"{self} rounds the widths of families, and here each process has some units of a "
+                "family: choose lissom.channels(model, example_inputs), neurons or units"
+            )
         for part, count in zip(parts, _shares(parts, kappa), strict=True):  # each is a family
             _keep_largest_([part], self.width(count, part.values.numel()))
 
@@ -227,7 +230,8 @@ class L1Ball(Penalty):
 
     @parts_in_float32
     def prox_(self, parts: Sequence[Part]) -> None:
-        radius = plain(self, self.radius)
+        radius, share = plain(self, self.radius), parts[0].share
+        counted = [part for part in parts if part.share is None or part.share.counts]
         if radius == 0:
             for part in parts:
                 part.values.mul_(0)
@@ -235,7 +239,7 @@ class L1Ball(Penalty):
         tau, alive_before = 0.0, math.inf
         while True:  # Newton's method from below: each round drops the groups that τ kills
             excess, inverses, alive = -radius, 0.0, 0
-            for part in parts:
+            for part in counted:
                 inverse = _inverse(part)
                 limit = tau if inverse is None else tau * inverse
                 shrunk = (part.values.abs() - limit).clamp_(min=0).nan_to_num_(0.0)
@@ -243,6 +247,10 @@ class L1Ball(Penalty):
                 excess += float(shrunk.sum(dtype=torch.float64))
                 alive += count
                 inverses += count if inverse is None else float((inverse * (shrunk > 0)).sum())
+            if share is not None:
+                sums = torch.tensor([excess + radius, inverses, alive], dtype=torch.float64)
+                excess, inverses, alive = share.crowd.sum(sums).tolist()
+                excess -= radius
             if tau == 0 and excess <= 0:
                 return
             if alive >= alive_before or alive == 0:  # more alive than before: by rounding
@@ -262,15 +270,9 @@ def _inverse(part: Part) -> Tensor | None:
     return part.metric().clamp_(min=LEAST).reciprocal_() if part.metric else None
 
 
-def _score(part: Part, out: Tensor) -> Tensor:
-    """|v|√d of a part, written to `out`."""
-    torch.abs(part.values, out=out)
-    return out.mul_(part.metric().sqrt_()) if part.metric else out
-
-
 def _shares(parts: Sequence[Part], kappa: int) -> list[int]:
     """How many of the κ groups with the largest scores are in each part; zeros are in none."""
-    scores = torch.cat([_score(part, torch.empty_like(part.values)).flatten() for part in parts])
+    scores = torch.cat([part.score().flatten() for part in parts])
     alive = torch.cat([part.values.flatten() != 0 for part in parts])
     kept = torch.zeros_like(alive)
     kept[scores.argsort(stable=True, descending=True)[:kappa]] = True
@@ -289,7 +291,8 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
     flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [
-        _score(part, piece.view_as(part.values)) for part, piece in zip(parts, pieces, strict=True)
+        part.score(out=piece.view_as(part.values))
+        for part, piece in zip(parts, pieces, strict=True)
     ]
     cut = kth_largest(flat, kappa, parts[0].near)
     spare, below = cut.ties, cut.threshold.nextafter(torch.full_like(cut.threshold, -math.inf))

@@ -24,32 +24,15 @@ from lissom.penalties.numbers import (
     widen,
     without_schedule,
 )
+from lissom.penalties.parts import Part
+from lissom.penalties.together import in_all
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
-from lissom.selection import Near
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
 Prox = TypeVar("Prox", bound=Callable[..., Tensor])
 InPlace = TypeVar("InPlace", bound=Callable[..., None])
-
-
-@dataclass(frozen=True)
-class Part:
-    """Numbers that a prox may change in place, with their step t and their metric.
-
-    Attributes:
-        values: of any shape and sign. A penalty of norms is even, so its prox keeps the sign.
-        t: the step, ≥ 0.
-        metric: gives d, shaped like `values`, in memory that the prox may write to and that the
-            next call of any part's metric may use again; or None for d = 1.
-        near: where a budget cut these numbers at the step before, as where it begins to look.
-    """
-
-    values: Tensor
-    t: float | Tensor
-    metric: Callable[[], Tensor] | None = None
-    near: Near | None = None
 
 
 def in_float32(prox: Prox) -> Prox:
@@ -127,7 +110,8 @@ class Penalty(Abilities, ABC):
         sizes = [part.values if self.signed else part.values.abs() for part in parts]
         metrics = [part.metric and part.metric().clone() for part in parts]
         if self.joint:
-            found = self._prox_together(sizes, [part.t for part in parts], metrics)
+            steps = [part.t for part in parts]
+            found = in_all(parts, sizes, steps, metrics, self._prox_together)
         else:
             each = zip(sizes, parts, metrics, strict=True)
             found = [proxed(self, size, part.t, metric) for size, part, metric in each]
@@ -192,14 +176,14 @@ class Penalty(Abilities, ABC):
         }
         return replace(self, **listed) if listed else self  # type: ignore[type-var]
 
-    def among(self, chosen: Tensor) -> Self:
+    def among(self, some: Callable[[Tensor], Tensor]) -> Self:
         """This penalty of one block for some of its groups: of tensors, the numbers of those.
 
         Args:
-            chosen: a Boolean over the leading dims of the block's norms.
+            some: gives, of a number for each group, those of the groups that are meant.
         """
-        some = {name: found[chosen.to(found.device)] for name, [found] in self.tensors.items()}
-        return replace(self, **some) if some else self  # type: ignore[type-var]
+        numbers = {name: some(found) for name, [found] in self.tensors.items()}
+        return replace(self, **numbers) if numbers else self  # type: ignore[type-var]
 
     def require_groups(self, blocks: Sequence[Asked]) -> None:
         shapes = [list(block.shape) for block in blocks]
@@ -388,8 +372,8 @@ class Sum(Penalty):
     def of(self, block: int) -> "Sum":
         return Sum(tuple(term.of(block) for term in self.parts)) if self.tensors else self
 
-    def among(self, chosen: Tensor) -> "Sum":
-        return Sum(tuple(term.among(chosen) for term in self.parts)) if self.tensors else self
+    def among(self, some: Callable[[Tensor], Tensor]) -> "Sum":
+        return Sum(tuple(term.among(some) for term in self.parts)) if self.tensors else self
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.terms))
@@ -505,11 +489,6 @@ def shrink_(values: Tensor, limit: float | Tensor) -> None:
         values.sub_(torch.clamp(values, least, limit, out=least))
     elif limit:
         torch.ops.aten.softshrink.out(values, limit, out=values)
-
-
-def zero_up_to_(values: Tensor, sizes: Tensor, most: float) -> None:
-    """Zero the values whose size is `most` or less, in one pass; NaN stays NaN."""
-    torch.ops.aten.threshold_backward.grad_input(values, sizes, most, grad_input=values)
 
 
 def _positive(d: Tensor, strength: float | Tensor) -> Tensor:

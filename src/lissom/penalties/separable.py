@@ -19,16 +19,8 @@ from lissom.penalties.numbers import (
     none,
     number_of,
 )
-from lissom.penalties.penalty import (
-    LEAST,
-    Part,
-    Penalty,
-    fold,
-    fold_,
-    in_float32,
-    parts_in_float32,
-    zero_up_to_,
-)
+from lissom.penalties.parts import Part, zero_up_to_
+from lissom.penalties.penalty import LEAST, Penalty, fold, fold_, in_float32, parts_in_float32
 from lissom.strength import Strength
 
 LAMBDA = {"strength": Strength("λ")}

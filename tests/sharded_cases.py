@@ -1,0 +1,382 @@
+"""What several processes do with a network that they share, for test_sharded.py to look at."""
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+import lissom
+from lissom import L0, L1, L2, L1Ball, Penalty, TopK
+from lissom.groups import Groups
+
+X = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(9) % 3
+STEPS = 4
+
+GROUPS: dict[str, Callable[[nn.Module], Groups]] = {
+    "weights": lissom.weights,
+    "kernels": lissom.kernels,
+    "columns": lissom.columns,  # cut by every shard of rows
+    "tiles": lambda net: lissom.tiles(net, (2, 5)),
+    "channels": lambda net: lissom.channels(net, X),  # of several tensors
+}
+
+
+@dataclass(frozen=True)
+class Half(Penalty):
+    """A joint penalty of one's own, that says nothing of processes: what is under the mean dies."""
+
+    joint = True
+    has_metric = True
+
+    def value(self, norms: Tensor) -> Tensor:
+        return norms.sum()
+
+    def prox(self, norms: Tensor, t: Any = 1.0, metric: Tensor | None = None) -> Tensor:
+        gain = norms if metric is None else norms * metric.sqrt()
+        return torch.where(gain < 0.9 * gain.mean(), 0, norms)
+
+
+SIZE = {"weights": 0.03, "kernels": 0.3, "columns": 0.1, "tiles": 0.2, "channels": 1.0}  # of norms
+PENALTIES: dict[str, Penalty] = {
+    "L0": L0(10.0),
+    "L1": L1(5.0),
+    "TopK": TopK(fraction=0.3),
+    "TopK per layer": TopK(fraction=0.3, per="layer"),
+    "L1Ball": L1Ball(1.0),
+    "sum": TopK(fraction=0.4) + L1(0.01) + L2(0.01),
+    "of one's own": Half(),
+}
+METRICS = ("euclidean", "adaptive")
+CASES = list(product(GROUPS, PENALTIES, METRICS))
+WRAPPERS = ("fsdp", "ddp, method first", "ddp, method last")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3, padding=1, bias=False),  # its gradient before a norm is rounding alone
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 36, 7),
+        nn.ReLU(),
+        nn.Linear(7, 3),
+    )
+
+
+def sharded(net: nn.Sequential, mesh: Any) -> nn.Sequential:
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in net:
+        if list(layer.parameters(recurse=False)):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
+
+
+def optimizer_of(net: nn.Module, metric: str) -> torch.optim.Optimizer:
+    # A large ε, since what is near 0 in Adam turns rounding into a sign.
+    if metric == "adaptive":
+        return torch.optim.Adam(net.parameters(), 0.02, eps=0.01)
+    return torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
+
+
+def steps(net: nn.Module, optimizer: torch.optim.Optimizer, count: int = STEPS) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(X), Y).backward()
+        optimizer.step()
+
+
+def trained(case: tuple[str, str, str], wrapper: str | None, mesh: Any) -> list[Tensor]:
+    """The parameters at the end, whole."""
+    kind, penalty, metric = case
+    net: nn.Module = network()
+    plain = net
+    groups = GROUPS[kind](net)
+    if wrapper == "fsdp":
+        sharded(plain, mesh)
+        groups = groups.of(net)
+    if wrapper == "ddp, method last":
+        net = nn.parallel.DistributedDataParallel(net)
+    optimizer = optimizer_of(plain, metric)
+    chosen = {groups: of_size(PENALTIES[penalty], SIZE[kind], metric)}
+    method = lissom.proximal(optimizer, chosen, metric=metric)
+    if wrapper == "ddp, method first":
+        net = nn.parallel.DistributedDataParallel(net)
+    steps(net, optimizer)
+    method.finalize()
+    steps(net, optimizer, 2)
+    return [whole(p) for p in plain.parameters()]
+
+
+def of_size(penalty: Penalty, size: float, metric: str) -> Penalty:
+    """With a strength for norms of this size."""
+    scale = 0.1 if metric == "adaptive" else 1.0
+    if isinstance(penalty, L0):
+        return L0(penalty.strength * scale * size**2)  # type: ignore[operator]
+    return L1(penalty.strength * scale * size) if isinstance(penalty, L1) else penalty  # type: ignore[operator]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def in_processes(
+    world: int, work: Callable[[Any, Path], dict[Any, Any]], folder: Path
+) -> list[dict[Any, Any]]:
+    """What some work gives in each of so many processes; it is called with their device mesh."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (world, port, work, folder), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _rank(rank: int, world: int, port: int, work: Any, folder: Path) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group("gloo", rank=rank, world_size=world)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (world,))
+    torch.save(work(mesh, folder), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def products(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """All cases under all wrappers."""
+    return {(case, w): trained(case, w, mesh) for case in CASES for w in WRAPPERS}
+
+
+def at_rest(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """What no gradient is needed for: equal weights, half precision, numbers for each group."""
+    return {name: case(lambda net: sharded(net, mesh)) for name, case in AT_REST.items()}
+
+
+Wrap = Callable[[nn.Sequential], nn.Module]
+
+
+def _applied(
+    wrap: Wrap, kind: str, penalty: Any, change: Callable[[nn.Module], Any] = lambda net: None
+) -> list[Tensor]:
+    net = network()
+    change(net)
+    groups = GROUPS[kind](net) if kind in GROUPS else lissom.blocks(net, 4)
+    if not isinstance(penalty, Penalty):
+        penalty = penalty(groups)
+    wrap(net)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    lissom.proximal(optimizer, {groups.of(net): penalty}).apply()
+    return [whole(p) for p in net.parameters()]
+
+
+@torch.no_grad()
+def rounded(net: nn.Module) -> None:
+    for p in net.parameters():
+        p.copy_((p * 20).round() / 20)
+
+
+def tensors_of_l0(groups: Groups) -> Penalty:
+    return L0([0.3 * norms.detach() for norms in groups.norms()])
+
+
+AT_REST: dict[str, Callable[[Wrap], list[Tensor]]] = {
+    "ties": lambda wrap: _applied(wrap, "weights", TopK(fraction=0.3), rounded),
+    "ties per layer": lambda wrap: _applied(wrap, "weights", TopK(51, per="layer"), rounded),
+    "ties of kernels": lambda wrap: _applied(wrap, "kernels", TopK(7), rounded),
+    "more than there are": lambda wrap: _applied(wrap, "weights", TopK(10**6), rounded),
+    "mostly zeros": lambda wrap: _applied(wrap, "weights", TopK(fraction=0.9), rounded),
+    "one": lambda wrap: _applied(wrap, "weights", TopK(1)),
+    "none": lambda wrap: _applied(wrap, "weights", TopK(0)),
+    "bfloat16": lambda wrap: _applied(
+        wrap, "weights", TopK(fraction=0.3), lambda net: net.bfloat16()
+    ),
+    "float64": lambda wrap: _applied(wrap, "weights", TopK(fraction=0.3), lambda net: net.double()),
+    "numbers for each": lambda wrap: _applied(wrap, "weights", tensors_of_l0),
+    "numbers for each kernel": lambda wrap: _applied(wrap, "kernels", tensors_of_l0),
+    "2:4": lambda wrap: _applied(wrap, "blocks", TopK(2, per="block")),
+    "widths": lambda wrap: _applied(wrap, "channels", TopK(fraction=0.5, multiple_of=2)),
+    "nonnegative": lambda wrap: _applied(wrap, "weights", TopK(90) + lissom.NonNegative()),
+}
+
+
+class Words(nn.Module):
+    """A table of which some rows are never looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(11, 4)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, words: Tensor) -> Tensor:
+        found: Tensor = self.out(self.table(words).mean(1))
+        return found
+
+
+def words(wrap: Callable[[nn.Module], Any], penalty: Penalty, columns: bool) -> list[Tensor]:
+    net = Words()
+    numbers = {"table.weight": torch.arange(4), "out.weight": torch.arange(4)}
+    groups = lissom.partition(net, numbers) if columns else lissom.weights(net)
+    wrap(net)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    method = lissom.proximal(optimizer, {groups.of(net): penalty})
+    for step in range(4):  # rows 0 to 2, then 3 as well; 9 and 10 never
+        looked_up = torch.arange(8).view(4, 2) % (3 + step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(looked_up), torch.arange(4) % 3).backward()
+        optimizer.step()
+    method.finalize()
+    return [whole(p) for p in net.parameters()]
+
+
+WORDS = {
+    "L0": (L0(2.0), False),
+    "TopK": (TopK(fraction=0.5), False),
+    "TopK per layer": (TopK(fraction=0.5, per="layer"), False),
+    "columns": (TopK(2), True),
+}
+
+
+def tables(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    from torch.distributed.fsdp import fully_shard
+
+    return {
+        name: words(lambda net: fully_shard(net, mesh=mesh), *case) for name, case in WORDS.items()
+    }
+
+
+def planned(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """Tensor parallelism, alone and with fully_shard in two dims; replicas with shards."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    two = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+
+    def tensor_parallel(net: nn.Module) -> None:
+        parallelize_module(net, two["tensor"], plan)
+
+    def both(net: nn.Module) -> None:
+        tensor_parallel(net)
+        fully_shard(net, mesh=two["data"])
+
+    def hybrid(net: nn.Module) -> None:
+        fully_shard(net, mesh=two)
+
+    wraps = {"tensor": tensor_parallel, "both": both, "hybrid": hybrid}
+    return {
+        (name, *case): dense(wrap, *case) for name, wrap in wraps.items() for case in DENSE_CASES
+    }
+
+
+DENSE_CASES = list(product(("weights", "columns", "tiles"), ("L0", "L1Ball", "TopK", "sum")))
+
+
+def dense(wrap: Callable[[nn.Module], Any], kind: str, penalty: str) -> list[Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 3))
+    groups = GROUPS[kind](net)
+    wrap(net)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02, eps=0.01)
+    chosen = {groups.of(net): of_size(PENALTIES[penalty], SIZE[kind], "adaptive")}
+    lissom.proximal(optimizer, chosen, metric="adaptive")
+    x = X.flatten(1)[:, :12]
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), Y).backward()
+        optimizer.step()
+    return [whole(p) for p in net.parameters()]
+
+
+def method_on(mesh: Any) -> tuple[nn.Sequential, torch.optim.Optimizer, lissom.methods.Method]:
+    net = network()
+    groups = lissom.weights(net)
+    sharded(net, mesh)
+    optimizer = optimizer_of(net, "adaptive")
+    budget = TopK(fraction=lissom.schedules.cubic(1.0, 0.1, steps=6))
+    method = lissom.proximal(optimizer, {groups.of(net): budget}, metric="adaptive")
+    return net, optimizer, method
+
+
+def states(net: nn.Module, optimizer: torch.optim.Optimizer, method: Any) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import (
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    return {
+        "model": get_model_state_dict(net),
+        "optimizer": get_optimizer_state_dict(net, optimizer),
+        "method": method.state_dict(),
+    }
+
+
+def saving(mesh: Any, folder: Path, done: int = 3) -> dict[Any, Any]:
+    """Trained, saved, and trained on."""
+    import torch.distributed.checkpoint as dcp
+
+    net, optimizer, method = method_on(mesh)
+    steps(net, optimizer, 3)
+    with method.deployed():
+        deployed = [whole(p) for p in net.parameters()]
+        answer = net.eval()(X).detach()
+    net.train()
+    before = [whole(p) for p in net.parameters()]
+    dcp.save(states(net, optimizer, method), checkpoint_id=folder / "checkpoint")
+    after = [whole(p) for p in net.parameters()]
+    steps(net, optimizer, 3)
+    method.finalize()
+    ended = [whole(p) for p in net.parameters()]
+    dcp.save(states(net, optimizer, method), checkpoint_id=folder / "ended")
+    steps(net, optimizer, 2)
+    last = [whole(p) for p in net.parameters()]
+    return {
+        "deployed": deployed, "answer": answer, "before": before, "after": after,
+        "ended": ended, "last": last,
+    }  # fmt: skip
+
+
+def loading(mesh: Any, folder: Path) -> dict[Any, Any]:
+    """Trained on from what `saving` kept, in as many processes or others."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    found = {}
+    for kept, count in (("checkpoint", 3), ("ended", 2)):
+        net, optimizer, method = method_on(mesh)
+        state = states(net, optimizer, method)
+        dcp.load(state, checkpoint_id=folder / kept)
+        method.load_state_dict(state["method"])
+        set_model_state_dict(net, state["model"])
+        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        steps(net, optimizer, count)
+        method.finalize()
+        found[f"from {kept}"] = [whole(p) for p in net.parameters()], method.step
+    return found
+
+
+def saving_and_loading(mesh: Any, folder: Path) -> dict[Any, Any]:
+    found = saving(mesh, folder)
+    distributed.barrier()
+    return found | loading(mesh, folder)

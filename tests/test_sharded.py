@@ -1,0 +1,113 @@
+"""Networks that several processes share: zeros and values are those of one process."""
+
+from typing import Any
+
+import pytest
+import sharded_cases as cases
+import torch
+from products import exhaustive
+from torch import distributed
+
+import lissom
+
+pytestmark = [
+    exhaustive,
+    pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo"),
+]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("ranks")
+    return cases.in_processes(request.param, cases.products, folder)
+
+
+@pytest.mark.parametrize("wrapper", cases.WRAPPERS)
+@pytest.mark.parametrize("case", cases.CASES, ids=" of ".join)
+def test_as_one_process(found: Any, case: tuple[str, str, str], wrapper: str) -> None:
+    alone = cases.trained(case, None, None)
+    assert case[1] == "L1Ball" or any(bool((p == 0).any()) for p in alone if p.ndim > 1)
+    for rank in found:
+        for one, several in zip(alone, rank[case, wrapper], strict=True):
+            assert torch.equal(one == 0, several == 0)
+            torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)
+
+
+def processes(world: int, work: Any) -> Any:
+    """A fixture: what some work gives in each of so many processes."""
+
+    @pytest.fixture(scope="module")
+    def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+        folder = tmp_path_factory.mktemp("ranks")
+        return cases.in_processes(world, work, folder), folder
+
+    return made
+
+
+at_rest = processes(3, cases.at_rest)
+tables = processes(2, cases.tables)
+planned = processes(4, cases.planned)
+saved = processes(2, cases.saving_and_loading)
+
+
+@pytest.mark.parametrize("name", cases.AT_REST)
+def test_at_rest(at_rest: Any, name: str) -> None:
+    alone = cases.AT_REST[name](lambda net: net)
+    for rank in at_rest[0]:
+        for one, several in zip(alone, rank[name], strict=True):
+            assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize("name", cases.WORDS)
+def test_rows_that_were_never_looked_up(tables: Any, name: str) -> None:
+    alone = cases.words(lambda net: net, *cases.WORDS[name])
+    start = cases.Words().table.weight
+    assert name == "columns" or torch.equal(alone[0][9:], start[9:])
+    for rank in tables[0]:
+        for one, several in zip(alone, rank[name], strict=True):
+            assert torch.equal(one == 0, several == 0)
+            torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", cases.DENSE_CASES, ids=" of ".join)
+@pytest.mark.parametrize("plan", ["tensor", "both", "hybrid"])
+def test_other_placements(planned: Any, plan: str, case: tuple[str, str]) -> None:
+    alone = cases.dense(lambda net: net, *case)
+    for rank in planned[0]:
+        for one, several in zip(alone, rank[plan, *case], strict=True):
+            assert torch.equal(one == 0, several == 0)
+            torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)
+
+
+def test_deployed_is_what_the_processes_gather(saved: Any) -> None:
+    net = cases.network()
+    groups = lissom.weights(net)
+    optimizer = cases.optimizer_of(net, "adaptive")
+    budget = lissom.TopK(fraction=lissom.schedules.cubic(1.0, 0.1, steps=6))
+    method = lissom.proximal(optimizer, {groups: budget}, metric="adaptive")
+    cases.steps(net, optimizer, 3)
+    with method.deployed():
+        for rank in saved[0]:
+            for one, several in zip(net.parameters(), rank["deployed"], strict=True):
+                torch.testing.assert_close(several, one.detach(), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(rank["answer"], net.eval()(cases.X), atol=1e-5, rtol=1e-4)
+
+
+def test_saving_changes_nothing(saved: Any) -> None:
+    for rank in saved[0]:
+        for before, after in zip(rank["before"], rank["after"], strict=True):
+            assert torch.equal(before, after)
+        for name, count, tensors in (("checkpoint", 6, "ended"), ("ended", 8, "last")):
+            found, step = rank[f"from {name}"]
+            assert step == count
+            for one, several in zip(rank[tensors], found, strict=True):
+                assert torch.equal(one, several)
+
+
+def test_loaded_by_more_processes(saved: Any) -> None:
+    ranks, folder = saved
+    for rank in cases.in_processes(3, cases.loading, folder):
+        for name, tensors in (("checkpoint", "ended"), ("ended", "last")):
+            for one, several in zip(ranks[0][tensors], rank[f"from {name}"][0], strict=True):
+                assert torch.equal(one == 0, several == 0)
+                torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)
