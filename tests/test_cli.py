@@ -903,3 +903,16 @@ def test_the_demo_is_as_sparse_as_it_says() -> None:
     recipe = read_recipe("digits-demo")
     fraction = (recipe.penalties[0].model_extra or {})["TopK"]["fraction"]
     assert f"{100 * fraction[-1]['end']:.0f} %" in recipe.title
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--ray", "auto", "--dask", "there:1"], "two clusters: give one of them"),
+        (["--jobs", "2", "--dask", "there:1"], "--jobs 2 are processes of this machine"),
+    ],
+)
+def test_points_are_made_in_one_way(given: list[str], told: str, tmp_path: Path) -> None:
+    done = invoke("path", "digits-path", "--out", str(tmp_path / "curve"), *given)
+    assert done.exit_code == 2 and told in " ".join(done.output.split())
+    assert not (tmp_path / "curve").exists()

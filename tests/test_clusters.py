@@ -12,8 +12,10 @@ from libraries import library
 from path_cases import fit, path, same_weights, timeless
 from products import exhaustive
 from torch import nn
+from typer.testing import CliRunner
 
-from lissom.curves import Event
+from lissom.cli import app
+from lissom.curves import Curve, Event
 
 pytestmark = [exhaustive, pytest.mark.filterwarnings("ignore")]
 STRENGTHS = [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0]
@@ -81,3 +83,34 @@ def test_dask(tmp_path: Path) -> None:
         client.get_executor(retries=3) as executor,
     ):
         assert same_as_here(tmp_path, executor=executor) >= 37
+
+
+def test_the_command_on_dask(tmp_path: Path) -> None:
+    distributed = library("distributed")
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    changes = ["dense=2", "epochs=2", "fine_tune=1", "strengths=[0.5, 0.1]", "seeds=2"]
+    short = [part for change in changes for part in ("--set", f"path.{change}")]
+
+    def command(*given: str) -> None:
+        made = CliRunner().invoke(app, ["path", "digits-path", *given, *short, "--quiet"])
+        assert made.exit_code == 0, made.output
+
+    with distributed.LocalCluster(**how) as cluster:
+        address = cluster.scheduler_address
+        command("--dask", address, "--out", str(tmp_path / "there"))
+    command("--out", str(tmp_path / "here"))
+    there, here = (Curve.load(tmp_path / name) for name in ("there", "here"))
+    assert timeless(there) == timeless(here) and same_weights(there, here)
+
+
+def test_a_store_is_all_that_machines_have_in_common(tmp_path: Path) -> None:
+    distributed = library("distributed")
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**how) as cluster,
+        distributed.Client(cluster) as client,
+        client.get_executor(retries=3) as executor,
+    ):
+        there = path(STRENGTHS[:4], seeds=2, out=f"file://{tmp_path}/curve", executor=executor)
+    here = path(STRENGTHS[:4], seeds=2)
+    assert timeless(there) == timeless(here) and same_weights(there, here)

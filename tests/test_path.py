@@ -599,7 +599,7 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"progress": True}, "progress is None.*False.*a function.*got True"),
         ({"error_name": ""}, "error_name is text such as 'error' or 'RMSE', got ''"),
         ({"error_unit": 1}, "error_unit is 'fraction'.*'°C'.*got 1"),
-        ({"out": 3}, "out is a folder for all points, got 3"),
+        ({"out": 3}, "out is a folder for all points, or a URL of one, got 3"),
         ({"strengths": None}, r"\(first, last\).*\(guess,\).*list.*got None"),
         ({"strengths": ()}, r"\(guess,\).*got \(\)"),
         ({"strengths": "1e-3"}, "got '1e-3'"),

@@ -141,6 +141,21 @@ def path(
     jobs: Annotated[
         int, typer.Option(min=1, help="How many seeds are trained at the same time.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the points on a Ray cluster, auto or ray://head:10001, whose machines see "
+            "the folder and the data at the same place.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="The same on a dask cluster: scheduler:8786.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     device: Device = "cpu",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the points that failed again.")
@@ -154,6 +169,7 @@ def path(
     """Train the trade-off curve of a recipe; the same command goes on where it was stopped."""
     import torch
 
+    from lissom.cli.clusters import executor_of
     from lissom.cli.folders import check_curve, default_folder, resumable
     from lissom.data import Dataset
     from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
@@ -170,15 +186,16 @@ def path(
         curve.check(() if chosen == "all" else chosen)
         record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
         check_curve(run, read)
-        with resumable(run), alone_in(run):
+        with executor_of(ray, dask, jobs) as executor, resumable(run), alone_in(run):
             check_curve(run, read)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
             progress: Literal[False] | None = False if stderr.quiet else None
-            found = curve.run(jobs, first, retry_failed=retry_failed, progress=progress)
+            how: dict[str, Any] = {"jobs": jobs, "executor": executor, "progress": progress}
+            found = curve.run(from_scratch=first, retry_failed=retry_failed, **how)
             if chosen == "all":
                 sparse = [s.strength for s in found.settings if s.strength is not None]
-                found = curve.run(jobs, sparse, progress=progress)
+                found = curve.run(from_scratch=sparse, **how)
             if isinstance(curve.data, Dataset) and curve.data.classes is not None:
                 x, y, names = curve.data.test_x, curve.data.test_y, curve.data.names
                 class_accuracy(found, x, y, curve.make_model, names=names).save(run)

@@ -37,10 +37,10 @@ from lissom.curves.results import Knee, Setting
 from lissom.curves.rounds import rounds
 from lissom.curves.running import Fit, Job, MakeModel, Score, build
 from lissom.curves.scores import Scores
-from lissom.curves.storing import begin
+from lissom.curves.storing import LATENCIES, PATH, begin, forget_elsewhere, mirrored
 from lissom.curves.telling import Event, Listener, Telling, listening
 from lissom.running import ExampleInputs, as_inputs
-from lissom.storage import alone_in
+from lissom.storage import Store, alone_in, is_url
 
 __all__ = ["Curve", "Event", "Knee", "Point", "Scores", "Setting", "Start", "path"]
 
@@ -122,13 +122,14 @@ def path(
         out: a folder for all points, where the same call goes on after a kill, or a fault of the
             machine such as a full disk, and repeats no finished point. It is locked meanwhile, for
             other processes that would write there. Without `out`, the files are temporary and go
-            with the curve.
+            with the curve. A URL that fsspec knows ("s3://bucket/curve") does as well: points are
+            made in temporary folders then, and put there as they are finished.
         jobs: processes of this machine, for seeds beside one another, with the same result as one.
             What is given is sent to them by cloudpickle, closures and functions of notebooks too.
             The point of a process that dies is made again, three times at most.
         executor: instead of `jobs`, a `concurrent.futures.Executor` that makes the points of all
             seeds, or a function that makes one, which is called again when its executor is broken.
-            Its machines have lissom, and see `out` at the same place.
+            Its machines have lissom, and see `out` at the same place, or it is a URL.
         retry_failed: make the points of `out` that failed again. The functions may have been
             changed since, which is refused otherwise; points that worked stay as they are.
         progress: None shows on stderr what is being made and about how long is left: as a bar in a
@@ -172,13 +173,22 @@ def path(
     }
     functions = fingerprint(fit=fit, make_model=make_model, error=error, test=test)
     with ExitStack() as temporary, ExitStack() as lock, ExitStack() as showing:
-        if out is None:
+        url = out if isinstance(out, str) and is_url(out) else None
+        if out is None or url is not None:
             folder = Path(mkdtemp(prefix="lissom-path-"))
             temporary.callback(rmtree, folder, ignore_errors=True)
         else:
             folder = check_out(out)
+        store = None if url is None else Store(url, folder)
+        if store is not None:
+            lock.enter_context(store.alone())
+            mirrored(store)
         lock.enter_context(alone_in(folder))
-        begin(folder, arguments, functions, retry_failed=retry_failed)
+        where = url or str(folder)
+        begin(folder, arguments, functions, retry_failed=retry_failed, where=where)
+        if store is not None:
+            forget_elsewhere(store)
+            store.push(PATH)
         job = Job(
             fit,
             make_model,
@@ -191,15 +201,17 @@ def path(
             cuts,
             folder,
             folders=out is not None,
+            store=url,
         )
         listener = showing.enter_context(listening(progress, scale))
-        beside = min(seeds, jobs) if executor is None else seeds
+        most = seeds * max(1, len(from_scratch))
+        beside = jobs if executor is None else most
         telling = Telling(
             listener,
             seeds=seeds,
             points=plan.points,
             from_scratch=len(from_scratch),
-            beside=beside,
+            beside=min(seeds, beside),
         )
         with rounds(job, seeds, beside, executor, telling) as make_points:
             points_made = make_points([None], [])
@@ -214,6 +226,8 @@ def path(
         if runtime is not None:
             every = Curve.load(folder).points  # also those from scratch of earlier calls
             time_networks(every, example_inputs, make_model, folder, telling, runtime)
+            if store is not None:
+                store.push(LATENCIES)
         notice_upside_down(points_made)
         curve = Curve.load(folder, make_model, example_inputs)
         finalize(curve, temporary.pop_all().close)

@@ -98,7 +98,7 @@ def check_out(out: object) -> Path:
         PathError: if it is no path, or a file.
     """
     if not isinstance(out, str | os.PathLike):
-        raise PathError(f"out is a folder for all points, got {out!r}")
+        raise PathError(f"out is a folder for all points, or a URL of one, got {out!r}")
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise PathError(f"out is a folder for all points, and {folder} is a file")

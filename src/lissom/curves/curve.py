@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from shutil import rmtree
 from statistics import fmean
+from tempfile import mkdtemp
 from typing import Any, TypeGuard
+from weakref import finalize
 
 from torch import Tensor, nn
 
@@ -28,20 +31,23 @@ from lissom.curves.running import MakeModel, build
 from lissom.curves.scores import Scores, scores_of
 from lissom.curves.storing import (
     FAILED,
+    PATH,
     fill,
     load_latencies,
     load_path,
     load_points,
+    mirrored,
     name_of,
     small_in,
     state_in,
     tensors_in,
 )
-from lissom.errors import PathError, nearest
+from lissom.errors import PathError, RunError, nearest
 from lissom.groups import Groups
 from lissom.measuring import Latency
 from lissom.running import ExampleInputs
 from lissom.saving import load
+from lissom.storage import Store, is_url
 from lissom.tables import table, text
 from lissom.turns import time_text
 
@@ -86,7 +92,7 @@ class Curve:
         """Read the finished points of a path, without training anything.
 
         Args:
-            out: the folder that `lissom.path` was given.
+            out: the folder or URL that `lissom.path` was given.
             make_model: make_model(seed), needed only to get networks.
             example_inputs: of the networks, needed only for `at`.
 
@@ -94,6 +100,18 @@ class Curve:
             RunError: if there is no path in `out`, or its files are damaged or of another version.
             PathError: if no point worked there.
         """
+        if isinstance(out, str) and is_url(out):
+            folder = Path(mkdtemp(prefix="lissom-path-"))
+            try:
+                mirrored(Store(out, folder))
+                if not (folder / PATH).exists():
+                    raise RunError(f"there is no path in {out}")
+                curve = cls.load(folder, make_model, example_inputs)
+            except BaseException:
+                rmtree(folder, ignore_errors=True)
+                raise
+            finalize(curve, rmtree, folder, ignore_errors=True)
+            return curve
         out = Path(out)
         record = load_path(out)
         order = Plan(record.strengths, record.points).order

@@ -3,14 +3,15 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lissom.curves.makers import Executors, Here, Makers, Processes, Submitted
 from lissom.curves.point import Point
 from lissom.curves.running import Job, planned
-from lissom.curves.storing import folder_of_seed, load_point
+from lissom.curves.storing import load_point, name_of
 from lissom.curves.telling import Telling
-from lissom.storage import alone_in
+from lissom.storage import Store, alone_in
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,51 @@ class Rounds:
             done: earlier points of any seed, to start from.
             from_scratch: start from untrained networks instead.
         """
-        new: list[list[Point]] = [[] for _ in range(self.seeds)]
-        idle, running = deque(range(self.seeds)), 0
+        seeds = range(self.seeds)
+        chains = [_Chain(seed, list(strengths)) for seed in seeds]
+        if from_scratch:  # nothing that one of them begins with is made by another
+            chains = [_Chain(seed, [strength]) for seed in seeds for strength in strengths]
+        idle = deque(chains)
+        running: dict[Path, _Chain] = {}
         while idle or running:
-            while idle and running < self.beside:
-                seed = idle.popleft()
-                for strength in strengths[len(new[seed]) :]:
-                    earlier = [*done, *new[seed]]
-                    point = planned(self.job, seed, strength, earlier, from_scratch=from_scratch)
+            while idle and len(running) < self.beside:
+                chain = idle.popleft()
+                for strength in chain.left:
+                    earlier = [*done, *chain.made]
+                    point = planned(
+                        self.job, chain.seed, strength, earlier, from_scratch=from_scratch
+                    )
                     if finished := load_point(point.folder):
                         self.telling.count(finished)
-                        new[seed].append(finished)
+                        chain.made.append(finished)
                         continue
                     self.telling.tell("begin", point)
                     self.makers.begin(point)
-                    running += 1
+                    running[point.folder] = chain
                     break
             for point in self.makers.made():
-                running -= 1
-                new[point.seed].append(point)
+                if self.job.store is not None and self.job.far:
+                    Store(self.job.store, self.job.out).pull(name_of(point))
+                chain = running.pop(point.folder)
+                chain.made.append(point)
                 self.telling.count(point)
                 self.telling.tell("end", point)
-                idle.appendleft(point.seed)
-        return [point for points in new for point in points]
+                idle.appendleft(chain)
+        return [point for chain in chains for point in chain.made]
+
+
+@dataclass
+class _Chain:
+    """Points of a seed, each of which may begin with the one before."""
+
+    seed: int
+    strengths: list[float | None]
+    made: list[Point] = field(default_factory=list)
+
+    @property
+    def left(self) -> list[float | None]:
+        """The strengths of those that are still to be made."""
+        return self.strengths[len(self.made) :]
 
 
 @contextmanager
@@ -87,13 +110,13 @@ def rounds(
         PathError: if something cannot be sent to a process, or one dies with the same point again
             and again.
     """
-    for folder in (folder_of_seed(job.out, seed) for seed in range(seeds)):
-        if folder.exists():  # also where all is finished, what a killed writer left is cleared away
-            with alone_in(folder):
-                pass
+    for folder in sorted(job.out.glob("seed*/*/")):
+        with alone_in(folder):  # also where it is finished, what a killed writer left is cleared
+            pass
     makers: Makers
     if executor is not None:
-        job = replace(job, out=job.out.absolute())  # its processes may be in another folder
+        # Its processes may be in another folder, or on another machine.
+        job = replace(job, out=job.out.absolute(), far=job.store is not None)
         makers = Submitted(job, executor)
     else:
         makers = Here(job) if beside == 1 else Processes(job)

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -18,10 +19,11 @@ from lissom.curves.point import CUT, FINE_TUNED, TRAINED, Point, Start
 from lissom.curves.seeding import seeded
 from lissom.curves.storing import (
     FAILED,
+    POINT,
     fill,
     folder_of,
-    folder_of_seed,
     load_point,
+    name_of,
     save_network,
     save_point,
     state_in,
@@ -33,7 +35,7 @@ from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
 from lissom.shrinking import shrink
 from lissom.shrinking.verify import fresh_inputs
-from lissom.storage import alone_in, make_folder
+from lissom.storage import Store, alone_in, make_folder
 from lissom.storage import replace as replace_file
 
 Fit = Callable[[nn.Module, float | None, Start], dict[str, Any] | None]
@@ -50,6 +52,8 @@ class Job:
     Attributes:
         cuts: whether all points begin with the dense network.
         folders: whether `fit` gets a folder.
+        store: where the path is kept if not in `out`, which is a copy of it then.
+        far: whether points are made where `out` is not at hand, and so in folders of their own.
     """
 
     fit: Fit
@@ -63,6 +67,13 @@ class Job:
     cuts: bool
     out: Path
     folders: bool
+    store: str | None = None
+    far: bool = False
+
+    @property
+    def where(self) -> str:
+        """The path is kept."""
+        return self.store or str(self.out)
 
 
 def planned(
@@ -117,8 +128,27 @@ def run_point(job: Job, point: Point) -> Point:
             does not keep to what it is called for, and so would not at the next point either.
         OSError, MemoryError, RuntimeError: what the machine failed with.
     """
+    if job.store is None:
+        return _alone(job, point)
+    store = Store(job.store, job.out)
+    if not job.far:
+        made = _alone(job, point)
+        store.push(name_of(made), last=POINT)
+        return made
+    with TemporaryDirectory(prefix="lissom-point-") as folder:
+        here = replace(job, out=Path(folder))
+        there = replace(point, folder=Path(folder) / name_of(point))
+        store = store.at(here.out)
+        if point.origin is not None:
+            store.pull(name_of(replace(there, folder=there.folder.parent / point.origin)))
+        made = _alone(here, there)
+        store.push(name_of(made), last=POINT)
+    return replace(made, folder=point.folder)
+
+
+def _alone(job: Job, point: Point) -> Point:
     # With jobs, a process may outlive its parent for a moment.
-    with alone_in(folder_of_seed(job.out, point.seed)):
+    with alone_in(point.folder):
         return load_point(point.folder) or _made(job, point)
 
 
@@ -154,7 +184,7 @@ def _made(job: Job, point: Point) -> Point:
 
 def _note(error: Exception, job: Job, point: Point, how: str) -> None:
     kept = f"; what was finished is kept, and {how}" if job.folders else ""
-    where = f" in {job.out}" if job.folders else ""
+    where = f" in {job.where}" if job.folders else ""
     error.add_note(f"the path{where} stopped at {point}{kept}")
 
 

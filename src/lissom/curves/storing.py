@@ -29,6 +29,7 @@ from lissom.measuring import Latency
 from lissom.running import named_tensors
 from lissom.saving import save
 from lissom.storage import (
+    Store,
     checked,
     load_json,
     load_state,
@@ -101,7 +102,12 @@ def folder_of_seed(out: Path, seed: int) -> Path:
 
 
 def begin(
-    out: Path, arguments: Mapping[str, Any], functions: Mapping[str, str], *, retry_failed: bool
+    out: Path,
+    arguments: Mapping[str, Any],
+    functions: Mapping[str, str],
+    *,
+    retry_failed: bool,
+    where: str,
 ) -> None:
     """Write down what is made here, or see that it is the same as before.
 
@@ -113,6 +119,7 @@ def begin(
         arguments: of the path.
         functions: fingerprints of those that it was given.
         retry_failed: functions may have been mended, and failed points are made again.
+        where: the folder, or the URL of which it is a copy, for messages.
 
     Raises:
         PathError: if `out` holds a path of other arguments or functions.
@@ -131,14 +138,14 @@ def begin(
         for name, value in arguments.items():
             if before.get(name) != value:
                 raise PathError(
-                    f"{out} holds a path with {name}={before.get(name)!r}, and this call has "
+                    f"{where} holds a path with {name}={before.get(name)!r}, and this call has "
                     f"{name}={value!r}: give the same arguments to go on, or another out to begin "
                     "anew"
                 )
         known = checked(dict[str, str], before.get("functions", {}), out / PATH)
         if not retry_failed and (changed := differences(known, functions)):
             raise PathError(
-                f"{out} holds points of another experiment: {'; '.join(changed)}. Go on with the "
+                f"{where} holds points of another experiment: {'; '.join(changed)}. Go on with the "
                 "same functions, or give another out to begin anew; with retry_failed=True these "
                 "functions go on with the points that are there, and failed ones are made again"
             )
@@ -257,6 +264,21 @@ def load_latencies(out: Path) -> dict[str, Latency]:
         return {}
     record = load_json(out / LATENCIES, LATENCIES_KIND)
     return checked(dict[str, Latency], record.get("latencies", {}), out / LATENCIES)
+
+
+def mirrored(store: Store) -> None:
+    """Have all finished points of a store here, and what the path is."""
+    store.pull(PATH)
+    store.pull(LATENCIES)
+    for name in store.names(POINT):
+        store.pull(name)
+
+
+def forget_elsewhere(store: Store) -> None:
+    """Take the points out of a store that are finished there and not here any more."""
+    for name in store.names(POINT):
+        if not (store.here / name / POINT).exists():
+            store.remove(name)
 
 
 def load_points(out: Path) -> list[Point]:

@@ -11,6 +11,8 @@ try:
 except ImportError as error:
     raise missing("ray") from error
 
+LARGE = 2**16  # bytes that are sent once, and not with each call
+
 
 class RayExecutor(Executor):
     """Submits each call as a task of a Ray cluster, which tries it again where a worker is lost.
@@ -34,13 +36,22 @@ class RayExecutor(Executor):
             ray.init(address, log_to_driver=False)
         self._task = ray.remote(_called).options(**options)
         self._references: dict[Future[Any], Any] = {}
+        self._stored: dict[bytes, Any] = {}
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        reference = self._task.remote(fn, args, kwargs)
+        reference = self._task.remote(fn, *map(self._sent, args), **kwargs)
         future: Future[Any] = reference.future()
         self._references[future] = reference
         future.add_done_callback(lambda done: self._references.pop(done, None))
         return future
+
+    def _sent(self, given: Any) -> Any:
+        """It, or Ray's reference to it, where it is large and the same for many calls."""
+        if not isinstance(given, bytes) or len(given) < LARGE:
+            return given
+        if given not in self._stored:
+            self._stored[given] = ray.put(given)
+        return self._stored[given]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         running = list(self._references.values())
@@ -53,5 +64,5 @@ class RayExecutor(Executor):
             ray.shutdown()
 
 
-def _called(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _called(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return fn(*args, **kwargs)

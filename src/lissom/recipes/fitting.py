@@ -10,6 +10,7 @@ from torch import nn
 
 from lissom.curves import Curve, Start, path
 from lissom.curves.cutting import ORDER
+from lissom.curves.makers import Executors
 from lissom.curves.telling import Listener
 from lissom.data import Dataset, Loaders
 from lissom.errors import RecipeError
@@ -100,6 +101,7 @@ class RecipePath:
         jobs: int = 1,
         from_scratch: Sequence[float] = (),
         *,
+        executor: Executors | None = None,
         retry_failed: bool = False,
         progress: Listener | Literal[False] | None = None,
     ) -> Curve:
@@ -109,6 +111,7 @@ class RecipePath:
             jobs: processes, for seeds side by side.
             from_scratch: strengths that are trained from untrained networks too, for the dense
                 one's epochs.
+            executor: as for `lissom.path`, instead of jobs.
             retry_failed: make the points that failed again.
             progress: as for `lissom.path`.
 
@@ -136,6 +139,7 @@ class RecipePath:
             latency=spec.latency,
             out=self.out,
             jobs=jobs,
+            executor=executor,
             retry_failed=retry_failed,
             progress=progress,
         )

@@ -27,14 +27,17 @@ from lissom.storage.locking import LOCK, alone_in, make_folder
 from lissom.storage.packing import pack, unpack
 from lissom.storage.replacing import leftovers, remove, replace, replacing
 from lissom.storage.states import load_state, save_state
+from lissom.storage.stores import Store, is_url
 from lissom.storage.tensors import load_tensors, mismatch, save_tensors
 
 __all__ = [
     "LOCK",
+    "Store",
     "alone_in",
     "append_event",
     "append_line",
     "checked",
+    "is_url",
     "keep_events",
     "leftovers",
     "load_json",
