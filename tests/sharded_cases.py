@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 import lissom
 from lissom import L0, L1, L2, L1Ball, Penalty, TopK
+from lissom.compressions import Codebook, ScaledTernary
 from lissom.groups import Groups
 
 X = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -153,6 +154,168 @@ def _rank(rank: int, world: int, port: int, work: Any, folder: Path) -> None:
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (world,))
     torch.save(work(mesh, folder), folder / f"{rank}.pt")
     distributed.destroy_process_group()
+
+
+LC = {
+    "TopK": TopK(fraction=0.2),
+    "kernels": TopK(fraction=0.3),
+    "L0": L0(1e-4),
+    "Codebook": Codebook(2),
+    "Codebook per layer": Codebook(3, per="layer"),
+    "ternary": ScaledTernary(),
+    "TopK + Codebook": TopK(fraction=0.02) + Codebook(2),
+}
+LC_CASES = list(product(LC, METRICS, ("quadratic", "augmented"), ("given", "found")))
+LC_WRAPPERS = ("fsdp", "ddp, method last")
+
+
+def compressed(case: tuple[str, str, str, str], wrapper: str | None, mesh: Any) -> list[Tensor]:
+    """What learning–compression ends with, whole, and its forms as dense tensors."""
+    name, metric, algorithm, mu = case
+    plain = network()
+    net: nn.Module = plain
+    groups = lissom.kernels(net) if name == "kernels" else lissom.weights(net)
+    if wrapper == "fsdp":
+        sharded(plain, mesh)
+    if wrapper == "ddp, method last":
+        net = nn.parallel.DistributedDataParallel(net)
+    optimizer = optimizer_of(plain, metric)
+    rate = {"mu": 0.1, "mu_factor": 2.0} if mu == "given" or name == "L0" else {}
+    method = lissom.lc(
+        optimizer, {groups.of(plain): LC[name]}, every=2, c_steps=3, metric=metric,
+        algorithm=algorithm, **rate,
+    )  # fmt: skip
+    steps(net, optimizer, 5)
+    with method.deployed():
+        deployed = [whole(p) for p in plain.parameters()]
+    method.penalty()
+    steps(net, optimizer, 1)
+    method.finalize()
+    made = method.outcome(plain)
+    assert isinstance(made, lissom.compressions.Compressed)
+    forms = [form.value() for form in made.forms.values()]
+    return [*deployed, *(whole(p) for p in plain.parameters()), *forms]
+
+
+def compressions(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """All of them under all wrappers."""
+    return {(case, w): compressed(case, w, mesh) for case in LC_CASES for w in LC_WRAPPERS}
+
+
+def by_root(net: nn.Sequential, mesh: Any) -> nn.Sequential:
+    """The outermost module holds most of the weights, and keeps them gathered from call to call."""
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(net[3], mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
+
+
+Case = Callable[[Callable[[nn.Sequential], Any]], list[Tensor]]
+
+
+def _in_the_forward_pass(
+    wrap: Callable[[nn.Sequential], Any], make: Callable[..., Any], metric: str = "adaptive"
+) -> list[Tensor]:
+    """Trained by gates, or by a penalty in the loss; looked at in between, and after the end."""
+    net = network()
+    groups = [lissom.channels(net, X), lissom.neurons(net, X)]
+    wrap(net)
+    optimizer = optimizer_of(net, metric)
+    method = make(optimizer, net, [chosen.of(net) for chosen in groups])
+    found = []
+    for _ in range(3):
+        with method.deployed():
+            found.append(net.eval()(X).detach())
+        found.append(net(X).detach())  # the mean gates, if there are any
+        net.train()
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(X), Y) + method.penalty()
+            loss.backward()
+            optimizer.step()
+    method.finalize()
+    found.append(net.eval()(X).detach())
+    steps(net.train(), optimizer, 2)
+    return [*found, *(whole(p) for p in net.parameters())]
+
+
+def _gates(penalty: Penalty, **options: Any) -> Case:
+    return lambda wrap: _in_the_forward_pass(
+        wrap,
+        lambda opt, net, groups: lissom.gate(
+            opt, net, {one: penalty for one in groups}, seed=3, init=0.3, gate_lr=0.5, **options
+        ),
+    )
+
+
+def _subgradient(kind: Callable[[nn.Module], Groups], penalty: Any) -> Case:
+    return lambda wrap: _in_the_forward_pass(
+        wrap,
+        lambda opt, net, groups: lissom.subgradient(
+            opt, {(chosen := kind(net)): penalty(chosen) if callable(penalty) else penalty}
+        ),
+        "euclidean",
+    )
+
+
+FORWARD: dict[str, Case] = {
+    "gates": _gates(L0(0.01)),
+    "gates with L2": _gates(L0(0.01) + L2(0.01)),
+    "gates with a budget": _gates(L0(0.0), budget=lissom.Budget(weights=0.4)),
+    "subgradient": _subgradient(lissom.weights, L1(0.01)),
+    "subgradient of kernels": _subgradient(lissom.kernels, L1(0.01) + L2(0.01)),
+    "subgradient of columns": _subgradient(lissom.columns, L1(0.01)),
+    "subgradient with numbers": _subgradient(
+        lissom.weights, lambda groups: L1([0.01 * torch.ones(b.shape) for b in groups])
+    ),
+    "proximal": lambda wrap: _in_the_forward_pass(
+        wrap,
+        lambda opt, net, groups: lissom.proximal(
+            opt, {lissom.weights(net): TopK(fraction=0.3)}, metric="adaptive"
+        ),
+    ),
+}
+
+
+def on_shares(wrap: Callable[[nn.Module], Any], rank: int, world: int) -> list[Tensor]:
+    """Gates of a network of which each process sees other examples; the last is log α."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 3))
+    x = torch.randn(8, 12)
+    y = torch.arange(8) % 3
+    groups = lissom.neurons(net, x)
+    wrap(net)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    method = lissom.gate(optimizer, net, {groups.of(net): L0(0.01)}, seed=3, gate_lr=1.0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        logits = net(x[rank::world])
+        (nn.functional.cross_entropy(logits, y[rank::world]) + method.penalty()).backward()
+        optimizer.step()
+    log_alpha = method.log_alpha.detach().clone()
+    method.finalize()
+    return [*(whole(p) for p in net.parameters()), log_alpha]
+
+
+def shares(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    from torch.distributed.fsdp import fully_shard
+
+    return {
+        "gates": on_shares(
+            lambda net: fully_shard(net, mesh=mesh), mesh.get_local_rank(), mesh.size()
+        )
+    }
+
+
+def forwards(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """All of them, every layer sharded by itself and most of them with the outermost module."""
+    wraps = {"layers": sharded, "root": by_root}
+    return {
+        (name, how): case(lambda net, wrap=wrap: wrap(net, mesh))  # type: ignore[misc]
+        for name, case in FORWARD.items()
+        for how, wrap in wraps.items()
+    }
 
 
 def products(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
@@ -380,3 +543,80 @@ def saving_and_loading(mesh: Any, folder: Path) -> dict[Any, Any]:
     found = saving(mesh, folder)
     distributed.barrier()
     return found | loading(mesh, folder)
+
+
+def saving_others(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    """LC and gates: trained on, and trained on from what was kept."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    def made(name: str) -> Any:
+        net = network()
+        groups = lissom.channels(net, X)
+        sharded(net, mesh)
+        optimizer = optimizer_of(net, "adaptive")
+        if name == "gates":
+            return net, optimizer, lissom.gate(optimizer, net, {groups.of(net): L0(0.01)}, seed=1)
+        chosen = {lissom.weights(net): TopK(fraction=0.1) + Codebook(2)}
+        options = {"every": 2, "c_steps": 4, "metric": "adaptive"}
+        return net, optimizer, lissom.lc(optimizer, chosen, **options)
+
+    found = {}
+    for name in ("lc", "gates"):
+        net, optimizer, method = made(name)
+        steps(net, optimizer, 3)
+        dcp.save(states(net, optimizer, method), checkpoint_id=folder / name)
+        steps(net, optimizer, 3)
+        method.finalize()
+        found[name, "on"] = [whole(p) for p in net.parameters()]
+        net, optimizer, method = made(name)
+        state = states(net, optimizer, method)
+        dcp.load(state, checkpoint_id=folder / name)
+        method.load_state_dict(state["method"])
+        set_model_state_dict(net, state["model"])
+        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        steps(net, optimizer, 3)
+        method.finalize()
+        found[name, "loaded"] = [whole(p) for p in net.parameters()]
+    return found
+
+
+def refused(mesh: Any, folder: Path) -> dict[Any, Any]:
+    """What says no, and what counts, on a sharded model."""
+    net = sharded(network(), mesh)
+    opt = optimizer_of(net, "euclidean")
+    parallel = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    neurons = lissom.neurons(parallel, torch.randn(2, 4))
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    parallelize_module(parallel, mesh, {"0": ColwiseParallel(), "2": ColwiseParallel()})
+    tp = torch.optim.SGD(parallel.parameters(), 0.1)
+
+    def gated_in_parallel() -> None:
+        lissom.gate(tp, parallel, {neurons.of(parallel): L0(0.1)})
+        parallel(torch.randn(2, 4))
+
+    weights = lissom.weights(net)
+    calls: dict[str, Callable[[], Any]] = {
+        "shrink": lambda: lissom.shrink(net, X),
+        "export": lambda: lissom.export(net, X, folder / "net.onnx"),
+        "channels": lambda: lissom.channels(net, X),
+        "nested": lambda: lissom.nested(opt, net, {weights: TopK(30)}, smallest=0.1, falls=5),
+        "gate": lambda: lissom.gate(opt, net, {weights: L0(0.1)}),
+        "low rank": lambda: lissom.lc(
+            opt, {weights: lissom.compressions.LowRank(1)}, every=2, c_steps=2, mu=0.1
+        ),
+        "of": lambda: weights.of(nn.Linear(3, 3)),
+        "tensor parallel": gated_in_parallel,
+        "measure": lambda: lissom.measure(net).weights,
+    }
+    told = {}
+    for name, call in calls.items():
+        try:
+            told[name] = call()
+        except lissom.LissomError as error:
+            told[name] = str(error)
+    return told

@@ -46,7 +46,12 @@ def processes(world: int, work: Any) -> Any:
 
 at_rest = processes(3, cases.at_rest)
 tables = processes(2, cases.tables)
+compressed = processes(2, cases.compressions)
+forwards = processes(2, cases.forwards)
+shares = processes(2, cases.shares)
 planned = processes(4, cases.planned)
+refused = processes(2, cases.refused)
+others = processes(2, cases.saving_others)
 saved = processes(2, cases.saving_and_loading)
 
 
@@ -56,6 +61,33 @@ def test_at_rest(at_rest: Any, name: str) -> None:
     for rank in at_rest[0]:
         for one, several in zip(alone, rank[name], strict=True):
             assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize("wrapper", cases.LC_WRAPPERS)
+@pytest.mark.parametrize("case", cases.LC_CASES, ids=" ".join)
+def test_compressions(compressed: Any, case: tuple[str, ...], wrapper: str) -> None:
+    alone = cases.compressed(case, None, None)
+    for rank in compressed[0]:
+        for one, several in zip(alone, rank[case, wrapper], strict=True):
+            torch.testing.assert_close(several, one, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["layers", "root"])
+@pytest.mark.parametrize("name", cases.FORWARD)
+def test_in_the_forward_pass(forwards: Any, name: str, how: str) -> None:
+    alone = cases.FORWARD[name](lambda net: net)
+    for rank in forwards[0]:
+        for one, several in zip(alone, rank[name, how], strict=True):
+            torch.testing.assert_close(several, one, atol=2e-5, rtol=1e-4)
+
+
+def test_log_alpha_learns_from_all_processes(shares: Any) -> None:
+    alone = cases.on_shares(lambda net: net, 0, 1)
+    start = cases.on_shares(lambda net: net, 0, 8)
+    assert not torch.allclose(alone[-1], start[-1], atol=1e-3)  # one's own examples are not all
+    for rank in shares[0]:
+        for one, several in zip(alone, rank["gates"], strict=True):
+            torch.testing.assert_close(several, one, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", cases.WORDS)
@@ -93,6 +125,13 @@ def test_deployed_is_what_the_processes_gather(saved: Any) -> None:
             torch.testing.assert_close(rank["answer"], net.eval()(cases.X), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lc", "gates"])
+def test_saving_other_methods(others: Any, method: str) -> None:
+    for rank in others[0]:
+        for one, several in zip(rank[method, "on"], rank[method, "loaded"], strict=True):
+            assert torch.equal(one, several)
+
+
 def test_saving_changes_nothing(saved: Any) -> None:
     for rank in saved[0]:
         for before, after in zip(rank["before"], rank["after"], strict=True):
@@ -111,3 +150,25 @@ def test_loaded_by_more_processes(saved: Any) -> None:
             for one, several in zip(ranks[0][tensors], rank[f"from {name}"][0], strict=True):
                 assert torch.equal(one == 0, several == 0)
                 torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("shrink", "is sharded over processes, and a pass through its graph needs whole weights"),
+        ("export", "is sharded over processes, and export needs whole weights"),
+        ("channels", "take groups.of(model) afterwards"),
+        ("nested", "method 'nested' would see one shard of it"),
+        ("gate", "log α is whole in every process: gate units"),
+        ("low rank", "makes factors of whole matrices"),
+        ("of", "this Linear has no 0.weight, of which the groups are"),
+        ("tensor parallel", "stays sharded in the call of its layer"),
+    ],
+)
+def test_what_is_not_known_says_so(refused: Any, what: str, told: str) -> None:
+    assert all(told in rank[what] for rank in refused[0]), refused[0][0][what]
+
+
+def test_measured_as_a_whole(refused: Any) -> None:
+    weights = lissom.measure(cases.network()).weights
+    assert [rank["measure"] for rank in refused[0]] == [weights, weights]

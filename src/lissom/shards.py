@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.errors import LissomError
 
@@ -25,8 +25,7 @@ def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory; all of an ordinary one."""
     if not is_sharded(tensor):
         return tensor
-    with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part
 
 
@@ -80,15 +79,16 @@ class Shard:
             more, more_here = more * whole[dim], more_here * max(1, here[dim])
         return found
 
-    def part(self, whole: Tensor, dims: Sequence[int]) -> Tensor:
-        """What this process holds of numbers for all rows along some dims."""
+    def part(self, whole: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+        """What this process holds of numbers for all rows along some dims, or all."""
+        dims = range(self.tensor.ndim) if dims is None else dims
         for i, dim in enumerate(dims):
             if (rows := self.rows[dim]) is not None:
                 whole = whole.index_select(i, rows.to(whole.device))
         return whole
 
-    def whole(self, part: Tensor, dims: Sequence[int]) -> Tensor:
-        """A DTensor of the numbers for rows along some dims, of which this process has a part.
+    def whole(self, part: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+        """A DTensor of the numbers for rows along some dims, or all, of which this is a part.
 
         That is how a checkpoint keeps it, to be loaded by another number of processes too.
         """
@@ -98,6 +98,7 @@ class Shard:
             factor = {"split_factor": placement.split_factor} if _strided(placement) else {}
             return type(placement)(dim, **factor)
 
+        dims = range(self.tensor.ndim) if dims is None else dims
         shape = torch.Size(self.tensor.shape[d] for d in dims)
         placements = [
             Replicate() if dim is None else along(placement, dims.index(dim))
@@ -112,6 +113,11 @@ class Shard:
             stride=tuple(prod(shape[i + 1 :]) for i in range(len(shape))),
         )
         return made
+
+    def gathered(self, part: Tensor) -> Tensor:
+        """All of a tensor that is cut as this one is, of which this process has a part."""
+        whole: Tensor = self.whole(part).full_tensor()  # type: ignore[attr-defined]
+        return whole
 
     def _rows(self, dim: int) -> Tensor:
         """As torch cuts: evenly, the last may be shorter, and what is strided is cut last."""
@@ -212,6 +218,49 @@ class Share:
         return replace(self, places=lambda f: first(f) if then is None else then(first(f)))
 
 
+def shard_of(tensor: Tensor) -> Shard | None:
+    """Which part of a tensor this process holds; None where it holds all."""
+    return Shard(tensor) if is_sharded(tensor) else None
+
+
+def summed(terms: Sequence[Tensor], shards: Sequence[Shard | None]) -> Tensor:
+    """Σ of a term for each tensor, over the processes that hold other parts of it too.
+
+    Args:
+        terms: of equal shape, each of what this process holds.
+        shards: of the tensors; None for one that it holds all of.
+    """
+    over: dict[Any, list[int]] = {}
+    for i, shard in enumerate(shards):
+        over.setdefault(shard and (shard.mesh, tuple(shard.over)), []).append(i)
+    total: Tensor | None = None
+    for numbers in over.values():
+        first, *others = [terms[i] for i in numbers]
+        found = sum((other.to(first.device) for other in others), first)
+        if (shard := shards[numbers[0]]) is not None:
+            found = shard.sum(found)
+        total = found if total is None else total + found.to(total.device)
+    assert total is not None
+    return total
+
+
+def require_whole(model: nn.Module, what: str) -> None:
+    """Refuse a model whose weights are sharded, for `what` looks at its graph.
+
+    Raises:
+        LissomError: with what works.
+    """
+    cut = next((name for name, p in model.named_parameters() if is_sharded(p)), None)
+    if cut is not None:
+        raise LissomError(
+            f"{cut} of this {type(model).__name__} is sharded over processes, and {what} needs "
+            "whole weights. Choose groups before the model is sharded, and take groups.of(model) "
+            "afterwards; at the end gather the weights into a model that is not: "
+            "whole.load_state_dict(torch.distributed.checkpoint.state_dict.get_model_state_dict("
+            "model, options=StateDictOptions(full_state_dict=True)))"
+        )
+
+
 def any_in_all(tensors: Sequence[Tensor]) -> bool:
     """Whether anything in them is not 0, in any process that holds a part of them."""
     some = torch.tensor(any(bool(local(tensor).any()) for tensor in tensors))
@@ -225,8 +274,9 @@ def _strided(placement: Any) -> bool:
 
 
 def _summed(numbers: Tensor, mesh: Any, dims: Iterable[int]) -> Tensor:
-    """Σ over the processes along some dims of a mesh."""
-    there = numbers.to(mesh.device_type, copy=True)
+    """Σ over the processes along some dims of a mesh; a gradient goes to what is from here."""
+    there = numbers.detach().to(mesh.device_type, copy=True)
     for dim in dims:
         torch.distributed.all_reduce(there, group=mesh.get_group(dim))
-    return there.to(numbers.device)
+    total = there.to(numbers.device)
+    return total + (numbers - numbers.detach()) if numbers.requires_grad else total

@@ -23,6 +23,7 @@ from lissom.penalties import METRIC, Abilities, Asked, Penalty, refusal
 from lissom.preconditioners import Preconditioner
 from lissom.rescaling import rescale
 from lissom.running import holding
+from lissom.shards import Shard, shard_of, summed
 
 ROUNDS = 30  # of an additive combination; it ends before where nothing improves
 ENOUGH = 1e-4  # relative improvement of the distance, below which rounds end
@@ -33,10 +34,12 @@ class Compression(Abilities, ABC):
 
     What it declares is among `lissom.penalties.Abilities`: `per` says whether "all" tensors are
     compressed together or each "layer" alone, `has_metric` whether `project` knows D ≠ 1, and
-    `weighed` whether it has a cost, which is weighed against μ.
+    `weighed` whether it has a cost, which is weighed against μ. `in_parts` says whether the form of
+    a part of a tensor follows from that of the tensor, as it does for all but factors.
     """
 
     error: ClassVar[type[LissomError]] = CompressionError
+    in_parts: ClassVar[bool] = True
 
     @abstractmethod
     def project(
@@ -74,6 +77,7 @@ class Additive(Compression):
     """
 
     parts: tuple["Compression | Penalty", ...]
+    shards: tuple[Shard | None, ...] = ()
 
     @property
     def has_metric(self) -> bool:  # type: ignore[override]
@@ -90,7 +94,7 @@ class Additive(Compression):
             part.require_groups(blocks)
 
     def at(self, step: int) -> "Additive":
-        return Additive(tuple(part.at(step) for part in self.parts))
+        return Additive(tuple(part.at(step) for part in self.parts), self.shards)
 
     def project(
         self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
@@ -119,7 +123,8 @@ class Additive(Compression):
                 rest = [x - _sum(v[n] for v in others) for n, x in enumerate(w)]
                 forms[i] = compress(parts[i], rest, mu, metric)
                 values[i] = [form.value() for form in forms[i]]
-            now = distance(w, [_sum(v[n] for v in values) for n in range(len(w))], metric)
+            theta = [_sum(v[n] for v in values) for n in range(len(w))]
+            now = distance(w, theta, metric, self.shards)
             last, before = now, last
             if not last < (1 - ENOUGH) * before:
                 break
@@ -165,6 +170,49 @@ class Rescaled(Compression):
         return repr(self.penalty)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Gathered(Compression):
+    """A compression of tensors of which each process has a part: found in all of them alike.
+
+    Attributes:
+        compression: of the whole tensors, which are gathered for it.
+        shards: of the tensors.
+    """
+
+    compression: Compression
+    shards: tuple[Shard | None, ...]
+
+    @property
+    def has_metric(self) -> bool:  # type: ignore[override]
+        return self.compression.has_metric
+
+    @property
+    def weighed(self) -> bool:  # type: ignore[override]
+        return self.compression.weighed
+
+    def at(self, step: int) -> "Gathered":
+        return Gathered(self.compression.at(step), self.shards)
+
+    def project(
+        self, w: Sequence[Tensor], mu: float, metric: Sequence[Tensor] | None = None
+    ) -> list[Form]:
+        whole, d = (
+            None if x is None else [_whole(part, s) for part, s in zip(x, self.shards, strict=True)]
+            for x in (w, metric)
+        )
+        assert whole is not None
+        forms = compress(self.compression, whole, mu, d)
+        pairs = zip(forms, self.shards, strict=True)
+        return [form if s is None else form.changed(s.part) for form, s in pairs]
+
+    def __repr__(self) -> str:
+        return repr(self.compression)
+
+
+def _whole(part: Tensor, shard: Shard | None) -> Tensor:
+    return part if shard is None else shard.gathered(part)
+
+
 def _sum(tensors: Iterable[Tensor]) -> Tensor:
     first, *others = tensors
     return sum(others, first)
@@ -198,7 +246,15 @@ def bound(compression: Compression | Penalty, groups: Groups) -> Compression:
             f"{compression!r} compresses whole tensors, but {groups.kind} run through parts of "
             "several: choose tensors by lissom.weights(model)"
         )
-    return parts[0] if len(parts) == 1 else Additive(tuple(parts))
+    shards = tuple(shard_of(p) for p in tensors_of(groups.blocks))
+    if any(shards):
+        if not all(part.in_parts for part in parts):
+            raise CompressionError(
+                f"{compression!r} makes factors of whole matrices, and of these each process has a "
+                "part: compress them by a penalty or a codebook, or without sharding"
+            )
+        parts = [p if isinstance(p, Rescaled) else Gathered(p, shards) for p in parts]
+    return parts[0] if len(parts) == 1 else Additive(tuple(parts), shards)
 
 
 def compress(
@@ -240,13 +296,19 @@ def _forms(compression: Compression, w: Sequence[Tensor], found: object) -> list
 
 
 def distance(
-    w: Sequence[Tensor], theta: Sequence[Tensor], metric: Sequence[Tensor] | None = None
+    w: Sequence[Tensor],
+    theta: Sequence[Tensor],
+    metric: Sequence[Tensor] | None = None,
+    shards: Sequence[Shard | None] = (),
 ) -> float:
-    """‖w − θ‖_D, over all tensors together."""
+    """‖w − θ‖_D, over all tensors together, and the processes that hold parts of them."""
     squares = [(x.detach() - y).square() for x, y in zip(w, theta, strict=True)]
     if metric is not None:
         squares = [s * d for s, d in zip(squares, metric, strict=True)]
-    return math.sqrt(sum(float(s.sum(dtype=torch.float64)) for s in squares))
+    sums = [s.sum(dtype=torch.float64) for s in squares]
+    if any(shards):
+        return math.sqrt(float(summed(sums, shards)))
+    return math.sqrt(sum(map(float, sums)))
 
 
 def tensors_of(blocks: Sequence[Partition]) -> list[torch.nn.Parameter]:

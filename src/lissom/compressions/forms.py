@@ -1,7 +1,7 @@
 """What a compression makes of a tensor: Θ, from which the tensor follows, and its size in bits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import Any
@@ -32,6 +32,14 @@ class Form(ABC):
     def words(self) -> str:
         """What it consists of, for a printed table."""
 
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Form":
+        """The form of a part of the tensor, or of the whole that it is a part of.
+
+        Args:
+            change: makes of a tensor that is shaped like this one what is meant.
+        """
+        return Dense(change(self.value()))
+
     def state(self) -> State:
         """Θ as tensors and plain values under the name of its kind, from which `form_of` makes it.
 
@@ -51,6 +59,9 @@ class Dense(Form):
 
     def bits(self) -> int:
         return 8 * storage("", self.tensor, self.tensor == 0).sparse
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Form:
+        return Dense(change(self.tensor))
 
     def words(self) -> str:
         return f"{int(self.tensor.count_nonzero()):,} of {self.tensor.numel():,} non-zero"
@@ -74,6 +85,9 @@ class Quantized(Form):
     def bits(self) -> int:
         each = index_bits(len(self.codebook))
         return each * self.indices.numel() + 8 * self.codebook.itemsize * len(self.codebook)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Form:
+        return Quantized(self.codebook, change(self.indices))
 
     def words(self) -> str:
         values = [f"{v:.3g}" for v in self.codebook.tolist()[:4]]
@@ -118,6 +132,9 @@ class Sum(Form):
 
     def bits(self) -> int:
         return sum(part.bits() for part in self.parts)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Form:
+        return Sum([part.changed(change) for part in self.parts])
 
     def words(self) -> str:
         return " + ".join(part.words() for part in self.parts)

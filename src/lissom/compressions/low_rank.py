@@ -26,6 +26,7 @@ class Factorization(Compression):
 
     per = "layer"
     has_metric = False
+    in_parts = False
 
     @as_annotated(CompressionError)
     def project(

@@ -27,6 +27,7 @@ from lissom.running import (
     require_layers,
     require_numbers,
 )
+from lissom.shards import require_whole
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         raise GroupError(f"a model is a torch.nn.Module, got {type(model).__name__}: {model!r}")
     require_numbers(model)
     require_layers(model, "give")
+    require_whole(model, "a pass through its graph")
     args = as_inputs(example_inputs)
     with _plainly(model):
         exported, wide, dynamic = _exported(model, args)

@@ -23,6 +23,7 @@ from lissom.running import (
     require_numbers,
     run,
 )
+from lissom.shards import require_whole
 from lissom.storage import replacing
 
 FORMATS: dict[str, Callable[..., Written]] = {
@@ -136,6 +137,7 @@ def export(
         raise LissomError(f"export needs a torch.nn.Module, got {model!r}")
     require_plain(model, "export")
     require_layers(model, "export")
+    require_whole(model, "export")
     require_numbers(model)
     path = Path(path)
     if path.suffix not in FORMATS:

@@ -6,11 +6,11 @@ from functools import cached_property
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.errors import GroupError
 from lissom.penalties import widen
-from lissom.shards import Shard, is_sharded, local
+from lissom.shards import Shard, local, shard_of
 
 
 class Role(StrEnum):
@@ -89,6 +89,7 @@ class Member:
         count: of all groups, where there is an index; some may lie in other tensors only.
         role: what happens to the entries.
         reads: whether they are the columns that units are read by.
+        owner: the module that has the tensor, where that is known.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Member:
     count: int = 0
     role: Role = Role.NORM
     reads: bool = False
+    owner: nn.Module | None = None
     _on: dict[torch.device, _Here] = field(default_factory=dict)
 
     @property
@@ -115,7 +117,7 @@ class Member:
     @cached_property
     def shard(self) -> Shard | None:
         """Which part of the tensor this process holds; None where it holds all."""
-        return Shard(self.tensor) if is_sharded(self.tensor) else None
+        return shard_of(self.tensor)
 
     @property
     def cut(self) -> bool:

@@ -19,7 +19,7 @@ from lissom.groups.members import Member, Role, Spread
 from lissom.groups.printing import members_table
 from lissom.parametrized import owner_of
 from lissom.penalties import widen
-from lissom.shards import Crowd, Shard, Share
+from lissom.shards import Crowd, Shard, Share, summed
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,15 @@ class Partition:
                     f"{member.name} is {list(found.shape)} in this model, and the groups are of "
                     f"{list(member.tensor.shape)}: find them again"
                 )
-        members = tuple(replace(m, tensor=tensors[m.name], _on={}) for m in self.members)
+        members = tuple(
+            replace(
+                member,
+                tensor=tensors[member.name],
+                owner=model.get_submodule(member.name.rpartition(".")[0]),
+                _on={},
+            )
+            for member in self.members
+        )
         owner = model.get_submodule(owner_of(self.name)[0])
         return replace(self, module=owner, members=members)
 
@@ -216,16 +224,17 @@ class Partition:
         Where something else than weights reads what a group makes, the columns that read it stay:
         what comes out of a dead unit may be f(0) ≠ 0, and goes on to all readers alike.
         """
-        for tensor, spread in self.killed():
-            tensor.mul_(spread((~dead).to(tensor)))
+        for member in self.killed():
+            values = member.values
+            values.mul_(member.spread((~dead).to(values)))
 
-    def killed(self) -> list[tuple[nn.Parameter, Spread]]:
-        """What `kill_` changes: parameters, and how the groups are spread over each."""
+    def killed(self) -> list[Member]:
+        """Whose entries `kill_` sets to zero."""
         goes = [m for m in self.members if self.read_by_weights or not m.reads]
-        return [(m.tensor, m.spread) for m in goes if isinstance(m.tensor, nn.Parameter)]
+        return [m for m in goes if isinstance(m.tensor, nn.Parameter)]
 
-    def gated(self) -> list[tuple[nn.Parameter, Spread]]:
-        """Where a gate in the forward pass acts: parameters, and how it is spread over each.
+    def gated(self) -> list[Member]:
+        """Where a gate in the forward pass acts.
 
         That is on the columns that read a unit, behind any normalisation and activation. Where
         something else reads it too (the product of queries and keys does), or there is none, it is
@@ -234,7 +243,7 @@ class Partition:
         chosen = [member for member in self.members if member.reads]
         if not chosen or not self.read_by_weights:
             chosen = [member for member in self.members if not member.reads]
-        return [(m.tensor, m.spread) for m in chosen if isinstance(m.tensor, nn.Parameter)]
+        return [m for m in chosen if isinstance(m.tensor, nn.Parameter)]
 
     def weights_each(self) -> int | Tensor:
         """Weights in each group that its norm counts: one number where they are equally many."""
@@ -267,18 +276,7 @@ class Partition:
 
     def _summed(self, terms: Sequence[Tensor]) -> Tensor:
         """Σ of a term for each of `normed`, over the processes too where the groups are cut."""
-        over: dict[Any, list[Member]] = {}
-        of = dict(zip(self.normed, terms, strict=True))
-        for member in self.normed:
-            shard = None if self.shard else member.shard
-            over.setdefault(shard and (shard.mesh, tuple(shard.over)), []).append(member)
-        totals = []
-        for among, members in over.items():
-            total = _total([of[member] for member in members])
-            shard = members[0].shard
-            totals.append(total if among is None or shard is None else shard.sum(total))
-        summed: Tensor = _total(totals)
-        return summed
+        return summed(terms, [None if self.shard else member.shard for member in self.normed])
 
     def __str__(self) -> str:
         return members_table(self)

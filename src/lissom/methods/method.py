@@ -35,7 +35,7 @@ from lissom.methods.optimizers import (
 )
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
-from lissom.methods.sharing import require_known_parts
+from lissom.methods.sharing import renew_gathered, require_known_parts
 from lissom.methods.states import why_not_its_state
 from lissom.methods.trainable import require_trainable
 from lissom.methods.watching import Watch
@@ -353,10 +353,12 @@ class Method(metaclass=_MadeFirst):
             try:
                 with torch.no_grad():
                     self.write_()
+                renew_gathered(self.blocks())
                 with self.aside():
                     yield
             finally:
                 self._deploying = False
+        renew_gathered(self.blocks())
 
     @torch.no_grad()
     def finalize(self) -> None:
@@ -371,6 +373,7 @@ class Method(metaclass=_MadeFirst):
                 "finalize within deployed() would be undone at its end: call it later"
             )
         self.write_()
+        renew_gathered(self.blocks())
         self.let_go()
         if self.fresh_moments:
             self.forget_moments()

@@ -222,7 +222,7 @@ class Nested(Method):
         names: dict[Tensor, str] = {parameter: name for name, parameter in named}
         for order in self._orders:
             for block, least in zip(order.blocks, order.least(self._metrics), strict=True):
-                for tensor, spread in block.killed():
+                for tensor, spread in ((m.tensor, m.spread) for m in block.killed()):
                     here = 1 - spread(1 - least)  # 0 for what is of no group
                     kept[tensor] = torch.maximum(kept[tensor], here.to(tensor.device))
         return {names[tensor]: least.float() for tensor, least in kept.items()}

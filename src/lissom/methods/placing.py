@@ -8,7 +8,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from lissom.errors import LissomError
 from lissom.groups import Partition, Spread
 from lissom.methods.plain import InForward
+from lissom.methods.sharing import reshard
 from lissom.parametrized import has_norms
 
 
@@ -29,11 +30,15 @@ class Place:
         name: in its model.
         owners: the modules that hold it, each with its attribute's name; a tied one has several.
         factors: by the number of their block, what lays its factors out over the parameter.
+        tensor: the parameter, of which this process may have a part.
+        here: as factors, over the part that this process has.
     """
 
     name: str
     owners: list[tuple[nn.Module, str]]
-    factors: list[tuple[int, Spread]]
+    tensor: Tensor
+    factors: list[tuple[int, Spread]] = field(default_factory=list)
+    here: list[tuple[int, Spread]] = field(default_factory=list)
 
     @property
     def parameter(self) -> Tensor:
@@ -50,6 +55,7 @@ def places(model: nn.Module, blocks: Sequence[Partition], error: type[LissomErro
     Raises:
         LissomError: of the given kind, if a block is not of this model.
     """
+    reshard(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
@@ -58,16 +64,23 @@ def places(model: nn.Module, blocks: Sequence[Partition], error: type[LissomErro
                 owners.setdefault(id(parameter), []).append((module, attribute))
     found: dict[int, Place] = {}
     for number, block in enumerate(blocks):
-        for parameter, spread in block.gated():
-            key = id(parameter)
+        for member in block.gated():
+            key = id(member.tensor)
             if key not in names:
                 raise error(
                     f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
                     "groups from the model that the method is given"
                 )
-            place = found.setdefault(key, Place(names[key], owners[key], []))
-            place.factors.append((number, spread))
+            place = found.setdefault(key, Place(names[key], owners[key], member.tensor))
+            place.factors.append((number, member.spread_of_all))
+            place.here.append((number, member.spread))
     return list(found.values())
+
+
+def holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:
+    """The model, the modules that hold what is multiplied, and all between them."""
+    holding = {id(owner) for place in places for owner, _ in place.owners}
+    return [m for m in model.modules() if m is model or any(id(s) in holding for s in m.modules())]
 
 
 def require_module(model: object, call: str, error: type[LissomError]) -> None:
@@ -154,7 +167,7 @@ class OnWeights(Placing):
 
     def _hook(self) -> list[RemovableHandle]:
         handles: list[RemovableHandle] = []
-        for module in _holders(self.model, self.places):
+        for module in holders(self.model, self.places):
             handles += [
                 module.register_forward_pre_hook(self._before, prepend=True),
                 module.register_forward_hook(self._after, always_call=True),
@@ -225,9 +238,3 @@ def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
         module._forward_hooks,
         module._forward_hooks_always_called,
     ]
-
-
-def _holders(model: nn.Module, places: Iterable[Place]) -> list[nn.Module]:
-    """The model, the modules that hold what is multiplied, and all between them."""
-    holding = {id(owner) for place in places for owner, _ in place.owners}
-    return [m for m in model.modules() if m is model or any(id(s) in holding for s in m.modules())]

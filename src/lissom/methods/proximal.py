@@ -20,6 +20,7 @@ from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
 from lissom.methods.options import Options, Steps, make_options, takes, whole
+from lissom.methods.sharing import renew_gathered
 from lissom.methods.stepped import Rows, Stepped
 from lissom.penalties import Penalty
 from lissom.preconditioners import Preconditioner
@@ -117,6 +118,7 @@ class Proximal(Method):
         unknown = [p for p in self._stepped.parameters if not self._measured(p)]
         rows |= {p: self._stepped.none_of(p) for p in unknown}
         self._rescale(rows)
+        renew_gathered(self.blocks())
         self._stepped.due = {}
 
     def write_(self) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from lissom.errors import GateError, MethodError
 from lissom.groups import Partition
-from lissom.shards import is_sharded
+from lissom.shards import Crowd, is_sharded
 
 WHAT_WORKS = (
     "nn.parallel.DistributedDataParallel keeps every tensor whole in every process, and works with "
@@ -37,7 +38,8 @@ def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: boo
         if cut and not shards:
             raise MethodError(
                 f"{cut[0]} is sharded over processes, as by fully_shard or tensor parallelism, and "
-                f"method {method!r} would see one shard of it: method 'proximal' knows shards. "
+                f"method {method!r} would see one shard of it; 'proximal', 'lc', 'gates' and "
+                f"'subgradient' know shards. "
                 f"{WHAT_WORKS}"
             )
         if block.run is not None and any(m.shard and m.shard.dims - {0} for m in block.members):
@@ -45,6 +47,30 @@ def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: boo
                 f"{block.name} is sharded along its inputs, and a budget of each run of neighbours "
                 "needs whole rows: shard it along dim 0"
             )
+
+
+def reshard(model: nn.Module) -> None:
+    """Have the shards in a model that fully_shard gathers for its calls, as between them."""
+    for module in model.modules():
+        if callable(back := getattr(module, "reshard", None)) and hasattr(module, "unshard"):
+            back()
+
+
+@torch.no_grad()
+def renew_gathered(blocks: Iterable[Partition]) -> None:
+    """Bring weights that processes have gathered up to date, where their shards were changed.
+
+    fully_shard keeps those of the outermost module from a forward pass on, for a backward pass that
+    may never come, as in an evaluation.
+    """
+    for block in blocks:
+        for member in block.members:
+            owner = member.owner or (block.module if len(block.members) == 1 else None)
+            if owner is None or member.shard is None:
+                continue
+            held = owner._parameters.get(member.name.rpartition(".")[2])
+            if held is not None and not is_sharded(held):
+                held.data.copy_(member.shard.gathered(member.values))
 
 
 def require_own_forward(model: nn.Module) -> None:
@@ -60,6 +86,24 @@ def require_own_forward(model: nn.Module) -> None:
                 f"log α has to be on the model before {name} wraps it, or nothing would reduce its "
                 f"gradient: gate the model first, then wrap it. {WHAT_WORKS}"
             )
+
+
+def reduce_gradient(parameter: nn.Parameter, blocks: Iterable[Partition]) -> None:
+    """Let the gradient of a parameter that every process has whole be the mean over processes.
+
+    Args:
+        parameter: added to a model that was sharded before, so that nobody else reduces it.
+        blocks: of the sharded tensors.
+    """
+    crowd = Crowd([m.shard for b in blocks for m in b.members if m.shard is not None])
+    with torch.no_grad():  # and all begin alike
+        parameter.copy_(crowd.sum(parameter * crowd.first))
+
+    def mean(given: Tensor) -> None:
+        assert given.grad is not None
+        given.grad.copy_(crowd.sum(given.grad) / crowd.mesh.size())
+
+    parameter.register_post_accumulate_grad_hook(mean)
 
 
 def require_reduced(log_alpha: Tensor) -> None:

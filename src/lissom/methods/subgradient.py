@@ -19,6 +19,7 @@ class Subgradient(Method):
 
     name = "subgradient"
     needs = (GRADIENT,)
+    shards = True
     averages = True
     exact = False
 
@@ -34,7 +35,10 @@ class Subgradient(Method):
         values: list[Tensor] = []
         for groups, penalty in self.penalties.items():
             now = penalty.at(self.now)
-            values += [_value(now.of(i), norms) for i, norms in enumerate(groups.norms())]
+            for i, block in enumerate(groups):
+                one = now.of(i)
+                one = one.among(block.part) if block.shard and one.tensors else one
+                values.append(_value(one, block.norms()))
         return torch.stack([value.to(values[0]) for value in values]).sum()
 
 

@@ -201,7 +201,7 @@ def _sized(model: nn.Module, blocks: Sequence[Partition]) -> list[Sized]:
     placed: dict[int, list[tuple[int, Spread]]] = {}
     for number, block in enumerate(blocks):
         for member in block.members:
-            placed.setdefault(id(member.tensor), []).append((number, member.spread))
+            placed.setdefault(id(member.tensor), []).append((number, member.spread_of_all))
     counts = [block.shape.numel() for block in blocks]
     return [
         Sized(name, p.itemsize, p.requires_grad, Box(p.shape, placed.get(id(p), []), counts))
@@ -276,4 +276,4 @@ def _units_by_label(
 def _slices(partition: Partition) -> dict[tuple[int, tuple[int, ...]], Tensor]:
     """The group of every slice of the parameters that a partition runs through."""
     members = (m for m in partition.members if isinstance(m.tensor, nn.Parameter))
-    return {(id(m.tensor), m.dims): m.spread.numbers().flatten() for m in members}
+    return {(id(m.tensor), m.dims): m.spread_of_all.numbers().flatten() for m in members}

@@ -22,6 +22,7 @@ from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
     LOG_ALPHA,
     Drawing,
+    OnGathered,
     OnInputs,
     OnWeights,
     Waiting,
@@ -39,9 +40,15 @@ from lissom.methods.placing import (
     require_own_weights,
     uncompiled,
 )
-from lissom.methods.sharing import require_own_forward, require_reduced
+from lissom.methods.sharing import (
+    reduce_gradient,
+    require_own_forward,
+    require_reduced,
+    reshard,
+)
 from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs, require_layers
+from lissom.shards import is_sharded, local
 from lissom.strength import Strength
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
@@ -62,6 +69,7 @@ class Gates(Method):
     name = "gates"
     needs = (EXPECTATION,)
     options_type = GateOptions
+    shards = True
     averages = True
     fresh_moments = True
     settles = 0.6
@@ -119,8 +127,13 @@ class Gates(Method):
             self.constraints = constraints(
                 options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
-        placing = OnWeights if options.draws == "batch" else OnInputs
-        self._placing: Drawing = placing(model, self._places, self._draw)
+        placing: type[Drawing] = OnWeights if options.draws == "batch" else OnInputs
+        sharded = any(is_sharded(place.tensor) for place in self._places)
+        if sharded:
+            self._check_shards(example_inputs)
+            placing = OnGathered
+            reduce_gradient(log_alpha, self._blocks)
+        self._placing = placing(model, self._places, self._draw)
         try:
             _join(optimizer, log_alpha, options.gate_lr)
         except Exception:
@@ -129,6 +142,20 @@ class Gates(Method):
         model.register_parameter(LOG_ALPHA, log_alpha)
         compile_anew()
         self._multiply(self._by_block(1 / self.law.mean(log_alpha.detach())))
+
+    def _check_shards(self, example_inputs: ExampleInputs | None) -> None:
+        """Refuse what is not known of gates on tensors of which each process has a part."""
+        if parts := [block.name for block in self._blocks if block.shard is not None]:
+            raise GateError(
+                f"each process has some of the groups of {parts[0]}, and log α is whole in every "
+                "process: gate units, as lissom.channels and neurons find them before the model is "
+                "sharded"
+            )
+        if self.options.draws != "batch" or example_inputs is not None:
+            raise GateError(
+                "on a sharded model gates know draws='batch', and budgets of weights, bytes and "
+                "groups: leave out draws='example' and example_inputs"
+            )
 
     @classmethod
     def check(cls, penalties: Iterable[Any], options: GateOptions) -> None:
@@ -465,10 +492,16 @@ class Gates(Method):
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
         for place in self._places:
-            place.parameter.copy_(gated(place, gates))
+            if not is_sharded(place.tensor):
+                place.parameter.copy_(gated(place, gates))
+                continue
+            values = local(place.tensor)
+            for block, spread in place.here:
+                values.mul_(spread(gates[block]).to(values.dtype))
 
     @torch.no_grad()
     def _write(self, gates: Sequence[Tensor]) -> None:
+        reshard(self.model)
         held = {id(parameter) for parameter in self.model.parameters()}
         if any(id(p) not in held for block in self._blocks for p in block.parameters):
             raise GateError(

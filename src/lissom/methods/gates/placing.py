@@ -15,6 +15,7 @@ from lissom.methods import placing
 from lissom.methods.placing import Place, Placing, require_original
 from lissom.methods.plain import require_plain
 from lissom.running import leaves
+from lissom.shards import is_sharded
 
 LOG_ALPHA = "lissom_log_alpha"
 
@@ -122,6 +123,59 @@ class OnWeights(Drawing, placing.OnWeights):
 
     def _products(self, module: nn.Module) -> list[Tensor]:
         return self._call(module, None)
+
+
+class OnGathered(Drawing):
+    """One draw for each call: weights that are gathered for the call of their layer are gated then.
+
+    So does fully_shard; before and after a layer's call there is a shard in their place.
+    """
+
+    def _hook(self) -> list[RemovableHandle]:
+        handles: list[RemovableHandle] = []
+        for module in placing.holders(self.model, self.places):
+            handles += [
+                module.register_forward_pre_hook(self._before, prepend=True),
+                module.register_forward_hook(self._after, always_call=True),
+            ]
+        for place in self.places:
+            for owner, attribute in place.owners:
+                enter, leave = partial(self._enter, place, attribute), partial(_leave, attribute)
+                handles += [
+                    owner.register_forward_pre_hook(enter),  # after it was gathered
+                    owner.register_forward_hook(leave, always_call=True),
+                ]
+        return handles
+
+    def clear(self) -> None:
+        super().clear()
+        for place in self.places:
+            for owner, attribute in place.owners:
+                owner.__dict__.pop(attribute, None)
+
+    def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        return list(gates)
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if not self._calls or module is self.model:
+            self._calls.append((module, self._call(module, None)))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._calls and self._calls[-1][0] is module:
+            self._calls.pop()
+
+    def _enter(self, place: Place, attribute: str, owner: nn.Module, args: Any) -> None:
+        if is_sharded(place.parameter):
+            raise GateError(
+                f"{place.name} stays sharded in the call of its layer, as under tensor "
+                "parallelism, where gates are not known: gate a model that fully_shard alone "
+                "shards, or use proximal"
+            )
+        owner.__dict__[attribute] = gated(place, self._calls[-1][1])
+
+
+def _leave(attribute: str, owner: nn.Module, args: Any, output: Any) -> None:
+    owner.__dict__.pop(attribute, None)
 
 
 class OnInputs(Drawing):

@@ -33,6 +33,7 @@ from lissom.methods.metric import Metric, check_metric
 from lissom.methods.optimizers import took_a_step
 from lissom.methods.options import Options, Steps, positive, whole
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
+from lissom.shards import Shard, local, summed
 
 C_STEPS = 40
 TOLERANCE = 1e-2  # of ‖w − θ‖/‖w‖, where μ is to be found
@@ -184,6 +185,7 @@ class LC(Method):
     name = "lc"
     takes = "penalties, and compressions such as Codebook or LowRank"
     options_type = LCOptions
+    shards = True
     fresh_moments = True
     settles = 0.6
 
@@ -284,7 +286,8 @@ class LC(Method):
         self._begin()
         self._since += 1
         if isinstance(self._mu, Automatic) and not self.mu:
-            self._mu.measure(_squares([w for task in self._tasks for w in task.weights]))
+            shards = [shard for task in self._tasks for shard in task.shards]
+            self._mu.measure(_squares([w for task in self._tasks for w in task.weights], shards))
             if self._mu.ready:
                 self._mu.settle(self._distance())
         if self.step - self.options.start >= self.options.ends[self.number]:
@@ -300,10 +303,10 @@ class LC(Method):
         for task in self._tasks:
             forms = task.forms if settled else task.project(self.now, self.mu or 1.0)
             for weight, form in zip(task.weights, forms, strict=True):
-                weight.copy_(form.value())
+                local(weight).copy_(form.value())
         for block in self.blocks():
             if not block.whole:  # biases, say, go with what died
-                self.keep_zeros_(block, (block.norms() != 0).to(block.parameters[0]))
+                self.keep_zeros_(block, (block.norms() != 0).to(block.normed[0].values))
 
     def finalize(self) -> None:
         """θ into the weights, after one more C step if there were steps since the last."""
@@ -345,7 +348,11 @@ class LC(Method):
             raise CompressionError(
                 f"the compressed weights are no parameters of this {type(model).__name__}"
             )
-        found = [form for task in self._tasks for form in task.forms]
+        found = [
+            form if shard is None else form.changed(shard.gathered)
+            for task in self._tasks
+            for form, shard in zip(task.forms, task.shards, strict=True)
+        ]
         forms = {names[weight]: form for weight, form in zip(weights, found, strict=True)}
         others = sum(p.nbytes for p, name in names.items() if name not in forms)
         return Compressed(forms, self.gap, others)
@@ -441,15 +448,16 @@ class LC(Method):
         """‖w − θ‖/‖w‖ over all tasks; weighed, in the metric of the last C step."""
         sizes = []
         for task in self._tasks:
-            zeros = [torch.zeros(()).to(w) for w in task.weights]
-            sizes.append(distance(task.weights, zeros, task.metric if weighed else None))
+            here = task.here()
+            zeros = [torch.zeros(()).to(w) for w in here]
+            sizes.append(distance(here, zeros, task.metric if weighed else None, task.shards))
         return self._distance(weighed=weighed) / max(math.hypot(*sizes), 1e-30)
 
     def _distance(self, *, weighed: bool = False) -> float:
         """‖w − θ‖ over all tasks; weighed, in the metric of the last C step."""
         return math.hypot(
             *(
-                distance(task.weights, task.values(), task.metric if weighed else None)
+                distance(task.here(), task.values(), task.metric if weighed else None, task.shards)
                 for task in self._tasks
             )
         )
@@ -476,10 +484,11 @@ class LC(Method):
             )
 
 
-def _squares(weights: Sequence[nn.Parameter]) -> Tensor | None:
+def _squares(weights: Sequence[nn.Parameter], shards: Sequence[Shard | None]) -> Tensor | None:
     """‖gradient‖² of the step that just ended; None if there was none."""
-    grads = [weight.grad for weight in weights if weight.grad is not None]
-    if not grads:
+    pairs = zip(weights, shards, strict=True)
+    known = [(local(w.grad), shard) for w, shard in pairs if w.grad is not None]
+    if not known:
         return None
-    squares = [grad.square().sum(dtype=torch.float64) for grad in grads]
-    return torch.stack([square.to(squares[0].device) for square in squares]).sum()
+    squares = [grad.square().sum(dtype=torch.float64) for grad, _ in known]
+    return summed(squares, [shard for _, shard in known])

@@ -127,9 +127,13 @@ class Automatic:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"mu": self.mu, "first": self.first, "squares": list(self._squares)}
+        return {
+            "mu": self.mu,
+            "first": self.first,
+            "squares": [float(square) for square in self._squares],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.mu, self.first = state["mu"], state["first"]
-        self._squares = list(state["squares"])
+        self._squares = [torch.as_tensor(s, dtype=torch.float64) for s in state["squares"]]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lissom.penalties import widen
 from lissom.scratch import scratch
+from lissom.shards import Shard, local, summed
 
 
 @torch.no_grad()
@@ -15,23 +16,26 @@ def penalty(
     targets: Sequence[Tensor],
     mu: float,
     metric: Sequence[Tensor] | None = None,
+    shards: Sequence[Shard | None] = (),
 ) -> Tensor:
     """(μ/2) Σ d (w − c)², without a graph: `pull_` is its gradient.
 
     Args:
-        weights: w.
+        weights: w, of which this process has what targets and metric are shaped like.
         targets: c, shaped like w.
         mu: μ ≥ 0.
         metric: d ≥ 0, shaped like w; None means d = 1.
+        shards: of the weights, where processes share them.
     """
     squares = []
-    for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
+    for i, (w, c) in enumerate(zip(map(local, weights), targets, strict=True)):
         off = widen(torch.sub(w, c, out=scratch(w, "pull")).flatten())
         if metric is None:
             squares.append(torch.dot(off, off))
         else:
             squares.append(torch.dot(off.square(), metric[i].flatten().to(off)))
-    return torch.stack(squares).sum() * (mu / 2)
+    total = summed(squares, shards) if any(shards) else torch.stack(squares).sum()
+    return total * (mu / 2)
 
 
 @torch.no_grad()
@@ -45,14 +49,15 @@ def pull_(
     """Add μ·d·(w − c), which draws the weights w to the targets c, to the gradients that they have.
 
     Args:
-        weights: w.
+        weights: w, of which this process has what targets and metric are shaped like.
         targets: c, shaped like w.
         mu: μ ≥ 0.
         metric: d ≥ 0, shaped like w; None means d = 1.
         scale: of all gradients at this moment; None for 1.
     """
     for i, (w, c) in enumerate(zip(weights, targets, strict=True)):
-        off = torch.sub(w, c, out=scratch(w, "pull"))
+        here = local(w)
+        off = torch.sub(here, c, out=scratch(here, "pull"))
         if metric is not None:
             off.mul_(metric[i])
         if scale is not None:
@@ -61,4 +66,4 @@ def pull_(
             w.grad = torch.zeros_like(w)
         elif w.grad.layout is not torch.strided:
             w.grad = w.grad.to_dense()
-        w.grad.add_(off, alpha=mu)
+        local(w.grad).add_(off, alpha=mu)

@@ -14,6 +14,7 @@ from lissom.methods.lc.pull import penalty, pull_
 from lissom.methods.metric import is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
 from lissom.penalties import Penalty
+from lissom.shards import local, shard_of
 
 
 class Task:
@@ -37,12 +38,17 @@ class Task:
         optimizer: Optimizer | None,
     ) -> None:
         self.weights = tensors_of(groups.blocks)
+        self.shards = [shard_of(w) for w in self.weights]
         self.compression = bound(compression, groups)
         self.forms: list[Form] = []
         self.metric: list[Tensor] | None = None
         self.targets: list[Tensor] = []
-        self.duals = [torch.zeros_like(w) for w in self.weights] if augmented else None
+        self.duals = [torch.zeros_like(w) for w in self.here()] if augmented else None
         self._optimizer = optimizer  # in whose metric θ is nearest
+
+    def here(self) -> list[Tensor]:
+        """The weights, or this process's parts of them; what else belongs to them is shaped so."""
+        return [local(w.detach()) for w in self.weights]
 
     @torch.no_grad()
     def project(self, step: int, mu: float) -> list[Form]:
@@ -61,7 +67,7 @@ class Task:
         self.metric = self._metric()
         self.forms = self._project(step, mu, self.metric)
         if self.duals is not None:
-            w_u_theta = zip(self.weights, self.duals, self.values(), strict=True)
+            w_u_theta = zip(self.here(), self.duals, self.values(), strict=True)
             self.duals = [u - (w - theta) for w, u, theta in w_u_theta]
 
     @torch.no_grad()
@@ -79,9 +85,9 @@ class Task:
     def penalty(self, mu: float) -> Tensor:
         """The L step's penalty, (μ/2)‖w − c‖²_D; before the first, as it would begin now."""
         if self.forms:
-            return penalty(self.weights, self.targets, mu, self.metric)
+            return penalty(self.weights, self.targets, mu, self.metric, self.shards)
         targets = [form.value() for form in self.project(0, mu)]
-        return penalty(self.weights, targets, mu, self._metric())
+        return penalty(self.weights, targets, mu, self._metric(), self.shards)
 
     def pull_(self, mu: float, scale: Tensor | None) -> None:
         """Add its gradient to those of the weights, which `scale` has multiplied."""
@@ -89,25 +95,43 @@ class Task:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
+        forms, metric = self.forms, self.metric
+        if any(self.shards):  # torch loads into what is there
+            forms = forms or self.project(0, 1.0)
+            if metric is None and self._optimizer is not None:
+                metric = [torch.ones_like(w) for w in self.here()]
+        pairs = zip(forms, self.shards, strict=False)
+        whole = [form if s is None else form.changed(s.whole) for form, s in pairs]
         return {
-            "forms": [form.state() for form in self.forms],
-            "metric": self.metric,
-            "duals": self.duals,
+            "forms": [form.state() for form in whole],
+            "metric": self._joined(metric),
+            "duals": self._joined(self.duals),
         }
+
+    def _joined(self, parts: list[Tensor] | None) -> list[Tensor] | None:
+        """As a checkpoint has them: what processes share is a DTensor."""
+        if parts is None:
+            return None
+        return [
+            x if shard is None else shard.whole(x)
+            for x, shard in zip(parts, self.shards, strict=True)
+        ]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         device = self.weights[0].device
-        self.forms = [form_of(form, device) for form in state["forms"]]
+        forms = [form_of(form, device) for form in state["forms"]]
+        pairs = zip(forms, self.shards, strict=False)
+        self.forms = [form if s is None else form.changed(local) for form, s in pairs]
         self.metric, self.duals = (
-            None if state[name] is None else [x.to(device) for x in state[name]]
+            None if state[name] is None else [local(x).to(device) for x in state[name]]
             for name in ("metric", "duals")
         )
         if self.forms:
             self.aim()
 
     def _project(self, step: int, mu: float, metric: list[Tensor] | None) -> list[Form]:
-        w = [x.detach() for x in self.weights]
+        w = self.here()
         if self.duals is not None:
             w = [x - u for x, u in zip(w, self.duals, strict=True)]
         return compress(self.compression.at(step), w, mu, metric)
