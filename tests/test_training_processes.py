@@ -1,11 +1,16 @@
 """Several processes share each step: they end alike, and as one process does."""
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from products import exhaustive
 from torch import Tensor, distributed, nn
@@ -109,3 +114,38 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         seen = torch.cat([torch.cat(parts)[:, 0] for parts in rows]) * EXAMPLES
         assert seen.round().sort().values.tolist() == list(range(EXAMPLES))
     assert not torch.equal(torch.cat(a["loaders"]["x"][:STEPS]), torch.cat(rows[0]))
+
+
+def _command(out: Path, *more: str) -> subprocess.Popen[str]:
+    given = ["train", "digits-gates", "--devices", "2", "--strategy", "ddp", "--out", str(out)]
+    given += ["--set", "train.epochs=6", "--set", "train.evaluate_every=1", *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "lissom", *given],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@exhaustive
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
+def test_a_command_of_two_processes_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    told, _ = (whole := _command(tmp_path / "whole")).communicate(timeout=120)
+    assert whole.returncode == 0, told
+    assert told.count("kept in") == 1  # the first process speaks for both
+    killed, events = _command(tmp_path / "killed"), tmp_path / "killed" / "events.jsonl"
+    end = time.monotonic() + 60
+    while not (events.exists() and len(events.read_text().splitlines()) >= 2):
+        assert time.monotonic() < end and killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    told, _ = (resumed := _command(tmp_path / "killed", "--resume")).communicate(timeout=120)
+    assert resumed.returncode == 0, told
+    one, two = (
+        safetensors.torch.load_file(tmp_path / name / "model.safetensors")
+        for name in ("whole", "killed")
+    )
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -1,5 +1,6 @@
 """Commands that train: a recipe, or its whole curve, of which one network is chosen."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,6 +49,13 @@ def train(
         ),
     ] = None,
     device: Device = "cpu",
+    devices: Annotated[
+        int,
+        typer.Option(min=1, help="How many devices, or processes of the CPU, share each step."),
+    ] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="How they share it, as Lightning Fabric has it; auto chooses ddp.")
+    ] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped.")
     ] = False,
@@ -78,7 +86,14 @@ def train(
     )
 
     with mistakes_in_red():
+        if devices > 1 and int(os.environ.get("LOCAL_RANK", "0")):  # the first speaks for all
+            stderr.quiet = True
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
+        if devices > 1 and read.teacher is not None:
+            raise RunError(
+                f"with --devices {devices} each process would train a teacher of its own: take "
+                "--devices 1, or leave out the teacher with --set teacher=none"
+            )
         of_run = recipe.endswith(".json")
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
@@ -95,7 +110,21 @@ def train(
                     log.add(event)
                 progress.report(event)
 
-            trainer = make_trainer(read, data, seed=seed, device=device, out=run, report=report)
+            trainer = make_trainer(
+                read,
+                data,
+                seed=seed,
+                device=device,
+                out=run,
+                report=report,
+                devices=devices,
+                strategy=strategy,
+            )
+            if trainer.rank:
+                if resume and (run / "checkpoint.pt").exists():
+                    trainer.resume()
+                trainer.fit()
+                return
             record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
             with begun(run, record, resume=resume, overwrite=overwrite):
                 if resume and (run / "checkpoint.pt").exists():

@@ -153,6 +153,11 @@ class Trainer:
             return self._fit()
 
     @property
+    def rank(self) -> int:
+        """The number of this process among those that share each step; the first writes."""
+        return self._devices.rank
+
+    @property
     def _kept(self) -> Path | None:
         """Where this process keeps files, if it does."""
         return self.out if self._devices.rank == 0 else None
