@@ -85,10 +85,9 @@ def best_above(load: Load, row: Row) -> Found:
     if best is None or not above:
         return told(load, row, parts, {})
     left, drop = row["left"], f"{float(row['accuracy']) - float(row['dense']):.2f}"
-    signs = {
-        "weights": smaller(best.left, float(left)),
-        "accuracy": against(above, drop, higher=True),
-    }
+    signs = {"accuracy": against(above, drop, higher=True)}
+    if signs["accuracy"] >= 0:  # fewer weights are no merit of a network that has lost its answer
+        signs["weights"] = smaller(best.left, float(left))
     return replace(told(load, row, parts, signs), published=f"{drop} points")
 
 

@@ -31,6 +31,7 @@ import gate_tables
 import lc_tables
 import matplotlib.pyplot as plt
 import runtime_table
+import scale_tables
 import torch
 import vgg_tables
 from gate_tables import helps, spread
@@ -301,6 +302,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "lambda": lambda_table,
     "cost": cost_table,
     "cost-large": large_text,
+    "scale-shards": lambda: exact_table("scale", scale_tables.shards),
+    "scale-paths": lambda: exact_table("scale", scale_tables.paths),
+    "scale-sent": lambda: exact_table("scale", scale_tables.sent),
+    "scale-thousand": lambda: exact_table("scale", scale_tables.thousand),
     "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
     "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),

@@ -192,7 +192,7 @@ def test_claims_that_do_not_hold_are_contradicted() -> None:
     for text in ("kernels: L1 loses", "kernels: no λ", "kernels: threshold is ahead"):
         assert starting(found, text).verdict == "contradicted", text
     assert "λ = 20 removes 60 %" in starting(found, "kernels: no λ").ours
-    assert starting(found, "kernels, threshold, best").signs["accuracy"] == -1
+    assert starting(found, "kernels, threshold, best").signs == {"accuracy": -1}
 
 
 def test_without_records_nothing_has_run() -> None:
