@@ -613,6 +613,20 @@ def refused(mesh: Any, folder: Path) -> dict[Any, Any]:
         "tensor parallel": gated_in_parallel,
         "measure": lambda: lissom.measure(net).weights,
     }
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    whole_net = network()
+    zero = ZeroRedundancyOptimizer(whole_net.parameters(), torch.optim.Adam, lr=0.01)
+    first = network()
+    flat = lissom.weights(first)
+    FullyShardedDataParallel(first, device_id=torch.device("cpu"), use_orig_params=True)
+    calls |= {
+        "adaptive ZeRO": lambda: lissom.proximal(
+            zero, {lissom.weights(whole_net): L0(0.1)}, metric="adaptive"
+        ),
+        "FSDP1": lambda: lissom.proximal(torch.optim.Adam(first.parameters()), {flat: TopK(30)}),
+    }
     told = {}
     for name, call in calls.items():
         try:
@@ -620,3 +634,25 @@ def refused(mesh: Any, folder: Path) -> dict[Any, Any]:
         except lissom.LissomError as error:
             told[name] = str(error)
     return told
+
+
+def with_zero(shared: bool) -> list[Tensor]:
+    """Under an optimizer of which each process has a part of the state."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    net = network()
+    optimizer: torch.optim.Optimizer = optimizer_of(net, "adaptive")
+    model: nn.Module = net
+    if shared:
+        model = nn.parallel.DistributedDataParallel(net)
+        kind = torch.optim.Adam
+        optimizer = ZeroRedundancyOptimizer(net.parameters(), kind, lr=0.02, eps=0.01)
+    method = lissom.proximal(optimizer, {lissom.weights(net): TopK(fraction=0.3)})
+    steps(model, optimizer)
+    method.finalize()
+    steps(model, optimizer, 2)
+    return [whole(p) for p in net.parameters()]
+
+
+def zero(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
+    return {"zero": with_zero(True)}

@@ -50,6 +50,7 @@ compressed = processes(2, cases.compressions)
 forwards = processes(2, cases.forwards)
 shares = processes(2, cases.shares)
 planned = processes(4, cases.planned)
+zero = processes(2, cases.zero)
 refused = processes(2, cases.refused)
 others = processes(2, cases.saving_others)
 saved = processes(2, cases.saving_and_loading)
@@ -162,6 +163,8 @@ def test_loaded_by_more_processes(saved: Any) -> None:
         ("gate", "log α is whole in every process: gate units"),
         ("low rank", "makes factors of whole matrices"),
         ("of", "this Linear has no 0.weight, of which the groups are"),
+        ("adaptive ZeRO", "metric='adaptive' needs to know how ZeroRedundancyOptimizer scales"),
+        ("FSDP1", "shard the model by torch.distributed.fsdp.fully_shard instead"),
         ("tensor parallel", "stays sharded in the call of its layer"),
     ],
 )
@@ -172,3 +175,10 @@ def test_what_is_not_known_says_so(refused: Any, what: str, told: str) -> None:
 def test_measured_as_a_whole(refused: Any) -> None:
     weights = lissom.measure(cases.network()).weights
     assert [rank["measure"] for rank in refused[0]] == [weights, weights]
+
+
+def test_zero(zero: Any) -> None:
+    for rank in zero[0]:
+        for one, several in zip(cases.with_zero(False), rank["zero"], strict=True):
+            assert torch.equal(one == 0, several == 0)
+            torch.testing.assert_close(several, one, atol=1e-6, rtol=1e-5)

@@ -27,7 +27,7 @@ def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: boo
         MethodError: naming them, and what does work.
     """
     for block in blocks:
-        flat = [m.name for m in block.members if "_fsdp_wrapped_module." in m.name]
+        flat = [m.name for m in block.members if _is_flat(m.name, m.tensor)]
         cut = [m.name for m in block.members if is_sharded(m.tensor)]
         if flat:
             raise MethodError(
@@ -47,6 +47,11 @@ def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: boo
                 f"{block.name} is sharded along its inputs, and a budget of each run of neighbours "
                 "needs whole rows: shard it along dim 0"
             )
+
+
+def _is_flat(name: str, tensor: Tensor) -> bool:
+    """Whether it is a piece of a flat tensor, as FullyShardedDataParallel has them."""
+    return "_fsdp_wrapped_module." in name or getattr(tensor, "_fsdp_flattened", False) is True
 
 
 def reshard(model: nn.Module) -> None:
