@@ -916,3 +916,14 @@ def test_points_are_made_in_one_way(given: list[str], told: str, tmp_path: Path)
     done = invoke("path", "digits-path", "--out", str(tmp_path / "curve"), *given)
     assert done.exit_code == 2 and told in " ".join(done.output.split())
     assert not (tmp_path / "curve").exists()
+
+
+@pytest.mark.parametrize("command", [["train", "digits-demo"], ["path", "digits-path"]])
+def test_a_url_is_no_folder(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*command, "--out", "s3://bucket/curve")
+    told = " ".join(done.output.split())
+    assert done.exit_code == 2 and "lissom.path(…, out='s3://bucket/curve')" in told
+    assert not list(tmp_path.iterdir())

@@ -55,8 +55,20 @@ RUN_FILES = (
 OF_A_RUN = {"events.jsonl", "checkpoint.pt", "model.safetensors"}  # what no curve has
 
 
-def default_folder(recipe: str) -> Path:
-    """Where a recipe is trained: runs/RECIPE, or where the recipe.json lies."""
+def folder_for(recipe: str, out: Path | None) -> Path:
+    """Where a recipe is trained: as asked, or runs/RECIPE, or where the recipe.json lies.
+
+    Raises:
+        RunError: for a URL, of which only lissom.path knows.
+    """
+    if out is not None:
+        if len(out.parts) > 1 and out.parts[0].endswith(":") and len(out.parts[0]) > 2:
+            url = f"{out.parts[0]}//{'/'.join(out.parts[1:])}"
+            raise RunError(
+                f"--out is a folder, got {url}: the command keeps more there than a store has. In "
+                f"Python it is lissom.path(…, out={url!r})"
+            )
+        return out
     path = Path(recipe)
     return path.parent if path.suffix == ".json" else Path("runs") / path.stem
 

@@ -69,7 +69,7 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train the network of a recipe, and keep all about it in the folder of a run."""
-    from lissom.cli.folders import begun, check_run, default_folder, resumable
+    from lissom.cli.folders import begun, check_run, folder_for, resumable
     from lissom.measuring import measure
     from lissom.progress import Progress, judged
     from lissom.recipes import (
@@ -97,7 +97,7 @@ def train(
         of_run = recipe.endswith(".json")
         if seed is None:
             seed = read_record(Path(recipe)).seed if of_run else 0
-        run = out or default_folder(recipe)
+        run = folder_for(recipe, out)
         check_run(run, read, seed, resume=resume, overwrite=overwrite)
         data = make_data(read, data_dir, seed=seed)
         task = make_task(read)
@@ -199,7 +199,7 @@ def path(
     import torch
 
     from lissom.cli.clusters import executor_of
-    from lissom.cli.folders import check_curve, default_folder, resumable
+    from lissom.cli.folders import check_curve, folder_for, resumable
     from lissom.data import Dataset
     from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
     from lissom.report import class_accuracy
@@ -210,7 +210,7 @@ def path(
         # Processes take on these threads; more of them than cores wait for one another.
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
-        run = out or default_folder(recipe)
+        run = folder_for(recipe, out)
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
         record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
