@@ -926,4 +926,4 @@ def test_a_url_is_no_folder(
     done = invoke(*command, "--out", "s3://bucket/curve")
     told = " ".join(done.output.split())
     assert done.exit_code == 2 and "lissom.path(…, out='s3://bucket/curve')" in told
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "s3:").exists() and not (tmp_path / "runs").exists()
