@@ -96,7 +96,11 @@ def print_of(value: Any, depth: int = 0) -> Any:
         state = [(id(p), print_of(s)) for p, s in value.state.items()]
         return hooks, state, print_of(value.param_groups)
     if isinstance(value, lissom.Method):
-        return value.finalized, print_of(value.state_dict())
+        # Its state may be written down afresh for whoever asks: what counts is what it says.
+        state = torch.utils._pytree.tree_map_only(
+            Tensor, lambda tensor: repr(_bytes(tensor)), value.state_dict()
+        )
+        return value.finalized, print_of(state)
     if isinstance(value, Mapping) and depth < 9:
         return [(repr(key)[:99], print_of(v, depth + 1)) for key, v in value.items()]
     if isinstance(value, list | tuple) and depth < 9:
