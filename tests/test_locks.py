@@ -42,7 +42,7 @@ def another_in(folder: Path) -> Iterator[int]:
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "path": lambda out: path((1e-3, 1.0), points=3, seeds=1, out=out),
-    "a seed of a path": lambda out: path((1e-3, 1.0), points=3, seeds=1, out=out.parent),
+    "a point of a path": lambda out: path((1e-3, 1.0), points=3, seeds=1, out=out.parents[1]),
     "training": lambda out: trainer(out=out, epochs=1).fit(),
 }
 
@@ -51,7 +51,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_a_second_process_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    out = tmp_path / "out" / "seed0"
+    out = tmp_path / "out" / "seed0" / "dense"
     monkeypatch.setattr(locking, "PATIENCE", 0.05)
     with another_in(out) as other:
         before = sorted(out.rglob("*"))
