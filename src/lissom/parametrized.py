@@ -117,6 +117,11 @@ def _take_off(module: nn.Module) -> None:
         module._parameters[name] = module._parameters.pop(name)
 
 
+def clean(name: str) -> str:
+    """The name of a parameter in the user's own model, without torch.compile's wrapper."""
+    return name.replace("_orig_mod.", "")
+
+
 def owner_of(name: str) -> tuple[str, str]:
     """The path of the layer that a parameter belongs to, and what the layer calls the tensor."""
     layer, below, rest = name.rpartition(BELOW)

@@ -18,10 +18,13 @@ def executor_of(ray: str | None, dask: str | None, jobs: int) -> Iterator[Execut
     """
     if ray is not None and dask is not None:
         raise PathError("--ray and --dask are two clusters: give one of them")
-    if ray is None and dask is None:
+    if ray is not None:
+        option, address, connected = "--ray", ray, _ray
+    elif dask is not None:
+        option, address, connected = "--dask", dask, _dask
+    else:
         yield None
         return
-    option, address = ("--ray", ray) if ray is not None else ("--dask", dask)
     if jobs > 1:
         raise PathError(
             f"--jobs {jobs} are processes of this machine, and {option} makes points elsewhere: "
@@ -29,14 +32,14 @@ def executor_of(ray: str | None, dask: str | None, jobs: int) -> Iterator[Execut
         )
     with ExitStack() as stack:
         try:
-            executor = stack.enter_context(_ray(address) if ray is not None else _dask(str(dask)))
+            executor = stack.enter_context(connected(address))
         except (OSError, ValueError) as error:
             raise RunError(f"{option} {address}: no cluster answers there: {error}") from error
         yield executor
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[Executor]:
+def _ray(address: str) -> Iterator[Executor]:
     from lissom.integrations.ray import RayExecutor
 
     with RayExecutor(address or "auto") as executor:

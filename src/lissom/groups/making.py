@@ -11,7 +11,7 @@ from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
 from lissom.groups.members import Member
 from lissom.groups.partitions import Partition
-from lissom.parametrized import computed, owner_of
+from lissom.parametrized import clean, computed, owner_of
 
 WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -167,8 +167,8 @@ def partition(
     )
     first = members[0].name
     owner = model.get_submodule(owner_of(first)[0])
-    clean = tuple(replace(m, name=_clean(m.name)) for m in members)
-    return Groups(kind, [Partition(clean[0].name, owner, clean)])
+    named = tuple(replace(m, name=clean(m.name)) for m in members)
+    return Groups(kind, [Partition(named[0].name, owner, named)])
 
 
 def _cut(
@@ -189,7 +189,7 @@ def _cut(
         if any(name == f"{path}.{made.gain}".lstrip(".") for made in computed(modules[path])):
             continue  # of a weight norm, whose direction is shaped like the weight
         if wanted and isinstance(modules[path], owners):
-            made = member(_clean(name), parameter)
+            made = member(clean(name), parameter)
             yield Partition(made.name, modules[path], (made,), run=run)
 
 
@@ -224,8 +224,8 @@ def _numbered(name: str, parameter: nn.Parameter, numbers: Tensor, count: int) -
 def _found(model: nn.Module, key: object) -> tuple[str, nn.Parameter]:
     """The first name of a parameter in the model, and itself."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    every = {_clean(name): p for name, p in model.named_parameters(remove_duplicate=False)}
-    parameter = every.get(_clean(key)) if isinstance(key, str) else key
+    every = {clean(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+    parameter = every.get(clean(key)) if isinstance(key, str) else key
     if isinstance(parameter, nn.Parameter) and parameter in names:
         return names[parameter], parameter
     if isinstance(key, str):
@@ -255,10 +255,6 @@ def _fitting(name: str, parameter: nn.Parameter, numbers: object) -> Tensor:
         least = int(numbers.min())
         raise GroupError(f"groups are numbered from 0, with −1 for none; {name} got {least}")
     return numbers.detach().cpu().long().clone().view(shape)
-
-
-def _clean(name: str) -> str:
-    return name.replace("_orig_mod.", "")  # torch.compile's wrapper is not the user's
 
 
 def _is_count(number: object) -> bool:

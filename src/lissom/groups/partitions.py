@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from lissom.errors import GroupError, nearest
 from lissom.groups.members import Member, Role, Spread
 from lissom.groups.printing import members_table
-from lissom.parametrized import owner_of
+from lissom.parametrized import clean, owner_of
 from lissom.penalties import widen
 from lissom.shards import Crowd, Shard, Share, summed
 
@@ -141,7 +141,7 @@ class Partition:
             GroupError: naming what it does not have, or not of this shape.
         """
         tensors = {
-            name.replace("_orig_mod.", ""): tensor
+            clean(name): tensor
             for name, tensor in (
                 *model.named_parameters(remove_duplicate=False),
                 *model.named_buffers(remove_duplicate=False),

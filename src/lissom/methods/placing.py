@@ -161,9 +161,7 @@ class OnWeights(Placing):
 
     def clear(self) -> None:
         super().clear()
-        for place in self.places:
-            for owner, attribute in place.owners:
-                owner.__dict__.pop(attribute, None)
+        self._take_out()
 
     def _hook(self) -> list[RemovableHandle]:
         handles: list[RemovableHandle] = []
@@ -187,10 +185,13 @@ class OnWeights(Placing):
         self._calls.pop()
         if self._calls:
             self._install(self._calls[-1][1])
-            return
+        else:
+            self._take_out()
+
+    def _take_out(self) -> None:
         for place in self.places:
             for owner, attribute in place.owners:
-                del owner.__dict__[attribute]
+                owner.__dict__.pop(attribute, None)
 
     def _install(self, products: list[Tensor]) -> None:
         for place, product in zip(self.places, products, strict=True):

@@ -152,12 +152,13 @@ class TopK(Penalty):
                 part.values.mul_(x != 0)
             return
         shared = parts[0].share is not None
-        kappa = self.kappa(together.count(parts))
-        if shared and not self.by_family:
-            together.keep_largest_(parts, kappa)
-            return
+        n = together.count(parts)
+        kappa = self.kappa(n)
         if not self.by_family:
-            _keep_largest_(parts, kappa)
+            if shared:
+                together.keep_largest_(parts, kappa, n)
+            else:
+                _keep_largest_(parts, kappa)
             return
         if shared:
             raise PenaltyError(

@@ -26,12 +26,13 @@ def count(parts: Sequence[Part]) -> int:
     return here if share is None else int(share.crowd.sum(torch.tensor(here)))
 
 
-def keep_largest_(parts: Sequence[Part], kappa: int) -> None:
+def keep_largest_(parts: Sequence[Part], kappa: int, n: int) -> None:
     """Zero all but the κ values with the largest scores; of equal ones the first stay.
 
     Args:
         parts: each with its share.
         kappa: of all processes' numbers.
+        n: how many these are.
     """
     assert parts[0].share is not None
     crowd = parts[0].share.crowd
@@ -39,7 +40,7 @@ def keep_largest_(parts: Sequence[Part], kappa: int) -> None:
         for part in parts:
             part.values.mul_(0)  # NaN stays NaN
         return
-    if kappa >= count(parts):
+    if kappa >= n:
         return
     wide = any(part.values.dtype == torch.float64 for part in parts)
     dtype = torch.float64 if wide else torch.float32

@@ -27,7 +27,6 @@ from lissom.methods.gates.placing import (
     OnWeights,
     Waiting,
     check_ungated,
-    gated,
     placing_of,
 )
 from lissom.methods.gates.summary import summary
@@ -492,10 +491,7 @@ class Gates(Method):
     @torch.no_grad()
     def _multiply(self, gates: Sequence[Tensor]) -> None:
         for place in self._places:
-            if not is_sharded(place.tensor):
-                place.parameter.copy_(gated(place, gates))
-                continue
-            values = local(place.tensor)
+            values = local(place.tensor) if is_sharded(place.tensor) else place.parameter
             for block, spread in place.here:
                 values.mul_(spread(gates[block]).to(values.dtype))
 

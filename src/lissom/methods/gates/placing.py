@@ -125,19 +125,14 @@ class OnWeights(Drawing, placing.OnWeights):
         return self._call(module, None)
 
 
-class OnGathered(Drawing):
-    """One draw for each call: weights that are gathered for the call of their layer are gated then.
+class OnGathered(OnWeights):
+    """The same where weights are gathered for the call of their layer, and so are gated then.
 
     So does fully_shard; before and after a layer's call there is a shard in their place.
     """
 
     def _hook(self) -> list[RemovableHandle]:
-        handles: list[RemovableHandle] = []
-        for module in placing.holders(self.model, self.places):
-            handles += [
-                module.register_forward_pre_hook(self._before, prepend=True),
-                module.register_forward_hook(self._after, always_call=True),
-            ]
+        handles = super()._hook()
         for place in self.places:
             for owner, attribute in place.owners:
                 enter, leave = partial(self._enter, place, attribute), partial(_leave, attribute)
@@ -147,22 +142,11 @@ class OnGathered(Drawing):
                 ]
         return handles
 
-    def clear(self) -> None:
-        super().clear()
-        for place in self.places:
-            for owner, attribute in place.owners:
-                owner.__dict__.pop(attribute, None)
-
     def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
         return list(gates)
 
-    def _before(self, module: nn.Module, args: Any) -> None:
-        if not self._calls or module is self.model:
-            self._calls.append((module, self._call(module, None)))
-
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._calls and self._calls[-1][0] is module:
-            self._calls.pop()
+    def _install(self, products: list[Tensor]) -> None:
+        """Nothing yet: each layer has its own by `_enter`."""
 
     def _enter(self, place: Place, attribute: str, owner: nn.Module, args: Any) -> None:
         if is_sharded(place.parameter):
