@@ -138,11 +138,16 @@ def in_processes(
     world: int, work: Callable[[Any, Path], dict[Any, Any]], folder: Path
 ) -> list[dict[Any, Any]]:
     """What some work gives in each of so many processes; it is called with their device mesh."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.spawn(_rank, (world, port, work, folder), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _rank(rank: int, world: int, port: int, work: Any, folder: Path) -> None:
@@ -517,22 +522,27 @@ def saving(mesh: Any, folder: Path, done: int = 3) -> dict[Any, Any]:
     }  # fmt: skip
 
 
-def loading(mesh: Any, folder: Path) -> dict[Any, Any]:
-    """Trained on from what `saving` kept, in as many processes or others."""
+def load(net: nn.Module, optimizer: torch.optim.Optimizer, method: Any, kept: Path) -> None:
+    """What `states` gave, and was saved."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
         set_model_state_dict,
         set_optimizer_state_dict,
     )
 
+    state = states(net, optimizer, method)
+    dcp.load(state, checkpoint_id=kept)
+    method.load_state_dict(state["method"])
+    set_model_state_dict(net, state["model"])
+    set_optimizer_state_dict(net, optimizer, state["optimizer"])
+
+
+def loading(mesh: Any, folder: Path) -> dict[Any, Any]:
+    """Trained on from what `saving` kept, in as many processes or others."""
     found = {}
     for kept, count in (("checkpoint", 3), ("ended", 2)):
         net, optimizer, method = method_on(mesh)
-        state = states(net, optimizer, method)
-        dcp.load(state, checkpoint_id=folder / kept)
-        method.load_state_dict(state["method"])
-        set_model_state_dict(net, state["model"])
-        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        load(net, optimizer, method, folder / kept)
         steps(net, optimizer, count)
         method.finalize()
         found[f"from {kept}"] = [whole(p) for p in net.parameters()], method.step
@@ -548,10 +558,6 @@ def saving_and_loading(mesh: Any, folder: Path) -> dict[Any, Any]:
 def saving_others(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
     """LC and gates: trained on, and trained on from what was kept."""
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import (
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
 
     def made(name: str) -> Any:
         net = network()
@@ -573,11 +579,7 @@ def saving_others(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
         method.finalize()
         found[name, "on"] = [whole(p) for p in net.parameters()]
         net, optimizer, method = made(name)
-        state = states(net, optimizer, method)
-        dcp.load(state, checkpoint_id=folder / name)
-        method.load_state_dict(state["method"])
-        set_model_state_dict(net, state["model"])
-        set_optimizer_state_dict(net, optimizer, state["optimizer"])
+        load(net, optimizer, method, folder / name)
         steps(net, optimizer, 3)
         method.finalize()
         found[name, "loaded"] = [whole(p) for p in net.parameters()]

@@ -74,20 +74,24 @@ def test_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.shutdown()
 
 
-def test_dask(tmp_path: Path) -> None:
-    distributed = library("distributed")
+@pytest.fixture
+def dask_cluster() -> Any:
     how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with (
-        distributed.LocalCluster(**how) as cluster,
-        distributed.Client(cluster) as client,
-        client.get_executor(retries=3) as executor,
-    ):
-        assert same_as_here(tmp_path, executor=executor) >= 37
+    with library("distributed").LocalCluster(**how) as cluster:
+        yield cluster
 
 
-def test_the_command_on_dask(tmp_path: Path) -> None:
-    distributed = library("distributed")
-    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+@pytest.fixture
+def dask_executor(dask_cluster: Any) -> Any:
+    with dask_cluster.get_client() as client, client.get_executor(retries=3) as executor:
+        yield executor
+
+
+def test_dask(tmp_path: Path, dask_executor: Any) -> None:
+    assert same_as_here(tmp_path, executor=dask_executor) >= 37
+
+
+def test_the_command_on_dask(tmp_path: Path, dask_cluster: Any) -> None:
     changes = ["dense=2", "epochs=2", "fine_tune=1", "strengths=[0.5, 0.1]", "seeds=2"]
     short = [part for change in changes for part in ("--set", f"path.{change}")]
 
@@ -95,22 +99,13 @@ def test_the_command_on_dask(tmp_path: Path) -> None:
         made = CliRunner().invoke(app, ["path", "digits-path", *given, *short, "--quiet"])
         assert made.exit_code == 0, made.output
 
-    with distributed.LocalCluster(**how) as cluster:
-        address = cluster.scheduler_address
-        command("--dask", address, "--out", str(tmp_path / "there"))
+    command("--dask", dask_cluster.scheduler_address, "--out", str(tmp_path / "there"))
     command("--out", str(tmp_path / "here"))
     there, here = (Curve.load(tmp_path / name) for name in ("there", "here"))
     assert timeless(there) == timeless(here) and same_weights(there, here)
 
 
-def test_a_store_is_all_that_machines_have_in_common(tmp_path: Path) -> None:
-    distributed = library("distributed")
-    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with (
-        distributed.LocalCluster(**how) as cluster,
-        distributed.Client(cluster) as client,
-        client.get_executor(retries=3) as executor,
-    ):
-        there = path(STRENGTHS[:4], seeds=2, out=f"file://{tmp_path}/curve", executor=executor)
+def test_a_store_is_all_that_machines_have_in_common(tmp_path: Path, dask_executor: Any) -> None:
+    there = path(STRENGTHS[:4], seeds=2, out=f"file://{tmp_path}/curve", executor=dask_executor)
     here = path(STRENGTHS[:4], seeds=2)
     assert timeless(there) == timeless(here) and same_weights(there, here)
