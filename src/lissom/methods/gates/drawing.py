@@ -4,6 +4,8 @@ The formulas are those of `lissom.hard_concrete`; here they are evaluated in pla
 written out. A graph that is compiled takes the plain formulas, which the compiler fuses itself.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lissom.hard_concrete import HardConcrete, logistic
+from lissom.penalties import widen
+from lissom.scratch import scratch
 
 aten = torch.ops.aten
 POOL = 2**22  # numbers; 16 MiB
@@ -87,14 +91,29 @@ def _(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
 
 
 Weight = float | Tensor  # one for all gates, or one for each
+Shapes = Sequence[torch.Size]  # of the norms of each block, and so of its gates
 
 
-def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor) -> Tensor:
-    """z as `law.sample(log_alpha, noise)` gives it."""
+def draw(law: HardConcrete, log_alpha: Tensor, noise: Tensor, shapes: Shapes) -> list[Tensor]:
+    """z as `law.sample(log_alpha, noise)` gives it, a tensor for each block.
+
+    Args:
+        law: of the gates.
+        log_alpha: of all blocks, [n], or [B, n] with B draws of each.
+        noise: of its shape.
+        shapes: of the blocks; z is shaped so, behind B where there is one.
+    """
     if torch.compiler.is_compiling():
-        return law.sample(log_alpha, noise)
-    drawn: Tensor = _Draw.apply(log_alpha, noise, law)  # type: ignore[no-untyped-call]
-    return drawn
+        return by_block(law.sample(log_alpha, noise), shapes)
+    drawn: tuple[Tensor, ...] = _Draw.apply(log_alpha, noise, law, shapes)  # type: ignore[no-untyped-call]
+    return list(drawn)
+
+
+def by_block(flat: Tensor, shapes: Shapes) -> list[Tensor]:
+    """A number for each gate, [..., n], as a tensor for each block."""
+    parts = flat.split([shape.numel() for shape in shapes], -1)
+    lead = flat.shape[:-1]
+    return [part.view(*lead, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def expected_sum(law: HardConcrete, log_alpha: Tensor, weights: Weight) -> Tensor:
@@ -110,39 +129,63 @@ def _weighted(p: Tensor, weights: Weight) -> Tensor:
 
 
 class _Draw(torch.autograd.Function):
+    """z = clamp(s(ζ − γ) + γ) of s = σ((ε + log α)/β).
+
+    The gradient follows from z alone: where 0 < z < 1, s = (z − γ)/(ζ − γ), and so
+    ∂z/∂log α = (ζ − γ) s(1 − s)/β = (z − γ)(ζ − z)/((ζ − γ)β).
+    """
+
     @staticmethod
-    def forward(ctx: Any, log_alpha: Tensor, noise: Tensor, law: HardConcrete) -> Tensor:
-        s = noise.add(log_alpha).div_(law.beta).sigmoid_()
-        ctx.save_for_backward(s)
-        ctx.law = law
-        z = F.hardtanh_(s.mul(law.zeta - law.gamma).add_(law.gamma), 0, 1)
-        return z.to(log_alpha.dtype)
+    def forward(
+        ctx: Any, log_alpha: Tensor, noise: Tensor, law: HardConcrete, shapes: Shapes
+    ) -> tuple[Tensor, ...]:
+        z = noise.add(log_alpha).div_(law.beta).sigmoid_()
+        F.hardtanh_(z.mul_(law.zeta - law.gamma).add_(law.gamma), 0, 1)
+        ctx.save_for_backward(z)
+        ctx.law, ctx.shapes, ctx.dtype = law, shapes, log_alpha.dtype
+        ctx.set_materialize_grads(False)
+        return tuple(by_block(z.to(log_alpha.dtype), shapes))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        [s] = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None, None, None]:
+        [z] = ctx.saved_tensors
         law: HardConcrete = ctx.law
-        width = law.zeta - law.gamma
-        low, high = -law.gamma / width, (1 - law.gamma) / width
-        found = aten.hardtanh_backward(grad.to(s.dtype), s, low, high)
-        aten.sigmoid_backward.grad_input(found, s, grad_input=found)
-        return found.mul_(width / law.beta).to(grad.dtype), None, None
+        found = torch.empty_like(z)
+        blocks = (by_block(x, ctx.shapes) for x in (z, found))
+        for grad, drawn, out in zip(grads, *blocks, strict=True):
+            if grad is None:  # a block that this call did not read
+                out.zero_()
+            else:
+                aten.hardtanh_backward.grad_input(grad.to(z.dtype), drawn, 0, 1, grad_input=out)
+        slope = torch.sub(z, law.gamma, out=scratch(z, "slope"))
+        found.mul_(slope).mul_(slope.neg_().add_(law.zeta - law.gamma))
+        return found.mul_(1 / ((law.zeta - law.gamma) * law.beta)).to(ctx.dtype), None, None, None
 
 
 class _Expected(torch.autograd.Function):
+    """Σ w p, of which nothing but log α is kept: p is found again sooner than fresh memory is."""
+
     @staticmethod
     def forward(ctx: Any, log_alpha: Tensor, law: HardConcrete, weights: Weight) -> Tensor:
-        p = law.p_nonzero(log_alpha)
-        ctx.save_for_backward(p)
-        ctx.weights = weights
-        return _weighted(p, weights)
+        ctx.save_for_backward(log_alpha)
+        ctx.law, ctx.weights = law, weights
+        return _weighted(_p_nonzero(law, log_alpha), weights).to(log_alpha.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        [p] = ctx.saved_tensors
-        return (1 - p).mul_(p).mul_(ctx.weights * grad), None, None
+        [log_alpha] = ctx.saved_tensors
+        p = _p_nonzero(ctx.law, log_alpha)
+        found = p.neg().add_(1).mul_(p).mul_(ctx.weights * grad)
+        return found.to(log_alpha.dtype), None, None
+
+
+def _p_nonzero(law: HardConcrete, log_alpha: Tensor) -> Tensor:
+    """As `law.p_nonzero`, in memory that the next call uses again."""
+    wide = widen(log_alpha)
+    shift = law.beta * math.log(-law.gamma / law.zeta)
+    return torch.sub(wide, shift, out=scratch(wide, "chances")).sigmoid_()
 
 
 def _seeded(like: Tensor, seed: int, draw: int) -> Tensor:

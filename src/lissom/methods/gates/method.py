@@ -16,7 +16,7 @@ from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints
-from lissom.methods.gates.drawing import Noise, Weight, draw, expected_sum
+from lissom.methods.gates.drawing import Noise, Weight, by_block, draw, expected_sum
 from lissom.methods.gates.expected import Cost, Expected
 from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
@@ -106,6 +106,7 @@ class Gates(Method):
         self.law, self.test = options.law or HardConcrete(), options.test
         self._noise = Noise(options.seed, pooled=options.noise == "pooled")
         self._blocks = self.blocks()
+        self._shapes = [block.shape for block in self._blocks]
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
         self._costed: Any = ((), None, None)  # penalties, device, and what `_open_costs` found
@@ -430,14 +431,10 @@ class Gates(Method):
         like = like if examples is None else like.expand(examples, -1)
         noise = self._noise(like, self.drawn)
         self.drawn += self._noise.seed is not None
-        return self._by_block(draw(self.law, like, noise))
+        return draw(self.law, like, noise, self._shapes)
 
     def _by_block(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split(self._sizes(), -1)
-        return [
-            part.view(*flat.shape[:-1], *block.shape)
-            for part, block in zip(parts, self._blocks, strict=True)
-        ]
+        return by_block(flat, self._shapes)
 
     def _within_budgets(self) -> list[Tensor]:
         """The deterministic gates, of which the κ with the largest log α are open."""
