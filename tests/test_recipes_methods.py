@@ -661,6 +661,9 @@ def test_a_teacher_of_another_run_is_not_taken() -> None:
     assert torch.equal(made.logits, again.logits)
     with pytest.raises(RunError, match="kept holds a teacher of another recipe or seed"):
         make_teacher(teacher, fake(), out=Path("kept"), seed=1)
+    own = teacher.model_copy(update={"seed": 0})
+    again = make_teacher(own, fake(), out=Path("kept"), seed=1)
+    assert torch.equal(made.logits, again.logits), "it has a seed of its own"
 
 
 def test_a_teacher_can_be_gated_and_can_teach_a_gated_student() -> None:

@@ -37,10 +37,12 @@ class TeacherSpec(Spec):
     """[teacher]: a recipe whose network is trained first, on the same examples.
 
     Its answers are then learnt beside the labels. `recipe` is a name or a path where it is read,
-    and the whole recipe from then on, so that the record of a run needs no other file.
+    and the whole recipe from then on, so that the record of a run needs no other file. `seed` is
+    the teacher's own, so that students of all seeds have the same; without it it is the student's.
     """
 
     recipe: "Recipe"
+    seed: Annotated[int, Field(ge=0)] | None = None
     alpha: float = 0.9
     temperature: float = 4.0
 

@@ -92,7 +92,7 @@ def make_teacher(
     Args:
         spec: the recipe's [teacher].
         data: of the student.
-        seed: of the student.
+        seed: of the student, and of the teacher too if [teacher] has none.
         device: where to train.
         out: the directory of its run; None keeps nothing.
         report: called with its events, to which "teacher": epochs is added.
@@ -101,6 +101,7 @@ def make_teacher(
         RunError: if the directory holds another run.
     """
     recipe = spec.recipe
+    seed = seed if spec.seed is None else spec.seed
 
     def report_of_teacher(event: dict[str, object]) -> None:
         if report is not None:
