@@ -11,10 +11,10 @@ Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 
-def gates(network: str, record: Record) -> Table:
+def gates(network: str, *records: Record) -> Table:
     """What gates left of a network, with the published rows beside."""
     rows = []
-    for label, found in by_label(record).items():
+    for label, found in (item for record in records for item in by_label(record).items()):
         small = [run["small"] for run in found]
         errors = spread([100 * one["test"]["error"] for one in small])
         weights = spread([one["weights"] / 1000 for one in small])
@@ -59,8 +59,9 @@ def helps(run: Record) -> str:
     """What a recipe trains with besides its method, of what makes errors lower."""
     recipe = read_recipe(run["recipe"], run["set"])
     dropout = recipe.model.arguments.get("input_dropout", 0)
+    shown_more = recipe.teacher and recipe.teacher.recipe.train.augment
     named = {
-        "a teacher": recipe.teacher,
+        "a teacher trained with augmentation" if shown_more else "a teacher": recipe.teacher,
         f"input dropout {dropout:g}": dropout,
         "augmentation": recipe.train.augment,
         "label smoothing": recipe.task.label_smoothing,

@@ -47,6 +47,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
+LC = ("lc", "lc-stronger-teacher", "lc-no-teacher")
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 
 
@@ -306,10 +307,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-paths": lambda: exact_table("scale", scale_tables.paths),
     "scale-sent": lambda: exact_table("scale", scale_tables.sent),
     "scale-thousand": lambda: exact_table("scale", scale_tables.thousand),
-    "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
+    "gates-mlp": lambda: markdown(
+        *gate_tables.gates("MLP", load("gates-mlp"), load("gates-mlp-stronger-teacher"))
+    ),
     "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
-    "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
+    "lc": lambda: markdown(*lc_tables.best(map(load, LC))),
     "curves-lenet300": lambda: markdown(*curve_tables.answers(curves_of("lenet300"))),
     "curves-lenet5": lambda: markdown(*curve_tables.answers(curves_of("lenet5"))),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
