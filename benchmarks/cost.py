@@ -44,7 +44,7 @@ WAYS = [
     for threads in (1, 2)
 ] + [{"batch": 1024, "compiled": compiled, "threads": 1} for compiled in (False, True)]
 
-Make = Callable[[torch.optim.Optimizer, nn.Module, Tensor], Method | None]
+Make = Callable[[torch.optim.Optimizer, nn.Module, Tensor], "Method | Twice | None"]
 
 
 def proximal(penalty: lissom.penalties.Penalty, **options: Any) -> Make:
@@ -62,8 +62,24 @@ def gates(units: bool, **options: Any) -> Make:
     return make
 
 
+class Twice:
+    """A second parameter of as many numbers as weights, as gates on weights have, and no more."""
+
+    has_loss_term = True
+
+    def __init__(self, optimizer: torch.optim.Optimizer, net: nn.Module) -> None:
+        weights = sum(p.numel() for p in net.parameters() if p.ndim > 1)
+        self.numbers = nn.Parameter(torch.zeros(weights))
+        optimizer.add_param_group({"params": [self.numbers]})
+
+    def penalty(self) -> Tensor:
+        """Something with a gradient."""
+        return self.numbers.sum()
+
+
 METHODS: dict[str, Make] = {
     "plain": lambda opt, net, x: None,
+    "plain, with as many parameters again": lambda opt, net, x: Twice(opt, net),
     "L0": proximal(L0(1e-6)),
     "L1": proximal(L1(1e-5)),
     "L0, adaptive metric": proximal(L0(1e-9), metric="adaptive"),
@@ -104,8 +120,7 @@ def case(name: str, batch: int, *, compiled: bool = False) -> Case:
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     method = METHODS[name](optimizer, net, x)
-    has_term = method is not None and type(method).loss_term is not Method.loss_term
-    term = method if has_term else None
+    term = method if method is not None and method.has_loss_term else None
     forward = torch.compile(net) if compiled else net
 
     def loss() -> Tensor:

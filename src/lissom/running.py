@@ -152,12 +152,6 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All numbers of a tensor of which each process holds a shard; others as they are."""
-    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return found
-
-
 def require_numbers(model: nn.Module) -> None:
     """Refuse a model some of whose tensors have shapes at most, or are sparse.
 

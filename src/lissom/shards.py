@@ -29,6 +29,12 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """All numbers of a tensor, a copy for each process; an ordinary one as it is."""
+    found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return found
+
+
 class Shard:
     """The part of a tensor that this process holds.
 
@@ -116,8 +122,7 @@ class Shard:
 
     def gathered(self, part: Tensor) -> Tensor:
         """All of a tensor that is cut as this one is, of which this process has a part."""
-        whole: Tensor = self.whole(part).full_tensor()  # type: ignore[attr-defined]
-        return whole
+        return gathered(self.whole(part))
 
     def _rows(self, dim: int) -> Tensor:
         """As torch cuts: evenly, the last may be shorter, and what is strided is cut last."""

@@ -84,6 +84,7 @@ def train(
         read_record,
         shape_of,
     )
+    from lissom.training import Evaluation
 
     with mistakes_in_red():
         if devices > 1 and int(os.environ.get("LOCAL_RANK", "0")):  # the first speaks for all
@@ -120,18 +121,20 @@ def train(
                 devices=devices,
                 strategy=strategy,
             )
-            if trainer.rank:
+
+            def fit() -> Evaluation:
                 if resume and (run / "checkpoint.pt").exists():
                     trainer.resume()
-                trainer.fit()
+                if log is not None and not trainer.rank:
+                    log.begin(trainer.epoch)
+                return trainer.fit()
+
+            if trainer.rank:
+                fit()
                 return
             record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
             with begun(run, record, resume=resume, overwrite=overwrite):
-                if resume and (run / "checkpoint.pt").exists():
-                    trainer.resume()
-                if log is not None:
-                    log.begin(trainer.epoch)
-                found = trainer.fit()
+                found = fit()
                 event = found.to_dict()
                 keep_weights(trainer.model, run)
                 if trainer.outcome is not None:

@@ -16,7 +16,8 @@ from lissom.measuring.runtimes import latency, runtime_named
 from lissom.measuring.units import neurons, rounded, without_dead
 from lissom.methods import require_plain
 from lissom.parametrized import plain
-from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers, whole
+from lissom.running import ExampleInputs, Inputs, as_inputs, require_numbers
+from lissom.shards import gathered
 from lissom.sparse_sizes import Storage, storage
 from lissom.turns import Latency
 
@@ -72,7 +73,7 @@ def measure(
     require_plain(model, "measure")
     require_numbers(model)
     model = plain(model)
-    parameters = {name: whole(parameter) for name, parameter in model.named_parameters()}
+    parameters = {name: gathered(parameter) for name, parameter in model.named_parameters()}
     zeros = {name: p.abs() <= tolerance for name, p in parameters.items()}
     variables = tuple(
         Variable(name, p.numel() - int(zeros[name].sum()), p.numel())

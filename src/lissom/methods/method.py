@@ -320,6 +320,11 @@ class Method(metaclass=_MadeFirst):
         """The step at which schedules are read: how many there were since `start`."""
         return max(0, self.step - int(self.options.start))
 
+    @property
+    def has_loss_term(self) -> bool:
+        """Whether `penalty` belongs in the loss; without one it would not change a gradient."""
+        return type(self).loss_term is not Method.loss_term
+
     def penalty(self) -> Tensor:
         """What is to be added to the loss: 0 where there is nothing, and never a change.
 
@@ -555,7 +560,7 @@ class Method(metaclass=_MadeFirst):
 
     def _notice_missing_penalty(self) -> None:
         """Tell a loop in which the penalty is missing."""
-        if type(self).loss_term is Method.loss_term:
+        if not self.has_loss_term:
             return
         self._steps_without = 0 if self._in_loss else self._steps_without + 1
         self._in_loss = False

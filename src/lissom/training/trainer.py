@@ -316,7 +316,7 @@ class Trainer:
                 loss = self._loss(outputs, targets, rows)
                 if len(batches) > 1:
                     loss = loss / len(batches)
-                if last and self.method is not None:
+                if last and self.method is not None and self.method.has_loss_term:
                     loss = loss + self.method.penalty()
                 if i == 0:
                     self.optimizer.zero_grad()
