@@ -47,6 +47,28 @@ def test_parameters_that_were_assigned_are_used_and_not_finalized() -> None:
     assert net(X).abs().max() == 0 and not gates.finalized
 
 
+def test_gates_of_layers_that_a_call_leaves_out_learn_nothing_from_it() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, other: bool) -> Tensor:
+            out: Tensor = (self.other if other else self.one)(x)
+            return out
+
+    torch.manual_seed(0)
+    net = Either()
+    gated(net, {lissom.weights(net): L0(0)})
+    for other in (False, True):
+        net.zero_grad()
+        net(X, other).square().sum().backward()
+        grad = net.get_parameter("lissom_log_alpha").grad
+        assert grad is not None
+        used = grad.view(2, -1).count_nonzero(1).bool().tolist()
+        assert used == [not other, other]
+
+
 def test_an_interrupted_call_leaves_nothing_behind() -> None:
     """torch runs no hooks after Ctrl-C."""
 

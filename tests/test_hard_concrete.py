@@ -1,11 +1,14 @@
 """The hard-concrete law against draws, quadrature, finite differences and the paper's formulas."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lissom import hard_concrete
 from lissom.errors import LissomError
 from lissom.hard_concrete import TEST_GATES, HardConcrete, logistic
 
@@ -259,6 +262,22 @@ def test_noise_where_the_generator_gives_zero(
     monkeypatch.setattr(torch, "rand", lambda *_, **__: ends.clone())
     noise = logistic(torch.zeros(2, dtype=dtype))
     assert noise.isfinite().all() and noise[0] < -80 and noise[1] > 15
+
+
+def test_noise_where_many_numbers_have_the_ends_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits that stand for the smallest u and for the largest."""
+    bits = np.full(hard_concrete.MANY // 2, 0x7FFFFFFF_80000000, dtype=np.uint64)
+
+    class Ends:
+        def __init__(self, seed: int) -> None: ...
+        def random_raw(self, n: int) -> Any:
+            return bits[:n]
+
+    monkeypatch.setattr(np.random, "SFC64", Ends)
+    noise = logistic(torch.zeros(hard_concrete.MANY))
+    assert noise.isfinite().all() and noise.unique().numel() == 2
+    assert float(noise.min()) == pytest.approx(-16.6, abs=0.1)
+    assert float(noise.max()) == pytest.approx(16.6, abs=0.1)
 
 
 def test_without_noise_it_draws_from_the_global_generator() -> None:

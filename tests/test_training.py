@@ -47,7 +47,7 @@ from lissom.groups import columns
 from lissom.methods import Method, Options, methods_on
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
-from lissom.training import Augment, Count, Evaluation, Part, Teacher, loss_and_error
+from lissom.training import Augment, Count, Evaluation, Part, loss_and_error
 
 
 def test_learns_the_digits() -> None:
@@ -626,8 +626,6 @@ def test_wrong_combinations_are_refused_at_once(wrong: Wrong, tmp_path: Path) ->
     given: dict[str, Any] = {"epochs": WRONG_EPOCHS, **wrong.train, "out": tmp_path / "run"}
     if wrong.pad is not None:
         given["augment"] = Augment(wrong.pad)
-    if wrong.teacher:
-        given["teacher"] = Teacher(torch.zeros(EXAMPLES, CLASSES))
     with pytest.raises(LissomError) as caught:
         method = wrong.attach(optimizer, net, STEPS)
         trainer(net, data, optimizer=optimizer, method=method, **given)
@@ -676,7 +674,7 @@ SCHEDULE = "lr_factor is a schedule by step, such as lissom.schedules.linear(1, 
          "lissom.methods.Method makes, got 'proximal'"),
         ({"teacher": 3}, "a teacher cannot be 3 (int): it is a lissom.training.Teacher, or a "
          "function without arguments that returns one. A network becomes one by its answers, "
-         "Teacher(logits_of(net, data.train_x))"),
+         "Teacher(logits_of(net, data.train_x)), or is asked in every step as Teacher(net)"),
     ],
     ids=str,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from training_cases import (
     STEPS,
     Killed,
     blobs,
+    conv,
     dense,
     events_in,
     kill,
@@ -34,7 +35,7 @@ from lissom.methods.gates import Gates, gate, gates_of
 from lissom.methods.gates.placing import LOG_ALPHA
 from lissom.models import wide_resnet
 from lissom.schedules import linear
-from lissom.training import Teacher, logits_of, loss_and_error
+from lissom.training import Augment, Teacher, logits_of, loss_and_error
 
 EXAMPLE = torch.zeros(2, 4)
 
@@ -414,8 +415,64 @@ def test_the_loss_of_a_student_is_hintons(alpha: float, temperature: float) -> N
         p = F.softmax(teacher.logits[i].double() / temperature, 0)
         total = total + alpha * temperature**2 * (p * (p / q).log()).sum()
         total = total - (1 - alpha) * F.log_softmax(own[row], 0)[data.train_y[i]]
-    loss = teacher.loss(own.float(), data.train_y[batch], batch)
+    loss = teacher.loss(own.float(), data.train_y[batch], batch, data.train_x[batch])
     torch.testing.assert_close(loss.double(), total / 3, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_that_is_asked_in_every_step_says_what_it_said_once() -> None:
+    data, taught = blobs(), dense(seed=5, dropout=0.5)
+    before, modes = state(taught), [module.training for module in taught.modules()]
+    nets = [dense(dropout=0.5), dense(dropout=0.5)]
+    answers: tuple[Any, ...] = (logits_of(taught, data.train_x), taught)
+    for net, known in zip(nets, answers, strict=True):
+        trainer(net, data, batch_size=len(data.train_y), teacher=Teacher(known, 0.7, 3.0)).fit()
+    first, second = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+    assert same(state(taught), before), "it is left alone"
+    assert [module.training for module in taught.modules()] == modes
+    assert all(p.grad is None for p in taught.parameters())
+
+
+class Sees(nn.Module):
+    """Remembers what it is shown in training, or otherwise, and passes it on."""
+
+    def __init__(self, in_training: bool) -> None:
+        super().__init__()
+        self.in_training, self.seen = in_training, list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training == self.in_training:
+            self.seen.append(x.clone())
+        return x
+
+
+def test_a_network_is_asked_about_what_the_student_sees() -> None:
+    data, student, taught = blobs(image=8), Sees(in_training=True), Sees(in_training=False)
+    teacher = Teacher(nn.Sequential(taught, conv(1)))
+    made = trainer(
+        nn.Sequential(student, conv()), data, augment=Augment(pad=2), teacher=lambda: teacher
+    )
+    made.fit()
+    assert isinstance(made.teacher, Teacher) and isinstance(made.teacher.logits, nn.Sequential)
+    answered = made.teacher.logits[0]
+    assert isinstance(answered, Sees) and not taught.seen, "it was a copy that was asked"
+    steps_seen = student.seen[-3 * STEPS :]
+    assert len(steps_seen) == 3 * STEPS and same(answered.seen[-3 * STEPS :], steps_seen)
+    assert not torch.equal(torch.cat(steps_seen).sum(0), data.train_x.repeat(3, 1, 1, 1).sum(0))
+
+
+@pytest.mark.parametrize("how", ["itself", "made when training starts"])
+def test_logits_of_images_that_are_changed_are_refused(how: str) -> None:
+    data = blobs(image=8)
+    teacher: Any = teacher_of(data)
+    with pytest.raises(RunError, match=r"augment shows others in every epoch: .*as Teacher\(net\)"):
+        given = teacher if how == "itself" else lambda: teacher
+        trainer(conv(), data, augment=Augment(pad=2), teacher=given).fit()
+
+
+def test_a_network_with_other_classes_is_no_teacher() -> None:
+    with pytest.raises(RunError, match=r"answers to an example: \[1, 3\] logits .* got \[1, 2\]"):
+        trainer(teacher=Teacher(nn.Linear(4, 2))).fit()
 
 
 def test_a_student_believes_its_teacher() -> None:
@@ -467,8 +524,8 @@ def test_a_teacher_of_other_examples_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(3),), r"logits are a tensor \[n, classes\], got \[3\]"),
-        ((None,), r"logits are a tensor \[n, classes\], got None"),
+        ((torch.zeros(3),), r"logits are a tensor \[n, classes\], or a network .*, got \[3\]"),
+        ((None,), r"logits are a tensor \[n, classes\], or a network that gives them, got None"),
         ((torch.zeros(3, 2), 1.5), r"alpha is in \[0, 1\], got 1\.5"),
         ((torch.zeros(3, 2), 0.5, 0.0), r"temperature is above 0, got 0\.0"),
     ],

@@ -42,7 +42,6 @@ class Wrong:
         penalty: of the weights.
         penalty_toml: the same as a recipe has it.
         validation: whether there are validation data.
-        teacher: whether there is a teacher.
         others: whether the methods that would work are named at the end.
     """
 
@@ -56,7 +55,6 @@ class Wrong:
     penalty: Any = None
     penalty_toml: str = ""
     validation: bool = False
-    teacher: bool = False
     others: bool = False
 
     def attach(self, optimizer: Optimizer, net: nn.Module, epoch: int) -> Method | None:
@@ -78,7 +76,6 @@ class Wrong:
         if self.method is not None:
             lines += ["[method]", *_table({"name": self.method, **self.options})]
             lines += ["[[penalties]]", self.penalty_toml]
-        lines += ["[teacher]", 'recipe = "digits-channels"'] if self.teacher else []
         return "\n".join(lines) + "\n"
 
 
@@ -310,15 +307,4 @@ OF_METHODS = [
     ),
 ]
 
-OF_TEACHERS = [
-    Wrong(
-        name="teacher with augment",
-        pad=1,
-        teacher=True,
-        at="train.augment",
-        words="a teacher answers once to each training example, and augment shows other images in "
-        "every epoch: leave out one of the two",
-    ),
-]
-
-WRONG = [*OF_OPTIONS, *OF_METHODS, *OF_TEACHERS]
+WRONG = [*OF_OPTIONS, *OF_METHODS]

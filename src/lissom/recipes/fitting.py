@@ -195,8 +195,14 @@ class RecipePath:
             return None
         if seed not in self._teachers:
             folder = self.out / f"{TEACHER}-seed{seed}"
-            made = make_teacher(spec, self.data, seed=seed, device=self.device, out=folder)
-            self._teachers[seed] = made
+            self._teachers[seed] = make_teacher(
+                spec,
+                self.data,
+                seed=seed,
+                device=self.device,
+                out=folder,
+                anew=self.recipe.train.augment is not None,
+            )
         return self._teachers[seed]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -36,7 +36,8 @@ AnyModelSpec = Annotated[
 class TeacherSpec(Spec):
     """[teacher]: a recipe whose network is trained first, on the same examples.
 
-    Its answers are then learnt beside the labels. `recipe` is a name or a path where it is read,
+    Its answers are then learnt beside the labels; where the student's images are augmented, they
+    are to what the student sees. `recipe` is a name or a path where it is read,
     and the whole recipe from then on, so that the record of a run needs no other file. `seed` is
     the teacher's own, so that students of all seeds have the same; without it it is the student's.
     """
@@ -135,8 +136,6 @@ class Recipe(Spec):
             raise complaint(str(error), "train", *filter(None, [error.field])) from error
 
     def _check_teacher(self, teacher: "Recipe") -> None:
-        with refusals("train"):
-            self.train.options().check_teacher()
         if (teacher.data.kind, teacher.data.called) != (self.data.kind, self.data.called):
             what = f"it learns {teacher.data.called!r}, but the student learns {self.data.called!r}"
             raise complaint(what, "teacher", "recipe")

@@ -57,7 +57,10 @@ def make_trainer(
 
     def teach(spec: TeacherSpec) -> Teacher:
         folder = None if out is None else out / TEACHER
-        return make_teacher(spec, data, seed=seed, device=device, out=folder, report=report)
+        anew = train.augment is not None
+        return make_teacher(
+            spec, data, seed=seed, device=device, out=folder, report=report, anew=anew
+        )
 
     taught = recipe.teacher
     return Trainer(
@@ -86,6 +89,7 @@ def make_teacher(
     device: str = "cpu",
     out: Path | None = None,
     report: Report | None = None,
+    anew: bool = False,
 ) -> Teacher:
     """Train a teacher, or go on with it where it was, and ask it about the training examples.
 
@@ -96,6 +100,7 @@ def make_teacher(
         device: where to train.
         out: the directory of its run; None keeps nothing.
         report: called with its events, to which "teacher": epochs is added.
+        anew: whether it answers in every step, to what the student sees then, and not once.
 
     Raises:
         RunError: if the directory holds another run.
@@ -114,13 +119,18 @@ def make_teacher(
     assert isinstance(examples, Dataset)  # as those of all recipes
     shape = shape_of(data, make_task(recipe))
     record = Record(recipe=recipe, seed=seed, shape=shape, classes=data.classes)
+
+    def taught_by(model: nn.Module) -> Teacher:
+        answers = model if anew else logits_of(model, examples.train_x)
+        return Teacher(answers, spec.alpha, spec.temperature)
+
     if out is not None and (out / "recipe.json").exists():
         if read_record(out / "recipe.json") != record:
             raise RunError(f"{out} holds a teacher of another recipe or seed: choose another --out")
         if (out / "result.json").exists():
             model = make_model(recipe, shape, data.classes).to(usable_device(device))
             load_weights(model, out)
-            return Teacher(logits_of(model, examples.train_x), spec.alpha, spec.temperature)
+            return taught_by(model)
         if (out / "checkpoint.pt").exists():
             trainer.resume()
     if out is not None:
@@ -129,4 +139,4 @@ def make_teacher(
     if out is not None:
         keep_weights(trainer.model, out)
         keep_result(record, found.to_dict(), out)
-    return Teacher(logits_of(trainer.model, examples.train_x), spec.alpha, spec.temperature)
+    return taught_by(trainer.model)

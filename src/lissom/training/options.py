@@ -274,29 +274,6 @@ class TrainOptions:
                 field="scheduler",
             )
 
-    def check_teacher(self, *, labels: bool = True) -> None:
-        """Refuse what does not go together with a teacher.
-
-        Args:
-            labels: whether there are labels in memory, learnt by plain cross-entropy.
-
-        Raises:
-            RunError: for augmentation, or another task.
-        """
-        if not labels:
-            raise RunError(
-                "a teacher answers once to each training example, by logits of classes: it goes "
-                'with a Dataset with classes, and the loss "cross_entropy" without weight, score '
-                "and forward",
-                field="teacher",
-            )
-        if self.augment is not None:
-            raise RunError(
-                "a teacher answers once to each training example, and augment shows other images "
-                "in every epoch: leave out one of the two",
-                field="augment",
-            )
-
 
 def usable_device(name: str) -> torch.device:
     """The device of that name, if it can hold a number.

@@ -1,5 +1,6 @@
-"""A teacher's answers to the training examples, which a student learns beside the labels."""
+"""A teacher, whose answers a student learns beside the labels."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.errors import RunError
+from lissom.training.evaluation import logits_of
 
 WHAT_WORKS = (
     "it is a lissom.training.Teacher, or a function without arguments that returns one. A network "
-    "becomes one by its answers, Teacher(logits_of(net, data.train_x))"
+    "becomes one by its answers, Teacher(logits_of(net, data.train_x)), or is asked in every step "
+    "as Teacher(net)"
 )
 
 
@@ -22,38 +25,44 @@ class Teacher:
     T² keeps the size of the second part's gradient when T changes.
 
     Attributes:
-        logits: the teacher's, [n, classes], of the training examples in their order.
+        logits: the teacher's, [n, classes], of the training examples in their order; or a network
+            that gives them, which is asked in every step what it says to what the student sees. So
+            it costs a forward pass, and goes with augmentation.
         alpha: the weight of the teacher's answers, 0 ≤ α ≤ 1.
         temperature: T > 0; the higher, the more is said of the wrong classes.
 
     Raises:
-        RunError: for numbers out of range, or logits of another shape.
+        RunError: for numbers out of range, or what is neither such logits nor a network.
 
     Source: Hinton, Vinyals & Dean 2015, section 2.
     """
 
-    logits: Tensor
+    logits: Tensor | nn.Module
     alpha: float = 0.9
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
         check_distillation(self.alpha, self.temperature)
-        if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
+        given = self.logits
+        if not isinstance(given, nn.Module) and not (isinstance(given, Tensor) and given.ndim == 2):
             raise RunError(
-                "a teacher's logits are a tensor [n, classes], got "
-                f"{list(self.logits.shape) if isinstance(self.logits, Tensor) else self.logits!r}"
+                "a teacher's logits are a tensor [n, classes], or a network that gives them, got "
+                f"{list(given.shape) if isinstance(given, Tensor) else repr(given)}"
             )
 
-    def loss(self, logits: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, batch: Tensor, inputs: Tensor) -> Tensor:
         """The loss of a student.
 
         Args:
             logits: the student's, [m, classes].
             labels: the true classes, [m].
             batch: which training examples these are, [m].
+            inputs: what the student saw of them, [m, …].
         """
+        known = self.logits
+        answers = known[batch] if isinstance(known, Tensor) else logits_of(known, inputs)
         student = logits.float() / self.temperature
-        teacher = self.logits[batch] / self.temperature
+        teacher = answers / self.temperature
         divergence = F.kl_div(
             student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
         )
@@ -61,8 +70,11 @@ class Teacher:
         return (1 - self.alpha) * own + self.alpha * self.temperature**2 * divergence
 
     def to(self, device: torch.device | str) -> "Teacher":
-        """The same, with float32 logits on a device."""
-        return replace(self, logits=self.logits.detach().float().to(device))
+        """The same on a device, with float32 logits; of a network it is a copy."""
+        known = self.logits
+        if isinstance(known, Tensor):
+            return replace(self, logits=known.detach().float().to(device))
+        return replace(self, logits=copy.deepcopy(known).to(device))
 
 
 def check_distillation(alpha: object, temperature: object) -> None:
@@ -78,22 +90,47 @@ def check_distillation(alpha: object, temperature: object) -> None:
         raise RunError(what, field="temperature")
 
 
-def check_teacher(given: object) -> None:
-    """Refuse what is neither a `Teacher` nor a function that makes one.
+def check_teacher(given: object, *, labels: bool, changed: bool) -> None:
+    """Refuse what is neither a `Teacher` nor a function that makes one, and what it cannot teach.
 
-    A network is callable too, but not without inputs, and its answers are wanted only once.
+    A network is callable too, but not without inputs.
+
+    Args:
+        given: for the teacher.
+        labels: whether there are labels in memory, learnt by plain cross-entropy.
+        changed: whether examples are changed anew in every epoch.
 
     Raises:
-        RunError: saying what was given, and how a network becomes a teacher.
+        RunError: saying what was given, and what works.
     """
-    if isinstance(given, Teacher):
-        return
-    if not callable(given) or isinstance(given, nn.Module | type):
+    if not isinstance(given, Teacher) and (
+        not callable(given) or isinstance(given, nn.Module | type)
+    ):
         raise RunError(f"a teacher cannot be {_kind(given)}: {WHAT_WORKS}")
+    if not labels:
+        raise RunError(
+            "a teacher answers to training examples by logits of classes: it goes with a Dataset "
+            'with classes, and the loss "cross_entropy" without weight, score and forward',
+            field="teacher",
+        )
+    if changed and isinstance(given, Teacher) and isinstance(given.logits, Tensor):
+        raise RunError(
+            "a teacher's logits are of the training examples as they are, and augment shows others "
+            "in every epoch: let the network itself answer, as Teacher(net), or leave out augment",
+            field="augment",
+        )
 
 
-def make_answers(given: Teacher | Callable[[], Teacher], examples: int, classes: int) -> Teacher:
-    """The teacher itself, made now if it has to be, with an answer to each training example.
+def ready(
+    given: Teacher | Callable[[], Teacher], x: Tensor, classes: int, *, changed: bool
+) -> Teacher:
+    """The teacher itself, made now if it has to be, on the device of the training examples.
+
+    Args:
+        given: it, or the function that makes it.
+        x: all training examples.
+        classes: that there are.
+        changed: whether the student sees them changed.
 
     Raises:
         RunError: if a function made something else, or the answers are to other examples.
@@ -101,11 +138,14 @@ def make_answers(given: Teacher | Callable[[], Teacher], examples: int, classes:
     made = given if isinstance(given, Teacher) else given()
     if not isinstance(made, Teacher):
         raise RunError(f"the function that makes a teacher returned {_kind(made)}: {WHAT_WORKS}")
-    if list(made.logits.shape) != [examples, classes]:
-        raise RunError(
-            f"a teacher answers to each training example: {[examples, classes]} logits are needed, "
-            f"got {list(made.logits.shape)}"
-        )
+    check_teacher(made, labels=True, changed=changed)
+    made = made.to(x.device)
+    if isinstance(made.logits, Tensor):
+        what, needed, found = "each training example", [len(x), classes], list(made.logits.shape)
+    else:
+        what, needed, found = "an example", [1, classes], list(logits_of(made.logits, x[:1]).shape)
+    if needed != found:
+        raise RunError(f"a teacher answers to {what}: {needed} logits are needed, got {found}")
     return made
 
 

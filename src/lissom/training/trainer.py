@@ -48,7 +48,7 @@ from lissom.training.options import TrainOptions
 from lissom.training.small import check_small, go_small, small_again, small_state
 from lissom.training.subnormals import flush_subnormals
 from lissom.training.task import Task
-from lissom.training.teacher import Teacher, check_teacher, make_answers
+from lissom.training.teacher import Teacher, check_teacher, ready
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -83,7 +83,7 @@ class Trainer:
         method: on this optimizer, such as `lissom.proximal(optimizer, {groups: penalty})`; its
             penalty is added to the loss, and its state is kept in the checkpoints.
         teacher: whose answers are learnt beside the labels, or a function that makes it, which is
-            called when training starts.
+            called when training starts; with augmentation it is a network.
         out: directory for events.jsonl and checkpoint.pt, made if it is not there, and locked while
             `fit` runs; None keeps nothing.
         report: called with every event, after it is written, and with a short
@@ -246,8 +246,8 @@ class Trainer:
                 type(method), method.options, penalties, self.steps_per_epoch, method.step
             )
         if self.teacher is not None:
-            check_teacher(self.teacher)
-            options.check_teacher(labels=isinstance(data, Dataset) and self.task is CLASSES)
+            labels = isinstance(data, Dataset) and self.task is CLASSES
+            check_teacher(self.teacher, labels=labels, changed=options.augment is not None)
 
     def _wrap(self) -> None:
         """Have the model called as the devices need it; anew when its parameters are others."""
@@ -312,8 +312,9 @@ class Trainer:
         for i, (batch, rows) in enumerate(batches):
             last = i == len(batches) - 1
             with self._devices.reducing(self._network, now=last):
-                outputs, targets = self.task.call(self._network, moved(batch, self.model))
-                loss = self._loss(outputs, targets, rows)
+                here = moved(batch, self.model)
+                outputs, targets = self.task.call(self._network, here)
+                loss = self._loss(outputs, targets, here, rows)
                 if len(batches) > 1:
                     loss = loss / len(batches)
                 if last and self.method is not None and self.method.has_loss_term:
@@ -331,9 +332,9 @@ class Trainer:
             self._wrap()  # the method ended, and took parameters of its own with it
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _loss(self, outputs: Any, targets: Any, rows: Tensor | None) -> Tensor:
+    def _loss(self, outputs: Any, targets: Any, batch: Any, rows: Tensor | None) -> Tensor:
         if isinstance(self.teacher, Teacher) and rows is not None:
-            return self.teacher.loss(outputs, targets, rows)
+            return self.teacher.loss(outputs, targets, rows, batch[0])
         return self.task.mean_loss(outputs, targets)
 
     def _after_epoch(self, seen: Tally | None) -> Evaluation:
@@ -452,13 +453,13 @@ class Trainer:
         }
 
     def _call_teacher(self) -> None:
-        """Have the teacher's answers, on this device."""
+        """Have the teacher, on this device."""
         if self.teacher is None:
             return
         assert isinstance(self.data, Dataset)  # checked before
-        labels, classes = self.data.train_y, self.data.classes
-        assert classes is not None
-        self.teacher = make_answers(self.teacher, len(labels), classes).to(labels.device)
+        assert self.data.classes is not None
+        changed = self.options.augment is not None
+        self.teacher = ready(self.teacher, self.data.train_x, self.data.classes, changed=changed)
 
     def _go_small(self, steps_done: int) -> None:
         """Go on with what lives, as soon as zeros are final; asked before every step."""
