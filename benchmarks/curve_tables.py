@@ -221,16 +221,18 @@ def tested(setting: Setting) -> list[float]:
 
 
 def costs(records: Iterable[Record]) -> Table:
-    """Epochs of whole curves, in trainings of the dense network."""
+    """Epochs of whole curves: of a seed in all, and in trainings of its dense network."""
     rows = []
     for record in records:
         for entry in record["curves"]:
             warm = [p for p in entry["points"] if not p["from_scratch"]]
             from_scratch = [p for p in entry["points"] if p["from_scratch"]]
             number = str(len(warm) // entry["path"]["seeds"])
+            total = round(sum(p["epochs"] for p in warm) / entry["path"]["seeds"])
             epochs = [ratio(points, warm) for points in (warm, from_scratch)]
-            rows.append([f"{record['title']}: {entry['name']}", number, *epochs])
-    return ["curve", "points", "epochs, × dense", "as many from scratch besides"], rows
+            rows.append([f"{record['title']}: {entry['name']}", number, str(total), *epochs])
+    columns = ["curve", "points", "epochs", "× its dense network's", "as many from scratch besides"]
+    return columns, rows
 
 
 def ratio(points: list[Record], warm: list[Record]) -> str:

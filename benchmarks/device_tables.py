@@ -8,6 +8,7 @@ from gate_tables import spread
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
+DENSE_LENET = "LeNet-5, not pruned, kernels of CMSIS-NN, int8"
 NAMES = {
     "lenet": "LeNet-5, dense weights",
     "mlp-0.02": "784-300-100, 2 %",
@@ -34,6 +35,40 @@ def on_cortex_m4(record: Record) -> Table:
         rows.append([row["method"], "", *shown, published.source(row)])
     columns = ["network", "C", "flash, bytes", "RAM, bytes", "instructions", "test error, %", ""]
     return columns, rows
+
+
+def before_and_after(record: Record, curves: Record) -> Table:
+    """LeNet-5 on a Cortex-M4: the dense one, and what gates left of it.
+
+    Args:
+        record: of the small networks.
+        curves: of LeNet-5, which begin with a dense one.
+    """
+    nets = by_name(record)["lenet"]
+    cost = mean_of(nets, "Cortex-M4 -Os float")
+    dense_error = next(p["test_error"] for p in curves["curves"][0]["points"] if not p["strength"])
+    [other] = [r for r in published.rows("devices", "MNIST") if r["method"] == DENSE_LENET]
+    weights, macs = published.sizes("LeNet-5", "20-50-800-500")
+    costs = (
+        ("weights", weights, fmean(net["weights"] for net in nets)),
+        ("multiply–accumulates an image", macs, fmean(net["macs"] for net in nets)),
+        ("flash, bytes", as_number(other["flash"]), cost["flash"]),
+        ("instructions an image", as_number(other["instructions"]), cost["instructions"]),
+    )
+    rows = [
+        [name, f"{dense:,}", f"{small:,.0f}", f"÷ {dense / small:.0f}"]
+        for name, dense, small in costs
+    ]
+    accuracies = [100 * (1 - net["int8_error"]) for net in nets]
+    lost = 100 * (1 - dense_error) - fmean(accuracies)
+    shown = f"{100 * (1 - dense_error):.2f} %", f"{spread(accuracies)} %"
+    rows.append(["test accuracy", *shown, f"− {lost:.1f} points"])
+    return ["", "dense", "shrunk", ""], rows
+
+
+def as_number(text: str) -> int:
+    """Of a published row."""
+    return int(text.replace(",", ""))
 
 
 def on_boards(record: Record) -> Table:

@@ -119,6 +119,24 @@ def unit_norms(record: Record) -> Table:
     return ["ResNet-50", *(f"ms, {s}" for s in shown), *(f"× the step, {s}" for s in shown)], rows
 
 
+def live(record: Record) -> Table:
+    """What a step and a training cost at full size and of what lives, over the dense network's."""
+    bounds, rows = record["bounds"], []
+    for name, found in record["networks"].items():
+        for kind, of, full, small in (
+            ("step", "steps", "frozen zeros at full size", "small"),
+            ("training", "trainings", "TopK at full size", "TopK"),
+        ):
+            three = [found[of][key] for key in ("dense", full, small)]
+            ratios = [f"{one['ratio']:.2f}" for one in three[1:]]
+            seconds = three[0]["seconds"]
+            dense = f"{1000 * seconds:,.1f} ms" if kind == "step" else f"{seconds:,.0f} s"
+            errors = [f"{100 * one['test error']:.2f}" for one in three if "test error" in one]
+            rows.append([name, kind, dense, *ratios, f"≤ {bounds[kind]:g}", " / ".join(errors)])
+    columns = ["network", "", "dense", "× at full size", "× of what lives", "goal"]
+    return [*columns, "test error, % (dense / full size / what lives)"], rows
+
+
 def latency(record: Record) -> Table:
     """The shrunk VGG beside the built one, and how many times faster than the dense one."""
     models = record["models"]

@@ -11,10 +11,10 @@ Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 
-def gates(network: str, *records: Record) -> Table:
+def gates(network: str, record: Record) -> Table:
     """What gates left of a network, with the published rows beside."""
     rows = []
-    for label, found in (item for record in records for item in by_label(record).items()):
+    for label, found in by_label(record).items():
         small = [run["small"] for run in found]
         errors = spread([100 * one["test"]["error"] for one in small])
         weights = spread([one["weights"] / 1000 for one in small])

@@ -3,12 +3,12 @@
     python benchmarks/live_shrinking.py [--rounds 5] [--epochs 20] [--save]
 
 Two networks: LeNet-300-100 on MNIST, of which 2 % of the weights live in the end, and the VGG at a
-quarter of its width on 5,000 images of CIFAR-10, of which a quarter of the channels do. Trainings:
-a `Trainer` without a method, with TopK that ends half-way, and with the same at full size
-(`shrink=False`), of the same epochs and with all that belongs to them: tracing, evaluation every
-fifth epoch. Steps: the dense network's, those of fine-tuning what TopK has left with frozen zeros
-at full size, and the same with `lissom.train_small`. All of a kind take turns, and the best of each
-counts.
+quarter of its width on 5,000 images of CIFAR-10, of which a quarter of each layer's channels do.
+Trainings: a `Trainer` without a method, with TopK that ends half-way, and with the same at full
+size (`shrink=False`), of the same epochs and with all that belongs to them: tracing, evaluation
+every fifth epoch. Steps: the dense network's, those of fine-tuning what TopK has left with frozen
+zeros at full size, and the same with `lissom.train_small`. All of a kind take turns, and the best
+of each counts.
 """
 
 import json
@@ -43,6 +43,7 @@ class Case:
     model: Callable[[], nn.Module]
     data: Callable[[], Dataset]
     groups: Callable[[nn.Module, torch.Tensor], lissom.Groups]
+    topk: Callable[[Any], TopK]  # of a fraction
     fraction: float
     batch_size: int
     block: int  # steps that are timed together
@@ -61,11 +62,12 @@ def some_of_cifar10() -> Dataset:
 
 CASES = {
     "LeNet-300-100, 2 % of the weights": Case(
-        lenet300, lambda: load("mnist"), lambda net, x: lissom.weights(net), 0.02, 256, 50,
-        "adaptive",
+        lenet300, lambda: load("mnist"), lambda net, x: lissom.weights(net),
+        lambda kept: TopK(fraction=kept), 0.02, 256, 50, "adaptive",
     ),
     "VGG × 0.25, a quarter of the channels": Case(
-        lambda: vgg(width=0.25), some_of_cifar10, lissom.channels, 0.25, 128, 4
+        lambda: vgg(width=0.25), some_of_cifar10, lissom.channels,
+        lambda kept: TopK(fraction=kept, per="layer"), 0.25, 128, 4,
     ),
 }  # fmt: skip
 
@@ -121,7 +123,7 @@ def trained(
     if topk:
         half = -(-len(data.train_y) // case.batch_size) * epochs // 2
         kept = linear(1, 1, half // 10).then(cubic(1, case.fraction, half * 8 // 10))
-        penalties = {case.groups(net, data.train_x[:2]): TopK(fraction=kept)}
+        penalties = {case.groups(net, data.train_x[:2]): case.topk(kept)}
         method = lissom.proximal(optimizer, penalties, metric=case.metric, finalize_at=half)
     made = Trainer(
         net, optimizer, data, method=method, epochs=epochs, batch_size=case.batch_size,
@@ -142,7 +144,7 @@ def steps(
         if name != "dense":
             net.load_state_dict(sparse.state_dict())
             groups = case.groups(net, x[:2])
-            lissom.proximal(optimizer, {groups: TopK(fraction=case.fraction)}).finalize()
+            lissom.proximal(optimizer, {groups: case.topk(case.fraction)}).finalize()
         if name == "small":
             lissom.train_small(net, optimizer, x[:2])
         made[name] = stepper(net, optimizer, x, y)

@@ -239,9 +239,12 @@ def removed(record: Record) -> list[list[str]]:
         cells = []
         for tool in ("Torch-Pruning with an oracle", "lissom"):
             row = by_tool[damage, tool]
-            cells.append(f"{row['units removed exactly']} of {row['units zeroed']}")
+            cells.append(row["units removed exactly"])
         number = len(exact_tables.networks(record))
-        what = f"dead units of {number} architectures, {shown}: removed exactly"
+        what = (
+            f"units removed exactly from {number} architectures in which {row['units zeroed']} "
+            f"were zeroed, {shown}, with what only these read"
+        )
         theirs = f"{cells[0]} (Torch-Pruning, told which and what comes out exact)"
         found.append([what, theirs, f"**{cells[1]}**", ""])
     return found

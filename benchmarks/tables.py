@@ -47,7 +47,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
-LC = ("lc", "lc-stronger-teacher", "lc-no-teacher")
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 
 
@@ -181,13 +180,14 @@ def cost_table() -> str:
         [
             "plain, against itself" if name == "plain" else name,
             *(f"{way['methods'][name]['ratio']:.2f}" for way in ways),
+            f"≤ {record['goals'][name]:g}" if name in record["goals"] else "",
             f"{kept:.2f}",
         ]
         for name, kept in record["kept"].items()
     ]
     plain = [f"{1e3 * way['methods']['plain']['seconds']:.2f}" for way in ways]
-    rows.insert(0, ["plain, ms", *plain, ""])
-    return markdown(["step", *columns, "kept for backward"], rows)
+    rows.insert(0, ["plain, ms", *plain, "", ""])
+    return markdown(["step", *columns, "goal, eager, batch 100", "kept for backward"], rows)
 
 
 def large_text() -> str:
@@ -272,14 +272,26 @@ def with_figure(name: str, words: str, table: str) -> str:
     return f"![{words}](../figures/{name}.svg)\n\n{table}"
 
 
-def vgg_speed() -> str:
-    """Times of shrunk networks, once they are measured."""
-    if not (RESULTS / "vgg-speed.json").exists():
-        return vgg_tables.NOT_YET
-    return exact_table("vgg-speed", runtime_table.shrunk)
+def one_training_text() -> str:
+    """One sentence about the seconds of a curve by one training."""
+    record = load("one-training")
+    curve, dense = (statistics.fmean(record["seconds"][name]) for name in ("curve", "dense"))
+    return (
+        f"In seconds, all twelve points of a seed take {curve:.0f} s and the dense training of "
+        f"{record['epochs']} epochs {dense:.0f} s: {record['ratio']:.2f} × as long, where "
+        f"{record['goal']:g} × was the goal."
+    )
+
+
+def once_measured(name: str, make: Callable[[dict[str, Any]], exact_tables.Table]) -> str:
+    """A table that says so as long as there is no record."""
+    return exact_table(name, make) if (RESULTS / f"{name}.json").exists() else vgg_tables.NOT_YET
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "before-and-after": lambda: markdown(
+        *device_tables.before_and_after(load("microcontrollers"), load("curves-lenet5-units"))
+    ),
     "edge": lambda: exact_table("edge", edge_table.edge),
     "pruners": lambda: exact_table("pruners", exact_tables.pruners),
     "pruners-each": lambda: folded(
@@ -287,6 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "fuzz": lambda: exact_table("fuzz", exact_tables.fuzz),
     "coupling-cost": lambda: exact_table("coupling-cost", exact_tables.coupling),
+    "live-shrinking": lambda: once_measured("live-shrinking", exact_tables.live),
     "unit-norms": lambda: exact_table("coupling-cost", exact_tables.unit_norms),
     "latency": lambda: exact_table("latency", exact_tables.latency),
     "speed": lambda: exact_tables.speed(load("latency")),
@@ -307,12 +320,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-paths": lambda: exact_table("scale", scale_tables.paths),
     "scale-sent": lambda: exact_table("scale", scale_tables.sent),
     "scale-thousand": lambda: exact_table("scale", scale_tables.thousand),
-    "gates-mlp": lambda: markdown(
-        *gate_tables.gates("MLP", load("gates-mlp"), load("gates-mlp-stronger-teacher"))
-    ),
+    "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
     "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
-    "lc": lambda: markdown(*lc_tables.best(map(load, LC))),
+    "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
+    "lc-stronger-teacher": lambda: plain_table("lc-stronger-teacher"),
+    "gates-mlp-stronger-teacher": lambda: plain_table("gates-mlp-stronger-teacher"),
     "curves-lenet300": lambda: markdown(*curve_tables.answers(curves_of("lenet300"))),
     "curves-lenet5": lambda: markdown(*curve_tables.answers(curves_of("lenet5"))),
     "curves-asked": lambda: exact_table("curves-lenet300-weights", curve_tables.asked),
@@ -326,6 +339,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-one-training": lambda: markdown(
         *curve_tables.one_training(load("curves-lenet300-nested"), load("curves-lenet300-weights"))
     ),
+    "curves-one-longer-training": lambda: markdown(
+        *curve_tables.one_training(
+            load("curves-lenet300-nested-longer"), load("curves-lenet300-weights")
+        )
+    ),
+    "curves-one-training-neurons": lambda: markdown(
+        *curve_tables.one_training(
+            load("curves-lenet300-nested-neurons"), load("curves-lenet300-neurons")
+        )
+    ),
+    "one-training": one_training_text,
     "curves-cost": lambda: markdown(
         *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
     ),
@@ -338,7 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     },
     "vgg-bytes": vgg_bytes,
     "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
-    "vgg-speed": vgg_speed,
+    "vgg-speed": lambda: once_measured("vgg-speed", runtime_table.shrunk),
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),
