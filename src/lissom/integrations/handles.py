@@ -85,7 +85,9 @@ class Handles:
         inner = stepping_optimizer(optimizer)
         with torch.enable_grad():
             for method in self.methods:
-                if method.optimizer is inner and (term := method.penalty()).requires_grad:
+                if method.optimizer is not inner or not method.has_loss_term:
+                    continue
+                if (term := method.penalty()).requires_grad:
                     (term if scale == 1 else scale * term).backward()
 
     def deploy(self) -> None:

@@ -37,9 +37,9 @@ class TeacherSpec(Spec):
     """[teacher]: a recipe whose network is trained first, on the same examples.
 
     Its answers are then learnt beside the labels; where the student's images are augmented, they
-    are to what the student sees. `recipe` is a name or a path where it is read,
-    and the whole recipe from then on, so that the record of a run needs no other file. `seed` is
-    the teacher's own, so that students of all seeds have the same; without it it is the student's.
+    are to what the student sees. `recipe` is a name or a path where it is read, and the whole
+    recipe from then on, so that the record of a run needs no other file. `seed` is the teacher's
+    own, so that students of all seeds have the same; without it it is the student's.
     """
 
     recipe: "Recipe"
