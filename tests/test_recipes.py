@@ -73,6 +73,7 @@ SMALLER = {
     **{name: FORMANEK for name in NAMES if name.startswith("formanek-")},
     **{name: ["model.width=0.0625"] for name in NAMES if name.startswith("images-")},
     "images-path": ["model.width=0.0625", "data.validation=5"],
+    "images-path-nested": ["model.width=0.0625", "data.validation=5"],
     "lenet300-path": [*FEW, "method.finalize_at=5"],
     "lenet300-path-gates": [*FEW, "method.finalize_at=5"],
     "lenet300-path-nested": ["data.validation=5", "train.epochs=10"],
