@@ -51,12 +51,11 @@ class Case:
 
 
 def some_of_cifar10() -> Dataset:
-    """5,000 images to train on and 1,000 to test on."""
+    """5,000 images to train on and 1,000 to test on; in the file they are class by class."""
     data = load("jpeg-cifar10")
-    train = data.train_x[:5000], data.train_y[:5000]
     return replace(
-        data, train_x=train[0], train_y=train[1], test_x=data.test_x[:1000],
-        test_y=data.test_y[:1000],
+        data, train_x=data.train_x[::10], train_y=data.train_y[::10], test_x=data.test_x[::10],
+        test_y=data.test_y[::10],
     )  # fmt: skip
 
 

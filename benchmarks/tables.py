@@ -362,6 +362,7 @@ TABLES: dict[str, Callable[[], str]] = {
     },
     "vgg-bytes": vgg_bytes,
     "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
+    "vgg-nested": lambda: once_measured("curves-vgg-nested", curve_tables.shrunk),
     "vgg-speed": lambda: once_measured("vgg-speed", runtime_table.shrunk),
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),

@@ -943,6 +943,29 @@ def test_under_every_method_a_resumed_run_ends_as_one_that_was_not_killed(
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_long_epochs_are_kept_before_they_are_evaluated(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: Path, report: Any = None) -> Trainer:
+        return with_method(name, out=out, report=report, evaluate_every=100)
+
+    whole = run(tmp_path / "whole")
+    expected = whole.fit()
+    assert whole.epoch > 3
+    for seconds, found in ((1e9, False), (0.0, True)):
+        monkeypatch.setattr("lissom.training.trainer.AT_STAKE", seconds)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", kill("progress", 3)).fit()
+        assert (tmp_path / "killed" / "checkpoint.pt").exists() == found
+    resumed = run(tmp_path / "killed")
+    resumed.resume()
+    assert resumed.epoch == 3
+    assert timeless([resumed.fit()]) == timeless([expected])
+    assert same(state(resumed.model), state(whole.model))
+    assert timeless(events_in(resumed.out)) == timeless(events_in(whole.out))
+
+
 def test_a_codebook_that_ends_within_an_epoch_ends_the_training_there() -> None:
     net = dense()
     optimizer = SGD(net.parameters(), lr=0.05)

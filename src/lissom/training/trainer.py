@@ -53,6 +53,7 @@ from lissom.training.teacher import Teacher, check_teacher, ready
 Report = Callable[[dict[str, Any]], None]
 
 ENOUGH = 100  # batches that BatchNorm's statistics are the means of
+AT_STAKE = 60.0  # seconds of training after which a checkpoint is due, evaluation or not
 
 
 @takes(TrainOptions)
@@ -136,6 +137,7 @@ class Trainer:
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
+        self._saved = 0.0  # its seconds then
         self._small: SmallTraining | None = None
         self._asked = False  # whether it could be
         self._check()
@@ -181,6 +183,8 @@ class Trainer:
                 self.seconds += time.perf_counter() - started
                 now = self.epoch % self.options.evaluate_every == 0 or not self._epochs_left()
                 found = self._after_epoch(seen) if now else None
+                if self.seconds - self._saved >= AT_STAKE:
+                    self._save()
                 self._call("on_epoch_end", found)
         finally:  # nobody is left with a small network by an interrupt
             self._restore()
@@ -270,7 +274,7 @@ class Trainer:
             assert self._average is not None
             self._average.load_state_dict(state["average"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self._best, self._last = state["best"], last
+        self._best, self._last, self._saved = state["best"], last, self.seconds
         self._small = small_again(state["small"], self.model, self.optimizer)
         if self._small is not None and self._average is not None:
             self._small.join(self._average.module)
@@ -350,8 +354,7 @@ class Trainer:
             self.options.scheduler.step((found.valid or found.train).loss)
         if self._kept is not None:
             append_event(event, self._kept / "events.jsonl")
-            with self._large():
-                save_checkpoint(self._state(), self._kept / "checkpoint.pt")
+        self._save()
         self._devices.log(self._metrics(found), self.epoch * self.steps_per_epoch)
         if self._devices.rank == 0:
             self.report(event)
@@ -434,6 +437,13 @@ class Trainer:
         batches = (batch for step in steps for batch, _ in step)
         inputs = (moved(batch, self.model) for batch in batches)
         renew_statistics(self.model, (partial(self.task.call, self.model, x) for x in inputs))
+
+    def _save(self) -> None:
+        """Keep a checkpoint, if this process keeps any."""
+        self._saved = self.seconds
+        if self._kept is not None:
+            with self._large():
+                save_checkpoint(self._state(), self._kept / "checkpoint.pt")
 
     def _state(self) -> dict[str, Any]:
         return {
