@@ -3,8 +3,8 @@
     python benchmarks/live_shrinking.py [--rounds 5] [--epochs 20] [--save]
 
 Two networks: LeNet-300-100 on MNIST, of which 2 % of the weights live in the end, and the VGG at a
-quarter of its width on 5,000 images of CIFAR-10, of which a quarter of each layer's channels do.
-Trainings: a `Trainer` without a method, with TopK that ends half-way, and with the same at full
+quarter of its width on 5,000 images of JPEG CIFAR-10, of which a quarter of each layer's channels
+do. Trainings: a `Trainer` without a method, with TopK that ends half-way, and with the same at full
 size (`shrink=False`), of the same epochs and with all that belongs to them: tracing, evaluation
 every fifth epoch. Steps: the dense network's, those of fine-tuning what TopK has left with frozen
 zeros at full size, and the same with `lissom.train_small`. All of a kind take turns, and the best

@@ -51,7 +51,7 @@ def main(
 ) -> None:
     """Run one study of studies.toml."""
     asked = plan(HERE / "studies.toml", "study", study)
-    entries = expand(asked["runs"])
+    entries = expand(asked)
     todo = [(entry, seed) for seed in range(seeds or asked["seeds"]) for entry in entries]
     prepare(data_dir)
     record = Record(HERE / "results" / f"{study}.json", todo, again)
@@ -106,12 +106,12 @@ class Record:
         beside.replace(self.path)
 
 
-def expand(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """An entry with `values` for one key becomes an entry for each of them."""
+def expand(study: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run with `values` for one key becomes one for each; `set` of the study is that of all."""
     expanded = []
-    for entry in entries:
+    for entry in study["runs"]:
         for value in entry.get("values", [None]):
-            changes = list(entry.get("set", []))
+            changes = [*study.get("set", []), *entry.get("set", [])]
             if value is not None:
                 changes.append(f"{entry['vary']}={value}")
             named = {"recipe": entry["recipe"], "label": entry.get("label", entry["recipe"])}

@@ -47,7 +47,7 @@ def main(
     folders = {
         name_of(entry, 0).removesuffix("-seed0"): runs / study / name_of(entry, 0)
         for study in studies
-        for entry in expand(plan(HERE / "studies.toml", "study", study)["runs"])
+        for entry in expand(plan(HERE / "studies.toml", "study", study))
     }
     known = {name: run for name, run in folders.items() if (run / "result.json").exists()}
     if not known:

@@ -23,7 +23,7 @@ def _studies() -> dict[str, tuple[str, list[str]]]:
         for i, entry in enumerate(plan["runs"]):
             for value in entry.get("values", [None]):
                 varied = [] if value is None else [f"{entry['vary']}={value}"]
-                changes = [*entry.get("set", []), *varied]
+                changes = [*plan.get("set", []), *entry.get("set", []), *varied]
                 found[f"{study}-{i}-{value}"] = entry["recipe"], changes
     for study, plan in tomllib.loads((BENCHMARKS / "curves.toml").read_text("utf-8")).items():
         for i, entry in enumerate(plan["curves"]):

@@ -137,7 +137,7 @@ class Trainer:
         self._average: AveragedModel | None = None
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
-        self._saved = 0.0  # its seconds then
+        self._saved = 0.0  # seconds of training that a kill would leave
         self._small: SmallTraining | None = None
         self._asked = False  # whether it could be
         self._check()
