@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 ROOT = Path(__file__).parents[1]
@@ -36,19 +37,25 @@ REMOVING = (
 ).split()
 
 
-def provenance(code: Iterable[str], packages: Iterable[str] = ("torch", "numpy")) -> dict[str, Any]:
+def provenance(
+    code: Iterable[str], packages: Iterable[str] = ("torch", "numpy"), device: str = "cpu"
+) -> dict[str, Any]:
     """The fields of a record that say where it comes from.
 
     Args:
         code: files and folders that it speaks of, from the repository's root.
         packages: whose versions matter.
+        device: that computed.
     """
     files = sorted(code)
+    parts = [platform.machine(), platform.system(), f"{os.cpu_count()} cores"]
+    if device.startswith("cuda"):
+        parts.append(torch.cuda.get_device_name(device))
     return {
         "code": {"files": files, "digest": digest(files)},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("lissom", *packages)},
-        "machine": f"{platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
+        "machine": ", ".join(parts),
     }
 
 

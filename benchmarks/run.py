@@ -1,6 +1,7 @@
 """Run a study: recipes × changes × seeds, one process each, and keep what came out as JSON.
 
-    python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR] [--finished] [--again]
+    python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR] [--device DEVICE]
+        [--finished] [--again]
 
 A study is a table of benchmarks/studies.toml. Its record is benchmarks/results/STUDY.json, from
 which benchmarks/tables.py makes the tables and figures of the documentation. The record grows run
@@ -8,7 +9,9 @@ by run, over days if need be: a run that is in it with the same settings is not 
 was killed goes on from its checkpoint, and each says which code made it, and when. --again makes
 all of them anew; with --finished nothing is trained, and what is there so far is collected. Where
 the study says `shrink = true`, each network is shrunk and measured afterwards; where it says
-`ensemble = 50`, so many networks are drawn from the gates of each run and answer together.
+`ensemble = 50`, so many networks are drawn from the gates of each run and answer together. On
+another device than the CPU runs are trained and no more: a call without --device does the rest, of
+those whose networks are in DIR.
 """
 
 import hashlib
@@ -48,6 +51,7 @@ def main(
     seeds: Annotated[int | None, typer.Option(help="Instead of the study's own.")] = None,
     finished: Annotated[bool, typer.Option("--finished", help="Train nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Whatever is on record.")] = False,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Run one study of studies.toml."""
     asked = plan(HERE / "studies.toml", "study", study)
@@ -61,21 +65,29 @@ def main(
     if finished:
         missing = [task for task in missing if (folder / name_of(*task) / "result.json").exists()]
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda task: record.add(name_of(*task), train(folder, *task)), missing))
-    afterwards: dict[str, Callable[[Path], dict[str, Any]]] = {}
-    if asked.get("shrink"):
-        torch.set_num_threads(1)
-        afterwards["shrunk"] = shrunk
-    if asked.get("select"):
-        afterwards["small"] = selected
-    if "ensemble" in asked:
-        afterwards["ensemble"] = lambda run: drawn(run, asked["ensemble"])
+        list(
+            pool.map(lambda task: record.add(name_of(*task), train(folder, *task, device)), missing)
+        )
     for name, run in record.runs.items():
-        for key, function in afterwards.items():
+        there = device == "cpu" and (folder / name / "model.safetensors").exists()
+        for key, function in afterwards(asked).items() if there else ():
             if key not in run:
                 record.add(name, {**run, key: function(folder / name)})
     record.write()
     print(f"{len(record.runs)} of {len(todo)} runs in {record.path}")
+
+
+def afterwards(study: dict[str, Any]) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """What a study asks about its trained networks, by the names of the answers."""
+    asked: dict[str, Callable[[Path], dict[str, Any]]] = {}
+    if study.get("shrink"):
+        torch.set_num_threads(1)
+        asked["shrunk"] = shrunk
+    if study.get("select"):
+        asked["small"] = selected
+    if "ensemble" in study:
+        asked["ensemble"] = lambda run: drawn(run, study["ensemble"])
+    return asked
 
 
 class Record:
@@ -129,9 +141,9 @@ def settings_of(recipe: str, changes: list[str]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
+def train(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu") -> dict[str, Any]:
     """One run, told with its test error."""
-    result = trained(folder, entry, seed)
+    result = trained(folder, entry, seed, device)
     total = result["nonzeros"]["total"]
     print(
         f"{name_of(entry, seed)}: error {100 * result['test']['error']:.2f} %, "
@@ -141,19 +153,21 @@ def train(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     return result
 
 
-def trained(folder: Path, entry: dict[str, Any], seed: int) -> dict[str, Any]:
+def trained(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu") -> dict[str, Any]:
     """What came out of one run, made unless its result is there already."""
     out = folder / name_of(entry, seed)
     # Of each code that this run was trained by, the last one last.
     origins = folder / f"{out.name}.origins.json"
     if not (out / "result.json").exists():
         known = json.loads(origins.read_text()) if origins.exists() else []
-        now = provenance([*TRAINING, *recipe_files(entry["recipe"])])
+        now = provenance([*TRAINING, *recipe_files(entry["recipe"])], device=device)
         known = [one for one in known if one["code"] != now["code"]]
         folder.mkdir(parents=True, exist_ok=True)
         origins.write_text(json.dumps([*known, {**now, "date": str(date.today())}]))
         changes = [option for change in entry["set"] for option in ("--set", change)]
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
+        if device != "cpu":
+            arguments += ["--device", device]
         if (out / "recipe.json").exists():
             arguments.append("--resume")
         call(*arguments)

@@ -217,6 +217,33 @@ def test_precision_and_device(device: str, dtype: torch.dtype, within: float) ->
         assert p.dtype == dtype and p.device == x.device
 
 
+@pytest.mark.parametrize("said", [{}, {"conv": "tf32", "rnn": "ieee"}, {"conv": "ieee"}])
+def test_comparisons_are_of_whole_float32(said: dict[str, str]) -> None:
+    """GPUs round to TF32 otherwise, and what computes the same would seem to differ."""
+    cudnn, seen = torch.backends.cudnn, []
+    owners = [cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul]
+
+    def words() -> list[str]:
+        return [owner.fp32_precision for owner in owners]
+
+    class Seeing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(words())
+            return super().forward(x)
+
+    before = words()
+    try:
+        for owner, word in said.items():
+            getattr(cudnn, owner).fp32_precision = word
+        asked, model = words(), Seeing(3, 2)
+        difference(model, model, [as_inputs(torch.ones(1, 3))])
+        assert len(seen) == 2 and not any("tf32" in words for words in seen)
+        assert words() == asked
+    finally:
+        for owner, word in zip(owners, before, strict=True):
+            owner.fp32_precision = word
+
+
 def test_frozen_parameters_stay_frozen() -> None:
     model = net()
     model.a.requires_grad_(False)

@@ -220,6 +220,35 @@ def evaluating(*models: object) -> Iterator[None]:
             module.training = training
 
 
+def gpus() -> Sequence[int]:
+    """The CUDA devices, if any has been used: their generators can be drawn from."""
+    return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Let GPUs multiply float32 as such for a while, and not rounded to TF32: for comparisons."""
+    cudnn, blas = torch.backends.cudnn, torch.backends.cuda.matmul
+    wide: list[tuple[Any, str, Any]] = [(owner, "allow_tf32", False) for owner in (cudnn, blas)]
+    # Torch's words for it since 2.9, which do not mix with the others.
+    owners = [getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), blas]
+    fine = [
+        (owner, "fp32_precision", "ieee") for owner in owners if hasattr(owner, "fp32_precision")
+    ]
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in fine]
+    try:
+        kept = [*((owner, name, getattr(owner, name)) for owner, name, _ in wide), *kept]
+    except RuntimeError:  # the user has said it by the newer words
+        wide = fine
+    try:
+        for owner, name, value in wide:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in kept:
+            setattr(owner, name, value)
+
+
 def leaves(output: object) -> list[Tensor]:
     """The tensors in a model's output, in the order in which ONNX and torch list them."""
     return [leaf for leaf in _flat(output) if isinstance(leaf, Tensor)]

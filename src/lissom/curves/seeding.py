@@ -8,14 +8,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from lissom.running import gpus
+
 
 @contextmanager
 def seeded(*words: object) -> Iterator[None]:
     """Seed torch, numpy and python by these words, and leave their generators as they were."""
     number = int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:4], "big")
     ours, theirs = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(gpus()):
         try:
             torch.manual_seed(number)
             np.random.seed(number)

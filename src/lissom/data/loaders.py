@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lissom.arguments import as_annotated, check_fields, shown
 from lissom.data.dataset import Dataset, describe
 from lissom.errors import DataError
-from lissom.running import ExampleInputs, Inputs
+from lissom.running import ExampleInputs, Inputs, gpus
 
 TARGETS = ("labels", "label", "targets", "target", "y")  # in a dict; the first that is there
 PARTS = ("train", "valid", "test")
@@ -112,7 +112,7 @@ def epoch_of(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
 def drawing_apart(seed: int = 0) -> Iterator[None]:
     """Let what is within draw from a seed of its own, and leave the global generators alone."""
     kept = random.getstate(), np.random.get_state()
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    cuda = gpus()
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every device: 1 ms
         if cuda:

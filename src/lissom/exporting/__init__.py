@@ -18,6 +18,7 @@ from lissom.running import (
     ExampleInputs,
     as_inputs,
     evaluating,
+    full_float32,
     leaves,
     require_layers,
     require_numbers,
@@ -154,7 +155,7 @@ def export(
     options = _options(path, pad=pad, batch=batch, int8=int8, opset=opset)
     inputs = as_inputs(example_inputs)
     inputs = inputs if batch is None else inputs.with_batch(batch)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), full_float32(), torch.no_grad():
         if not leaves(run(model, inputs)):
             raise LissomError(
                 f"{type(model).__name__} returns no tensors, so there is no file of it"

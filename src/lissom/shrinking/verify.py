@@ -12,7 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.arguments import why_odd
 from lissom.errors import LissomError
-from lissom.running import Inputs, copied, evaluating, numbers, real_parts, resized, run
+from lissom.running import (
+    Inputs,
+    copied,
+    evaluating,
+    full_float32,
+    gpus,
+    numbers,
+    real_parts,
+    resized,
+    run,
+)
 
 GROWTH, ENOUGH = 4, 2**16  # of all numbers in the inputs of a comparison; what is never too many
 
@@ -243,7 +253,7 @@ def _outputs(model: nn.Module, inputs: Inputs, *, must: bool = False) -> list[Te
 
 @contextlib.contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    with evaluating(model):
+    with evaluating(model), full_float32():
         if training:
             model.train()
         yield
@@ -266,5 +276,5 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 @contextlib.contextmanager
 def _preserving_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=gpus()):
         yield
