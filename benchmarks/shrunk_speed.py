@@ -6,8 +6,8 @@ after `python benchmarks/run.py` of these studies, whose networks are under --ru
 the first seed's network is shrunk, exported with the channels that `lissom.export` adds, and timed
 on one thread with batches of 1 and 32, in turns with the dense network and all others. Settings
 whose network does not become smaller are left out: single zeros take as long as other weights. The
-result goes to benchmarks/results/NETWORK-speed.json, NETWORK being what the studies' names begin
-with. Where other work runs on the machine nothing is timed, unless --busy says so.
+result goes to benchmarks/results/STUDY-speed.json, STUDY being the last of them. Where other work
+runs on the machine nothing is timed, unless --busy says so.
 """
 
 import json
@@ -63,7 +63,7 @@ def main(
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime", "onnx")),
     }
-    out = out or HERE / "results" / f"{studies[0].partition('-')[0]}-speed.json"
+    out = out or HERE / "results" / f"{studies[-1]}-speed.json"
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"{len(networks)} networks in {out}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import curve_tables
 import exact_tables
 import published
+import vgg_tables
 from gate_tables import by_label, helps, spread
 from lc_tables import settings
 
@@ -97,6 +98,7 @@ def summary(load: Load) -> Table:
             zeros(load("henrikson"), "proximal Adagrad"),
             helps(by_label(load("henrikson"))["proximal Adagrad"][0]),
         ],
+        *images(load),
         *removed(load("pruners")),
     ]
     return ["", "published, or another tool", "lissom", "helped by"], rows
@@ -163,8 +165,73 @@ def lost(load: Load) -> Table:
             + f" ({helps(henrikson['dense, trained as the next row'][0])})",
             error(by_label(load("henrikson-l1"))["L1"]),
         ],
+        [
+            "VGG on JPEG CIFAR-10, 2 % of the single weights",
+            "the dense network",
+            above(load, "vgg-full", "TopK, weights, teacher", 0.0199) + ", with a teacher",
+        ],
+        [
+            "ResNet-20 on JPEG CIFAR-10, half of the MACs",
+            "the dense network",
+            above(load, "resnet20", "gates, channels", 0.5),
+        ],
+        [
+            "the same, 5 % of the single weights",
+            "the dense network",
+            above(load, "resnet20", "TopK, weights", 0.05),
+        ],
     ]
     return ["", "others", "lissom"], rows
+
+
+def images(load: Load) -> list[list[str]]:
+    """A VGG at full width, against its dense network."""
+    apib = published.row("channels", "VGG-16", "APIB")
+    formanek = {row["reports"]: row for row in vgg_tables.CLAIMS["formanek"]["rows"]}
+    kernels = formanek["kernels, threshold, best above 90 %: 76.72 % at 5.75 % of the weights"]
+    drop = float(kernels["accuracy"]) - float(kernels["dense"])
+
+    def row(what: str, theirs: str, label: str, value: float | None, mark: str = "") -> list[str]:
+        ours = mark + above(load, "vgg-full", label, value, size=True) + mark
+        return [what, theirs, ours, helps(setting(load, "vgg-full", label, value).runs[0])]
+
+    return [
+        row(
+            "VGG on JPEG CIFAR-10 by gates on channels",
+            f"{apib['points']} points at MACs ÷ {apib['macs']} (APIB, VGG-16 on CIFAR-10)",
+            "gates, channels, teacher",
+            0.4,
+        ),
+        row("the same, smaller", "", "gates, channels, teacher", 0.25),
+        row(
+            "the same by 3×3 kernels",
+            f"{drop:+.2f} points at {kernels['left']} % of the weights (Formanek & Hadházi)",
+            "TopK, kernels, teacher",
+            None,
+            mark="**",
+        ),
+    ]
+
+
+def above(load: Load, study: str, label: str, value: float | None, *, size: bool = False) -> str:
+    """The test accuracy of a setting above the dense network's."""
+    one, dense = setting(load, study, label, value), setting(load, study, "dense", None)
+    shown = f"{spread([accuracy - dense.accuracy for accuracy in one.accuracies])} points"
+    if not shown.startswith("-"):
+        shown = f"+{shown}"
+    if size and "gates" in label:
+        shown += f" at MACs ÷ {one.fewer_macs:.2f}"
+    elif size:
+        shown += f" at {one.left:.2f} % of the weights"
+    return shown if len(one.runs) == SEEDS else f"{shown} ({seeds(list(one.runs))})"
+
+
+def setting(load: Load, study: str, label: str, value: float | None) -> vgg_tables.Setting:
+    """The runs of a setting so far."""
+    [found] = [
+        one for one in vgg_tables.settings(load, study) if (one.label, one.value) == (label, value)
+    ]
+    return found
 
 
 def error(runs: list[Record]) -> str:

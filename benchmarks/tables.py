@@ -356,14 +356,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims_table,
     "claims-records": lambda: markdown(*claims.records(load)),
     "vgg-dense": lambda: markdown(*vgg_tables.dense_table(load)),
-    **{
-        study: partial(vgg_table, study)
-        for study in ("vgg-weights", "vgg-kernels", "vgg-channels", "vgg-modern", "resnet20")
-    },
+    **{study: partial(vgg_table, study) for study in (*vgg_tables.STUDIES[1:], "resnet20")},
     "vgg-bytes": vgg_bytes,
     "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
     "vgg-nested": lambda: once_measured("curves-vgg-nested", curve_tables.shrunk),
-    "vgg-speed": lambda: once_measured("vgg-speed", runtime_table.shrunk),
+    **{
+        f"{study}-speed": partial(once_measured, f"{study}-speed", runtime_table.shrunk)
+        for study in ("vgg-modern", "vgg-full")
+    },
     "summary": lambda: markdown(*summary(load)),
     "lost": lambda: markdown(*lost(load)),
     "ahmed-radio": lambda: markdown(*ahmed_tables.points(load("curves-modrec"), closer("modrec"))),

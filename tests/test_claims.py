@@ -245,7 +245,7 @@ def test_a_page_has_the_figures_that_there_are_runs_for(
     assert "](../figures/vgg-bytes.svg)" in tables.made("vgg-bytes")
     assert kernels.splitlines()[-1].startswith("*vgg-dense.json, vgg-kernels.json: ")
     assert "| threshold 0.4 | 5.00 % |" in kernels
-    assert "not run yet" in tables.made("vgg-speed")
+    assert "not run yet" in tables.made("vgg-full-speed")
     (tmp_path / "vgg-dense.json").unlink()
     assert "figures" not in tables.made("vgg-kernels")
 
