@@ -35,7 +35,7 @@ from lissom.methods.gates import Gates, gate, gates_of
 from lissom.methods.gates.placing import LOG_ALPHA
 from lissom.models import wide_resnet
 from lissom.schedules import linear
-from lissom.training import Augment, Teacher, logits_of, loss_and_error
+from lissom.training import Augment, Task, Teacher, logits_of, loss_and_error
 
 EXAMPLE = torch.zeros(2, 4)
 
@@ -415,8 +415,21 @@ def test_the_loss_of_a_student_is_hintons(alpha: float, temperature: float) -> N
         p = F.softmax(teacher.logits[i].double() / temperature, 0)
         total = total + alpha * temperature**2 * (p * (p / q).log()).sum()
         total = total - (1 - alpha) * F.log_softmax(own[row], 0)[data.train_y[i]]
-    loss = teacher.loss(own.float(), data.train_y[batch], batch, data.train_x[batch])
+    mean = F.cross_entropy(own.float(), data.train_y[batch])
+    loss = teacher.loss(own.float(), mean, batch, data.train_x[batch])
     torch.testing.assert_close(loss.double(), total / 3, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("told", [{"label_smoothing": 0.2}, {"weight": [1.0, 5.0, 0.5]}])
+def test_a_student_learns_labels_as_the_task_says(told: dict[str, Any]) -> None:
+    """A teacher of weight 0 changes nothing, whatever the cross-entropy is."""
+    data, task = blobs(), Task(**told)
+    nets = [dense(), dense(), dense()]
+    trainer(nets[0], data, task=task).fit()
+    trainer(nets[1], data, task=task, teacher=teacher_of(data, alpha=0.0)).fit()
+    trainer(nets[2], data, teacher=teacher_of(data, alpha=0.0)).fit()
+    alone, taught, plainly = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
+    assert torch.equal(alone, taught) and not torch.equal(taught, plainly)
 
 
 def test_a_network_that_is_asked_in_every_step_says_what_it_said_once() -> None:

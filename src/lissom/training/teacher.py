@@ -22,7 +22,8 @@ WHAT_WORKS = (
 class Teacher:
     """Distillation: (1 − α)·CE(labels, student) + α·T²·KL(σ(teacher/T) ‖ σ(student/T)).
 
-    T² keeps the size of the second part's gradient when T changes.
+    T² keeps the size of the second part's gradient when T changes. CE is the task's, with its
+    weights of classes and its label smoothing.
 
     Attributes:
         logits: the teacher's, [n, classes], of the training examples in their order; or a network
@@ -50,12 +51,12 @@ class Teacher:
                 f"{list(given.shape) if isinstance(given, Tensor) else repr(given)}"
             )
 
-    def loss(self, logits: Tensor, labels: Tensor, batch: Tensor, inputs: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, own: Tensor, batch: Tensor, inputs: Tensor) -> Tensor:
         """The loss of a student.
 
         Args:
             logits: the student's, [m, classes].
-            labels: the true classes, [m].
+            own: their mean loss by the labels, CE.
             batch: which training examples these are, [m].
             inputs: what the student saw of them, [m, …].
         """
@@ -66,7 +67,6 @@ class Teacher:
         divergence = F.kl_div(
             student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
         )
-        own = F.cross_entropy(logits, labels)
         return (1 - self.alpha) * own + self.alpha * self.temperature**2 * divergence
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -97,7 +97,7 @@ def check_teacher(given: object, *, labels: bool, changed: bool) -> None:
 
     Args:
         given: for the teacher.
-        labels: whether there are labels in memory, learnt by plain cross-entropy.
+        labels: whether there are labels in memory, learnt by cross-entropy.
         changed: whether examples are changed anew in every epoch.
 
     Raises:
@@ -110,7 +110,7 @@ def check_teacher(given: object, *, labels: bool, changed: bool) -> None:
     if not labels:
         raise RunError(
             "a teacher answers to training examples by logits of classes: it goes with a Dataset "
-            'with classes, and the loss "cross_entropy" without weight, score and forward',
+            'with classes, and the loss "cross_entropy" without a forward of one\'s own',
             field="teacher",
         )
     if changed and isinstance(given, Teacher) and isinstance(given.logits, Tensor):

@@ -250,7 +250,8 @@ class Trainer:
                 type(method), method.options, penalties, self.steps_per_epoch, method.step
             )
         if self.teacher is not None:
-            labels = isinstance(data, Dataset) and self.task is CLASSES
+            labels = isinstance(data, Dataset) and data.classes is not None
+            labels = labels and self.task.loss == "cross_entropy" and self.task.forward is None
             check_teacher(self.teacher, labels=labels, changed=options.augment is not None)
 
     def _wrap(self) -> None:
@@ -337,9 +338,10 @@ class Trainer:
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _loss(self, outputs: Any, targets: Any, batch: Any, rows: Tensor | None) -> Tensor:
+        own = self.task.mean_loss(outputs, targets)
         if isinstance(self.teacher, Teacher) and rows is not None:
-            return self.teacher.loss(outputs, targets, rows, batch[0])
-        return self.task.mean_loss(outputs, targets)
+            return self.teacher.loss(outputs, own, rows, batch[0])
+        return own
 
     def _after_epoch(self, seen: Tally | None) -> Evaluation:
         self._devices.share_buffers(self.model)
