@@ -260,7 +260,7 @@ def vgg_figure(load: Load, granularity: str) -> Figure | None:
 
 def bytes_figure(load: Load, studies: Sequence[str]) -> Figure | None:
     """Test error against the bytes that entropy allows, of all studies; None without any."""
-    drawn, axes = plt.subplots(figsize=(6.4, 4.2))
+    drawn, axes = plt.subplots(figsize=(8.6, 4.2), layout="constrained")
     empty = True
     for study in studies:
         known = [one for one in settings(load, study) if one.kilobytes is not None]
@@ -278,9 +278,11 @@ def bytes_figure(load: Load, studies: Sequence[str]) -> Figure | None:
     if empty:
         plt.close(drawn)
         return None
-    axes.set(xscale="log", xlabel="kB by entropy", ylabel="test error, %")
+    axes.set(xscale="log", yscale="log", xlabel="kB by entropy", ylabel="test error, %")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False, fontsize="small")
+    drawn.legend(frameon=False, fontsize="small", loc="outside right upper")
     return drawn
 
 

@@ -1,5 +1,6 @@
 """What several processes do with a network that they share, for test_sharded.py to look at."""
 
+import multiprocessing
 import os
 import socket
 import warnings
@@ -138,8 +139,11 @@ def in_processes(
     world: int, work: Callable[[Any, Path], dict[Any, Any]], folder: Path
 ) -> list[dict[Any, Any]]:
     """What some work gives in each of so many processes; it is called with their device mesh."""
-    port = free_port()
-    torch.multiprocessing.spawn(_rank, (world, port, work, folder), nprocs=world)
+    # Forks of a process that has imported all this, which takes longer than what they do then.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "lissom"])
+    torch.multiprocessing.start_processes(
+        _rank, (world, free_port(), work, folder), nprocs=world, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
@@ -324,8 +328,9 @@ def forwards(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
 
 
 def products(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
-    """All cases under all wrappers."""
-    return {(case, w): trained(case, w, mesh) for case in CASES for w in WRAPPERS}
+    """All cases under all wrappers; with ddp two processes say all, since each has all weights."""
+    wrappers = WRAPPERS if mesh.size() == 2 else WRAPPERS[:1]
+    return {(case, w): trained(case, w, mesh) for case in CASES for w in wrappers}
 
 
 def at_rest(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:

@@ -105,6 +105,18 @@ def test_help_version_recipes_and_completion_do_not_import_torch() -> None:
     assert told == "\n"
 
 
+def test_what_few_need_is_imported_by_them() -> None:
+    """Each takes about as long to import as torch itself."""
+    told = in_a_process(
+        """
+        import sys, lissom, lissom.training, lissom.data
+        lissom.data.load("digits"), lissom.proximal, lissom.shrink, lissom.path
+        print(*(name for name in ("sympy", "sklearn", "lightning_fabric") if name in sys.modules))
+        """
+    )
+    assert told == "\n"
+
+
 def test_all_names_of_lissom_are_there_when_they_are_asked_for() -> None:
     source = Path(lissom.__file__).read_text()
     typed = re.findall(r"^    from (lissom\.\S+) import (\S+) as \2$", source, re.MULTILINE)

@@ -217,6 +217,15 @@ def test_digits_have_their_documented_sizes() -> None:
         assert torch.equal((x * 16).round(), x * 16)
 
 
+def test_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file is not where it is read, which spares the import."""
+    data = load_digits()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    by_function = load_digits()
+    for part in ("train_x", "train_y", "test_x", "test_y"):
+        assert torch.equal(getattr(data, part), getattr(by_function, part))
+
+
 def test_digits_are_stratified() -> None:
     data = load_digits()
     train, test = data.train_y.bincount(), data.test_y.bincount()

@@ -1,5 +1,10 @@
 """scikit-learn's bundled handwritten digits: real data that needs no download and no file."""
 
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 
 from lissom.data.dataset import Dataset, stratified_choice
@@ -20,11 +25,22 @@ def load_digits() -> Dataset:
     Returns:
         Images [n, 1, 8, 8] with pixels in {0, 1/16, …, 1}, labels 0 … 9.
     """
-    # Here and not above: scikit-learn takes a second to import, and MNIST does not need it.
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    pixels, labels = sklearn_digits(return_X_y=True)  # [1797, 64] in 0 … 16, [1797]
+    pixels, labels = _scikit_learns()
     x = torch.from_numpy(pixels).to(torch.float32).div_(16).reshape(-1, 1, 8, 8)
     y = torch.from_numpy(labels).to(torch.int64)
     test = torch.from_numpy(stratified_choice(y.numpy(), TEST_EXAMPLES, SPLIT_SEED))
     return Dataset("digits", x[~test], y[~test], x[test], y[test], classes=10)
+
+
+def _scikit_learns() -> tuple[Any, Any]:
+    """Pixels [1797, 64] in 0 … 16, and labels [1797]."""
+    # Its file and not its function, where that can be: to import it takes as long as torch.
+    spec = importlib.util.find_spec("sklearn")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1], rows[:, -1]
+    from sklearn.datasets import load_digits as by_function
+
+    return by_function(return_X_y=True)
