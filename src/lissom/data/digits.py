@@ -43,4 +43,5 @@ def _scikit_learns() -> tuple[Any, Any]:
             return rows[:, :-1], rows[:, -1]
     from sklearn.datasets import load_digits as by_function
 
-    return by_function(return_X_y=True)
+    pixels, labels = by_function(return_X_y=True)
+    return pixels, labels
