@@ -291,7 +291,7 @@ def test_shrunk_networks_are_timed_beside_the_dense_one(
         keep_weights(net, run)
         (run / "result.json").write_text("{}")
     shrunk_speed.main(["tiny-trial"], runs=tmp_path / "runs", rounds=1, busy=True)
-    found = json.loads((tmp_path / "results" / "tiny-speed.json").read_text())
+    found = json.loads((tmp_path / "results" / "tiny-trial-speed.json").read_text())
     assert [one["name"] for one in found["networks"]] == ["dense", "TopK-0.5"]
     assert found["missing"] == ["TopK-0.75"]
     dense, small = found["networks"]
