@@ -35,9 +35,11 @@ from torch import nn
 
 from lissom import measure, shrink
 from lissom.data import Dataset
+from lissom.errors import LissomError
 from lissom.measuring import latency
 from lissom.recipes import make_data, make_example, make_model, read_recipe, read_record
 from lissom.sparse_sizes import coded
+from lissom.training import usable_device
 
 HERE = Path(__file__).parent
 BATCH, ROUNDS = 64, 31  # of the measured times
@@ -54,6 +56,10 @@ def main(
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
     """Run one study of studies.toml."""
+    try:
+        usable_device(device)
+    except LissomError as error:
+        raise SystemExit(str(error)) from None
     asked = plan(HERE / "studies.toml", "study", study)
     entries = expand(asked)
     todo = [(entry, seed) for seed in range(seeds or asked["seeds"]) for entry in entries]
