@@ -1,19 +1,21 @@
 """Are networks that were trained and shrunk as fast in ONNX Runtime as their size promises?
 
-    python benchmarks/shrunk_speed.py vgg-channels vgg-modern [--runs DIR] [--rounds 9] [--busy]
+    python benchmarks/shrunk_speed.py vgg-channels vgg-modern [--runs DIR] [--seeds 1] [--rounds 9]
+        [--busy]
 
 after `python benchmarks/run.py` of these studies, whose networks are under --runs. Of each setting
-the first seed's network is shrunk, exported with the channels that `lissom.export` adds, and timed
-on one thread with batches of 1 and 32, in turns with the dense network and all others. Settings
-whose network does not become smaller are left out: single zeros take as long as other weights. The
-result goes to benchmarks/results/STUDY-speed.json, STUDY being the last of them. Where other work
-runs on the machine nothing is timed, unless --busy says so.
+the networks of the first seeds are shrunk, exported with the channels that `lissom.export` adds,
+and timed on one thread with batches of 1 and 32, in turns with the dense one and all others. Those
+that do not become smaller are left out: single zeros take as long as other weights. The result goes
+to benchmarks/results/STUDY-speed.json, STUDY being the last of them. Where other work runs on the
+machine nothing is timed, unless --busy says so.
 """
 
 import json
 import os
 import shlex
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +39,7 @@ CODE = (*REMOVING, "src/lissom/measuring", "src/lissom/exporting", "benchmarks/s
 def main(
     studies: list[str],
     runs: Path = Path("runs"),
+    seeds: int = 1,
     rounds: int = 9,
     busy: Busy = False,
     out: Path | None = None,
@@ -44,11 +47,13 @@ def main(
     """Time the networks of some studies, and keep the record."""
     load = idle(busy)
     torch.set_num_threads(1)
-    folders = {
-        name_of(entry, 0).removesuffix("-seed0"): runs / study / name_of(entry, 0)
+    settings = [
+        [(name_of(entry, seed).removesuffix("-seed0"), runs / study / name_of(entry, seed))
+         for seed in range(seeds)]
         for study in studies
         for entry in expand(plan(HERE / "studies.toml", "study", study))
-    }
+    ]  # fmt: skip
+    folders = dict(chain.from_iterable(settings))
     known = {name: run for name, run in folders.items() if (run / "result.json").exists()}
     if not known:
         raise SystemExit(f"no run of {', '.join(studies)} is finished under {runs}")
@@ -56,9 +61,10 @@ def main(
     example_inputs = make_example(dense, shape_of(next(iter(known.values()))), 1)
     networks = {"dense": dense, **smaller(known, lissom.measure(dense, example_inputs).macs)}
     record = {
-        "command": shlex.join(["python", "benchmarks/shrunk_speed.py", *studies]),
+        "command": shlex.join(["python", "benchmarks/shrunk_speed.py", *studies])
+        + (f" --seeds {seeds}" if seeds > 1 else ""),
         "networks": measured(networks, example_inputs, rounds),
-        "missing": [name for name in folders if name not in known],
+        "missing": [own[0][0] for own in settings if not any(name in known for name, _ in own)],
         "load": [load, os.getloadavg()[0]],
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime", "onnx")),
