@@ -74,10 +74,10 @@ def main(
         list(
             pool.map(lambda task: record.add(name_of(*task), train(folder, *task, device)), missing)
         )
+    questions = afterwards(asked) if device == "cpu" else {}
     for name, run in record.runs.items():
-        there = device == "cpu" and (folder / name / "model.safetensors").exists()
-        for key, function in afterwards(asked).items() if there else ():
-            if key not in run:
+        for key, function in questions.items():
+            if key not in run and (folder / name / "model.safetensors").exists():
                 record.add(name, {**run, key: function(folder / name)})
     record.write()
     print(f"{len(record.runs)} of {len(todo)} runs in {record.path}")

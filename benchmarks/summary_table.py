@@ -187,8 +187,8 @@ def lost(load: Load) -> Table:
 def images(load: Load) -> list[list[str]]:
     """A VGG at full width, against its dense network."""
     apib = published.row("channels", "VGG-16", "APIB")
-    formanek = {row["reports"]: row for row in vgg_tables.CLAIMS["formanek"]["rows"]}
-    kernels = formanek["kernels, threshold, best above 90 %: 76.72 % at 5.75 % of the weights"]
+    bests = [row for row in vgg_tables.CLAIMS["formanek"]["rows"] if row["check"] == "best_above"]
+    [kernels] = [row for row in bests if (row["of"], row["label"]) == ("kernels", "threshold")]
     drop = float(kernels["accuracy"]) - float(kernels["dense"])
 
     def row(what: str, theirs: str, label: str, value: float | None, mark: str = "") -> list[str]:

@@ -328,9 +328,13 @@ def forwards(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
 
 
 def products(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
-    """All cases under all wrappers; with ddp two processes say all, since each has all weights."""
-    wrappers = WRAPPERS if mesh.size() == 2 else WRAPPERS[:1]
-    return {(case, w): trained(case, w, mesh) for case in CASES for w in wrappers}
+    """All cases under all wrappers."""
+    return {(case, w): trained(case, w, mesh) for case in CASES for w in wrappers(mesh.size())}
+
+
+def wrappers(world: int) -> tuple[str, ...]:
+    """With ddp two processes say all, since each has all weights."""
+    return WRAPPERS if world == 2 else WRAPPERS[:1]
 
 
 def at_rest(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
