@@ -52,6 +52,20 @@ def test_pixel_by_pixel(pad: int, flip: bool, height: int, width: int) -> None:
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_each_way_to_move_an_image_has_a_number(pad: int, flip: bool) -> None:
+    if not pad and not flip:
+        return
+    augment = Augment(pad, flip)
+    every = augment.all_moves()
+    assert len(every) == augment.ways == len({tuple(moves) for moves in every.tolist()})
+    assert augment.way(every).tolist() == list(range(augment.ways))
+    moves = augment.draw(200, seeded())
+    assert torch.equal(every[augment.way(moves)], moves)
+    assert len(augment.way(augment.draw(5000, seeded())).unique()) == augment.ways
+
+
 def test_every_move_is_as_likely_as_any_other() -> None:
     moves = Augment(4, True).draw(40_000, seeded())
     for offsets in moves.T[:2]:

@@ -28,6 +28,7 @@ from training_cases import (
     trainer,
 )
 
+import lissom.training.teacher
 from lissom import L0, L2, Budget, Trainer, channels, measure, neurons, proximal, weights
 from lissom.errors import GateError, MethodError, RunError
 from lissom.groups import columns
@@ -472,6 +473,48 @@ def test_a_network_is_asked_about_what_the_student_sees() -> None:
     steps_seen = student.seen[-3 * STEPS :]
     assert len(steps_seen) == 3 * STEPS and same(answered.seen[-3 * STEPS :], steps_seen)
     assert not torch.equal(torch.cat(steps_seen).sum(0), data.train_x.repeat(3, 1, 1, 1).sum(0))
+
+
+def shifted(out: Path | None = None, **options: Any) -> Trainer:
+    """A student of images that are moved in nine ways, and its teacher."""
+    teacher = Teacher(conv(1), 0.7, 3.0)
+    given = {"augment": Augment(pad=1), "teacher": lambda: teacher, "epochs": 9, **options}
+    return trainer(conv(), blobs(image=8), out=out, **given)
+
+
+def test_a_network_is_asked_beforehand_where_images_are_moved_in_few_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shifted()
+    before.fit()
+    with monkeypatch.context() as patch:
+        patch.setattr(lissom.training.teacher, "MOST", 0)
+        anew = shifted()
+        anew.fit()
+    assert isinstance(before.teacher, Teacher) and isinstance(anew.teacher, Teacher)
+    assert isinstance(before.teacher.logits, Tensor) and isinstance(anew.teacher.logits, nn.Module)
+    found, expected = (
+        torch.cat([p.flatten() for p in t.model.parameters()]) for t in (before, anew)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    fewer = shifted(epochs=8)  # than ways
+    fewer.fit()
+    assert isinstance(fewer.teacher, Teacher) and isinstance(fewer.teacher.logits, nn.Module)
+    with pytest.raises(Killed):
+        shifted(tmp_path, report=kill("evaluation", 5)).fit()
+    resumed = shifted(tmp_path)
+    resumed.resume()
+    resumed.fit()
+    assert same(state(resumed.model), state(before.model))
+
+
+def test_training_that_was_interrupted_goes_on_with_the_answers_it_has() -> None:
+    interrupted = shifted(report=kill("evaluation", 5))
+    with pytest.raises(Killed):
+        interrupted.fit()
+    interrupted.report = lambda event: None
+    interrupted.fit()
+    assert interrupted.epoch == 9
 
 
 @pytest.mark.parametrize("how", ["itself", "made when training starts"])

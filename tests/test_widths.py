@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import lissom
 from lissom import L0, L1, L2, TopK
-from lissom.errors import LissomError, PenaltyError
+from lissom.errors import GateError, LissomError, PenaltyError
+from lissom.methods.gates.options import GateOptions
 from lissom.penalties import Part, Penalty
 from lissom.recipes import make_groups, read_recipe
 from lissom.schedules import cubic
@@ -238,6 +239,106 @@ def test_a_recipe_has_widths() -> None:
         read_recipe("digits-channels", changes)
 
 
+SIZES = [20, 24, 13]  # of `net_of`'s families
+BUDGETS = [None, {"weights": 0.5}, {"macs": 0.6}, {"weights": 0.6, "macs": 0.5}]
+
+
+def gated(budget: dict[str, float] | None, **options: Any) -> Any:
+    """Gates on units whose log α are drawn, as after a training."""
+    net = net_of()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    penalties = {lissom.units(net, X): L0(1e-4)}
+    options |= {"budget": lissom.Budget(**budget) if budget else None, "example_inputs": X}
+    gates = lissom.gate(opt, net, penalties, **options)
+    generator = torch.Generator().manual_seed(3)
+    gates.log_alpha.data.copy_(2 * torch.randn(len(gates), generator=generator))
+    return gates
+
+
+def opened(gates: Any) -> list[Tensor]:
+    """Which gates of each family are open in what would be delivered."""
+    return [z != 0 for z in gates._delivered()]
+
+
+@pytest.mark.parametrize("m", [4, rest(2), 5, rest(16)])
+@pytest.mark.parametrize("test", ["published", rest("mode"), rest("median")])
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_gates_end_in_the_nearest_widths_and_within_budgets(
+    budget: dict[str, float] | None, test: Any, m: int
+) -> None:
+    gates, free = (gated(budget, test=test, multiple_of=k) for k in (m, 1))
+    assert [len(z) for z in gates.log_alphas().values()] == SIZES
+    log_alpha = torch.cat([z.flatten() for z in gates.log_alphas().values()])
+    order = log_alpha.argsort(descending=True).tolist()
+
+    def chosen(kappa: int) -> list[Tensor]:
+        """By a plain loop: the widths nearest to what is among the κ largest log α."""
+        found, start = [], 0
+        for n in SIZES:
+            mine = [i - start for i in order if start <= i < start + n]
+            share = sum(start <= i < start + n for i in order[:kappa])
+            alive = torch.zeros(n, dtype=torch.bool)
+            alive[mine[: nearest(share, n, m)]] = True
+            found.append(alive)
+            start += n
+        return found
+
+    def size(alive: list[Tensor], cost: str) -> float:
+        return float(gates._expected([x.double() for x in alive], cost))
+
+    if budget is None:
+        kappa = sum(int(z.count_nonzero()) for z in gates.test_gates())
+        assert kappa == sum(int(x.sum()) for x in opened(free))
+    else:
+        met = [
+            all(size(chosen(k), c) <= part * gates.total(c) for c, part in budget.items())
+            for k in range(len(log_alpha) + 1)
+        ]
+        kappa = max(k for k, within in enumerate(met) if within)
+    found = opened(gates)
+    assert all(map(torch.equal, found, chosen(kappa)))
+    assert all(x.any() for x in found) or m == 16  # of which the narrow families have no two
+    if budget:  # what is counted as the expected size is what is there
+        most = {cost: part * gates.total(cost) for cost, part in budget.items()}
+        gates.finalize()
+        small = lissom.shrink(gates.model.eval(), X)
+        assert all(getattr(lissom.measure(small, X), cost) <= most[cost] for cost in budget)
+
+
+def test_gates_train_to_widths() -> None:
+    net = net_of(40)
+    groups = lissom.channels(net, X)
+    opt = torch.optim.Adam(net.parameters(), lr=5e-3)
+    method = lissom.gate(
+        opt, net, {groups: L0(0)}, example_inputs=X, multiple_of=8, init=0.2, gate_lr=0.3,
+        budget=lissom.Budget(macs=cubic(1, 0.5, steps=30), rate=0.1), finalize_at=40,
+    )  # fmt: skip
+    fit(net, opt, method, 80, lambda: None)
+    left = widths(groups)
+    assert all(width % 8 == 0 and width > 0 for width in left) and sum(left) < 64
+    x, y = stripes(200)
+    assert float((net(x).argmax(1) == y).float().mean()) > 0.9  # a third by chance
+    small = lissom.shrink(net.eval(), X)
+    assert [m.out_channels for m in small if isinstance(m, nn.Conv2d)] == [left[0], *left]
+
+
+def test_a_recipe_of_gates_has_widths() -> None:
+    changes = ["method.multiple_of=4"]
+    assert read_recipe("digits-gates", changes).method.multiple_of == 4
+    with pytest.raises(LissomError, match=r"method.multiple_of: multiple_of is a whole number ≥ 1"):
+        read_recipe("digits-gates", ["method.multiple_of=0"])
+
+
+def test_gates_of_what_has_no_width_are_refused() -> None:
+    net = net_of()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(GateError, match=r"multiple_of=4 rounds the widths .* 0.weight, 3.weight"):
+        lissom.gate(opt, net, {lissom.weights(net): L0(0)}, multiple_of=4)
+    assert all(map(torch.equal, before, net.parameters()))
+    lissom.gate(opt, net, {lissom.weights(net): L0(0)}, multiple_of=1).remove()
+
+
 def refused(penalties: Any) -> str:
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     opt = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -259,6 +360,8 @@ def test_what_has_no_width_is_refused(kind: str, per: Any) -> None:
 def test_a_multiple_is_of_a_whole_number(multiple_of: Any) -> None:
     with pytest.raises(LissomError, match=r"multiple_of is a whole number ≥ 1, such as 16, got"):
         TopK(5, multiple_of=multiple_of)
+    with pytest.raises(LissomError, match=r"multiple_of is a whole number ≥ 1, such as 16, got"):
+        GateOptions(multiple_of=multiple_of)
 
 
 def test_what_widths_do_not_go_with() -> None:

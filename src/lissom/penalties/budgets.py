@@ -13,7 +13,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lissom.arguments import fits, shown
 from lissom.errors import PenaltyError
 from lissom.penalties import together
 from lissom.penalties.abilities import Per, check_per
@@ -24,6 +23,7 @@ from lissom.schedules import Schedule
 from lissom.scratch import scratch
 from lissom.selection import kth_largest
 from lissom.strength import Strength
+from lissom.widths import check_multiple, width
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,11 +89,7 @@ class TopK(Penalty):
             if self.fraction > 1:
                 raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
         check_per(self, "all", "layer", "block")
-        if not fits(self.multiple_of, int) or self.multiple_of < 1:
-            raise PenaltyError(
-                f"multiple_of is a whole number ≥ 1, such as 16, got {shown(self.multiple_of)}",
-                field="multiple_of",
-            )
+        check_multiple(self.multiple_of, PenaltyError)
         if self.multiple_of > 1 and self.per == "block":
             raise PenaltyError(
                 f"multiple_of={self.multiple_of} rounds the widths of layers, and per='block' "
@@ -126,10 +122,7 @@ class TopK(Penalty):
 
     def width(self, count: int, n: int) -> int:
         """How many units of a family of n live if `count` of them are among the κ largest."""
-        below = count - count % self.multiple_of
-        above = min(n, below + self.multiple_of)
-        nearer_below = count - below < above - count
-        return below if count == 0 or (below > 0 and nearer_below) else above
+        return width(count, n, self.multiple_of)
 
     def value(self, norms: Tensor) -> Tensor:
         counted = self._counted(as_norms(self, norms))

@@ -28,6 +28,7 @@ from lissom.penalties.parts import Part
 from lissom.penalties.together import in_all
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
+from lissom.widths import require_widths
 
 LEAST = 1e-30  # stands for d = 0, where a group may move for nothing: 1/d stays finite
 
@@ -212,11 +213,8 @@ class Penalty(Abilities, ABC):
                 f"{self} is one budget over {len(blocks)} blocks, and has a number for each of "
                 "their groups: a budget per='layer' can have both"
             )
-        if self.by_family and (others := [b.name for b in blocks if b.single or len(b.shape) > 1]):
-            raise PenaltyError(
-                f"{self} rounds the widths of families of units, and {', '.join(others)} is cut "
-                "into other groups: choose lissom.channels(model, example_inputs), neurons or units"
-            )
+        if self.by_family:
+            require_widths(blocks, str(self), PenaltyError)
         if self.signed and not all(block.single for block in blocks):
             many = ", ".join(block.name for block in blocks if not block.single)
             raise PenaltyError(

@@ -49,6 +49,22 @@ class Augment:
         mirrored = torch.randint(1 + self.flip, (n, 1), generator=generator)
         return torch.cat([offsets, mirrored], 1)
 
+    @property
+    def ways(self) -> int:
+        """In how many ways an image can be moved."""
+        return (2 * self.pad + 1) ** 2 * (1 + self.flip)
+
+    def all_moves(self) -> Tensor:
+        """Each of the ways once, in the order of `way`: int64 [ways, 3]."""
+        offsets = torch.arange(2 * self.pad + 1)
+        return torch.cartesian_prod(offsets, offsets, torch.arange(1 + self.flip))
+
+    def way(self, moves: Tensor) -> Tensor:
+        """Which of the ways each is, int64 [n]."""
+        down, right, mirrored = moves.T
+        number: Tensor = ((2 * self.pad + 1) * down + right) * (1 + self.flip) + mirrored
+        return number
+
     def __call__(self, images: Tensor, moves: Tensor) -> Tensor:
         """Move images as drawn.
 

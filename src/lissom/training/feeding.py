@@ -75,11 +75,13 @@ class Feed:
         for whole in order.split(self._options.batch_size):
             rows = whole if self._world == 1 else self._share(whole)
             inputs = x[rows]
+            shown = rows
             if augment is not None and moves is not None:
                 inputs = augment(inputs, moves[rows])
+                shown = rows + len(y) * augment.way(moves[rows])
             if self._options.channels_last:
                 inputs = inputs.to(memory_format=torch.channels_last)
-            yield (inputs, y[rows]), rows
+            yield (inputs, y[rows]), shown
 
     def _share(self, rows: Tensor) -> Tensor:
         """Every world-th of a batch, beginning anew where it is too short."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lissom.errors import RunError
+from lissom.training.augment import Augment
 from lissom.training.evaluation import logits_of
 
 WHAT_WORKS = (
@@ -16,6 +17,7 @@ WHAT_WORKS = (
     "becomes one by its answers, Teacher(logits_of(net, data.train_x)), or is asked in every step "
     "as Teacher(net)"
 )
+MOST = 2**26  # logits that are kept, 256 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,9 @@ class Teacher:
 
     Attributes:
         logits: the teacher's, [n, classes], of the training examples in their order; or a network
-            that gives them, which is asked in every step what it says to what the student sees. So
-            it costs a forward pass, and goes with augmentation.
+            that gives them to what the student sees, and so goes with augmentation. It is asked in
+            every step, or, where there are fewer ways to move an image than epochs, once about each
+            image moved in each of them.
         alpha: the weight of the teacher's answers, 0 ≤ α ≤ 1.
         temperature: T > 0; the higher, the more is said of the wrong classes.
 
@@ -57,7 +60,8 @@ class Teacher:
         Args:
             logits: the student's, [m, classes].
             own: their mean loss by the labels, CE.
-            batch: which training examples these are, [m].
+            batch: which training examples these are, [m]; where they are moved, example i in way k
+                of n examples is i + k·n.
             inputs: what the student saw of them, [m, …].
         """
         known = self.logits
@@ -122,15 +126,23 @@ def check_teacher(given: object, *, labels: bool, changed: bool) -> None:
 
 
 def ready(
-    given: Teacher | Callable[[], Teacher], x: Tensor, classes: int, *, changed: bool
+    given: Teacher | Callable[[], Teacher],
+    x: Tensor,
+    classes: int,
+    *,
+    augment: Augment | None,
+    epochs: int,
 ) -> Teacher:
     """The teacher itself, made now if it has to be, on the device of the training examples.
+
+    A network is asked beforehand where that is less than to ask it about each image in each epoch.
 
     Args:
         given: it, or the function that makes it.
         x: all training examples.
         classes: that there are.
-        changed: whether the student sees them changed.
+        augment: how the student sees them moved.
+        epochs: of the student.
 
     Raises:
         RunError: if a function made something else, or the answers are to other examples.
@@ -138,7 +150,7 @@ def ready(
     made = given if isinstance(given, Teacher) else given()
     if not isinstance(made, Teacher):
         raise RunError(f"the function that makes a teacher returned {_kind(made)}: {WHAT_WORKS}")
-    check_teacher(made, labels=True, changed=changed)
+    check_teacher(made, labels=True, changed=augment is not None)
     made = made.to(x.device)
     if isinstance(made.logits, Tensor):
         what, needed, found = "each training example", [len(x), classes], list(made.logits.shape)
@@ -146,7 +158,12 @@ def ready(
         what, needed, found = "an example", [1, classes], list(logits_of(made.logits, x[:1]).shape)
     if needed != found:
         raise RunError(f"a teacher answers to {what}: {needed} logits are needed, got {found}")
-    return made
+    if augment is None or augment.ways > epochs or augment.ways * len(x) * classes > MOST:
+        return made
+    assert isinstance(made.logits, nn.Module)
+    net, each = made.logits, augment.all_moves().to(x.device)
+    answers = [logits_of(net, augment(x, moves.expand(len(x), 3))) for moves in each]
+    return replace(made, logits=torch.cat(answers))
 
 
 def _kind(given: object) -> str:

@@ -138,6 +138,7 @@ class Trainer:
         self._best: dict[str, Any] | None = None
         self._last: Evaluation | None = None
         self._saved = 0.0  # seconds of training that a kill would leave
+        self._taught = False  # whether the teacher is there, and was asked what it can be before
         self._small: SmallTraining | None = None
         self._asked = False  # whether it could be
         self._check()
@@ -465,13 +466,16 @@ class Trainer:
         }
 
     def _call_teacher(self) -> None:
-        """Have the teacher, on this device."""
-        if self.teacher is None:
+        """Have the teacher, on this device, once and for all."""
+        if self.teacher is None or self._taught:
             return
-        assert isinstance(self.data, Dataset)  # checked before
-        assert self.data.classes is not None
-        changed = self.options.augment is not None
-        self.teacher = ready(self.teacher, self.data.train_x, self.data.classes, changed=changed)
+        options, data = self.options, self.data
+        assert isinstance(data, Dataset)  # checked before
+        assert data.classes is not None
+        self.teacher = ready(
+            self.teacher, data.train_x, data.classes, augment=options.augment, epochs=options.epochs
+        )
+        self._taught = True
 
     def _go_small(self, steps_done: int) -> None:
         """Go on with what lives, as soon as zeros are final; asked before every step."""

@@ -49,6 +49,7 @@ from lissom.penalties import EXPECTATION, Penalty, none, number_of
 from lissom.running import ExampleInputs, require_layers
 from lissom.shards import is_sharded, local
 from lissom.strength import Strength
+from lissom.widths import require_widths, width
 
 LIMIT = 10.0  # |log α|; beyond, a gate would not come back within a training
 CLOSED = 0.2  # of the gates expected to be open, that a budget closes at the end
@@ -102,6 +103,8 @@ class Gates(Method):
     def _put_on(self, optimizer: Optimizer, example_inputs: ExampleInputs | None) -> None:
         """Make log α, and hang the gates into the model and the optimizer."""
         options, model = self.options, self.model
+        if options.multiple_of > 1:
+            require_widths(self.blocks(), f"multiple_of={options.multiple_of}", GateError)
         drops = _drop_rates(self.penalties, options.init)
         self.law, self.test = options.law or HardConcrete(), options.test
         self._noise = Noise(options.seed, pooled=options.noise == "pooled")
@@ -289,10 +292,11 @@ class Gates(Method):
     def write_(self) -> None:
         """Write the deterministic gates into the weights, zeros exactly.
 
-        With a budget as many gates are open, in the order of log α, as it allows at this step.
-        Those that evaluation mode has open beyond are closed; those it has closed get E[z].
+        With a budget as many gates are open, in the order of log α, as it allows at this step;
+        with `multiple_of` each family is as wide as that asks for. Those that evaluation mode has
+        open beyond are closed; those it has closed get E[z].
         """
-        self._write(self._within_budgets() if self.constraints else self.test_gates())
+        self._write(self._delivered())
 
     def finalize(self) -> None:
         """Plain weights; says so if a budget closes many gates that were learned to be open."""
@@ -302,7 +306,7 @@ class Gates(Method):
 
     @torch.no_grad()
     def _notice_closing(self) -> None:
-        flat = (self.p_nonzero(), self.test_gates(), self._within_budgets())
+        flat = (self.p_nonzero(), self.test_gates(), self._delivered())
         p, opened, within = (torch.cat([x.flatten() for x in parts]) for parts in flat)
         closed = (opened != 0) & (within == 0)
         if float(p[closed].sum()) <= CLOSED * float(p.sum()):
@@ -436,19 +440,31 @@ class Gates(Method):
     def _by_block(self, flat: Tensor) -> list[Tensor]:
         return by_block(flat, self._shapes)
 
-    def _within_budgets(self) -> list[Tensor]:
-        """The deterministic gates, of which the κ with the largest log α are open."""
+    def _delivered(self) -> list[Tensor]:
+        """The deterministic gates, of which some with the largest log α are open."""
+        gates = self.law.test_gate(self.log_alpha, self.test)
         order = self.log_alpha.argsort(descending=True, stable=True)
-        alive = torch.zeros(len(self), dtype=torch.float64, device=order.device)
 
         def cost(count: int, of: str) -> float:
-            alive.zero_()[order[:count]] = 1
-            return float(self._expected(self._by_block(alive), of))
+            return float(self._expected(self._by_block(self._first(order, count).double()), of))
 
-        opened = order[: allowed(self.constraints, self.now, cost, len(self))]
-        gates = self.law.test_gate(self.log_alpha, self.test)
+        count = int(gates.count_nonzero())
+        if self.constraints:
+            count = allowed(self.constraints, self.now, cost, len(self))
         gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
-        return self._by_block(torch.zeros_like(gates).index_copy(0, opened, gates[opened]))
+        return self._by_block(torch.where(self._first(order, count), gates, 0))
+
+    def _first(self, order: Tensor, count: int) -> Tensor:
+        """So many gates in an order, or the widths nearest to what each family has of them."""
+        opened = torch.zeros(len(self), dtype=torch.bool, device=order.device)
+        opened[order[:count]] = True
+        if (m := self.options.multiple_of) > 1:
+            rank = torch.empty_like(order)
+            rank[order] = torch.arange(len(order), device=order.device)
+            for family, place in zip(self._by_block(opened), self._by_block(rank), strict=True):
+                first = place.argsort()[: width(int(family.sum()), len(family), m)]
+                family.zero_()[first] = True
+        return opened
 
     def _sizes(self) -> list[int]:
         """How many gates each block has."""

@@ -8,6 +8,7 @@ from lissom.errors import GateError
 from lissom.hard_concrete import HardConcrete, TestGate
 from lissom.methods.gates.budget import Budget
 from lissom.methods.options import Options, positive, whole
+from lissom.widths import check_multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,11 @@ class GateOptions(Options):
             the paper, or "group", n_g = 1.
         test: the gate of evaluation mode and of `finalize`: "published" (eq. 13), "median", "mean"
             (which is never zero) or "mode" (see `lissom.hard_concrete`).
+        multiple_of: m, for gates on units, as of `lissom.channels`: runtimes compute in blocks of
+            16 channels, say, and 33 cost as much as 48. At the end each family of n units has the
+            width nearest to what it has of the open gates: of the widths m, 2m, … and n, as under
+            `lissom.TopK(multiple_of=m)`. The gates with the largest log α of the family are open;
+            a budget is met with these widths.
         law: β, γ and ζ.
         draws: one draw for each "batch", shared by its examples as in the paper, or one for each
             "example".
@@ -46,6 +52,7 @@ class GateOptions(Options):
     init: float | Sequence[float] = 0.5
     per: Literal["weight", "group"] = "weight"
     test: TestGate = "published"
+    multiple_of: int = 1
     law: HardConcrete | None = None
     draws: Literal["batch", "example"] = "batch"
     noise: Literal["fresh", "pooled"] = "fresh"
@@ -67,6 +74,7 @@ class GateOptions(Options):
                 f"budget is a lissom.Budget, such as Budget(macs=0.1), got {self.budget!r}",
                 field="budget",
             )
+        check_multiple(self.multiple_of, GateError)
         if self.law is not None and not isinstance(self.law, HardConcrete):
             what = f"a law is a lissom.hard_concrete.HardConcrete, got {self.law!r}"
             raise GateError(what, field="law")
