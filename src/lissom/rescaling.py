@@ -26,7 +26,9 @@ Metrics = Callable[[Partition], Sequence[Preconditioner] | None]
 Chosen = Tensor | None  # a Boolean over the leading dims of a block's norms; None for all groups
 Nears = Mapping[Partition, Near]
 
-CACHE = 2**16  # numbers; four times as many bytes, of weights, moments and metric each
+# Numbers; four times as many bytes, of weights, moments and metric each. Where caches are small,
+# smaller pieces cost more in calls than they gain.
+CACHE = 2**18
 
 
 @torch.no_grad()

@@ -37,7 +37,8 @@ class Watch:
 
     def __init__(self, method: "Method") -> None:
         self.method = method
-        self._own: frozenset[int] = frozenset()  # ids of its tensors, at which every step looks
+        self._tensors: list[Tensor] = []  # the method's, at which every step looks
+        self._own: frozenset[int] = frozenset()  # their ids
         self._handles: list[RemovableHandle] = []
         self._elsewhere = 0  # steps of other optimizers since the last of its own
         self._versions: list[int] | None = None  # torch's counts of changes, after the last step
@@ -49,7 +50,8 @@ class Watch:
 
     def follow(self, optimizer: Optimizer) -> None:
         """Begin, with the method."""
-        self._own = frozenset(map(id, self.method.tensors()))
+        self._tensors = self.method.tensors()
+        self._own = frozenset(map(id, self._tensors))
         self._handles = [
             # Of a compiled step it is no part.
             optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step)),
@@ -127,14 +129,14 @@ class Watch:
     def note_weights(self) -> None:
         """Note how often the weights were changed, so that a change between steps is seen."""
         if self.method.finalized:
-            self._versions = [tensor._version for tensor in self.method.tensors()]
+            self._versions = [tensor._version for tensor in self._tensors]
 
     @torch.no_grad()
     def _look_for_what_is_back(self) -> None:
         method, alive = self.method, self.method._alive
         if alive is None or self._versions is None or method.resting or "back" in self._told:
             return
-        if self._versions == [tensor._version for tensor in method.tensors()]:
+        if self._versions == [tensor._version for tensor in self._tensors]:
             return
         pairs = zip(method.kept(), alive, strict=True)
         back = sum(b.count((b.norms() > 0) & (a == 0).to(b.norms().device)) for b, a in pairs)
