@@ -3,6 +3,7 @@
 import gc
 import os
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are
 import torch
 import torch.fx.config
 from products import mark_rest_of_products
+
+from lissom.curves import makers
 
 # All their cases are exhaustive, and what they import takes seconds.
 SLOW_TO_IMPORT = ("test_integrations_lightning.py", "test_integrations_transformers.py")
@@ -68,6 +71,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     if item.get_closest_marker("real_data") and not os.environ.get("LISSOM_DATA_DIR"):
         pytest.skip("LISSOM_DATA_DIR is not set")
+
+
+@pytest.fixture
+def forked_makers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of paths are forked, and not spawned, which takes each of them ten seconds."""
+    monkeypatch.setattr(makers, "get_context", lambda method: get_context("fork"))
 
 
 @pytest.fixture(scope="session", autouse=True)

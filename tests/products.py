@@ -7,7 +7,7 @@ values of any two factors; faults that need three at once are rare (Kuhn, Wallac
 import hashlib
 import os
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -24,6 +24,14 @@ def few(values: Iterable[Any], keep: Collection[Any]) -> list[Any]:
 def thinned(values: Iterable[Any], step: int) -> list[Any]:
     """Every step-th of many like cases; all of them where LISSOM_ALL is set."""
     return list(values)[:: 1 if os.environ.get("LISSOM_ALL") else step]
+
+
+def covering(*factors: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Of a product, cases that hold every pair of values; all of them where LISSOM_ALL is set."""
+    cases = list(product(*factors))
+    if os.environ.get("LISSOM_ALL"):
+        return cases
+    return [cases[i] for i in cover([dict(zip("abcdefgh", case, strict=False)) for case in cases])]
 
 
 def rest(*values: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from products import covering
 from torch import Tensor, distributed, nn
 
 import lissom
@@ -57,7 +58,7 @@ PENALTIES: dict[str, Penalty] = {
     "of one's own": Half(),
 }
 METRICS = ("euclidean", "adaptive")
-CASES = list(product(GROUPS, PENALTIES, METRICS))
+CASES = covering(GROUPS, PENALTIES, METRICS)
 WRAPPERS = ("fsdp", "ddp, method first", "ddp, method last")
 
 
@@ -139,12 +140,25 @@ def in_processes(
     world: int, work: Callable[[Any, Path], dict[Any, Any]], folder: Path
 ) -> list[dict[Any, Any]]:
     """What some work gives in each of so many processes; it is called with their device mesh."""
-    # Forks of a process that has imported all this, which takes longer than what they do then.
+    fork_several(_rank, (world, free_port(), work, folder), world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def fork_several(work: Callable[..., None], given: tuple[Any, ...], count: int) -> None:
+    """Do some work in so many processes; it is called with the number of its own, and with this.
+
+    They are forks of a process that has imported all that takes longer than what they do then.
+    """
     multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "lissom"])
     torch.multiprocessing.start_processes(
-        _rank, (world, free_port(), work, folder), nprocs=world, start_method="forkserver"
+        _begun, (work, given), nprocs=count, start_method="forkserver"
     )
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _begun(rank: int, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    work(rank, *given)
 
 
 def free_port() -> int:
@@ -155,10 +169,8 @@ def free_port() -> int:
 
 
 def _rank(rank: int, world: int, port: int, work: Any, folder: Path) -> None:
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", rank=rank, world_size=world)
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (world,))
     torch.save(work(mesh, folder), folder / f"{rank}.pt")
@@ -174,7 +186,7 @@ LC = {
     "ternary": ScaledTernary(),
     "TopK + Codebook": TopK(fraction=0.02) + Codebook(2),
 }
-LC_CASES = list(product(LC, METRICS, ("quadratic", "augmented"), ("given", "found")))
+LC_CASES = covering(LC, METRICS, ("quadratic", "augmented"), ("given", "found"))
 LC_WRAPPERS = ("fsdp", "ddp, method last")
 
 

@@ -124,6 +124,7 @@ def test_a_mistake_fails_the_point(
 
 
 @exhaustive
+@pytest.mark.usefixtures("forked_makers")
 @pytest.mark.parametrize("fault", ["full disk", "killed"])
 def test_across_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     expected = {"full disk": OSError, "an odd class": OSError, "killed": PathError}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
-from killing import kill_when
+from killing import Forked, kill_when
 from products import exhaustive
 from training_cases import blobs, dense, same, state
 from typer.testing import CliRunner
@@ -172,13 +172,6 @@ def test_a_curve_by_it(recipe: Path, tmp_path: Path) -> None:
         assert sum(int((t != 0).sum()) for t in weights) == kept
 
 
-def command(recipe: Path, run: Path, *options: str) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "lissom", "train", str(recipe), "--out", str(run), *options]
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment)
-
-
 @exhaustive
 def test_killed_and_resumed_from_the_command_line(recipe: Path, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -189,7 +182,11 @@ def test_killed_and_resumed_from_the_command_line(recipe: Path, tmp_path: Path) 
         events = run / "events.jsonl"
         return len(events.read_text().splitlines()) if events.exists() else 0
 
-    kill_when(command(recipe, run), lambda: epochs() >= 3)
+    words = ["train", str(recipe), "--out", str(run)]
+    kill_when(Forked(lambda: app(words, standalone_mode=False)), lambda: epochs() >= 3)
     assert not (run / "model.safetensors").exists()
-    assert command(recipe, run, "--resume").wait(timeout=300) == 0
+    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "lissom", *words, "--resume"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=True, timeout=300)
     assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

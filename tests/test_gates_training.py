@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from products import exhaustive, few
+from sharded_cases import fork_several
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -145,7 +146,7 @@ def test_two_processes() -> None:
     """The same seed draws the same gates on all ranks; gradients are averaged in either case."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
+        fork_several(_rank, (folder,), 2)
         a, b = (torch.load(Path(folder) / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a["same"], b["same"], strict=True))
     assert not any(torch.equal(x, y) for x, y in zip(a["different"], b["different"], strict=True))

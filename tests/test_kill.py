@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import kill_when
+from killing import Forked, kill_when
 from products import exhaustive, few
 from typer.testing import CliRunner
 
@@ -77,22 +77,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def start(run: Path, *options: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "lissom", *ARGUMENTS, "--out", str(run), *options]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread)
+def forked(run: Path, *options: str) -> Forked:
+    words = [*ARGUMENTS, "--out", str(run), *options]
+    return Forked(lambda: app(words, standalone_mode=False))
 
 
 @exhaustive
 def test_killed_twice_and_resumed(tmp_path: Path, whole: Path) -> None:
-    """In processes of its own; the whole run was made in this one."""
+    """In processes of its own, at last in an interpreter; the whole run was made in this one."""
     run = tmp_path / "run"
-    kill_when(start(run), (run / "recipe.json").exists)
+    kill_when(forked(run), (run / "recipe.json").exists)
     assert not (run / "checkpoint.pt").exists()
-    kill_when(start(run, "--resume"), lambda: len(events(run)) >= EPOCHS // 2)
+    kill_when(forked(run, "--resume"), lambda: len(events(run)) >= EPOCHS // 2)
     assert (run / "checkpoint.pt").exists()
     assert not (run / "model.safetensors").exists()
-    assert start(run, "--resume").wait(timeout=300) == 0
+    command = [sys.executable, "-m", "lissom", *ARGUMENTS, "--out", str(run), "--resume"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=one_thread, check=True, timeout=300)
     assert_same_run(run, whole)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from killing import fork
 from path_cases import path
 from products import exhaustive, thinned
 from training_cases import dense, trainer
@@ -83,16 +84,8 @@ ON_A_RUN = ("shrink", "export", "ensemble", "report")
 
 def forked(work: Work, folder: Path, die_at: int | None = None) -> int:
     """The process that does this; it kills itself at the call of this number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        torch.set_num_threads(1)  # the others are not there after a fork
+
+    def counted() -> None:
         calls, me = 0, os.getpid()
 
         def count(event: str, arguments: Any) -> None:
@@ -104,10 +97,9 @@ def forked(work: Work, folder: Path, die_at: int | None = None) -> int:
 
         sys.addaudithook(count)
         work(folder)
-        code = 0
         (folder.parent / "calls").write_text(str(calls))
-    finally:
-        os._exit(code)
+
+    return fork(counted)
 
 
 def ended(child: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from fifth_method import Rewinding, RewindingOptions
 from products import exhaustive, few, pairwise
 from proximal_cases import each, equal
+from sharded_cases import fork_several
 from torch import distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -569,7 +570,7 @@ def test_two_processes_end_with_the_same_zeros(tmp_path: Path, monkeypatch: Any)
     """Of every method; and as one process does that sees both halves of each batch."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     names = [*METHODS, "zero"]
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), names), nprocs=2)
+    fork_several(_rank, (str(tmp_path), names), 2)
     a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in names:
         assert all(map(torch.equal, a[name], b[name])), name

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from killing import kill_when
-from path_cases import make, path, same_weights, timeless
+from killing import Forked, kill_when
+from path_cases import fit, make, path, same_weights, timeless
+from torch import nn
 
-from lissom.curves import Curve
+from lissom.curves import Curve, Start
 
 pytestmark = pytest.mark.exhaustive  # test_path.py has kills within one process
 
@@ -28,20 +29,20 @@ def slow(net, strength, start):
     return fit(net, strength, start)
 
 if __name__ == "__main__":
-    path(fit=slow, out=sys.argv[1], jobs=int(sys.argv[2]))
+    path(fit=slow, out=sys.argv[1], jobs=2)
 """
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[[Path, int], "subprocess.Popen[bytes]"]:
+def start(tmp_path: Path) -> Callable[[Path], "subprocess.Popen[bytes]"]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     here = str(Path(__file__).parent)
     paths = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
-    def run(out: Path, jobs: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, script, out, str(jobs)], env=environment)
+    def run(out: Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, script, out], env=environment)
 
     return run
 
@@ -50,41 +51,50 @@ def finished(out: Path) -> int:
     return len(list(out.glob("seed*/*/point.json")))
 
 
-def test_killed_twice_and_called_again(
-    tmp_path: Path, start: Callable[[Path, int], "subprocess.Popen[bytes]"]
-) -> None:
-    out = tmp_path / "path"
-    kill_when(start(out, 1), lambda: finished(out) >= 2)
+def test_killed_twice_and_called_again(tmp_path: Path) -> None:
+    whole, out = path(), tmp_path / "path"  # in this process first, which the others are forks of
+
+    def slow(net: nn.Module, strength: float | None, start: Start) -> object:
+        """As in the script."""
+        with (out / "trained.log").open("a") as log:
+            log.write(f"{start.seed} {strength}\n")
+        time.sleep(0.1)
+        return fit(net, strength, start)
+
+    def start() -> Forked:
+        return Forked(lambda: path(fit=slow, out=out))
+
+    kill_when(start(), lambda: finished(out) >= 2)
     early = finished(out)
     # The second time amid the files of a point, if the moment is caught.
     kill_when(
-        start(out, 1),
+        start(),
         lambda: finished(out) >= 7 and len(list(out.glob("seed*/*/network.*"))) > finished(out),
     )
     assert 2 <= early < 7 <= finished(out) < 12
     halves = finished(out)
     trained = (out / "trained.log").read_text().splitlines()
     assert len(trained) <= halves + 2  # no finished point was repeated, at most two were cut short
-    assert start(out, 1).wait(timeout=300) == 0
+    assert start().wait(timeout=300) == 0
     lines = (out / "trained.log").read_text().splitlines()
     assert len(lines) - len(trained) == 12 - halves
     assert len(set(lines)) == 12
-    resumed, whole = Curve.load(out, make), path()
+    resumed = Curve.load(out, make)
     assert timeless(resumed) == timeless(whole) and same_weights(resumed, whole)
     assert str(resumed.knee()) == str(whole.knee())
 
 
 def test_killed_with_processes(
-    tmp_path: Path, start: Callable[[Path, int], "subprocess.Popen[bytes]"]
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
 ) -> None:
     out = tmp_path / "path"
-    kill_when(start(out, 2), lambda: finished(out) >= 4)
+    kill_when(start(out), lambda: finished(out) >= 4)
     time.sleep(0.5)
     early = finished(out)
     assert early < 12
     time.sleep(1)
     assert finished(out) == early  # the processes died with their parent
-    assert start(out, 2).wait(timeout=300) == 0
+    assert start(out).wait(timeout=300) == 0
     beside, whole = Curve.load(out), path()
     assert timeless(beside) == timeless(whole) and same_weights(beside, whole)
 

@@ -47,6 +47,7 @@ def test_what_is_there_already_is_counted_and_not_told(tmp_path: Any) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("forked_makers")
 def test_events_come_from_other_processes_as_they_happen() -> None:
     events: list[Event] = []
     path(STRENGTHS, seeds=2, jobs=2, progress=events.append)
@@ -63,6 +64,7 @@ def failing_or_slow(net: Any, strength: float | None, start: Any) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("forked_makers")
 def test_nobody_waits_for_other_seeds_if_a_dense_network_failed() -> None:
     began = time.monotonic()
     with pytest.raises(PathError, match="dense network of seed 0 failed with RuntimeError: no, at"):

@@ -97,6 +97,7 @@ def test_failed_points_are_made_again(url: str) -> None:
     assert all(point.failed is None for point in Curve.load(url).points)
 
 
+@pytest.mark.usefixtures("forked_makers")
 @pytest.mark.parametrize("by", ["jobs", "pool"])
 def test_others_make_the_points(tmp_path: Path, curve: Curve, by: str) -> None:
     place = f"file://{tmp_path}/curve"

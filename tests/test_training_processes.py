@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from products import exhaustive
-from sharded_cases import free_port
+from sharded_cases import fork_several, free_port
 from torch import Tensor, distributed, nn
 from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
@@ -91,7 +91,7 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Killed):
         run("proximal", tmp_path / "one", 1, kill("evaluation", 2)).fit()
     (tmp_path / "one" / "proximal").rename(tmp_path / "killed")
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), free_port()), nprocs=2)
+    fork_several(_rank, (str(tmp_path), free_port()), 2)
     a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in (*NAMES, "resumed"):
         for key, tensor in a[name]["state"].items():
