@@ -11,16 +11,16 @@ Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
 
-def gates(network: str, record: Record) -> Table:
+def gates(network: str, *records: Record) -> Table:
     """What gates left of a network, with the published rows beside."""
     rows = []
-    for label, found in by_label(record).items():
+    for label, found in (row for record in records for row in by_label(record).items()):
         small = [run["small"] for run in found]
         errors = spread([100 * one["test"]["error"] for one in small])
         weights = spread([one["weights"] / 1000 for one in small])
         macs = spread([one["macs"] / 1000 for one in small], 0)
         left = ", ".join("-".join(map(str, one["neurons"])) for one in small)
-        seeds = f"{len(small)} seeds"
+        seeds = counted(len(small))
         method = f"**lissom, {label}**"
         rows.append([method, left, weights, macs, errors, seeds, helps(found[0])])
     for row in published.rows("gates", network):
@@ -29,6 +29,11 @@ def gates(network: str, record: Record) -> Table:
         rows.append([row["method"], row.get("left", ""), weights, macs, *told, ""])
     columns = ["method", "left", "thousand weights", "thousand MACs"]
     return [*columns, "test error, %", "seeds, or source", "helped by"], rows
+
+
+def counted(seeds: int) -> str:
+    """How many seeds there were."""
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def budgets(record: Record) -> Table:

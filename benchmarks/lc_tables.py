@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import published
-from gate_tables import by_label, helps, spread
+from gate_tables import by_label, counted, helps, spread
 
 Record = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
@@ -20,7 +20,7 @@ def best(records: Iterable[Record]) -> Table:
         counts = {left(run) for run in found}
         shown = ", ".join(f"{count:,}" for count in sorted(counts))
         errors = spread([100 * run["test"]["error"] for run in found])
-        size, seeds = f"{shown} ({100 * value:g} %)", f"{len(found)} seeds"
+        size, seeds = f"{shown} ({100 * value:.3g} %)", counted(len(found))
         rows.append([f"**lissom, {label}**", size, errors, seeds, helps(found[0])])
     for row in published.rows("weights", "LeNet-300-100"):
         told = published.error(row), published.source(row)

@@ -10,7 +10,7 @@ import curve_tables
 import exact_tables
 import published
 import vgg_tables
-from gate_tables import by_label, helps, spread
+from gate_tables import by_label, counted, helps, spread
 from lc_tables import settings
 
 from lissom.curves import Setting
@@ -223,7 +223,7 @@ def above(load: Load, study: str, label: str, value: float | None, *, size: bool
         shown += f" at MACs ÷ {one.fewer_macs:.2f}"
     elif size:
         shown += f" at {one.left:.2f} % of the weights"
-    return shown if len(one.runs) == SEEDS else f"{shown} ({seeds(list(one.runs))})"
+    return shown if len(one.runs) == SEEDS else f"{shown} ({counted(len(one.runs))})"
 
 
 def setting(load: Load, study: str, label: str, value: float | None) -> vgg_tables.Setting:
@@ -237,7 +237,7 @@ def setting(load: Load, study: str, label: str, value: float | None) -> vgg_tabl
 def error(runs: list[Record]) -> str:
     """Test error over the seeds, whose number is said where it is not the page's three."""
     shown = f"{spread([100 * run['test']['error'] for run in runs])} %"
-    return shown if len(runs) == SEEDS else f"{shown} ({seeds(runs)})"
+    return shown if len(runs) == SEEDS else f"{shown} ({counted(len(runs))})"
 
 
 def weights(method: str) -> str:
@@ -290,11 +290,6 @@ def sparse(record: Record) -> Setting:
     [found] = curve_tables.curves(record).values()
     axis = record["axis"]
     return found.budget(**{axis: 0.05 * found.settings[0].size(axis)})
-
-
-def seeds(runs: list[Record]) -> str:
-    """How many there were."""
-    return "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
 
 
 def removed(record: Record) -> list[list[str]]:

@@ -321,9 +321,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-sent": lambda: exact_table("scale", scale_tables.sent),
     "scale-thousand": lambda: exact_table("scale", scale_tables.thousand),
     "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
-    "gates-lenet5": lambda: exact_table("gates-lenet5", partial(gate_tables.gates, "LeNet-5")),
+    "gates-lenet5": lambda: markdown(
+        *gate_tables.gates("LeNet-5", load("gates-lenet5"), load("gates-lenet5-longer"))
+    ),
     "budgets": lambda: exact_table("budgets", gate_tables.budgets),
-    "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-no-teacher")])),
+    "lc": lambda: markdown(*lc_tables.best([load("lc"), load("lc-shifts"), load("lc-no-teacher")])),
     "lc-stronger-teacher": lambda: plain_table("lc-stronger-teacher"),
     "gates-mlp-stronger-teacher": lambda: plain_table("gates-mlp-stronger-teacher"),
     "curves-lenet300": lambda: markdown(*curve_tables.answers(curves_of("lenet300"))),
