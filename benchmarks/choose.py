@@ -84,10 +84,15 @@ def rank(trial: Trial, most: int | None) -> tuple[float, float, float]:
     return excess, trial["valid"]["error"], trial["valid"]["loss"]
 
 
+def as_changes(values: Values) -> list[str]:
+    """What --set is given for them; a text is TOML as it is, such as none or {pad=1}."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
 def trial(folder: Path, asked: dict[str, Any], values: Values) -> Trial:
     """One training on what is not held out."""
     label = ", ".join(f"{key}={value}" for key, value in values.items())
-    changes = [*asked["set"], *(f"{key}={value}" for key, value in values.items())]
+    changes = [*asked["set"], *as_changes(values)]
     entry = {"recipe": asked["recipe"], "label": label, "value": None, "set": changes}
     found = trained(folder, entry, asked["seed"])
     made = {

@@ -165,7 +165,7 @@ def test_a_recipe_is_what_was_chosen_for_it_by_held_out_data(path: Path) -> None
     found, best = choose.search(plan["vary"], again, plan.get("nonzeros"))
     assert (found, best["values"]) == (record["trials"], record["chosen"])
     assert not any("test" in trial for trial in record["trials"])
-    changes = [f"{key}={json.dumps(value)}" for key, value in record["chosen"].items()]
+    changes = choose.as_changes(record["chosen"])
     recipes = [read_recipe(plan["recipe"], more) for more in (changes, [])]
     one, other = (recipe.model_copy(update={"model": None}) for recipe in recipes)
     assert one == other
