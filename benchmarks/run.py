@@ -38,6 +38,7 @@ from lissom.data import Dataset
 from lissom.errors import LissomError
 from lissom.measuring import latency
 from lissom.recipes import make_data, make_example, make_model, read_recipe, read_record
+from lissom.recipes.options import defaults_of
 from lissom.sparse_sizes import coded
 from lissom.training import usable_device
 
@@ -139,11 +140,16 @@ def expand(study: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def settings_of(recipe: str, changes: list[str]) -> str:
-    """Sixteen hex digits of what is asked for, however it is written and called."""
-    words = {"title", "source"}
-    asked = read_recipe(recipe, changes).model_dump(
-        by_alias=True, exclude_defaults=True, exclude=words
-    )
+    """Sixteen hex digits of what is asked for, however it is written and called.
+
+    What is as it would be unasked does not count, so that a new option changes nothing.
+    """
+    read = read_recipe(recipe, changes)
+    asked = read.model_dump(by_alias=True, exclude_defaults=True, exclude={"title", "source"})
+    if read.method is not None:
+        unasked = defaults_of(read.method.type.options_type)
+        given = asked["method"].items()
+        asked["method"] = {key: x for key, x in given if key not in unasked or x != unasked[key]}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 

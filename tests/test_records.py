@@ -28,6 +28,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import choose  # noqa: E402
 import provenance  # noqa: E402
 import published  # noqa: E402
+import run as study  # noqa: E402
 
 CODE = '"""What it is."""\n\n\ndef twice(x: int) -> int:\n    """Two of it."""\n    return 2 * x\n'
 SAME = {
@@ -175,6 +176,16 @@ def test_a_recipe_is_what_was_chosen_for_it_by_held_out_data(path: Path) -> None
     states = [model.state_dict() for model in models]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_settings_are_told_apart_by_what_is_asked_for() -> None:
+    asked = ["method.budget.macs=0.4", "method.multiple_of=16"]
+    digest = study.settings_of("digits-gates", asked)
+    assert digest != study.settings_of("digits-gates", asked[:1])
+    assert digest == study.settings_of("digits-gates", asked[::-1])
+    one = ["method.multiple_of=1", "method.draws=batch"]  # as unasked
+    assert study.settings_of("digits-gates", one) == study.settings_of("digits-gates", [])
+    assert study.settings_of("digits-gates", ["method=none", "penalties=none"]) != digest
 
 
 def test_sizes_of_published_networks_are_those_we_count() -> None:
