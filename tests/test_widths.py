@@ -1,5 +1,6 @@
 """Budgets of units in widths that are multiples: the rule, every method that has it, a training."""
 
+import warnings
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,15 @@ def test_a_recipe_of_gates_has_widths() -> None:
     assert read_recipe("digits-gates", changes).method.multiple_of == 4
     with pytest.raises(LissomError, match=r"method.multiple_of: multiple_of is a whole number ≥ 1"):
         read_recipe("digits-gates", ["method.multiple_of=0"])
+
+
+def test_a_budget_with_no_room_for_a_multiple_in_each_family_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"multiple_of=16 a network .* 16 units or all in"):
+        gated({"macs": 0.4}, multiple_of=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gated({"macs": 0.4}, multiple_of=4)
+        gated({"macs": 0.05})
 
 
 def test_gates_of_what_has_no_width_are_refused() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lissom.errors import GateError
+from lissom.errors import GateError, warn
 from lissom.methods.options import positive
 from lissom.schedules import Schedule, value_at
 
@@ -169,6 +169,23 @@ def constraints(budget: Budget, bounds: Callable[[str], tuple[float, float]]) ->
         constraint.check(least)
         found.append(constraint)
     return found
+
+
+def notice_narrow(budgets: Sequence[Constraint], m: int, least: Callable[[str], float]) -> None:
+    """Warn of a budget in which not every family of units can have one multiple of m.
+
+    Args:
+        budgets: that are to be met.
+        m: of which widths are multiples.
+        least: the cost of a network with one multiple in each family.
+    """
+    for one in budgets if m > 1 else ():
+        if (needed := least(one.cost)) > (limit := one.limit(sys.maxsize)):
+            warn(
+                f"with multiple_of={m} a network that has {m} units or all in each family has "
+                f"{needed:,.0f} {one.cost}, and the budget is {limit:,.0f}: some family would be "
+                "left with none. A smaller multiple_of or a larger budget helps"
+            )
 
 
 def allowed(

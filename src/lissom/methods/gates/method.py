@@ -15,7 +15,7 @@ from lissom.arguments import as_annotated
 from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
-from lissom.methods.gates.budget import Constraint, allowed, constraints
+from lissom.methods.gates.budget import Constraint, allowed, constraints, notice_narrow
 from lissom.methods.gates.drawing import Noise, Weight, by_block, draw, expected_sum
 from lissom.methods.gates.expected import Cost, Expected
 from lissom.methods.gates.options import GateOptions, check_seed
@@ -130,6 +130,9 @@ class Gates(Method):
             self.constraints = constraints(
                 options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
+            m = options.multiple_of
+            one_each = [(torch.arange(n) < width(1, n, m)).double() for n in self._sizes()]
+            notice_narrow(self.constraints, m, lambda cost: float(self._expected(one_each, cost)))
         placing: type[Drawing] = OnWeights if options.draws == "batch" else OnInputs
         sharded = any(is_sharded(place.tensor) for place in self._places)
         if sharded:
