@@ -28,10 +28,11 @@ def summary(load: Load) -> Table:
     Args:
         load: load(study), its record.
     """
-    compressed = settings(load("lc"), load("lc-no-teacher"))
+    compressed = settings(load("lc"), load("lc-shifts"), load("lc-no-teacher"))
     perceptron, lenet5 = (by_label(load(f"gates-{name}")) for name in ("mlp", "lenet5"))
     without, taught, tiny = (
-        compressed[key] for key in (("no teacher", 0.02), ("teacher", 0.02), ("teacher", 0.01))
+        compressed[key]
+        for key in (("no teacher", 0.02), ("shifts, longer", 0.02), ("teacher", 0.01))
     )
     radio = load("curves-modrec")
     layer = load("curves-lenet300-first-layer")
