@@ -18,6 +18,7 @@ WHAT_WORKS = (
     "as Teacher(net)"
 )
 MOST = 2**26  # logits that are kept, 256 MiB
+PART = 2000  # examples that are moved at once, before there are any answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,11 @@ def ready(
         return made
     assert isinstance(made.logits, nn.Module)
     net, each = made.logits, augment.all_moves().to(x.device)
-    answers = [logits_of(net, augment(x, moves.expand(len(x), 3))) for moves in each]
+    answers = [
+        logits_of(net, augment(some, moves.expand(len(some), 3)))
+        for moves in each
+        for some in x.split(PART)  # all of them moved at once would be many copies of the data
+    ]
     return replace(made, logits=torch.cat(answers))
 
 
