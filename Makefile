@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all check lint types docs clean
+.PHONY: help demo test test-all test-both check lint types docs clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -32,6 +32,9 @@ test: .venv/.ready ## tests, in two processes
 
 test-all: .venv/.ready ## the exhaustive rest: full products, the zoo with ONNX, kills and fuzz with all seeds
 	$(BIN)/pytest -n 2 --dist worksteal --durations=15 -m exhaustive
+
+test-both: .venv/.ready ## the tests of `test` and of `test-all`, collected once
+	$(BIN)/pytest -n 2 --dist worksteal --durations=15 -m ""
 
 clean: ## remove the environment, caches, built documentation and the demo; other runs stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site runs/demo
