@@ -144,14 +144,17 @@ def in_processes(
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def fork_several(work: Callable[..., None], given: tuple[Any, ...], count: int) -> None:
+def fork_several(
+    work: Callable[..., None], given: tuple[Any, ...], count: int, join: bool = True
+) -> Any:
     """Do some work in so many processes; it is called with the number of its own, and with this.
 
     They are forks of a process that has imported all that takes longer than what they do then.
+    Those that are not joined are the `.processes` of what is returned.
     """
     multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "lissom"])
-    torch.multiprocessing.start_processes(
-        _begun, (work, given), nprocs=count, start_method="forkserver"
+    return torch.multiprocessing.start_processes(
+        _begun, (work, given), nprocs=count, join=join, start_method="forkserver"
     )
 
 

@@ -1,7 +1,6 @@
 """Several processes share each step: they end alike, and as one process does."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from training_cases import BATCH, EXAMPLES, STEPS, Killed, blobs, dense, events_
 
 import lissom
 from lissom import L0, TopK, Trainer, weights
+from lissom.cli import app
 from lissom.data import Dataset, Loaders
 
 
@@ -59,13 +59,17 @@ def run(name: str, out: Path, world: int, report: Any = None) -> Trainer:
 NAMES = ["proximal", "patience", "gates", "nested", "loaders"]
 
 
-def _rank(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {  # as torchrun has it
+def _as_torchrun(rank: int, port: int) -> None:
+    os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }  # fmt: skip
+
+
+def _rank(rank: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    _as_torchrun(rank, port)
     out, found = Path(folder), dict[str, Any]()
     for name in NAMES:
         seen: list[Tensor] = []
@@ -113,34 +117,40 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not torch.equal(torch.cat(a["loaders"]["x"][:STEPS]), torch.cat(rows[0]))
 
 
-def _command(out: Path, *more: str) -> subprocess.Popen[str]:
+def _words(out: Path) -> list[str]:
     given = ["train", "digits-gates", "--devices", "2", "--strategy", "ddp", "--out", str(out)]
-    given += ["--set", "train.epochs=6", "--set", "train.evaluate_every=1", *more]
-    return subprocess.Popen(
-        [sys.executable, "-m", "lissom", *given],
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return [*given, "--set", "train.epochs=6", "--set", "train.evaluate_every=1"]
+
+
+def _command(rank: int, port: int, words: list[str]) -> None:
+    _as_torchrun(rank, port)
+    assert not app(words, standalone_mode=False)  # or it gives an exit code
 
 
 @exhaustive
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
 def test_a_command_of_two_processes_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    told, _ = (whole := _command(tmp_path / "whole")).communicate(timeout=120)
-    assert whole.returncode == 0, told
-    assert told.count("kept in") == 1  # the first process speaks for both
-    killed, events = _command(tmp_path / "killed"), tmp_path / "killed" / "events.jsonl"
+    """At last in an interpreter that starts the other one; before, in two as torchrun's are."""
+    fork_several(_command, (free_port(), _words(tmp_path / "whole")), 2)
+    words, events = _words(tmp_path / "killed"), tmp_path / "killed" / "events.jsonl"
+    killed = fork_several(_command, (free_port(), words), 2, join=False).processes
     end = time.monotonic() + 60
     while not (events.exists() and len(events.read_text().splitlines()) >= 2):
-        assert time.monotonic() < end and killed.poll() is None
+        assert time.monotonic() < end and all(process.is_alive() for process in killed)
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    told, _ = (resumed := _command(tmp_path / "killed", "--resume")).communicate(timeout=120)
-    assert resumed.returncode == 0, told
+    for process in killed:
+        process.kill()
+        process.join()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "lissom", *words, "--resume"],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert resumed.returncode == 0, resumed.stdout
+    assert resumed.stdout.count("kept in") == 1  # the first process speaks for both
     one, two = (
         safetensors.torch.load_file(tmp_path / name / "model.safetensors")
         for name in ("whole", "killed")
