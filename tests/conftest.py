@@ -1,6 +1,7 @@
 """Which tests this machine can run, and fixtures for all of them."""
 
 import gc
+import logging
 import os
 from functools import cache
 from multiprocessing import get_context
@@ -31,6 +32,9 @@ os.fsync = lambda descriptor: None
 
 # Where in which file each operator of a graph was called; no test reads it.
 torch.fx.config.do_not_emit_stack_traces = True
+
+# What torch notes of each symbol of a graph, with two stacks; pytest would collect it for no one.
+logging.getLogger("torch.__trace").addHandler = lambda handler: None
 
 # torch.manual_seed also writes down three stacks, for devices that are not there: 1 ms in a test.
 if not torch.accelerator.is_available():
