@@ -31,6 +31,7 @@ FLOORS = (
         "strength",
         "tables",
         "turns",
+        "widths",
     },
     {"penalties", "groups", "coupling", "operators"},
     {"methods", "compressions", "preconditioners", "rescaling"},

@@ -1,13 +1,25 @@
 """Widths of layers that are multiples, since runtimes compute channels in blocks, of 16, say."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import torch
 
 from lissom.arguments import fits, shown
 from lissom.errors import LissomError
 
-if TYPE_CHECKING:
-    from lissom.penalties.abilities import Asked
+
+class Sized(Protocol):
+    """What has to be known of groups (see `lissom.groups.Partition`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def single(self) -> bool: ...
 
 
 def check_multiple(multiple_of: object, error: type[LissomError]) -> None:
@@ -23,7 +35,7 @@ def check_multiple(multiple_of: object, error: type[LissomError]) -> None:
         )
 
 
-def require_widths(blocks: "Iterable[Asked]", what: str, error: type[LissomError]) -> None:
+def require_widths(blocks: Iterable[Sized], what: str, error: type[LissomError]) -> None:
     """Refuse groups that are no families of units, and have no width.
 
     Raises:
