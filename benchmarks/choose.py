@@ -91,7 +91,7 @@ def as_changes(values: Values) -> list[str]:
 
 def trial(folder: Path, asked: dict[str, Any], values: Values) -> Trial:
     """One training on what is not held out."""
-    label = ", ".join(f"{key}={value}" for key, value in values.items())
+    label = ", ".join(as_changes(values))
     changes = [*asked["set"], *as_changes(values)]
     entry = {"recipe": asked["recipe"], "label": label, "value": None, "set": changes}
     found = trained(folder, entry, asked["seed"])

@@ -23,32 +23,29 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
 
 
-def fork(work: Callable[[], object]) -> int:
-    """The number of a process that does this without a word, and ends: 0 if all went well.
-
-    It has all that this one has imported; a new interpreter takes ten seconds for that.
-    """
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        torch.set_num_threads(1)  # the others are not there after a fork
-        work()
-        code = 0
-    finally:
-        os._exit(code)
-
-
 class Forked:
-    """A work in a process that is forked from this one, to be killed or waited for."""
+    """A work in a process that is forked from this one, to be killed or waited for.
+
+    It has all that this one has imported, which takes a new interpreter ten seconds; it says
+    nothing, and ends with 0 if all went well.
+    """
 
     def __init__(self, work: Callable[[], object]) -> None:
-        self.pid, self.returncode = fork(work), None
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1)
+            os.dup2(silent, 2)
+            torch.set_num_threads(1)  # the others are not there after a fork
+            work()
+            code = 0
+        finally:
+            os._exit(code)
 
     def poll(self) -> int | None:
         """Its exit code; None as long as it runs."""

@@ -6,7 +6,6 @@ at a time. Both are drawn from a seed.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -19,13 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from killing import fork
+from killing import Forked
 from path_cases import path
 from products import exhaustive, thinned
 from training_cases import dense, trainer
 
 from lissom.cli import app
-from lissom.curves import makers
 from lissom.storage import LOCK, save_tensors
 
 CALLS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
@@ -59,12 +57,7 @@ def train_by_command(run: Path) -> None:
 
 
 def path_of(jobs: int) -> Work:
-    def work(out: Path) -> None:
-        # Workers are forked as well, to be as fast; the spawned ones are in test_path_kill.py.
-        makers.get_context = lambda method: multiprocessing.get_context("fork")  # type: ignore
-        path((1e-3, 1.0), points=3, seeds=2, out=out, jobs=jobs)
-
-    return work
+    return lambda out: path((1e-3, 1.0), points=3, seeds=2, out=out, jobs=jobs)
 
 
 # Who is killed, and how often with LISSOM_ALL=1; in make test-all, a third as often.
@@ -82,7 +75,7 @@ WORKS: dict[str, tuple[Work, int]] = {
 ON_A_RUN = ("shrink", "export", "ensemble", "report")
 
 
-def forked(work: Work, folder: Path, die_at: int | None = None) -> int:
+def forked(work: Work, folder: Path, die_at: int | None = None) -> Forked:
     """The process that does this; it kills itself at the call of this number."""
 
     def counted() -> None:
@@ -99,19 +92,7 @@ def forked(work: Work, folder: Path, die_at: int | None = None) -> int:
         work(folder)
         (folder.parent / "calls").write_text(str(calls))
 
-    return fork(counted)
-
-
-def ended(child: int) -> int:
-    """Its exit code, once it is there."""
-    until = time.monotonic() + LIMIT
-    while time.monotonic() < until:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.killpg(child, signal.SIGKILL)
-    raise AssertionError(f"not ended after {LIMIT} s")
+    return Forked(counted)
 
 
 def children_of(process: int) -> list[int]:
@@ -149,7 +130,7 @@ def timeless(value: Any) -> Any:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with gates, for the commands that look at one."""
     made = tmp_path_factory.mktemp("run") / "run"
-    assert ended(forked(train_by_command, made)) == 0
+    assert forked(train_by_command, made).wait(LIMIT) == 0
     return made
 
 
@@ -169,7 +150,7 @@ def kill(kind: str, count: int, tmp_path: Path, run: Path | None) -> int:
     # In this process, so that no child has to import anything.
     (path_of(1) if "path" in kind else work)(folder("warm"))
     began, whole = time.monotonic(), folder("whole")
-    assert ended(forked(work, whole)) == 0
+    assert forked(work, whole).wait(LIMIT) == 0
     seconds, calls = time.monotonic() - began, int((whole.parent / "calls").read_text())
     expected, killed = content(whole), 0
     for n in range(count):
@@ -179,14 +160,14 @@ def kill(kind: str, count: int, tmp_path: Path, run: Path | None) -> int:
         child = forked(work, out, draw.randint(1, calls) if at_call else None)
         if not at_call:
             time.sleep(draw.uniform(0, seconds))
-            victims = children_of(child) if worker else [child]
+            victims = children_of(child.pid) if worker else [child.pid]
             for victim in draw.sample(victims, min(1, len(victims))):
                 os.kill(victim, signal.SIGKILL)
-        code = ended(child)
+        code = child.wait(LIMIT)
         # Another process makes the point of a worker that was killed, and nobody has to call again.
         assert code in (0, *[-signal.SIGKILL] * (not worker)), (kind, n, code)
         killed += len(victims) > 0 if worker else code != 0
-        assert worker or ended(forked(work, out)) == 0, (kind, n)
+        assert worker or forked(work, out).wait(LIMIT) == 0, (kind, n)
         found = content(out)
         assert found.keys() == expected.keys() and not list(out.rglob(LOCK)), (kind, n)
         assert [name for name in found if found[name] != expected[name]] == [], (kind, n)
@@ -198,6 +179,7 @@ def test_a_few_kills(tmp_path: Path) -> None:
 
 
 @exhaustive
+@pytest.mark.usefixtures("forked_makers")  # those that are spawned are killed in test_path_kill.py
 @pytest.mark.parametrize("kind", WORKS)
 def test_many_kills(tmp_path: Path, run: Path, kind: str) -> None:
     count = len(thinned(range(WORKS[kind][1]), 3))

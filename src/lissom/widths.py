@@ -10,7 +10,7 @@ from lissom.errors import LissomError
 
 
 class Sized(Protocol):
-    """What has to be known of groups (see `lissom.groups.Partition`)."""
+    """Groups of a name, that have norms of a shape (see `lissom.groups.Partition`)."""
 
     @property
     def name(self) -> str: ...

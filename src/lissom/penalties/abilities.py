@@ -4,27 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-import torch
-
 from lissom.arguments import shown
 from lissom.errors import LissomError
 from lissom.penalties.numbers import Numbers, per_block, written
 from lissom.strength import Strength
+from lissom.widths import Sized
 
 Per = Literal["all", "layer", "block"]
 
 
-class Asked(Protocol):
+class Asked(Sized, Protocol):
     """What a penalty has to know of the groups it is asked of (see `lissom.groups.Partition`)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def shape(self) -> torch.Size: ...
-
-    @property
-    def single(self) -> bool: ...
 
     @property
     def run(self) -> int | None: ...

@@ -77,8 +77,9 @@ class Feed:
             inputs = x[rows]
             shown = rows
             if augment is not None and moves is not None:
-                inputs = augment(inputs, moves[rows])
-                shown = rows + len(y) * augment.way(moves[rows])
+                drawn = moves[rows]
+                inputs = augment(inputs, drawn)
+                shown = rows + len(y) * augment.way(drawn)
             if self._options.channels_last:
                 inputs = inputs.to(memory_format=torch.channels_last)
             yield (inputs, y[rows]), shown

@@ -179,7 +179,7 @@ def notice_narrow(budgets: Sequence[Constraint], m: int, least: Callable[[str], 
         m: of which widths are multiples.
         least: the cost of a network with one multiple in each family.
     """
-    for one in budgets if m > 1 else ():
+    for one in budgets:
         if (needed := least(one.cost)) > (limit := one.limit(sys.maxsize)):
             warn(
                 f"with multiple_of={m} a network that has {m} units or all in each family has "

@@ -130,9 +130,9 @@ class Gates(Method):
             self.constraints = constraints(
                 options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
-            m = options.multiple_of
-            one_each = [(torch.arange(n) < width(1, n, m)).double() for n in self._sizes()]
-            notice_narrow(self.constraints, m, lambda cost: float(self._expected(one_each, cost)))
+            if (m := options.multiple_of) > 1:
+                least = [(torch.arange(n) < width(1, n, m)).double() for n in self._sizes()]
+                notice_narrow(self.constraints, m, lambda of: float(self._expected(least, of)))
         placing: type[Drawing] = OnWeights if options.draws == "batch" else OnInputs
         sharded = any(is_sharded(place.tensor) for place in self._places)
         if sharded:
@@ -445,6 +445,8 @@ class Gates(Method):
 
     def _delivered(self) -> list[Tensor]:
         """The deterministic gates, of which some with the largest log α are open."""
+        if not self.constraints and self.options.multiple_of == 1:
+            return self.test_gates()
         gates = self.law.test_gate(self.log_alpha, self.test)
         order = self.log_alpha.argsort(descending=True, stable=True)
 
