@@ -12,6 +12,7 @@ import pytest
 
 # Before torch is imported, and also for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["RAY_TQDM_PATCH_PRINT"] = "0"  # Ray's own print would stay for all tests after it
 os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are open cost too much
 
 import torch

@@ -15,11 +15,12 @@ from lissom.coupling.records import RECORDS, Operator
 def core_operators() -> set[str]:
     """Of all overloads that torch tags so: what every exported program can be brought down to."""
     found = set()
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
-        overloads = packet.overloads() if hasattr(packet, "overloads") else []
-        if any(torch.Tag.core in getattr(packet, overload).tags for overload in overloads):
-            found.add(name)
+    for schema in torch._C._jit_get_all_schemas():
+        namespace, _, name = schema.name.partition("::")
+        if namespace == "aten":
+            overload = getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")
+            if torch.Tag.core in overload.tags:
+                found.add(name.removesuffix("_"))
     return found
 
 

@@ -1,6 +1,7 @@
 """Faults of the machine are no failures of a point: the path stops, keeps, and goes on later."""
 
 import errno
+import io
 import os
 import pickle
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from libraries import library
 from path_cases import fit, path, same_weights, timeless
 from products import exhaustive, few
 from safetensors import SafetensorError
@@ -20,7 +22,9 @@ import lissom.recipes
 from lissom.cli import app
 from lissom.curves import Start
 from lissom.errors import LissomError, PathError, StorageError, machine_failed
+from lissom.integrations.handles import MissingError
 
+KINDS = {*LissomError.__subclasses__(), MissingError, StorageError}
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -137,11 +141,27 @@ def test_across_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault
     assert timeless(resumed) == timeless(whole) and same_weights(resumed, whole)
 
 
-@pytest.mark.parametrize("kind", [*LissomError.__subclasses__(), StorageError])
-def test_errors_cross_processes(kind: type[LissomError]) -> None:
+def plain(error: LissomError) -> bytes:
+    return pickle.dumps(error)
+
+
+def as_dask(error: LissomError) -> bytes:
+    """It has all exceptions of a process pickled by another library."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file)
+    pickler.dispatch_table = {type(error): library("tblib.pickling_support").pickle_exception}
+    pickler.dump(error)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("pickled", [plain, as_dask])
+@pytest.mark.parametrize("kind", sorted(KINDS, key=str))
+def test_errors_cross_processes(
+    kind: type[LissomError], pickled: Callable[[LissomError], bytes]
+) -> None:
     error = kind("x", field="y")
     error.add_note("z")
-    again = pickle.loads(pickle.dumps(error))
+    again = pickle.loads(pickled(error))
     assert (type(again), str(again), again.field) == (kind, "x", "y")
     assert again.__notes__ == ["z"]
 

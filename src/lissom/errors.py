@@ -89,6 +89,9 @@ class RunError(LissomError):
 class StorageError(RunError, OSError):
     """A file that the machine could not write: a full disk, say. What was there is untouched."""
 
+    # Dask makes an error of another process anew by it, and ValueError's, found first, refuses.
+    __new__ = OSError.__new__  # type: ignore[assignment]
+
 
 def warn(message: str) -> None:
     """Warn of what may be meant and mostly is not, at the line of the user's own code."""

@@ -8,6 +8,7 @@ from lissom.coupling.records import Operator, Unsupported, operator
 REASONS: dict[str, str] = {
     "it reads memory by addresses": """
         as_strided as_strided_scatter empty_strided new_empty_strided sym_is_contiguous
+        resize
     """,
     "it fills places in the order of a mask": "masked_scatter",
     "its result depends on where zeros are": "nonzero argwhere",
