@@ -202,7 +202,7 @@ def near(one: float | None, other: float | None) -> bool:
     """Whether two strengths are the same but for rounding."""
     if one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=1e-6)
+    return math.isclose(one, other, rel_tol=1e-3)
 
 
 def number_or_dense(strength: float | None, digits: int = 2) -> str:
