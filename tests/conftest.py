@@ -17,7 +17,7 @@ os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are
 
 import torch
 import torch.fx.config
-from products import mark_rest_of_products
+from products import left_out, mark_rest_of_products
 
 from lissom.curves import makers
 
@@ -62,8 +62,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     mark_rest_of_products(items)
+    if not any(".py" in asked for asked in config.args):  # a file that is named is run whole
+        left = left_out(items)
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_collection_finish() -> None:

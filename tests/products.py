@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+ONE_IN, LEAST = 4, 3  # of the exhaustive cases of a test that make test-all runs
+
 exhaustive = pytest.mark.exhaustive
+sampled = pytest.mark.sampled  # a number of cases
 pairwise = pytest.mark.pairwise  # above all parametrize marks and fixtures of a test: their product
 
 
@@ -39,24 +42,43 @@ def rest(*values: Any) -> Any:
     return pytest.param(*values, marks=exhaustive)
 
 
-def mark_rest_of_products(items: Iterable[pytest.Item]) -> None:
-    """`exhaustive` on the cases of each test marked `pairwise` that a cover of pairs can spare.
+def mark_rest_of_products(items: Iterable[pytest.Function]) -> None:
+    """`exhaustive` on the cases of tests marked `pairwise` or `sampled` that others stand for.
 
-    Neither those that are `exhaustive` already nor, where there is no GPU, those that need one
-    cover anything for the others.
+    A cover of pairs can spare them, or there are as many as were asked for without them. Neither
+    those that are `exhaustive` already nor, where there is no GPU, those that need one stand for
+    the others.
     """
-    products: dict[tuple[str, bool], list[pytest.Function]] = {}
+    for cases in by_test(item for item in items if not item.get_closest_marker("exhaustive")):
+        kept = cases
+        if kept[0].get_closest_marker("pairwise"):
+            kept = [kept[i] for i in cover([levels(item.callspec.params) for item in kept])]
+        if sampled := kept[0].get_closest_marker("sampled"):
+            kept = kept[: sampled.args[0]]
+        for item in set(cases).difference(kept):
+            item.add_marker(exhaustive)
+
+
+def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
+    """The exhaustive cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
+    if os.environ.get("LISSOM_ALL"):
+        return set()
+    tests = by_test(item for item in items if item.get_closest_marker("exhaustive"))
+    return {item for cases in tests for item in cases[max(LEAST, -(-len(cases) // ONE_IN)) :]}
+
+
+def by_test(items: Iterable[pytest.Function]) -> list[list[pytest.Function]]:
+    """The cases of each test, in an order that is always the same and has nothing to do with them.
+
+    Those that need a GPU are by themselves.
+    """
+    tests: dict[tuple[str, bool], list[pytest.Function]] = {}
     for item in items:
-        if item.get_closest_marker("pairwise") and not item.get_closest_marker("exhaustive"):
-            assert isinstance(item, pytest.Function), item
-            test, on_gpu = item.nodeid.split("[")[0], item.get_closest_marker("gpu") is not None
-            products.setdefault((test, on_gpu), []).append(item)
-    for cases in products.values():
+        on_gpu = item.get_closest_marker("gpu") is not None
+        tests.setdefault((item.nodeid.split("[")[0], on_gpu), []).append(item)
+    for cases in tests.values():
         cases.sort(key=lambda item: hashlib.sha256(item.nodeid.encode()).digest())
-        kept = set(cover([levels(item.callspec.params) for item in cases]))
-        for i, item in enumerate(cases):
-            if i not in kept:
-                item.add_marker(exhaustive)
+    return list(tests.values())
 
 
 def levels(params: Mapping[str, Any]) -> dict[str, Hashable]:

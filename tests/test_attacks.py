@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from path_cases import EXAMPLE, made_up, make, path
+from products import sampled
 from torch import Tensor, nn
 
 from lissom.attacks import Attack, Norm, adversarial_accuracy, fgsm, pgd
@@ -69,6 +70,7 @@ def test_fgsm_goes_along_the_gradient_of_each_example_alone() -> None:
         torch.testing.assert_close(changed, expected, rtol=0, atol=1e-15)
 
 
+@sampled(1)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_needs_the_least_radius_of_a_linear_network(norm: Norm) -> None:
     # ‖x′ − x‖ at which the margin is 0: margin/‖slope‖ in the dual norm.

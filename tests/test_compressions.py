@@ -9,6 +9,7 @@ import torch
 from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import sampled
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor, nn
 
@@ -128,6 +129,7 @@ def plus_plus(x: np.ndarray, k: int, rng: np.random.Generator) -> float:
     return sum(scatter(x[nearest == j], np.ones((nearest == j).sum())) for j in range(k))
 
 
+@sampled(1)
 @pytest.mark.parametrize("k", [3, 8, 16])
 def test_a_large_codebook_beats_twenty_random_starts(k):
     x = normal(6000)

@@ -14,6 +14,7 @@ from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from products import sampled
 from scipy import sparse
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -61,6 +62,7 @@ COUNTS = [
 ]
 
 
+@sampled(10)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("layer", "shape", "count"), COUNTS, ids=lambda value: str(value)[:40])
 def test_macs_are_those_made_by_hand(
@@ -429,6 +431,7 @@ def at(size: tuple[int, int], places: list[int]) -> Array:
     return matrix
 
 
+@sampled(3)
 @pytest.mark.parametrize(
     ("matrix", "format"),
     [

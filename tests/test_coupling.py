@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from products import sampled
 from shrink_cases import EXACT, apart, fresh
 from torch import Tensor, nn
 
@@ -166,6 +167,7 @@ DENSE: dict[str, tuple[Callable[..., Any], int, list[list[int]]]] = {
 }  # fmt: skip
 
 
+@sampled(20)
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_rules(name: str) -> None:
     run, outputs, expected = DENSE[name]

@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from path_cases import fit, make, path
-from products import few
+from products import few, sampled
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from training_cases import blobs, dense, same, state, trainer
@@ -239,6 +239,7 @@ def damage(kind: str, folder: Path, step: int) -> None:
     assert refused > len(range(0, len(whole), step))  # most of a file matters
 
 
+@sampled(6)
 @each_kind
 def test_some_bytes_damaged(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
     folder = shutil.copytree(folders[kind], tmp_path / "copy")
@@ -320,6 +321,7 @@ MODULE_DAMAGE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@sampled(10)
 @pytest.mark.parametrize("what", MODULE_DAMAGE)
 def test_a_network_that_says_what_cannot_be(tmp_path: Path, what: str) -> None:
     file = tmp_path / "small"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from path_cases import fit, path, same_weights, timeless
+from products import sampled
 from torch import nn
 
 from lissom.curves import Curve, Start, makers
@@ -58,6 +59,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
             yield {"executor": executor}
 
 
+@sampled(2)
 def test_whoever_makes_the_points_they_are_the_same(
     tmp_path: Path, curve: Curve, by: dict[str, Any]
 ) -> None:

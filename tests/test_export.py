@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from devices import DEVICES
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from torch import Tensor, nn
 
 from lissom import LissomError, export
@@ -56,6 +56,7 @@ class Mask(nn.Module):
         return x * mask
 
 
+@sampled(1)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("make", few([lenet300, lenet5], [lenet5]))
@@ -105,6 +106,7 @@ KINDS = {
 }
 
 
+@sampled(3)
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("kind", few(KINDS, ("half", "conv", "lstm")))
 def test_networks_of_all_kinds(kind: str, suffix: str, tmp_path: Path) -> None:
@@ -185,6 +187,7 @@ class Drifting(nn.Module):
         return x + self.calls
 
 
+@sampled(1)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_difference_is_an_error_and_nothing_is_written(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"net.{suffix}"
@@ -280,6 +283,7 @@ def test_what_onnx_runtime_cannot_run_is_told(tmp_path: Path) -> None:
     assert export(net, x, tmp_path / "net.pt2").difference == 0
 
 
+@sampled(1)
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_onnx_the_extra_is_named(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

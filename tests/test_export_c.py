@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few, rest
+from products import exhaustive, few, rest, sampled
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -252,6 +252,7 @@ CASES = [("pixels", True, kind) for kind in FEW[:2]]
 CASES += [("spread", int8, kind) for kind in KINDS for int8 in (True, False)]
 
 
+@sampled(4)
 @needs_gcc
 @pytest.mark.parametrize(
     ("inputs", "int8", "kind"), [case if case[2] in FEW else rest(*case) for case in CASES]

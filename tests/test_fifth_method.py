@@ -10,7 +10,7 @@ import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
 from killing import Forked, kill_when
-from products import exhaustive
+from products import exhaustive, sampled
 from training_cases import blobs, dense, same, state
 from typer.testing import CliRunner
 
@@ -89,6 +89,7 @@ def test_in_the_trainer() -> None:
     assert found.test.error < 0.4  # 0.67 by guessing
 
 
+@sampled(2)
 @pytest.mark.parametrize("epoch", [1, 2, 4, 6, 7])
 def test_resumed_in_the_trainer(epoch: int, tmp_path: Path) -> None:
     whole = trainer()
@@ -156,6 +157,7 @@ def test_wrong_words_in_the_recipe(recipe: Path, change: str, words: str) -> Non
         read_recipe(str(recipe), [change])
 
 
+@exhaustive
 def test_a_curve_by_it(recipe: Path, tmp_path: Path) -> None:
     read = read_recipe(str(recipe))
     curve = RecipePath(read, tmp_path / "curve").run()

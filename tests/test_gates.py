@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
-from products import few, pairwise
+from products import few, pairwise, sampled
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -189,6 +189,7 @@ def assert_clean(net: nn.Module) -> None:
         assert not any(isinstance(value, Tensor) for value in module.__dict__.values())
 
 
+@sampled(12)
 @pairwise
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @every
@@ -316,6 +317,7 @@ def test_weights_times_z(name: str) -> None:
     torch.testing.assert_close(called(net, x, 7), reference(x), rtol=1e-12, atol=1e-12)
 
 
+@sampled(1)
 @each("make", {k: CASES[k] for k in ("weights", "columns", "neurons", "inputs")})
 def test_at_first_it_computes_what_it_did_on_average(make: Case) -> None:
     """For a network that is linear in each z."""
@@ -462,6 +464,7 @@ def test_gradient_of_the_penalty(make: Case, detach: bool) -> None:
                 torch.testing.assert_close(paid, 3 * 2 * 0.5 * squares)
 
 
+@sampled(1)
 @pytest.mark.parametrize(
     "name", few([name for name in CASES if name != "heads"], ("kernels", "residual"))
 )
@@ -556,6 +559,7 @@ def test_expected_costs_are_consistent(make: Case) -> None:
         assert 0 < gates.expected(cost).item() < gates.total(cost)
 
 
+@sampled(8)
 @pairwise
 @pytest.mark.parametrize("test", few(["published", "median", "mean", "mode"], ["median", "mean"]))
 @every
@@ -829,6 +833,7 @@ def test_states_of_others_are_refused() -> None:
         gates.load_state_dict(state)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(draws: Any) -> None:
@@ -872,6 +877,7 @@ def test_what_was_compiled_without_gates_is_not_used_with_them() -> None:
         torch.testing.assert_close(fast(x), fast(x))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.parametrize("seed", few([None, 3], [3]))
 @pytest.mark.filterwarnings("ignore")

@@ -66,6 +66,7 @@ CASES: dict[str, Case] = {
 }
 
 
+@exhaustive
 @pytest.mark.parametrize("name", few(CASES, ["resnet"]))
 def test_trained_gates_close_and_the_net_shrinks(name: str) -> None:
     make, shaped = CASES[name]

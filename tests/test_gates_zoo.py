@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
-from products import few
+from products import few, sampled
 from shrink_cases import EXACT, apart, fresh, halves, report, traced_once
 from torch import Tensor, nn
 from zoo import FEW, Entry, build
@@ -58,6 +58,7 @@ def test_a_closed_gate_is_a_removed_unit(entry: Entry) -> None:
     assert gates.expected("macs").item() == pytest.approx(macs, rel=1e-9)
 
 
+@sampled(1)
 @pytest.mark.parametrize("entry", FROM_INPUTS, ids=lambda e: e.name)
 def test_gates_on_inputs(entry: Entry) -> None:
     """A closed input is the same as one that is 0 for all examples, and the small net drops it."""
@@ -75,6 +76,7 @@ def test_gates_on_inputs(entry: Entry) -> None:
 THREE = [e for e in FEW if e.name in ("lstm-one-way", "mobilenet-v3", "gpt2")]
 
 
+@sampled(1)
 @pytest.mark.parametrize("end", [CLOSED, OPEN])
 @pytest.mark.parametrize("entry", few(THREE, THREE[:1]), ids=lambda e: e.name)
 def test_all_open_and_all_closed(entry: Entry, end: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import few
+from products import few, sampled
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
@@ -408,6 +408,7 @@ def minimum_over_kernels(w: np.ndarray, t: float, penalty: Penalty) -> np.ndarra
     return min([*found, np.zeros_like(w)], key=objective)
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     "penalty", [L0(0.3), L1(0.4), L2(0.5), L0(0.3) + L1(0.2) + L2(0.5)], ids=str
 )

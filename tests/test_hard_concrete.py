@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from products import sampled
 from torch import Tensor
 
 from lissom import hard_concrete
@@ -45,6 +46,7 @@ def near(count: float, p: float, of: int = DRAWS) -> bool:
     return abs(count - p * of) <= SIGMAS * math.sqrt(p * (1 - p) * of) + 3
 
 
+@sampled(12)
 @pytest.mark.parametrize("log_alpha", LOG_ALPHA)
 @each_law
 def test_a_million_draws(law: HardConcrete, log_alpha: float) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from products import sampled
 from typer.testing import CliRunner
 
 from lissom.cli import app
@@ -97,6 +98,7 @@ def of_events(run: Path) -> list[dict[str, Any]]:
     return [henriksons(Evaluation.from_dict(event)) for event in lines(run, "events.jsonl")]
 
 
+@sampled(1)
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_run_that_was_killed_has_every_line_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int

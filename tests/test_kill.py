@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from killing import Forked, kill_when
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from typer.testing import CliRunner
 
 import lissom.training.trainer
@@ -164,6 +164,7 @@ HARMS = [
 ]
 
 
+@sampled(1)
 @pytest.mark.parametrize("harm", few(HARMS, [cut_the_last_line, leave_parts_of_everything]))
 def test_killed_while_writing(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]

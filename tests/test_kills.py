@@ -174,6 +174,7 @@ def kill(kind: str, count: int, tmp_path: Path, run: Path | None) -> int:
     return killed
 
 
+@exhaustive
 def test_a_few_kills(tmp_path: Path) -> None:
     assert kill("train", 8, tmp_path, None) >= 4
 

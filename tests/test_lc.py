@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from devices import DEVICES
-from products import pairwise
+from products import pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
@@ -214,6 +214,7 @@ def test_the_quadratic_algorithm_has_no_multipliers() -> None:
     assert method.penalty().item() == pytest.approx(4.0)  # (2/2)·2², with u = 0
 
 
+@pytest.mark.exhaustive
 def test_multipliers_find_the_minimum_that_direct_compression_misses() -> None:
     """Min ½ Σ h(w − a)² with one non-zero weight: the one with the largest h·a²."""
     a, h = torch.tensor([2.0, 1.5, 1.0]), torch.tensor([0.2, 1.0, 1.0])
@@ -560,6 +561,7 @@ def test_nothing_is_trained_or_ended_within_deployed() -> None:
 STOPS = (0, 1, 2, 3, 9, 17, 18, 19, 20, 21, 22, 25, 26, 27, 28)
 
 
+@sampled(3)
 @pairwise
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("algorithm", ["augmented", "quadratic"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fifth_method import Rewinding, RewindingOptions
-from products import few
+from products import few, sampled
 from proximal_cases import each
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -193,6 +193,7 @@ def test_the_loop_ends_in_plain_weights_whose_zeros_stay(make: Make) -> None:
     assert all(torch.isfinite(p).all() for p in t.net.parameters())
 
 
+@sampled(4)
 @each("make", LASTING)
 def test_looking_changes_nothing(make: Make) -> None:
     plain, looked_at = Training.of(make), Training.of(make)
@@ -212,6 +213,7 @@ def undisturbed(make: Make) -> list[tuple[str, bytes]]:
     return bits(whole.net)
 
 
+@sampled(10)
 @each("make", METHODS)
 @pytest.mark.parametrize("at", few(ANYWHERE, (2, EVERY + 3, FINALIZED)))
 def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
@@ -236,6 +238,7 @@ def test_compiled_it_ends_in_the_same_zeros(make: Make) -> None:
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
+@sampled(12)
 @each("make", LASTING)
 @pytest.mark.parametrize("at", [3, EVERY, EVERY + 2, 4 * EVERY])
 def test_deployed_shows_what_finalize_leaves(make: Make, at: int) -> None:

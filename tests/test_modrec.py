@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from products import sampled
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -847,6 +848,7 @@ def test_impossible_networks_are_quoted(options: dict[str, Any]) -> None:
             ahmed_modrec(**options)
 
 
+@sampled(1)
 @pytest.mark.parametrize("name", ["vt-cnn2", "ahmed-modrec"])
 def test_half_of_the_units_vanish_exactly(name: str) -> None:
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from path_cases import EXAMPLE, exported_once, make
-from products import exhaustive
+from products import exhaustive, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
@@ -126,6 +126,7 @@ def _plain(net: nn.Module, kind: str) -> nn.Module:
     return twin
 
 
+@sampled(4)
 @each_groups
 @pytest.mark.parametrize("per", ["all", "layer"])
 def test_smaller_networks_lie_within_larger_ones(kind: str, per: Any) -> None:

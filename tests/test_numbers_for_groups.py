@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from products import sampled
 from proximal_cases import LR, assert_same, each, network, nonzeros, step
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ def test_the_sparse_group_lasso(fused: bool, turned: bool) -> None:
 STRENGTHS = torch.rand(2, 2, generator=GENERATOR)
 
 
+@sampled(2)
 @each(
     "pair",
     {

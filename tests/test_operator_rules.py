@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few, thinned
+from products import exhaustive, few, sampled, thinned
 from shrink_cases import Between as Net
 from shrink_cases import assert_equal, drawn, inputs, refusals, report, zero_, zero_half_
 from torch import Tensor, nn
@@ -149,6 +149,7 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     return drawn(Net(lambda m, x: m.b(f(F.tanh(m.a(x)))), **layers), seed=1), x
 
 
+@sampled(6)
 @pytest.mark.parametrize("name", few(SPELT, [n for n, s in SPELT.items() if s in QUICK]))
 def test_units_around_an_operator_are_removed_exactly(name: str) -> None:
     net, x = network(name)

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from shrink_cases import Between as Net
 from shrink_cases import assert_equal, drawn, inputs, refusals, report, zero_half_
 from torch import Tensor, nn
@@ -250,6 +250,7 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@sampled(2)
 @pytest.mark.parametrize("given", [False, pytest.param(True, marks=exhaustive)])
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_in_a_loop(name: str, given: bool) -> None:
@@ -282,6 +283,7 @@ def test_a_state_that_is_given_keeps_what_it_holds(name: str) -> None:
     assert_equal(net, small, inputs(2, 4))
 
 
+@exhaustive
 @pytest.mark.parametrize(
     "options",
     few(

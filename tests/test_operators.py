@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import random_blocks
 import torch
-from products import few
+from products import few, sampled
 from random_blocks import Spec
 from random_networks import damage_, random_network
 from shrink_cases import EXACT, apart, assert_equal, drawn, fresh, inputs, refusals, report, zero_
@@ -71,6 +71,7 @@ def test_a_strangers_operator_is_measured() -> None:
     assert lissom.measure(net, x).effective_macs == found.macs - 4 * 8 * 3
 
 
+@sampled(2)
 @pytest.mark.parametrize("seed", few(SEEDS, range(4)))
 def test_random_networks_meet_a_strangers_operator(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -297,6 +298,7 @@ def test_macs_of_the_zoo_are_torchs(entry: object) -> None:
     assert forward_pass(model, as_inputs(x)).total == counted_by_torch(model, x) > 0
 
 
+@sampled(3)
 @pytest.mark.parametrize("seed", few(range(20), range(8)))
 def test_macs_of_random_networks_are_torchs_and_those_of_the_graph(seed: int) -> None:
     model, x = random_network(seed)

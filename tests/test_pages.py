@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from products import few
+from products import few, sampled
 
 import lissom
 from lissom.cli import app
@@ -56,6 +56,7 @@ WITH_CODE = [p for p in ALL if p.parent.name != "integrations" and blocks(p, "py
 QUICK = [p for p in ALL if p.name in ("README.md", "methods.md", "gates.md", "shrinking.md")]
 
 
+@sampled(1)
 @pytest.mark.parametrize("page", few(WITH_CODE, QUICK), ids=lambda p: p.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ import torch
 from gates_cases import delivered, gated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import exhaustive
+from products import exhaustive, sampled
 from proximal_cases import DTYPES, METRICS, each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -475,6 +475,7 @@ def test_gates_end_in_zeros_of_whole_groups(kind: Any) -> None:
 PENALTIES = {"l0": L0(3.0), "l1": L1(3.0), "topk": TopK(4), "topk+l2": TopK(4) + L2(1.0)}
 
 
+@sampled(8)
 @each("kind", SEVERAL)
 @each("penalty", PENALTIES)
 def test_proximal_fused_and_reference(kind: Any, penalty: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import pairwise
+from products import pairwise, sampled
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -116,6 +116,7 @@ def least_alive(r: Array, t: float, d: Array | float, strengths: Strengths) -> A
     return costs(candidates, r, t, d, strengths).min(axis=0)
 
 
+@sampled(3)
 @every_sum
 @settings(deadline=None)
 @given(r=vectors, t=steps, data=st.data())
@@ -129,6 +130,7 @@ def test_sums_of_l0_l1_l2_minimise(
     assert np.all(costs(x, r, t, weight, strengths) <= np.minimum(dead, alive) + 1e-9)
 
 
+@sampled(2)
 @every_topk
 @settings(deadline=None)
 @given(r=vectors, t=steps, data=st.data())
@@ -268,6 +270,7 @@ def test_dtype_and_shape_are_kept(penalty: Penalty, norms: Tensor, dtype: torch.
     assert ((x >= 0) & (x <= norms)).all()
 
 
+@sampled(110)
 @pairwise
 @every_input
 @pytest.mark.parametrize("penalty", WITH_METRIC, ids=str)

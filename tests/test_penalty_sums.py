@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import sampled
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -130,6 +131,7 @@ def test_a_ball_with_l1_and_l2_is_what_a_general_solver_finds(seed: int) -> None
 BASES = [L0(0.3), L1(0.4), L2(0.5), MCP(0.4), Lq(0.3), TopK(3), L1Ball(1.5), TopK(3) + L2(0.5)]
 
 
+@sampled(20)
 @pytest.mark.parametrize("base", [*BASES, L0(0.3) + L1(0.2) + L2(0.5), Threshold(0.5)], ids=str)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import pairwise
+from products import pairwise, sampled
 from proximal_cases import (
     DTYPES,
     GRANULARITIES,
@@ -159,6 +159,7 @@ def objective(w: Tensor, old: Tensor, d: Tensor, penalty: Penalty, norms: Tensor
     )
 
 
+@sampled(8)
 @each("penalty", {k: PENALTIES[k] for k in ("l0", "l1", "l2", "l0+l1+l2")})
 @each("optimizer", OPTIMIZERS)
 def test_a_kernel_is_rescaled_at_best_in_the_metric(optimizer, penalty: Penalty) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import pairwise
+from products import pairwise, sampled
 from proximal_cases import (
     LR,
     METRICS,
@@ -218,6 +218,7 @@ def test_finalize_twice_is_once(make, done: int) -> None:
     assert method.step == done + 12 and method.finalized_at == min(done, END)
 
 
+@sampled(9)
 @pairwise
 @every_method
 @every_phase

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from products import few, rest
+from products import few, rest, sampled
 from sklearn.linear_model import Lasso
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -143,6 +143,7 @@ def lasso(problem: Problem, strength: float) -> Array:
     return solution
 
 
+@sampled(1)
 @pytest.mark.parametrize("strength", few([0.05, 0.3, 1.0], [0.3]))
 @pytest.mark.parametrize(
     ("optimizer", "metric"),
@@ -168,6 +169,7 @@ def test_the_prox_ends_in_the_lasso(optimizer, metric, strength: float) -> None:
     np.testing.assert_allclose(model.array(), lasso(problem, strength), atol=1e-6)
 
 
+@sampled(1)
 @pytest.mark.parametrize("momentum", few([0.5, 0.9], [0.9]))
 @pytest.mark.parametrize(
     ("optimizer", "metric"),

@@ -11,6 +11,7 @@ import torch
 from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import sampled
 from proximal_cases import (
     LR,
     METRICS,
@@ -442,6 +443,7 @@ def run(optimizer, options: dict, device: str, stops: list[int]) -> tuple[nn.Mod
     return net, handle
 
 
+@sampled(3)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("metric", METRICS)
 @each("optimizer", {name: OPTIMIZERS[name] for name in ("sgd", "rmsprop", "adamw")})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from torch import nn
 
 import lissom.data
@@ -140,6 +140,7 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
+@sampled(2)
 @pytest.mark.parametrize("name", few(NAMES, KINDS))
 def test_every_bundled_recipe_trains_to_its_end(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -180,6 +181,7 @@ def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) ->
     assert recipe.source or name in ("digits-demo", "digits-channels", "digits-path", "one-lambda")
 
 
+@sampled(16)
 @pytest.mark.parametrize("name", NAMES)
 def test_read_back_from_a_run(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name)

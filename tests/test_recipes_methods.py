@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import few
+from products import few, sampled
 from safetensors.torch import load_file
 from shrink_cases import traced_once
 from typer.testing import CliRunner
@@ -516,6 +516,7 @@ def killed(recipe: str, out: str, at: int, monkeypatch: pytest.MonkeyPatch) -> d
 
 
 # Within the second, third and fourth epoch, of 11 steps each.
+@sampled(1)
 @pytest.mark.parametrize("at", few([15, 25, 43], [25]))
 @pytest.mark.parametrize("name", few(METHODS, ["proximal", "gates"]))
 def test_a_run_under_each_method_is_killed_measured_and_resumed(
@@ -552,6 +553,7 @@ def test_a_run_under_each_method_is_killed_measured_and_resumed(
     }
 
 
+@sampled(3)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_under_each_method_is_repeated_from_its_record(name: str) -> None:
     head = TEACHER.replace('"lenet300"', '"henrikson"')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -183,6 +183,7 @@ def test_a_recipe_without_a_path_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@sampled(1)
 @pytest.mark.parametrize("changes", [[], LC], ids=["proximal", "lc"])
 def test_points_have_what_was_asked_for_and_start_warm(tmp_path: Path, changes: list[str]) -> None:
     path = make(tmp_path, *changes, "path.strengths=[0.3, 0.1, 0.02]", "path.points=4")

@@ -117,6 +117,7 @@ def test_every_table_says_where_it_comes_from() -> None:
     assert count > 30
 
 
+@exhaustive
 def test_tables_are_what_the_results_say() -> None:
     assert importlib.import_module("tables").main(check=True) == 0
 

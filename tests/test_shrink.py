@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from products import few, pairwise
+from products import few, pairwise, sampled
 from shrink_cases import (
     EXACT,
     Inputs,
@@ -184,6 +184,7 @@ PADDINGS = {
 }
 
 
+@sampled(8)
 @pytest.mark.parametrize("name", PADDINGS)
 def test_constants_and_padding(name: str) -> None:
     """A constant stays where zeros beside it make a border, and the report says so."""
@@ -631,6 +632,7 @@ def zero_heads_(model: nn.Module, inputs: Tensor | Inputs, *dead: int) -> int:
     return len(dead) * len(groups.blocks)
 
 
+@sampled(2)
 @pytest.mark.parametrize("sdpa", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 def test_heads(fused: bool, sdpa: bool) -> None:
@@ -704,6 +706,7 @@ def self_attention(m: Net, x: Tensor) -> Tensor:
     return m.head(m.attention(x, x, x, need_weights=False)[0])
 
 
+@sampled(2)
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_multihead_attention(batch_first: bool, bias: bool) -> None:
@@ -740,6 +743,7 @@ def test_multihead_attention_between_widths() -> None:
     assert small.attention.k_proj_weight.shape == (4, 8)
 
 
+@sampled(2)
 @pytest.mark.parametrize("kind", ["causal", "bool", "float", "padding", "both"])
 def test_masks(kind: str) -> None:
     causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
@@ -877,6 +881,7 @@ def test_an_embedding() -> None:
 # Recurrent layers.
 
 
+@sampled(2)
 @pairwise
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])

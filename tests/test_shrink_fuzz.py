@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from products import exhaustive, few, thinned
+from products import exhaustive, few, sampled, thinned
 from random_networks import damage_, random_network
 from shrink_cases import EXACT, Inputs, apart, fresh, refusals, report, traced_once
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ def case(seed: int) -> tuple[nn.Module, Inputs, nn.Module, list[Family]]:
     return model, example_inputs, small, units
 
 
+@sampled(4)
 @each_seed
 def test_no_difference(seed: int) -> None:
     model, example_inputs, small, _ = case(seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products import exhaustive, few, thinned
+from products import exhaustive, few, sampled, thinned
 from shrink_cases import EXACT, Inputs, apart, fresh, outputs, report, traced_once, zero_half_
 from torch import nn
 from zoo import FEW, ZOO, Entry, build
@@ -40,6 +40,7 @@ def test_the_zoo_is_large_enough() -> None:
     assert len(WITH_UNITS) >= 25
 
 
+@sampled(5)
 @each_entry
 def test_all_zeroed_units_are_removed_exactly(entry: Entry) -> None:
     model, example_inputs, small, zeroed = case(entry.name, torch.float64)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from products import sampled
 from typer.testing import CliRunner
 
 from lissom.cli import app
@@ -176,6 +177,7 @@ MISTAKES: list[tuple[Any, str, str]] = [
 ]  # fmt: skip
 
 
+@sampled(8)
 @pytest.mark.parametrize(("do", "command", "message"), MISTAKES)
 def test_mistakes_of_a_first_day(project: Path, do: Any, command: str, message: str) -> None:
     do()

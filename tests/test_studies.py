@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from products import sampled
 
 from lissom.errors import RecipeError
 from lissom.recipes import read_recipe
@@ -51,6 +52,7 @@ def _commands(record: dict[str, Any]) -> list[str]:
     return [entry["command"] for entry in entries if "command" in entry]
 
 
+@sampled(20)
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_recorded_commands_can_be_given_again(path: Path) -> None:
     for command in _commands(json.loads(path.read_text("utf-8"))):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import exhaustive
+from products import exhaustive, sampled
 from task_cases import CASES, Case, N, draw, jaccard, loaders
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +36,7 @@ def run(case: Case, out: Path | None = None, report: Any = None, **options: Any)
     )
 
 
+@sampled(4)
 @every_case
 def test_it_is_trained_resumed_and_judged(case: Case, tmp_path: Path) -> None:
     whole = run(case, tmp_path / "whole")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import pairwise
+from products import pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -240,6 +240,7 @@ def without_patience(upside_down: bool, evaluate_every: int) -> tuple[Dataset, l
     return data, early(data, epochs=40, evaluate_every=evaluate_every)[1]
 
 
+@sampled(8)
 @pytest.mark.parametrize("upside_down", [False, True])
 @pytest.mark.parametrize("patience_from", [0, 1, 2, 6])
 @pytest.mark.parametrize("patience", [1, 3])
@@ -774,6 +775,7 @@ def test_gates_that_were_not_given_are_told() -> None:
     trainer(net, optimizer=Adam(net.parameters()))
 
 
+@sampled(8)
 @pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])
 def test_deployed_puts_everything_back(name: str, average_from: int | None) -> None:
     made = with_method(name, average_from=average_from)
@@ -811,6 +813,7 @@ def test_deployed_puts_everything_back(name: str, average_from: int | None) -> N
         assert same(found[-1][0], state(made.model)), "deployed is what is delivered"
 
 
+@sampled(4)
 @pytest.mark.parametrize("name", METHODS)
 def test_events_speak_of_a_method_until_its_end(name: str, tmp_path: Path) -> None:
     made = with_method(name, out=tmp_path)
@@ -883,6 +886,7 @@ def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) 
     )  # fmt: skip
 
 
+@sampled(4)
 @pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
@@ -910,6 +914,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
 
 
+@sampled(8)
 @pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])
@@ -943,6 +948,7 @@ def test_under_every_method_a_resumed_run_ends_as_one_that_was_not_killed(
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
 
 
+@sampled(4)
 @pytest.mark.parametrize("name", METHODS)
 def test_long_epochs_are_kept_before_they_are_evaluated(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -979,6 +985,7 @@ def test_a_codebook_that_ends_within_an_epoch_ends_the_training_there() -> None:
     assert made.outcome is not None
 
 
+@sampled(2)
 @pytest.mark.parametrize("epoch", [1, 3, 6, 8])
 def test_patience_goes_on_where_it_was(tmp_path: Path, epoch: int) -> None:
     def run(out: Path, report: Any = None) -> Trainer:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered
-from products import few, pairwise
+from products import few, pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, RMSprop
@@ -268,6 +268,7 @@ def full(
     )  # fmt: skip
 
 
+@sampled(2)
 @pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("finalize_at", [None, 3])

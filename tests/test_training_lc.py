@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from products import sampled
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Adam
@@ -129,6 +130,7 @@ def test_what_is_evaluated_is_what_is_delivered() -> None:
     )
 
 
+@sampled(2)
 @pytest.mark.parametrize("mu", [None, [0.1, 0.15, 0.225]])
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 def test_a_resumed_run_ends_as_one_that_was_not_killed(
@@ -344,6 +346,7 @@ def test_the_bundled_recipes_can_be_made(name: str) -> None:
     assert made.method.options.end <= made.options.epochs * made.steps_per_epoch
 
 
+@pytest.mark.exhaustive
 def test_digits_lose_nine_weights_of_ten_without_a_mu(tmp_path: Path) -> None:
     recipe = read_recipe(
         "digits-lc", ["train.epochs=70", "method.c_steps=20", "train.cosine_from=60"]

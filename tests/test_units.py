@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import few, pairwise, thinned
+from products import few, pairwise, sampled, thinned
 from proximal_cases import METRICS, OPTIMIZERS, each
 from shrink_cases import drawn, fresh, report, zero_half_
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ def families(groups: Groups) -> list[Family]:
     return list(groups)  # type: ignore[arg-type]
 
 
+@sampled(3)
 @pytest.mark.parametrize("inputs", few([False, True], [True]))
 @pytest.mark.parametrize(
     "entry", few(dict.fromkeys([*FEW, *thinned(ZOO, 3)]), FEW), ids=lambda entry: entry.name
@@ -165,6 +166,7 @@ def test_scaling() -> None:
         assert torch.equal(p, before[name] * expected.get(name, 1)), name
 
 
+@sampled(4)
 @each("penalty", {k: PENALTIES[k] for k in ("l0", "l1", "l2", "l0+l2")})
 @pytest.mark.parametrize("t", [0.0, 0.05, 0.3])
 def test_prox_against_brute_force(penalty: Any, t: float) -> None:
@@ -209,6 +211,7 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
             torch.testing.assert_close(w, old * (w.norm() / old.norm()))
 
 
+@sampled(16)
 @pairwise
 @each("penalty", PENALTIES)
 @pytest.mark.parametrize("metric", METRICS)

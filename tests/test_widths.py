@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import exhaustive, rest
+from products import exhaustive, rest, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -208,6 +208,7 @@ def test_learning_compression_ends_in_widths() -> None:
     assert 24 <= sum(widths(groups)) <= 32  # half of 57, and 2 for each family
 
 
+@exhaustive
 def test_a_trained_network_is_as_wide_when_it_is_shrunk_and_exported(tmp_path: Path) -> None:
     net = net_of(40)
     groups = lissom.channels(net, X)
@@ -261,6 +262,7 @@ def opened(gates: Any) -> list[Tensor]:
     return [z != 0 for z in gates._delivered()]
 
 
+@sampled(2)
 @pytest.mark.parametrize("m", [4, rest(2), 5, rest(16)])
 @pytest.mark.parametrize("test", ["published", rest("mode"), rest("median")])
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
