@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-ONE_IN, LEAST = 4, 3  # of the exhaustive cases of a test that make test-all runs
+ONE_IN, LEAST = 5, 3  # of the exhaustive cases of a test that make test-all runs
 
 exhaustive = pytest.mark.exhaustive
 sampled = pytest.mark.sampled  # a number of cases
+unlike = pytest.mark.unlike  # cases of which none stands for another
 pairwise = pytest.mark.pairwise  # above all parametrize marks and fixtures of a test: their product
 
 
@@ -63,7 +64,12 @@ def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
     """The exhaustive cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
     if os.environ.get("LISSOM_ALL"):
         return set()
-    tests = by_test(item for item in items if item.get_closest_marker("exhaustive"))
+    many = (
+        item
+        for item in items
+        if item.get_closest_marker("exhaustive") and not item.get_closest_marker("unlike")
+    )
+    tests = by_test(many)
     return {item for cases in tests for item in cases[max(LEAST, -(-len(cases) // ONE_IN)) :]}
 
 

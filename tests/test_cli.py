@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import Result
-from products import exhaustive
+from products import exhaustive, sampled
 from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -306,6 +306,7 @@ def test_measure_as_json_is_nothing_but_json(finished: Path) -> None:
     assert found["tolerance"] == 0
 
 
+@exhaustive
 def test_measure_runs_the_network_once(finished: Path) -> None:
     found = json.loads(well("measure", str(finished), "--json"))
     alive = {name: int(t.count_nonzero()) for name, t in weights(finished).items()}
@@ -335,6 +336,7 @@ def test_latency_and_int8_in_onnx_runtime(finished: Path) -> None:
     assert found["notes"] and found["difference"] < 0.1
 
 
+@sampled(1)
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_export_writes_the_network_of_a_run(form: str, finished: Path) -> None:
     told = well_told("export", str(finished), "--to", form, "--out", f"net.{form}")
@@ -477,6 +479,7 @@ def test_export_of_one_batch_size_and_without_padding(half: Path) -> None:
     )
 
 
+@exhaustive
 def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
     copy(half, "run")
     before = well("measure", "run", "--json")
@@ -487,6 +490,7 @@ def test_measure_is_of_the_large_network_also_after_shrink(half: Path) -> None:
     assert found["shrunk_weights"] == shrinkage["weights_after"]
 
 
+@sampled(13)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

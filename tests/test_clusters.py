@@ -18,7 +18,7 @@ from lissom.cli import app
 from lissom.curves import Curve, Event
 
 pytestmark = [exhaustive, pytest.mark.filterwarnings("ignore")]
-STRENGTHS = [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0]
+STRENGTHS = [1e-3, 2e-3, 5e-3, 1e-2, 0.1, 1.0]
 
 
 def deadly(folder: Path) -> Callable[..., Any]:
@@ -38,11 +38,11 @@ def deadly(folder: Path) -> Callable[..., Any]:
 
 def same_as_here(folder: Path, **how: Any) -> int:
     """Make it there and here; how many trainings there were."""
-    there = path(STRENGTHS, fit=deadly(folder), seeds=3, out=folder / "curve", **how)
-    here = path(STRENGTHS, seeds=3)
+    there = path(STRENGTHS, fit=deadly(folder), seeds=2, out=folder / "curve", **how)
+    here = path(STRENGTHS, seeds=2)
     assert (folder / "died").exists()
     assert timeless(there) == timeless(here) and same_weights(there, here)
-    again = path(STRENGTHS, fit=deadly(folder), seeds=3, out=folder / "curve")
+    again = path(STRENGTHS, fit=deadly(folder), seeds=2, out=folder / "curve")
     assert timeless(again) == timeless(here)
     return len((folder / "trained").read_text().splitlines())
 
@@ -63,12 +63,12 @@ def test_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def progress(event: Event) -> None:
             if event.kind == "end":
                 ended.append(event)
-                if len(ended) == 14:
+                if len(ended) == 5:
                     cluster.remove_node(nodes[1])
 
         with RayExecutor(cluster.address) as executor:
             trained = same_as_here(tmp_path, executor=executor, progress=progress)
-        assert 37 <= trained <= 39  # one was killed, and a node had at most two
+        assert 15 <= trained <= 17  # one was killed, and a node had at most two
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -88,7 +88,7 @@ def dask_executor(dask_cluster: Any) -> Any:
 
 
 def test_dask(tmp_path: Path, dask_executor: Any) -> None:
-    assert same_as_here(tmp_path, executor=dask_executor) >= 37
+    assert same_as_here(tmp_path, executor=dask_executor) >= 15
 
 
 def test_the_command_on_dask(tmp_path: Path, dask_cluster: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from products import sampled
+from products import exhaustive, sampled
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor, nn
 
@@ -78,6 +78,7 @@ def weighted(draw: st.DrawFn) -> tuple[Tensor, Tensor | None]:
     return torch.tensor(x).double(), None if d is None else torch.tensor(d).double()
 
 
+@exhaustive
 @settings(deadline=None, max_examples=150)
 @given(weighted(), st.integers(1, 5))
 def test_a_small_codebook_is_the_best_of_all(numbers, k):
@@ -180,6 +181,7 @@ def grid(w: Tensor, d: Tensor, allowed: list[list[float]]) -> float:
     return best
 
 
+@exhaustive
 @settings(deadline=None, max_examples=60)
 @given(weighted())
 def test_scaled_values_are_the_best_of_all(numbers):

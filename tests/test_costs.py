@@ -62,7 +62,7 @@ COUNTS = [
 ]
 
 
-@sampled(10)
+@sampled(5)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("layer", "shape", "count"), COUNTS, ids=lambda value: str(value)[:40])
 def test_macs_are_those_made_by_hand(
@@ -431,7 +431,7 @@ def at(size: tuple[int, int], places: list[int]) -> Array:
     return matrix
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize(
     ("matrix", "format"),
     [

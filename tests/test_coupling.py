@@ -167,7 +167,7 @@ DENSE: dict[str, tuple[Callable[..., Any], int, list[list[int]]]] = {
 }  # fmt: skip
 
 
-@sampled(20)
+@sampled(10)
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_rules(name: str) -> None:
     run, outputs, expected = DENSE[name]
@@ -202,6 +202,7 @@ MAPS: dict[str, tuple[Callable[..., Any], int, list[list[int]]]] = {
 }  # fmt: skip
 
 
+@sampled(10)
 @pytest.mark.parametrize("name", MAPS)
 def test_rules_of_maps(name: str) -> None:
     run, outputs, expected = MAPS[name]

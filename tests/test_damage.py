@@ -239,7 +239,7 @@ def damage(kind: str, folder: Path, step: int) -> None:
     assert refused > len(range(0, len(whole), step))  # most of a file matters
 
 
-@sampled(6)
+@sampled(3)
 @each_kind
 def test_some_bytes_damaged(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
     folder = shutil.copytree(folders[kind], tmp_path / "copy")

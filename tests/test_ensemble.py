@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from products import exhaustive
 from torch import Tensor, nn
 from training_cases import DENSE
 from typer.testing import CliRunner
@@ -265,6 +266,7 @@ def test_the_best_weighed_against_its_size() -> None:
         best_of(nets, X, y.float())
 
 
+@exhaustive
 def test_runs_without_gates_are_refused(tmp_path: Path) -> None:
     (recipe := tmp_path / "dense.toml").write_text(DENSE)
     pruned = ["method={name='proximal'}", "penalties=[{L1=1e-4}]"]

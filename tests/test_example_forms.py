@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from libraries import library
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from torch import Tensor, nn
 
 import lissom
@@ -102,6 +102,7 @@ def outputs(net: nn.Module, inputs: Any) -> list[Tensor]:
     return leaves(net(*given.args, **given.kwargs))
 
 
+@sampled(2)
 @pytest.mark.parametrize("graph", few([None, True], [None]))
 @pytest.mark.parametrize("form", few(FORMS, ["keywords", "None", "a dataclass"]))
 def test_every_form(form: str, graph: bool | None, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ KINDS = {
 }
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("kind", few(KINDS, ("half", "conv", "lstm")))
 def test_networks_of_all_kinds(kind: str, suffix: str, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ CASES = [("pixels", True, kind) for kind in FEW[:2]]
 CASES += [("spread", int8, kind) for kind in KINDS for int8 in (True, False)]
 
 
-@sampled(4)
+@sampled(2)
 @needs_gcc
 @pytest.mark.parametrize(
     ("inputs", "int8", "kind"), [case if case[2] in FEW else rest(*case) for case in CASES]

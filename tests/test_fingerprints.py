@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from path_cases import fit, path
+from products import exhaustive
 from torch import nn
 
 from lissom.curves import fingerprints
@@ -166,6 +167,7 @@ def test_calls_change_nothing() -> None:
     assert fingerprint(**functions) == before
 
 
+@exhaustive
 def test_another_process_finds_the_same(tmp_path: Path) -> None:
     """Sets of words have another order in each."""
     script = tmp_path / "script.py"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
-from products import few, pairwise, sampled
+from products import exhaustive, few, pairwise, sampled
 from proximal_cases import each
 from shrink_cases import drawn
 from torch import Tensor, nn
@@ -189,7 +189,7 @@ def assert_clean(net: nn.Module) -> None:
         assert not any(isinstance(value, Tensor) for value in module.__dict__.values())
 
 
-@sampled(12)
+@sampled(6)
 @pairwise
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @every
@@ -863,6 +863,7 @@ def test_compiled(draws: Any) -> None:
     assert_clean(net)
 
 
+@exhaustive
 @pytest.mark.filterwarnings("error:Dynamo detected")
 def test_what_was_compiled_without_gates_is_not_used_with_them() -> None:
     """Nor the other way round: torch shares compiled code among models of a class."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from libraries import library
-from products import exhaustive
+from products import exhaustive, unlike
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "integrations").glob("*.md"))
@@ -26,6 +26,7 @@ def test_an_example_is_short_and_the_page_is_in_the_contents(page: Path) -> None
 
 
 @exhaustive
+@unlike
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
@@ -36,6 +37,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
     exec(compile("\n".join(code(page)), str(page), "exec"), {"__name__": page.name})
 
 
+@exhaustive
 def test_a_framework_that_is_missing_is_told_with_what_installs_it() -> None:
     source = "\n".join(
         [

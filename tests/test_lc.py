@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from devices import DEVICES
-from products import pairwise, sampled
+from products import exhaustive, pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
@@ -227,6 +227,7 @@ def test_multipliers_find_the_minimum_that_direct_compression_misses() -> None:
     assert model.w[0].tolist() == [2.0, 0.0, 0.0]
 
 
+@exhaustive
 def test_multipliers_meet_the_constraint_at_a_finite_mu() -> None:
     """Where the penalty method ends ‖w − θ‖ = O(1/μ) away, the multipliers close the gap."""
     gaps = {}

@@ -171,6 +171,7 @@ def _one_compilation() -> Any:
     torch._dynamo.reset()
 
 
+@sampled(3)
 @each("make", METHODS)
 def test_the_loop_ends_in_plain_weights_whose_zeros_stay(make: Make) -> None:
     t = Training.of(make)
@@ -193,7 +194,7 @@ def test_the_loop_ends_in_plain_weights_whose_zeros_stay(make: Make) -> None:
     assert all(torch.isfinite(p).all() for p in t.net.parameters())
 
 
-@sampled(4)
+@sampled(2)
 @each("make", LASTING)
 def test_looking_changes_nothing(make: Make) -> None:
     plain, looked_at = Training.of(make), Training.of(make)
@@ -213,7 +214,7 @@ def undisturbed(make: Make) -> list[tuple[str, bytes]]:
     return bits(whole.net)
 
 
-@sampled(10)
+@sampled(5)
 @each("make", METHODS)
 @pytest.mark.parametrize("at", few(ANYWHERE, (2, EVERY + 3, FINALIZED)))
 def test_a_checkpoint_anywhere_goes_on_with_the_same_bits(make: Make, at: int) -> None:
@@ -238,7 +239,7 @@ def test_compiled_it_ends_in_the_same_zeros(make: Make) -> None:
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
 
 
-@sampled(12)
+@sampled(6)
 @each("make", LASTING)
 @pytest.mark.parametrize("at", [3, EVERY, EVERY + 2, 4 * EVERY])
 def test_deployed_shows_what_finalize_leaves(make: Make, at: int) -> None:
@@ -275,6 +276,7 @@ def test_deployed_between_the_forward_and_the_backward_pass(make: Make) -> None:
     assert bits(one.net) == bits(other.net)
 
 
+@sampled(3)
 @each("make", METHODS)
 def test_an_exception_while_deployed_puts_everything_back(make: Make) -> None:
     t = Training.of(make)

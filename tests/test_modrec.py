@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from products import sampled
+from products import exhaustive, sampled
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -887,6 +887,7 @@ def real(name: str) -> Path:
     pytest.skip(f"LISSOM_DATA_DIR holds no {name}")
 
 
+@exhaustive
 @pytest.mark.real_data
 def test_the_real_rml2016_like() -> None:
     data = load_modrec(file=real("rml2016-like.npz"))

@@ -149,7 +149,7 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     return drawn(Net(lambda m, x: m.b(f(F.tanh(m.a(x)))), **layers), seed=1), x
 
 
-@sampled(6)
+@sampled(3)
 @pytest.mark.parametrize("name", few(SPELT, [n for n, s in SPELT.items() if s in QUICK]))
 def test_units_around_an_operator_are_removed_exactly(name: str) -> None:
     net, x = network(name)

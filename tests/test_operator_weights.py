@@ -111,6 +111,7 @@ PRODUCTS: dict[str, tuple[Forward, Layers, tuple[int, ...], list[int]]] = {
 }
 
 
+@sampled(2)
 @pytest.mark.parametrize("as_graph", [None, pytest.param(True, marks=exhaustive)])
 @pytest.mark.parametrize(
     "name", few(PRODUCTS, ["stacked", "baddbmm", "einsum of three", "experts"])
@@ -201,6 +202,7 @@ COMPLEX: dict[str, tuple[Forward, Layers, Tensor, list[int]]] = {
 }
 
 
+@sampled(2)
 @pytest.mark.parametrize("as_graph", [None, pytest.param(True, marks=exhaustive)])
 @pytest.mark.parametrize(
     "name", few(COMPLEX, ["gated by size", "two parts", "filtered along time"])
@@ -311,6 +313,7 @@ def test_projected_states(options: dict[str, int]) -> None:
 GROUPED = [(8, 8, 8), (2, 8, 12), (4, 8, 4), (4, 8, 8), (2, 4, 12), (6, 6, 12)]
 
 
+@sampled(2)
 @pytest.mark.parametrize("sizes", few(GROUPED, [(8, 8, 8), (2, 8, 12), (6, 6, 12)]), ids=str)
 def test_grouped_transposed_convolutions(sizes: tuple[int, int, int]) -> None:
     groups, read, made = sizes

@@ -132,6 +132,7 @@ NO_ANSWERS: dict[str, tuple[str, object]] = {
 }
 
 
+@sampled(7)
 @pytest.mark.parametrize("what", NO_ANSWERS)
 def test_an_answer_that_is_none_is_an_error_of_that_record(
     what: str, monkeypatch: pytest.MonkeyPatch
@@ -291,6 +292,7 @@ def counted_by_torch(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 COUNTED = few([e for e in ZOO if e.name != "timm-cait"], FEW)
 
 
+@sampled(4)
 @pytest.mark.parametrize("entry", COUNTED, ids=lambda e: e.name)
 def test_macs_of_the_zoo_are_torchs(entry: object) -> None:
     """All but CaiT, on which torch's counter fails."""
@@ -298,7 +300,7 @@ def test_macs_of_the_zoo_are_torchs(entry: object) -> None:
     assert forward_pass(model, as_inputs(x)).total == counted_by_torch(model, x) > 0
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize("seed", few(range(20), range(8)))
 def test_macs_of_random_networks_are_torchs_and_those_of_the_graph(seed: int) -> None:
     model, x = random_network(seed)

@@ -11,7 +11,7 @@ import onnx.reference
 import onnxruntime
 import pytest
 import torch
-from products import exhaustive, few
+from products import exhaustive, few, sampled
 from shrink_cases import Between
 from torch import Tensor, nn
 
@@ -211,6 +211,7 @@ class Program(SimpleNamespace):
         return cls(model=model, model_proto=SimpleNamespace(SerializeToString=lambda: net))
 
 
+@sampled(2)
 @pytest.mark.parametrize(
     ("seconds", "chosen", "said"),
     [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from products import few, sampled
+from products import few, unlike
 
 import lissom
 from lissom.cli import app
@@ -53,10 +53,10 @@ def prepare(page: str) -> None:
 
 # Those of docs/integrations/ need libraries: test_integrations_pages.py runs them.
 WITH_CODE = [p for p in ALL if p.parent.name != "integrations" and blocks(p, "python")]
-QUICK = [p for p in ALL if p.name in ("README.md", "methods.md", "gates.md", "shrinking.md")]
+QUICK = [p for p in ALL if p.name == "methods.md"]
 
 
-@sampled(1)
+@unlike
 @pytest.mark.parametrize("page", few(WITH_CODE, QUICK), ids=lambda p: p.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -475,7 +475,7 @@ def test_gates_end_in_zeros_of_whole_groups(kind: Any) -> None:
 PENALTIES = {"l0": L0(3.0), "l1": L1(3.0), "topk": TopK(4), "topk+l2": TopK(4) + L2(1.0)}
 
 
-@sampled(8)
+@sampled(4)
 @each("kind", SEVERAL)
 @each("penalty", PENALTIES)
 def test_proximal_fused_and_reference(kind: Any, penalty: Any) -> None:

@@ -922,6 +922,7 @@ def test_ties_statistics_and_all_buffers_go_on() -> None:
     assert found.points[0].size() == 36 + 6 + 6 + 6  # W once, two biases, γ; β is 0
 
 
+@exhaustive
 def test_a_warm_path_on_digits() -> None:
     data = lissom.data.load("digits").hold_out(200, seed=0)
     assert data.valid_x is not None and data.valid_y is not None

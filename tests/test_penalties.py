@@ -116,7 +116,7 @@ def least_alive(r: Array, t: float, d: Array | float, strengths: Strengths) -> A
     return costs(candidates, r, t, d, strengths).min(axis=0)
 
 
-@sampled(3)
+@sampled(2)
 @every_sum
 @settings(deadline=None)
 @given(r=vectors, t=steps, data=st.data())
@@ -197,6 +197,7 @@ def test_c_step_of_idelbayev_and_carreira_perpinan() -> None:
     assert x.tolist() == pytest.approx([3 * 4 / 5, 0, 2 * 4 / 5])
 
 
+@sampled(3)
 @every_sum
 @settings(deadline=None)
 @given(r=vectors)
@@ -206,6 +207,7 @@ def test_value_is_the_penalty(penalty: Penalty, strengths: Strengths, r: Array) 
     assert value.item() == pytest.approx(penalty_of(r, strengths).sum())
 
 
+@sampled(3)
 @every_topk
 @settings(deadline=None)
 @given(r=vectors)
@@ -270,7 +272,7 @@ def test_dtype_and_shape_are_kept(penalty: Penalty, norms: Tensor, dtype: torch.
     assert ((x >= 0) & (x <= norms)).all()
 
 
-@sampled(110)
+@sampled(55)
 @pairwise
 @every_input
 @pytest.mark.parametrize("penalty", WITH_METRIC, ids=str)

@@ -55,6 +55,7 @@ def metric_for(r: Array, data: st.DataObject) -> Array | None:
     return data.draw(st.none() | st.lists(one, min_size=len(r), max_size=len(r)).map(np.array))
 
 
+@sampled(4)
 @every_case
 @settings(deadline=None, max_examples=60)
 @given(r=norms, t=steps, data=st.data())
@@ -131,7 +132,7 @@ def test_a_ball_with_l1_and_l2_is_what_a_general_solver_finds(seed: int) -> None
 BASES = [L0(0.3), L1(0.4), L2(0.5), MCP(0.4), Lq(0.3), TopK(3), L1Ball(1.5), TopK(3) + L2(0.5)]
 
 
-@sampled(20)
+@sampled(10)
 @pytest.mark.parametrize("base", [*BASES, L0(0.3) + L1(0.2) + L2(0.5), Threshold(0.5)], ids=str)
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("adaptive", [False, True])

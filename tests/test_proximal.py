@@ -65,6 +65,7 @@ def combinations(penalties: Mapping[str, Penalty], optimizers: Mapping[str, Any]
     ]
 
 
+@sampled(27)
 @pairwise
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @each("groups", GRANULARITIES)
@@ -82,6 +83,7 @@ def test_the_fused_twin_is_the_reference(optimizer, metric, penalty, groups, dty
     assert alive == total if penalty == L2(1.0) else 0 < alive < total
 
 
+@sampled(27)
 @pairwise
 @each("groups", GRANULARITIES)
 @pytest.mark.parametrize(("optimizer", "metric", "penalty"), combinations(PENALTIES, OPTIMIZERS))
@@ -120,6 +122,7 @@ def test_a_penalty_of_nothing_changes_nothing(optimizer, metric, penalty, groups
     assert equal(*nets)
 
 
+@sampled(27)
 @pairwise
 @pytest.mark.parametrize("fused", [True, False])
 @each("groups", GRANULARITIES)
@@ -159,7 +162,7 @@ def objective(w: Tensor, old: Tensor, d: Tensor, penalty: Penalty, norms: Tensor
     )
 
 
-@sampled(8)
+@sampled(4)
 @each("penalty", {k: PENALTIES[k] for k in ("l0", "l1", "l2", "l0+l1+l2")})
 @each("optimizer", OPTIMIZERS)
 def test_a_kernel_is_rescaled_at_best_in_the_metric(optimizer, penalty: Penalty) -> None:

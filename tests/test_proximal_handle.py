@@ -110,6 +110,7 @@ def test_a_penalty_is_a_question(make, done: int) -> None:
         assert p.grad is gradient is None or torch.equal(p.grad, gradient)
 
 
+@sampled(13)
 @every_method
 @every_phase
 def test_deployed_is_undone_bit_by_bit(make, done: int) -> None:
@@ -194,6 +195,7 @@ def test_the_end_between_two_proxes_is_what_deployed_shows(optimizer, steps, met
     assert equal(*nets)
 
 
+@sampled(13)
 @every_method
 @every_phase
 def test_finalize_twice_is_once(make, done: int) -> None:

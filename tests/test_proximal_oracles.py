@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from products import few, rest, sampled
+from products import exhaustive, few, rest, sampled
 from sklearn.linear_model import Lasso
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -217,6 +217,7 @@ def test_the_prox_of_kernels_ends_in_the_group_lasso() -> None:
     assert (np.linalg.norm(gradient[~alive], axis=1) <= strength).all()
 
 
+@exhaustive
 def test_the_subgradient_gives_no_zeros() -> None:
     """Henrikson's "Try 1", and the reason why the prox is there."""
     problem = Problem()

@@ -443,7 +443,7 @@ def run(optimizer, options: dict, device: str, stops: list[int]) -> tuple[nn.Mod
     return net, handle
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("metric", METRICS)
 @each("optimizer", {name: OPTIMIZERS[name] for name in ("sgd", "rmsprop", "adamw")})

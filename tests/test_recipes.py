@@ -181,7 +181,7 @@ def test_bundled_recipes_say_where_they_come_from_and_what_they_do(name: str) ->
     assert recipe.source or name in ("digits-demo", "digits-channels", "digits-path", "one-lambda")
 
 
-@sampled(16)
+@sampled(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_read_back_from_a_run(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name)
@@ -823,6 +823,7 @@ def units_of(change: str, tmp_path: Path, model: str = "cnn", side: int = 8) -> 
     return [(block.name, len(block.norms())) for block in groups]
 
 
+@exhaustive
 def test_the_units_of_an_entry(tmp_path: Path) -> None:
     channels = [("conv1.weight", 8), ("conv2.weight", 16), ("conv3.weight", 32)]
     assert units_of("groups='channels'", tmp_path) == channels

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import few, sampled
+from products import exhaustive, few, sampled
 from safetensors.torch import load_file
 from shrink_cases import traced_once
 from typer.testing import CliRunner
@@ -211,6 +211,7 @@ def test_what_can_be_gated(model: str, shape: Any, entry: str, left: list[int]) 
     assert [one.cost for one in gates.constraints] == ["macs"]
 
 
+@exhaustive
 def test_budgets_are_schedules_in_epochs_and_are_met() -> None:
     changes = [
         "method.budget={weights=[{start=1.0,end=0.4,epochs=8}], bytes=0.99, rate=0.05, damping=2}",
@@ -553,7 +554,7 @@ def test_a_run_under_each_method_is_killed_measured_and_resumed(
     }
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_under_each_method_is_repeated_from_its_record(name: str) -> None:
     head = TEACHER.replace('"lenet300"', '"henrikson"')
@@ -594,6 +595,7 @@ def test_figures_show_gates_while_there_are_any() -> None:
     assert not unused.get_visible()
 
 
+@exhaustive
 def test_the_teacher_is_trained_first_and_kept() -> None:
     told = well_told("train", "taught.toml", "--out", "run")
     assert told.index("teacher  epoch    4/4") < told.index("\nepoch    1/3")
@@ -654,6 +656,7 @@ def test_a_run_with_a_teacher_goes_on(at: tuple[str, int], monkeypatch: pytest.M
     assert done.exit_code == 2 and "was started with another recipe" in done.stderr
 
 
+@exhaustive
 def test_a_teacher_of_a_student_whose_images_are_changed() -> None:
     changes = ["--set", "train.augment={pad=1}"]
     well("train", "taught.toml", "--out", "whole")

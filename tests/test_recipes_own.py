@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from products import sampled
 
 from lissom.data import Dataset, Loaders
 from lissom.errors import LissomError, RecipeError
@@ -254,6 +255,7 @@ def test_too_few_epochs_are_told_with_how_many_are_enough(recipe: str) -> None:
     assert read_recipe(recipe, ["train.epochs=2"]).train.epochs == 2
 
 
+@sampled(33)
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_bundled_recipe_has_a_quick_trial(name: str) -> None:
     whole, quick = read_recipe(name), read_recipe(name, quick=True)

@@ -224,6 +224,7 @@ def test_gates_of_what_died_stay_closed(tmp_path: Path) -> None:
         assert not bool((sparser & ~denser).any())  # nothing came back
 
 
+@exhaustive
 def test_the_optimizer_goes_on(made: Path) -> None:
     steps = []
     for name in ("dense", "strength-0.3", "strength-0.1"):
@@ -233,6 +234,7 @@ def test_the_optimizer_goes_on(made: Path) -> None:
     assert steps[0] > 0 and steps == sorted(set(steps))
 
 
+@exhaustive
 def test_the_command_goes_on_and_refuses_another_recipe(tmp_path: Path) -> None:
     run = tmp_path / "run"
     changes = [
@@ -327,6 +329,7 @@ def test_strengths_from_scratch_that_are_none(tmp_path: Path, given: str, told: 
     assert not Path(out).exists()
 
 
+@exhaustive
 def test_a_chosen_network_is_a_run(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
     command = ["choose", str(made), "--budget", "nonzeros=6000", "--out", str(out)]

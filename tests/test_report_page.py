@@ -294,6 +294,7 @@ def test_how_it_was_made_is_told(page: Page, curve: Curve, tmp_path: Path) -> No
     assert f"torch {torch.__version__}" in page.text
 
 
+@exhaustive
 def test_names_and_reasons_may_hold_anything(tmp_path: Path) -> None:
     folder = tmp_path / HOSTILE.replace("/", "\u2215")
     made = path(STRENGTHS, fit=raising(1e-2, HOSTILE), out=folder)
@@ -361,6 +362,7 @@ def test_an_empty_network_has_lost_everything(tmp_path: Path) -> None:
     assert '<span data-axis="nonzeros">100 %</span>' in last and "<td>0</td>" in last
 
 
+@exhaustive
 def test_latencies_are_times(tmp_path: Path) -> None:
     page = reported(tmp_path, path(STRENGTHS, out=tmp_path / "p", seeds=1, latency=True))
     assert ">latency in torch</button></th>" in page.text

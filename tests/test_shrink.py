@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from products import few, pairwise, sampled
+from products import exhaustive, few, pairwise, sampled
 from shrink_cases import (
     EXACT,
     Inputs,
@@ -795,6 +795,7 @@ def test_a_mask_for_each_head() -> None:
     assert_equal(net, small, inputs)
 
 
+@exhaustive
 def test_an_encoder_layer_of_torch() -> None:
     layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True, dropout=0.0)
     net = drawn(nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(WIDTH, 2)))

@@ -40,7 +40,7 @@ def test_the_zoo_is_large_enough() -> None:
     assert len(WITH_UNITS) >= 25
 
 
-@sampled(5)
+@sampled(2)
 @each_entry
 def test_all_zeroed_units_are_removed_exactly(entry: Entry) -> None:
     model, example_inputs, small, zeroed = case(entry.name, torch.float64)
@@ -68,6 +68,7 @@ def test_float32_and_onnx(entry: Entry, tmp_path: Path) -> None:
     assert exported.difference is not None
 
 
+@sampled(4)
 @each_entry
 def test_what_is_left_can_be_trained(entry: Entry) -> None:
     """Whatever had a gradient has one, and a step changes the output."""

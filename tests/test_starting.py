@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from products import sampled
+from products import exhaustive, sampled
 from typer.testing import CliRunner
 
 from lissom.cli import app
@@ -55,6 +55,7 @@ def test_a_file_that_is_there_is_not_overwritten(project: Path) -> None:
     assert len((project / "kws.py").read_text().splitlines()) < 50
 
 
+@exhaustive
 def test_a_check_tells_all_but_the_training(project: Path) -> None:
     told = works("check", "kws.toml")
     for line in (
@@ -187,6 +188,7 @@ def test_mistakes_of_a_first_day(project: Path, do: Any, command: str, message: 
     assert "Traceback" not in done.output
 
 
+@exhaustive
 def test_a_run_from_elsewhere_waits_for_the_word(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

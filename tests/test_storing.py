@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import sampled
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ def same(a: Form, b: Form) -> None:
         assert x.dtype == y.dtype and torch.equal(x, y) if isinstance(x, Tensor) else x == y
 
 
+@sampled(24)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", FORMS)
 def test_round_trip(tmp_path, kind, dtype):

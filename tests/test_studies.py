@@ -41,6 +41,7 @@ def _studies() -> dict[str, tuple[str, list[str]]]:
 STUDIES = _studies()
 
 
+@sampled(110)
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_names_recipes_and_keys_that_are_there(name: str) -> None:
     recipe, changes = STUDIES[name]

@@ -240,7 +240,7 @@ def without_patience(upside_down: bool, evaluate_every: int) -> tuple[Dataset, l
     return data, early(data, epochs=40, evaluate_every=evaluate_every)[1]
 
 
-@sampled(8)
+@sampled(4)
 @pytest.mark.parametrize("upside_down", [False, True])
 @pytest.mark.parametrize("patience_from", [0, 1, 2, 6])
 @pytest.mark.parametrize("patience", [1, 3])
@@ -886,7 +886,7 @@ def full(out: Path, name: str, metric: str, report: Any = None, **options: Any) 
     )  # fmt: skip
 
 
-@sampled(4)
+@sampled(2)
 @pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
@@ -914,7 +914,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_killed(
         assert timeless(events_in(out)) == timeless(events_in(tmp_path / "whole"))
 
 
-@sampled(8)
+@sampled(4)
 @pairwise
 @pytest.mark.parametrize("moment", ["progress", "evaluation"])
 @pytest.mark.parametrize(("name", "average_from"), [*METHODS_ALONE, *AVERAGED])

@@ -104,6 +104,7 @@ def test_events_are_about_the_network_that_gates_leave() -> None:
     assert left[0] > left[-1] > 0, "λ must close some of the gates and not all"
 
 
+@sampled(2)
 @pytest.mark.parametrize("finalize_at", [None, 3])
 @pytest.mark.parametrize("average_from", [None, 3])
 def test_the_result_is_plain_weights(finalize_at: int | None, average_from: int | None) -> None:

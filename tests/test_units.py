@@ -78,7 +78,7 @@ def families(groups: Groups) -> list[Family]:
     return list(groups)  # type: ignore[arg-type]
 
 
-@sampled(3)
+@sampled(2)
 @pytest.mark.parametrize("inputs", few([False, True], [True]))
 @pytest.mark.parametrize(
     "entry", few(dict.fromkeys([*FEW, *thinned(ZOO, 3)]), FEW), ids=lambda entry: entry.name
@@ -166,7 +166,7 @@ def test_scaling() -> None:
         assert torch.equal(p, before[name] * expected.get(name, 1)), name
 
 
-@sampled(4)
+@sampled(2)
 @each("penalty", {k: PENALTIES[k] for k in ("l0", "l1", "l2", "l0+l2")})
 @pytest.mark.parametrize("t", [0.0, 0.05, 0.3])
 def test_prox_against_brute_force(penalty: Any, t: float) -> None:
@@ -211,7 +211,7 @@ def test_prox_against_brute_force(penalty: Any, t: float) -> None:
             torch.testing.assert_close(w, old * (w.norm() / old.norm()))
 
 
-@sampled(16)
+@sampled(7)
 @pairwise
 @each("penalty", PENALTIES)
 @pytest.mark.parametrize("metric", METRICS)
@@ -327,6 +327,7 @@ def test_everything_dead(penalty: Any) -> None:
     assert [after for *_, after in report(small).families] == [1, 1]
 
 
+@sampled(2)
 @pytest.mark.parametrize("seed", range(5))
 def test_zeroed_units_are_removed(seed: int) -> None:
     net, _ = residual()
