@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 FILE = """
 import pytest
-from products import few, pairwise
+from products import exhaustive, few, pairwise, sampled, unlike
 
 @pytest.fixture(params=["x", "y", "z"])
 def third(request):
@@ -40,6 +40,17 @@ def test_alone(one):
 
 @pytest.mark.parametrize("seed", few(range(9), range(2)))
 def test_seeds(seed):
+    pass
+
+@sampled(2)
+@pytest.mark.parametrize("seed", range(32))
+def test_alike(seed):
+    pass
+
+@exhaustive
+@unlike
+@pytest.mark.parametrize("kind", range(8))
+def test_kinds(kind):
     pass
 """
 
@@ -78,20 +89,40 @@ def test_the_cover_of_one_factor_and_of_nothing() -> None:
     assert cover([]) == []
 
 
-def test_what_is_left_out_is_run_by_test_all(pytester: pytest.Pytester) -> None:
+def ids(pytester: pytest.Pytester, of: Path, *options: str) -> list[str]:
+    """Of the cases that are run."""
     pytester.makepyprojecttoml((HERE.parent / "pyproject.toml").read_text())
     pytester.makeconftest((HERE / "conftest.py").read_text())
+    done = pytester.inline_run(of, "-p", "no:cacheprovider", *options)
+    passed, skipped, _ = done.listoutcomes()
+    return [report.nodeid.split("::")[1] for report in (*passed, *skipped)]
+
+
+def test_of_many_cases_test_all_runs_some(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(name: str, *options: str) -> int:
+        return sum(name in one for one in ids(pytester, file.parent, *options))
+
     file = pytester.makepyfile(FILE)
+    monkeypatch.delenv("LISSOM_ALL", raising=False)
+    assert count("alike") == 2
+    assert count("alike", "-m", "exhaustive") == 6
+    assert count("kinds", "-m", "exhaustive") == 8
+    assert count("seeds", "-m", "") == 2 + 3
+    monkeypatch.setenv("LISSOM_ALL", "1")
+    assert count("alike", "-m", "exhaustive") == 30
 
-    def ids(*options: str) -> list[str]:
-        done = pytester.inline_run(file, "-p", "no:cacheprovider", *options)
-        passed, skipped, _ = done.listoutcomes()
-        return [report.nodeid.split("::")[1] for report in (*passed, *skipped)]
 
-    quick, rest, whole = ids(), ids("-m", "exhaustive"), ids("-m", "")
-    assert len(whole) == 3 * 3 * 3 + 2 * 2 * 3 + 3 + 9
+def test_what_is_left_out_is_run_by_test_all(pytester: pytest.Pytester) -> None:
+    """Of a file that is named all of it."""
+    file = pytester.makepyfile(FILE)
+    quick, rest, whole = (
+        ids(pytester, file, *options) for options in ((), ("-m", "exhaustive"), ("-m", ""))
+    )
+    assert len(whole) == 3 * 3 * 3 + 2 * 2 * 3 + 3 + 9 + 32 + 8
     assert sorted(quick + rest) == sorted(whole)
-    assert ids() == quick  # the same at every call
+    assert ids(pytester, file) == quick  # the same at every call
     assert [name for name in quick if "seeds" in name] == ["test_seeds[0]", "test_seeds[1]"]
     assert len([name for name in quick if "alone" in name]) == 3
     assert len([name for name in quick if "cpu" in name]) == 4  # GPU and size 0 spare none
