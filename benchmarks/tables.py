@@ -47,6 +47,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
+# Studies of one training, and of the curve point by point that stands beside it.
+NESTED = (
+    ("lenet300-nested", "lenet300-weights"),
+    ("lenet300-nested-longer", "lenet300-weights"),
+    ("lenet300-nested-neurons", "lenet300-neurons"),
+    ("lenet5-nested-weights", "lenet5-weights"),
+    ("lenet5-nested-units", "lenet5-units"),
+)
 GATED = {"MLP": "gates-mlp", "LeNet-5": "gates-lenet5"}
 
 
@@ -272,6 +280,11 @@ def with_figure(name: str, words: str, table: str) -> str:
     return f"![{words}](../figures/{name}.svg)\n\n{table}"
 
 
+def one_training_table(nested: str, path: str) -> str:
+    records = (load(f"curves-{study}") for study in (nested, path))
+    return markdown(*curve_tables.one_training(*records))
+
+
 def one_training_text() -> str:
     """One sentence about the seconds of a curve by one training."""
     record = load("one-training")
@@ -338,19 +351,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-from-scratch": lambda: exact_table(
         "curves-lenet300-weights", curve_tables.from_scratch
     ),
-    "curves-one-training": lambda: markdown(
-        *curve_tables.one_training(load("curves-lenet300-nested"), load("curves-lenet300-weights"))
-    ),
-    "curves-one-longer-training": lambda: markdown(
-        *curve_tables.one_training(
-            load("curves-lenet300-nested-longer"), load("curves-lenet300-weights")
-        )
-    ),
-    "curves-one-training-neurons": lambda: markdown(
-        *curve_tables.one_training(
-            load("curves-lenet300-nested-neurons"), load("curves-lenet300-neurons")
-        )
-    ),
+    **{f"curves-{nested}": partial(one_training_table, nested, path) for nested, path in NESTED},
     "one-training": one_training_text,
     "curves-cost": lambda: markdown(
         *curve_tables.costs(curves_of("lenet300") + curves_of("lenet5"))
