@@ -47,6 +47,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 FIGURES = DOCS / "figures"
+SHOWN = {name for page in PAGES for name in re.findall(r"figures/([\w-]+)\.svg", page.read_text())}
 # Studies of one training, and of the curve point by point that stands beside it.
 NESTED = (
     ("lenet300-nested", "lenet300-weights"),
@@ -477,13 +478,16 @@ def curve_figures() -> None:
     for record in curves_of():
         found = curve_tables.curves(record)
         name, axis = record["study"], record["axis"]
-        save(trade_off(found, axis), name)
-        save(rate_distortion(found, axis), f"{name}-halvings")
-        first, entry = next(iter(found.values())), record["curves"][0]
-        known = entry["classes"]
+        first, known = next(iter(found.values())), record["curves"][0]["classes"]
         points = {key: tuple(told) for key, told in known["points"].items()}
         classes = ClassAccuracy(tuple(known["names"]), points)
-        save(per_class(first, classes, axis), f"{name}-classes")
+        figures = {
+            name: partial(trade_off, found, axis),
+            f"{name}-halvings": partial(rate_distortion, found, axis),
+            f"{name}-classes": partial(per_class, first, classes, axis),
+        }
+        for file in SHOWN.intersection(figures):
+            save(figures[file](), file)
 
 
 def ahmed_figures() -> None:
