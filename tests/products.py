@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-ONE_IN, LEAST = 5, 3  # of the exhaustive cases of a test that make test-all runs
+ONE_IN, LEAST = 5, 2  # of the exhaustive cases of a test that make test-all runs
 
 exhaustive = pytest.mark.exhaustive
 sampled = pytest.mark.sampled  # a number of cases

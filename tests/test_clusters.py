@@ -74,7 +74,7 @@ def test_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dask_cluster() -> Any:
     how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with library("distributed").LocalCluster(**how) as cluster:
