@@ -92,7 +92,7 @@ def test_dask(tmp_path: Path, dask_executor: Any) -> None:
 
 
 def test_the_command_on_dask(tmp_path: Path, dask_cluster: Any) -> None:
-    changes = ["dense=2", "epochs=2", "fine_tune=1", "strengths=[0.5, 0.1]", "seeds=2"]
+    changes = ["dense=2", "epochs=2", "fine_tune=1", "strengths=[0.5, 0.1]", "points=3", "seeds=2"]
     short = [part for change in changes for part in ("--set", f"path.{change}")]
 
     def command(*given: str) -> None:
