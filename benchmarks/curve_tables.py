@@ -139,7 +139,8 @@ def settings(record: Record) -> Table:
         ]
         for one in found.settings
     ]
-    return ["λ", axis, "smaller", "validation error, %", "test error, %"], rows
+    columns = [found.strength_name, axis, "smaller", "validation error, %", "test error, %"]
+    return columns, rows
 
 
 def shrunk(record: Record) -> Table:

@@ -376,6 +376,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *ahmed_tables.trees({name: closer(name) for name in ahmed_tables.NAMES})
     ),
     "ensembles-mnist": lambda: exact_table("ensembles-mnist", ahmed_tables.ensembles),
+    "curves-modrec-nested": lambda: exact_table("curves-modrec-nested", curve_tables.settings),
     "modrec-dense": lambda: plain_table("modrec-dense"),
     "ensembles-modrec": lambda: exact_table("ensembles-modrec", ahmed_tables.ensembles),
     "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
