@@ -64,12 +64,11 @@ def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
     """The exhaustive cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
     if os.environ.get("LISSOM_ALL"):
         return set()
-    many = (
+    tests = by_test(
         item
         for item in items
         if item.get_closest_marker("exhaustive") and not item.get_closest_marker("unlike")
     )
-    tests = by_test(many)
     return {item for cases in tests for item in cases[max(LEAST, -(-len(cases) // ONE_IN)) :]}
 
 

@@ -833,7 +833,7 @@ def test_states_of_others_are_refused() -> None:
         gates.load_state_dict(state)
 
 
-@pytest.mark.exhaustive
+@exhaustive
 @pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.filterwarnings("ignore")
 def test_compiled(draws: Any) -> None:
@@ -878,7 +878,7 @@ def test_what_was_compiled_without_gates_is_not_used_with_them() -> None:
         torch.testing.assert_close(fast(x), fast(x))
 
 
-@pytest.mark.exhaustive
+@exhaustive
 @pytest.mark.parametrize("draws", few(["batch", "example"], ["example"]))
 @pytest.mark.parametrize("seed", few([None, 3], [3]))
 @pytest.mark.filterwarnings("ignore")

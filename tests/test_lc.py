@@ -214,7 +214,7 @@ def test_the_quadratic_algorithm_has_no_multipliers() -> None:
     assert method.penalty().item() == pytest.approx(4.0)  # (2/2)·2², with u = 0
 
 
-@pytest.mark.exhaustive
+@exhaustive
 def test_multipliers_find_the_minimum_that_direct_compression_misses() -> None:
     """Min ½ Σ h(w − a)² with one non-zero weight: the one with the largest h·a²."""
     a, h = torch.tensor([2.0, 1.5, 1.0]), torch.tensor([0.2, 1.0, 1.0])

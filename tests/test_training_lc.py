@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import sampled
+from products import exhaustive, sampled
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Adam
@@ -346,7 +346,7 @@ def test_the_bundled_recipes_can_be_made(name: str) -> None:
     assert made.method.options.end <= made.options.epochs * made.steps_per_epoch
 
 
-@pytest.mark.exhaustive
+@exhaustive
 def test_digits_lose_nine_weights_of_ten_without_a_mu(tmp_path: Path) -> None:
     recipe = read_recipe(
         "digits-lc", ["train.epochs=70", "method.c_steps=20", "train.cosine_from=60"]
