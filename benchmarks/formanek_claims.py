@@ -62,7 +62,9 @@ def l1_loses(load: Load, row: Row) -> Found:
     gains = [one.accuracy - base.accuracy for one in found if base and one.removed < row["below"]]
     if not gains:
         return told(load, row, [f"L1: {NOT_YET}"], {})
-    shown = f"L1 {min(gains):+.2f} … {max(gains):+.2f} points in {len(gains)} settings"
+    shown = f"L1 {max(gains):+.2f} points in one setting"
+    if gains[1:]:
+        shown = f"L1 {min(gains):+.2f} … {max(gains):+.2f} points in {len(gains)} settings"
     return told(load, row, [shown], {"L1": holds(max(gains) < 0)})
 
 
@@ -157,7 +159,7 @@ def told(load: Load, row: Row, parts: Sequence[str], signs: Mapping[str, int]) -
     """With how many runs there are, of how many."""
     found = settings(load, f"vgg-{row['of']}")
     seeds = {run["seed"] for one in found for run in one.runs}
-    count = f"{len(seeds)}: {sum(len(one.runs) for one in found)} runs" if found else ""
+    count = f"{len(seeds)} ({sum(len(one.runs) for one in found)} runs)" if found else ""
     return Found("; ".join(parts), signs, count)
 
 

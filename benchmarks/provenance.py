@@ -11,7 +11,6 @@ import os
 import platform
 import tokenize
 import tomllib
-from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
@@ -82,17 +81,19 @@ def idle(busy: bool = False) -> float:
 
 def told(record: dict[str, Any], root: Path = ROOT) -> str:
     """What a page says of where a record comes from: its code, then and now, and the load."""
-    said = []
     # A record of one day names its code; one that was collected over days, that of each run.
     parts = [record] if "code" in record else record.get("runs", [])
-    runs = [part for part in parts if "code" in part]
-    found = Counter((run["code"]["digest"], *run["code"]["files"]) for run in runs)
-    for (was, *files), count in sorted(found.items()):
-        now = "as it is now" if was == digest(files, root) else "which has changed since"
-        several = f" ({count} of {len(runs)} runs)" if len(found) > 1 else ""
-        said.append(f"code {was}{several}, {now}")
-    if not said:
-        said.append("from before records named their code")
+    runs = [part["code"] for part in parts if "code" in part]
+    now = {files: digest(files, root) for files in {tuple(code["files"]) for code in runs}}
+    old = sum(code["digest"] != now[tuple(code["files"])] for code in runs)
+    if not runs:
+        said = ["from before records named their code"]
+    elif not old:
+        said = ["by the code as it is now"]
+    elif old == len(runs):
+        said = ["by code that has changed since"]
+    else:
+        said = [f"by the code as it is now, but for {old} of {len(runs)} runs"]
     if "load" in record:
         before, after = record["load"]
         said.append(f"load {before:.1f} before and {after:.1f} after")
@@ -134,14 +135,3 @@ def _code(text: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def changed(made: dict[str, Any]) -> bool:
-    """Whether the code of a record, or of one run, has changed since; True where it names none."""
-    return "code" not in made or made["code"]["digest"] != _now(tuple(made["code"]["files"]))
-
-
-@cache
-def _now(files: tuple[str, ...]) -> str:
-    """The digest as it is; read once, since many runs ask."""
-    return digest(files)

@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 import published
 from gate_tables import helps, spread
 from matplotlib.figure import Figure
-from provenance import changed
 
 Record = dict[str, Any]
 Row = dict[str, Any]
@@ -139,13 +138,13 @@ def asked(study: str) -> list[tuple[str, float | None]]:
 
 
 def runs_table(study: str, load: Load) -> Table:
-    """Every setting of a study: what is left, accuracy, seeds, and whether its code has changed."""
+    """Every setting of a study: what is left, accuracy, seeds and help."""
     found = {(one.label, one.value): one for one in settings(load, study)}
     base = found.get(("dense", None)) or dense(load)
     rows = []
     for key in dict.fromkeys([*asked(study), *found]):
         if key not in found:
-            rows.append([Setting(*key, ()).name, NOT_YET, *[""] * 7])
+            rows.append([Setting(*key, ()).name, NOT_YET, *[""] * 6])
             continue
         one = found[key]
         against_dense = f"{one.accuracy - base.accuracy:+.2f}" if base else ""
@@ -159,12 +158,17 @@ def runs_table(study: str, load: Load) -> Table:
                 against_dense,
                 str(len(one.runs)),
                 helps(one.runs[0]),
-                code(one.runs),
             ]
         )
     columns = ["setting", "weights of convolutions left", "kB by entropy", "MACs ÷"]
-    columns += ["test accuracy, %", "against dense, points", "seeds", "helped by", "code"]
-    return columns, rows
+    columns += ["test accuracy, %", "against dense, points", "seeds", "helped by"]
+    return without_empty(columns, rows)
+
+
+def without_empty(columns: list[str], rows: list[list[str]]) -> Table:
+    """A table without the columns in which no row says anything."""
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def dense_table(load: Load) -> Table:
@@ -174,11 +178,11 @@ def dense_table(load: Load) -> Table:
     rows = [
         ["Formanek & Hadházi, CIFAR-10", theirs["weights"]]
         + [f"{theirs[part]['mean']} ({theirs[part]['variance']})" for part in parts]
-        + [theirs["initialisations"], ""]
+        + [theirs["initialisations"]]
     ]
     found = [one for one in (*settings(load, "vgg-dense-full"), dense(load)) if one is not None]
     if not found:
-        rows.append(["lissom", NOT_YET, "", "", "", "", ""])
+        rows.append(["lissom", NOT_YET, "", "", "", ""])
     for one in found:
         cells = []
         for part in parts:
@@ -187,20 +191,13 @@ def dense_table(load: Load) -> Table:
             cells.append(f"{shown} ({statistics.variance(known):.3f})" if len(known) > 1 else shown)
         weights = one.runs[0]["nonzeros"]["total"]["weights"]
         name = "lissom, JPEG CIFAR-10"
-        rows.append([name, f"{weights:,}", *cells, str(len(one.runs)), code(one.runs)])
+        rows.append([name, f"{weights:,}", *cells, str(len(one.runs))])
     return dense_columns(), rows
 
 
 def dense_columns() -> list[str]:
     parts = [f"{part} accuracy, %: mean (variance)" for part in ("training", "held-out", "test")]
-    return ["", "weights", *parts, "initialisations", "code"]
-
-
-def code(runs: Iterable[Record]) -> str:
-    """How many runs are of code that has changed since."""
-    runs = list(runs)
-    old = sum(map(changed, runs))
-    return f"{old} of {len(runs)} changed since" if old else "as it is now"
+    return ["", "weights", *parts, "initialisations"]
 
 
 def figure(
