@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-ONE_IN, LEAST = 5, 2  # of the exhaustive cases of a test that make test-all runs
+ONE_IN = 5  # of the exhaustive cases of a test, those that make test-all runs
 
 exhaustive = pytest.mark.exhaustive
 sampled = pytest.mark.sampled  # a number of cases
@@ -69,7 +69,7 @@ def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
         for item in items
         if item.get_closest_marker("exhaustive") and not item.get_closest_marker("unlike")
     )
-    return {item for cases in tests for item in cases[max(LEAST, -(-len(cases) // ONE_IN)) :]}
+    return {item for cases in tests for item in cases[-(-len(cases) // ONE_IN) :]}
 
 
 def by_test(items: Iterable[pytest.Function]) -> list[list[pytest.Function]]:
