@@ -370,3 +370,19 @@ def test_what_cannot_be_chosen_is_told(made: Path, options: list[str], told: str
     done = CliRunner().invoke(app, ["choose", str(made), *options])
     assert done.exit_code == 2 and told in done.output
     assert not (made / "chosen").exists()
+
+
+def test_a_point_that_is_a_cut_and_no_more_can_be_chosen(tmp_path: Path) -> None:
+    """Of a curve whose points are not fine-tuned, and so are evaluated without a training."""
+    run, out = tmp_path / "curve", tmp_path / "small"
+    changes = ["path.seeds=1", "path.points=3", "path.dense=2", "path.fine_tune=0"]
+    command = ["path", "digits-path-nested", "--out", str(run)]
+    done = CliRunner().invoke(app, [*command, *(w for c in changes for w in ("--set", c))])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["choose", str(run), "--within", "1", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    result, curve = json.loads((out / "result.json").read_text()), Curve.load(run)
+    [point] = curve.within(1.0).points
+    assert (result["valid"]["error"], result["test"]["error"]) == (point.error, point.test_error)
+    kept = load_file(out / "model.safetensors").values()
+    assert result["nonzeros"]["total"]["nonzeros"] == sum(int((w != 0).sum()) for w in kept)

@@ -1,5 +1,6 @@
 """The first day: what `lissom init` writes works, and mistakes are answered with a remedy."""
 
+import json
 import re
 import shlex
 import shutil
@@ -203,3 +204,52 @@ def test_a_run_from_elsewhere_waits_for_the_word(
         assert done.exit_code == 2 and "say so with --trust" in done.output, done.output
     assert "4,996" in works("measure", "run", "--trust")
     assert lissom("measure", "run").exit_code == 2  # it is said each time
+
+
+@pytest.mark.parametrize("name", ["digits-gates", "digits-lc", "digits-path-nested"])
+def test_a_check_is_of_the_network_without_gates_and_masks(name: str) -> None:
+    assert re.search(r"judged by error.* epochs", works("check", name), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("path.strengths=[0.1, 0.5, 0.4]", "strengths go from dense to empty, all of them growing"),
+        ("path.points=2", "points=2 with the dense one leaves too few for strengths"),
+    ],
+)
+def test_a_check_refuses_what_a_path_would(change: str, told: str, tmp_path: Path) -> None:
+    """And nothing is begun, so that the mended command is not refused for what lies there."""
+    for command in (
+        ["check", "digits-path"],
+        ["path", "digits-path", "--out", str(tmp_path / "c")],
+    ):
+        done = lissom(*command, "--set", change)
+        assert done.exit_code == 2 and told in done.output.replace("\n", " ")
+    assert not list(tmp_path.iterdir())
+
+
+@exhaustive
+@pytest.mark.parametrize(("precision", "width"), [("64-true", 8), ("bf16-true", 2)])
+def test_a_run_is_measured_as_it_was_trained(project: Path, precision: str, width: int) -> None:
+    words = ["kws.toml", "--set", f"train.precision={precision}"]
+    works("check", *words)
+    works("train", *words, "--quick", "--out", "run")
+    assert json.loads(works("measure", "run", "--json"))["dense_bytes"] == 4996 * width
+
+
+@exhaustive
+def test_other_code_is_told(project: Path) -> None:
+    """A run goes on with it after a warning; points of a curve would be of two experiments."""
+    words = ["kws.toml", "--quick", "--set", "path.points=3"]
+    works("train", *words, "--out", "run")
+    works("path", *words, "--out", "curve")
+    code = Path("kws.py").read_text()
+    Path("kws.py").write_text("# a comment is no difference\n" + code)
+    assert "other code" not in works("train", *words, "--out", "run", "--resume")
+    Path("kws.py").write_text(code.replace("ReLU", "Tanh"))
+    other = "was started with other code: the code of kws:ds_cnn is another"
+    assert f"warning: run {other}" in works("train", *words, "--out", "run", "--resume")
+    done = lissom("path", *words, "--out", "curve")
+    assert done.exit_code == 2 and f"error: curve {other}" in done.output.replace("\n", " ")
+    works("path", *words, "--out", "curve", "--retry-failed")

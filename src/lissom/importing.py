@@ -5,6 +5,7 @@ To import is to run code, so a file that was not made here may not name any: see
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
@@ -68,6 +69,12 @@ def imported_function(
     if not callable(found):
         raise error(f"{path!r} is no function and no class, but {found!r}", field=field)
     return found
+
+
+def already_imported(path: str) -> object | None:
+    """What has this import path, if its module is imported; None else, and nothing is imported."""
+    module, _, name = path.partition(":")
+    return getattr(sys.modules.get(module), name, None)
 
 
 def called_with(

@@ -18,6 +18,8 @@ from lissom.recipes import (
     TEACHER,
     Recipe,
     Record,
+    changes,
+    changes_of_code,
     keep_record,
     load_checkpoint,
     load_weights,
@@ -176,33 +178,35 @@ def _check_free(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite
         raise RunError(f"{run} is not empty and not a run; choose another --out")
 
 
-def check_curve(run: Path, recipe: Recipe) -> None:
-    """Refuse to mix this curve with what its directory holds; the same curve is gone on with."""
+def check_curve(run: Path, recipe: Recipe, *, mended: bool = False) -> None:
+    """Refuse to mix this curve with what its directory holds; the same curve is gone on with.
+
+    Args:
+        run: the directory.
+        recipe: of the curve.
+        mended: whether the user's code may be another, since points that failed are made again.
+    """
     if _holds_run(run):
         raise RunError(f"{run} holds a run, which is one network: choose another --out for a curve")
     _check_free(run, recipe, 0, resume=(run / "recipe.json").exists(), overwrite=False)
+    if not mended and (other := _other_code(run, recipe)):
+        raise RunError(
+            f"{run} was started with other code: {other}. Its points would be of two experiments: "
+            "choose another --out; or, if that mends points that failed, --retry-failed makes them "
+            "again"
+        )
+
+
+def _other_code(run: Path, recipe: Recipe) -> str:
+    """How the user's code differs from what the run, or the curve, was started with."""
+    file = run / "recipe.json"
+    return "; ".join(changes_of_code(read_record(file), recipe)) if file.exists() else ""
 
 
 def _check_same(run: Path, recipe: Recipe, seed: int) -> None:
     """Refuse to go on with another recipe than the run was started with."""
-    old = read_record(run / "recipe.json")
-    before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
-    now = _leaves({**recipe.model_dump(by_alias=True), "seed": seed})
-    changed = [
-        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
+    if changed := changes(read_record(run / "recipe.json"), recipe, seed):
         raise RunError(f"{run} was started with another recipe: " + "; ".join(changed))
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """A nested value as {dotted path: leaf}."""
-    if isinstance(value, dict | list) and value:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for key, inner in items for k, v in _leaves(inner, f"{path}.{key}").items()}
-    return {path.removeprefix("."): value}
 
 
 @contextmanager
@@ -213,6 +217,8 @@ def begun(run: Path, record: Record, *, resume: bool, overwrite: bool) -> Iterat
         check_run(run, record.recipe, record.seed, resume=resume, overwrite=overwrite)
         if not resume:
             _clear(run)
+        elif other := _other_code(run, record.recipe):
+            say(f"warning: {run} was started with other code: {other}", to=errors)
         keep_record(record, run)
         log.info("training with seed %d into %s", record.seed, run)
         yield

@@ -75,6 +75,7 @@ def train(
     from lissom.recipes import (
         HenriksonLog,
         Record,
+        code_of,
         keep_result,
         keep_weights,
         make_data,
@@ -132,7 +133,9 @@ def train(
             if trainer.rank:
                 fit()
                 return
-            record = Record(recipe=read, seed=seed, shape=shape, classes=data.classes)
+            record = Record(
+                recipe=read, seed=seed, shape=shape, classes=data.classes, code=code_of(read)
+            )
             with begun(run, record, resume=resume, overwrite=overwrite):
                 found = fit()
                 event = found.to_dict()
@@ -204,7 +207,14 @@ def path(
     from lissom.cli.clusters import executor_of
     from lissom.cli.folders import check_curve, folder_for, resumable
     from lissom.data import Dataset
-    from lissom.recipes import RecipePath, Record, keep_record, keep_result, read_recipe
+    from lissom.recipes import (
+        RecipePath,
+        Record,
+        code_of,
+        keep_record,
+        keep_result,
+        read_recipe,
+    )
     from lissom.report import class_accuracy
     from lissom.storage import alone_in
 
@@ -216,10 +226,16 @@ def path(
         run = folder_for(recipe, out)
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
-        record = Record(recipe=read, seed=0, shape=curve.shape, classes=curve.data.classes)
-        check_curve(run, read)
+        record = Record(
+            recipe=read,
+            seed=0,
+            shape=curve.shape,
+            classes=curve.data.classes,
+            code=code_of(read),
+        )
+        check_curve(run, read, mended=retry_failed)
         with executor_of(ray, dask, jobs) as executor, resumable(run), alone_in(run):
-            check_curve(run, read)  # another process may have been here since
+            check_curve(run, read, mended=retry_failed)  # another process may have been here since
             keep_record(record, run)
             first = () if chosen == "all" else chosen
             progress: Literal[False] | None = False if stderr.quiet else None

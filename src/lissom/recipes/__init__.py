@@ -14,7 +14,15 @@ from lissom.recipes.making import (
     make_task,
 )
 from lissom.recipes.reading import read_recipe, read_record, recipe_names
-from lissom.recipes.runs import keep_record, keep_result, keep_weights, load_weights
+from lissom.recipes.runs import (
+    changes,
+    changes_of_code,
+    code_of,
+    keep_record,
+    keep_result,
+    keep_weights,
+    load_weights,
+)
 from lissom.recipes.sampling import load_checkpoint, load_method
 from lissom.recipes.specs import Recipe, Record
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
@@ -25,6 +33,9 @@ __all__ = [
     "Recipe",
     "RecipePath",
     "Record",
+    "changes",
+    "changes_of_code",
+    "code_of",
     "keep_chosen",
     "keep_record",
     "keep_result",

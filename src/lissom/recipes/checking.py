@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,14 @@ def check_recipe(
     path = None if recipe.path is None else RecipePath(recipe, Path(), device=device)
     data = make_data(recipe, data_dir, seed=seed)
     if path is not None:
+        path.check()
         path.check_data(data)
     trial = _Trial()
     alone = recipe.model_copy(update={"teacher": None})  # which would be trained first
     trainer = make_trainer(alone, data, seed=seed, device=device, callbacks=[trial])
     example = make_example(trainer.model, shape_of(data, task), 1)
-    size = measure(trainer.model, example)
+    with _plain(trainer):
+        size = measure(trainer.model, example)
     groups = tuple(_tables(trainer.method))
     started = time.perf_counter()
     with suppress(_Enough):
@@ -156,6 +158,11 @@ def check_recipe(
     )  # fmt: skip
 
 
+def _plain(trainer: Trainer) -> AbstractContextManager[None]:
+    """While it is open, the network computes with its own weights, without gates or masks."""
+    return nullcontext() if trainer.method is None else trainer.method.aside()
+
+
 def _tables(method: Method | None) -> Iterator[str]:
     for groups, penalty in () if method is None else method.penalties.items():
         yield f"{penalty}\n{groups}"
@@ -179,7 +186,8 @@ def _expected(trainer: Trainer, example: Any) -> Iterator[str]:
             known = False
             yield f"{penalty}: what it leaves is seen after training"
     if known:
-        size = measure(trainer.model, example)
+        with _plain(trainer):
+            size = measure(trainer.model, example)
         shrunk = f", {size.shrunk_weights:,} when shrunk" if size.shrunk_weights else ""
         yield (
             f"expected: about {size.nonzeros:,} of {size.weights:,} weights are not zero{shrunk}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lissom.curves import Curve, Point, Setting
 from lissom.curves.storing import fill
+from lissom.errors import RunError
 from lissom.recipes.fitting import DATA_SEED
 from lissom.recipes.making import make_model
 from lissom.recipes.paths import point_recipe
@@ -30,10 +31,12 @@ def keep_chosen(curve: Curve, setting: Setting, record: Record, out: Path) -> Po
     before = next((p.strength for p in same if p.folder.name == point.origin), None)
     untrained = point.origin is None
     recipe = point_recipe(record.recipe, point.strength, before, untrained=untrained)
-    own = Record(recipe=recipe, seed=DATA_SEED, shape=record.shape, classes=record.classes)
+    own = record.model_copy(update={"recipe": recipe, "seed": DATA_SEED})
     net = make_model(recipe, own.shape, own.classes)
     fill(net, point.folder)
     events = read_events(point.folder / "fit" / "events.jsonl")
+    if not events:
+        raise RunError(f"{point.folder} says nothing of its network: make the curve again")
     keep_record(own, out)
     save_events(events, out / "events.jsonl")
     keep_weights(net, out)

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 
 from lissom.data import Dataset, Loaders, first_inputs
+from lissom.data.loaders import moved
 from lissom.errors import RecipeError
 from lissom.recipes.strict import Spec, Whole
 from lissom.training import Task
@@ -77,7 +78,7 @@ def shape_of(data: Dataset | Loaders, task: Task | None = None) -> Any:
 
 
 def make_example(model: nn.Module, shape: Any, batch: int = 2) -> Any:
-    """Random inputs where the model is: a tensor, a tuple of arguments, or a dict of keywords.
+    """Random inputs where the model is, in its precision: a tensor, a tuple of arguments, a dict.
 
     Args:
         model: with a parameter at least.
@@ -85,19 +86,21 @@ def make_example(model: nn.Module, shape: Any, batch: int = 2) -> Any:
         batch: how many; coupled units are best found with two.
     """
     generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
     form = _form(shape)
 
     def made(spec: Any) -> Tensor:
-        return InputSpec.model_validate(spec).make(batch, generator).to(device)
+        return InputSpec.model_validate(spec).make(batch, generator)
 
+    example: Any
     if form == "plain":
-        return torch.rand(batch, *shape, generator=generator).to(device)
-    if form == "one":
-        return made(shape)
-    if form == "several":
-        return tuple(made(spec) for spec in shape)
-    return {name: made(spec) for name, spec in shape.items()}
+        example = torch.rand(batch, *shape, generator=generator)
+    elif form == "one":
+        example = made(shape)
+    elif form == "several":
+        example = tuple(made(spec) for spec in shape)
+    else:
+        example = {name: made(spec) for name, spec in shape.items()}
+    return moved(example, model)
 
 
 def _described(name: str, value: object) -> InputSpec:

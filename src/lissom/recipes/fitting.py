@@ -20,7 +20,9 @@ from lissom.recipes.making import make_data, make_model, make_task
 from lissom.recipes.paths import path_of, point_recipe, strength_of, why_no_point
 from lissom.recipes.specs import Recipe
 from lissom.recipes.trainers import TEACHER, make_teacher, make_trainer
+from lissom.storage import save_events
 from lissom.training import Task, Teacher, evaluate, usable_device
+from lissom.training.evaluation import evaluate_all
 
 DATA_SEED = 0  # the same examples are held out for all points, or they could not be compared
 
@@ -172,6 +174,9 @@ class RecipePath:
             method.finalize()
         if cut and not fine_tune:
             trainer.deliver()
+            if start.folder is not None:  # as training would leave there
+                found = evaluate_all(net, self.data, 0, self.task)
+                save_events([found.to_dict()], start.folder / "events.jsonl")
         else:
             trainer.fit()
         state = {"strength": strength, "optimizer": trainer.optimizer.state_dict()}

@@ -123,7 +123,7 @@ def make_model(recipe: Recipe, shape: Any, classes: int | None, *, seed: int = 0
         made = called_with(function, spec.arguments, who=f"model {spec.make!r}", error=RecipeError)
         if not isinstance(made, nn.Module):
             raise RecipeError(f"model {spec.make!r} makes a torch.nn.Module, got {shown(made)}")
-        return made
+        return _in_precision(made, recipe)
     if (
         classes is None
         or not isinstance(shape, list | tuple)
@@ -151,7 +151,13 @@ def make_model(recipe: Recipe, shape: Any, classes: int | None, *, seed: int = 0
             f"{recipe.data.called} has: {error}; 'lenet300' and 'henrikson' take any"
         ) from error
     torch.manual_seed(seed)
-    return build(spec.name, **options)
+    return _in_precision(build(spec.name, **options), recipe)
+
+
+def _in_precision(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """With the weights of the precision in which it is trained, and so kept and measured."""
+    dtype = recipe.train.dtype
+    return model if dtype is None else model.to(dtype)
 
 
 def make_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from lissom.curves.checks import check_strengths
 from lissom.errors import RecipeError, nearest
 from lissom.measuring.runtimes import RUNTIMES
 from lissom.recipes.penalties import strength_named
-from lissom.recipes.strict import Positive, Spec, Whole, complaint
+from lissom.recipes.strict import Positive, Spec, Whole, complaint, refusals
 from lissom.strength import Strength
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def check_path(recipe: "Recipe") -> None:
     if cuts and strength_of(recipe).dense is None:
         what = "points are cuts of all groups, so that the strength is a fraction of them, not "
         raise complaint(f"{what}{spec.strength!r}", "path", "strength")
+    with refusals("path", "strengths"):
+        check_strengths(spec.strengths, spec.points)
     for i, strength in enumerate(spec.strengths):
         if reason := why_no_point(recipe, strength):
             raise complaint(reason, "path", "strengths", i)

@@ -9,13 +9,49 @@ from typing import Any
 
 from torch import nn
 
+from lissom.curves.fingerprints import differences, fingerprint
 from lissom.errors import RunError
-from lissom.recipes.specs import Record
-from lissom.recipes.trust import signed
+from lissom.importing import already_imported
+from lissom.recipes.specs import Recipe, Record
+from lissom.recipes.trust import code_in, signed
 from lissom.storage import load_tensors, make_folder, mismatch, save_json, save_tensors
 
 WEIGHTS, WEIGHTS_KIND = "model.safetensors", "lissom tensors 1"
 RECIPE_KIND, RESULT_KIND = "lissom recipe 1", "lissom result 1"
+
+
+def code_of(recipe: Recipe) -> dict[str, str] | None:
+    """What is known of the user's code that a recipe names and has imported; None if there is none.
+
+    A word that only looks like an import path is not imported for it.
+    """
+    paths = code_in(recipe.model_dump(by_alias=True, exclude_none=True))
+    known = {path: code for path in paths if (code := already_imported(path)) is not None}
+    return fingerprint(**known) if known else None
+
+
+def changes(old: Record, recipe: Recipe, seed: int) -> list[str]:
+    """What is not as it was when a run began, in words, of its recipe and its seed."""
+    before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
+    now = _leaves({**recipe.model_dump(by_alias=True), "seed": seed})
+    return [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def changes_of_code(old: Record, recipe: Recipe) -> list[str]:
+    """The same of the user's code."""
+    return differences(old.code or {}, code_of(recipe) or {})
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested value as {dotted path: leaf}."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in items for k, v in _leaves(inner, f"{path}.{key}").items()}
+    return {path.removeprefix("."): value}
 
 
 def keep_record(record: Record, run: Path) -> None:

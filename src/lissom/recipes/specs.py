@@ -168,12 +168,15 @@ class Record(Spec):
         shape: of one example, or what is known of each input, so that the network can be made
             without the data: see recipes/examples.py.
         classes: of the data; None where the targets are no labels.
+        code: what is known of the user's code that the recipe names, as `code_of` tells; None if
+            it names none.
     """
 
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     shape: Shape
     classes: Whole | None
+    code: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""

@@ -16,6 +16,7 @@ from lissom.schedules import Schedule, cosine, linear, multistep
 from lissom.training import Augment, TrainOptions
 from lissom.training.options import Precision
 
+TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 SCHEDULERS = subclasses_in(lr_scheduler, LRScheduler)
 
 
@@ -118,6 +119,11 @@ class TrainSpec(Spec):
     shrink: bool | None = None
     precision: Precision = "32-true"
     channels_last: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the weights, where `precision` says another than the network's own."""
+        return TRUE.get(self.precision)
 
     def arguments(self) -> dict[str, Any]:
         """The options of a `Trainer`, but for the schedule of its learning rate."""
