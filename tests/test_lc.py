@@ -14,7 +14,7 @@ from devices import DEVICES
 from products import exhaustive, pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adam, Optimizer
 
 import lissom
 from lissom import L0, L2, TopK, weights
@@ -154,19 +154,19 @@ def test_the_penalty_is_the_formula_and_the_pull_its_gradient(
     ds = [torch.rand_like(widen(w)) for w in ws] if with_metric else None
     ws[0].grad = torch.randn_like(ws[0])
     before = ws[0].grad.clone().double()
-    pull_(ws, cs, 0.7, ds, scale=torch.tensor(3.0))
+    pull_(ws, cs, [0.7, -0.7], ds, scale=torch.tensor(3.0))
     clones = [w.detach().double().requires_grad_() for w in ws]
     squares = [(w - c.double()) ** 2 for w, c in zip(clones, cs, strict=True)]
     if ds is not None:
         squares = [s * d.double() for s, d in zip(squares, ds, strict=True)]
-    plain = 0.35 * sum(s.sum() for s in squares)
-    (3 * plain).backward()  # type: ignore[union-attr]
+    plain = 0.35 * (squares[0].sum() - squares[1].sum())
+    (3 * plain).backward()
     close = (
         {"rtol": 3e-2, "atol": 3e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
     )
-    value = penalty(ws, cs, 0.7, ds)
+    value = penalty(ws, cs, [0.7, -0.7], ds)
     assert not value.requires_grad
-    torch.testing.assert_close(value.double(), plain.detach(), **close)  # type: ignore[union-attr,arg-type]
+    torch.testing.assert_close(value.double(), plain.detach(), **close)  # type: ignore[arg-type]
     torch.testing.assert_close(ws[0].grad.double(), before + clones[0].grad, **close)  # type: ignore[operator,arg-type]
     torch.testing.assert_close(ws[1].grad.double(), clones[1].grad, **close)  # type: ignore[union-attr,arg-type]
 
@@ -428,6 +428,75 @@ def test_steps_are_those_of_the_penalty_in_the_loss(by: str) -> None:
             scaler.update()
     torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
     assert method.step == 7
+
+
+@pytest.mark.parametrize("penalty_in", ["nowhere", "the loss", "the loss, printed", "print"])
+@pytest.mark.parametrize("returns", [lambda loss: loss, float], ids=["tensor", "float"])
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_the_loss_of_a_closure_has_the_pull_in_it_once(
+    penalty_in: str, returns: Any, search: str | None
+) -> None:
+    """A line search compares the loss with its gradient, in which the pull is."""
+
+    def trained(penalty_in: str) -> tuple[list[float], nn.Module]:
+        model, method = made(
+            opt=lambda p: LBFGS(p, max_iter=4, line_search_fn=search), every=2, mu=0.5
+        )
+
+        def closure() -> Any:
+            method.optimizer.zero_grad()
+            loss = loss_of(model)
+            if "loss" in penalty_in:
+                loss = loss + method.penalty()
+            if "print" in penalty_in:
+                float(method.penalty())
+            loss.backward()
+            return returns(loss)
+
+        return [float(method.optimizer.step(closure)) for _ in range(6)], model
+
+    (losses, model), (plain, other) = trained(penalty_in), trained("the loss")
+    assert losses == pytest.approx(plain, rel=1e-5)
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_closure_without_a_loss_is_left_alone() -> None:
+    model, method = made(mu=0.5)
+
+    def closure() -> None:
+        loss_of(model).backward()
+
+    assert method.optimizer.step(closure) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("in_loss", [False, True])
+@pytest.mark.parametrize("opt", [SGD, Adam])
+def test_where_the_optimizer_maximizes_weights_are_drawn_to_theta_too(
+    opt: Any, in_loss: bool
+) -> None:
+    def trained(first: bool, second: bool) -> tuple[nn.Module, list[float]]:
+        model = net()
+        groups = [
+            {"params": model[i].parameters(), "maximize": up} for i, up in ((0, first), (2, second))
+        ]
+        method = lc(opt(groups, lr=0.05), {weights(model): TopK(7)}, every=3, c_steps=4, mu=0.5)
+        signs = [-1 if up else 1 for up in (first, first, second, second)]
+        penalties = []
+        for at in range(12):
+            method.optimizer.zero_grad()
+            loss = loss_of(model, at)
+            penalties.append(float(method.penalty()))
+            (loss + method.penalty() if in_loss else loss).backward()
+            for p, sign in zip(model.parameters(), signs, strict=True):
+                assert p.grad is not None
+                p.grad *= sign
+            method.optimizer.step()
+        return model, penalties
+
+    (down, values), (up, negative), (mixed, _) = trained(0, 0), trained(1, 1), trained(1, 0)
+    for other in (up, mixed):
+        torch.testing.assert_close(other.state_dict(), down.state_dict())
+    assert negative == pytest.approx([-value for value in values], rel=1e-4)
 
 
 def test_what_the_loss_does_not_reach_is_drawn_too() -> None:

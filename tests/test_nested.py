@@ -1,6 +1,7 @@
 """One training of all sizes: what each step trains, cuts within one another, curves of cuts."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,49 @@ def test_an_average_is_of_all_sizes() -> None:
     net.load_state_dict(average.module.state_dict())
     method.finalize(0.1)
     assert sum(int(p.count_nonzero()) for p in net.parameters() if p.ndim > 1) == 36
+
+
+def parametrized() -> nn.Module:
+    """Its class copies its own __dict__, with all hooks in it."""
+    net = network()
+    nn.utils.parametrize.register_parametrization(net[0], "bias", nn.Identity())
+    return net
+
+
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "AveragedModel": lambda net: AveragedModel(net).module,
+    "in a list": lambda net: copy.deepcopy([net])[0],
+}
+
+
+@pytest.mark.parametrize("make_model", [network, images, parametrized])
+@pytest.mark.parametrize("copies", COPIES)
+def test_a_copy_is_a_plain_network_of_all_weights(
+    make_model: Callable[[], nn.Module], copies: str
+) -> None:
+    if make_model is parametrized and copies == "pickle":
+        pytest.skip("torch refuses to pickle it")
+    net = make_model()
+    opt = AdamW(net.parameters(), lr=0.01)
+    method = lissom.nested(opt, net, {lissom.weights(net): THIRD}, smallest=0.05)
+    train(net, opt, range(6))
+    assert method.size < 0.6
+    twin, plain = COPIES[copies](net), make_model()
+    plain.load_state_dict(net.state_dict())
+    if make_model is not parametrized:
+        for module in twin.modules():
+            assert not module._forward_pre_hooks and not module._forward_hooks
+            assert not module._forward_hooks_always_called and "__getstate__" not in vars(module)
+        lissom.shrink(twin, X)  # refuses one that a method is at work on
+    for net2 in (twin, plain):  # trained by a plain loop, with the statistics that this gives
+        train(net2, SGD(net2.parameters(), lr=0.1), range(6, 8))
+    for (name, p), q in zip(twin.state_dict().items(), plain.state_dict().values(), strict=True):
+        assert torch.equal(p, q), name
+    assert not torch.equal(net.train()(X), net.eval()(X))  # which goes on as it was
+    method.finalize()
+    assert not any("__getstate__" in vars(module) for module in net.modules())
 
 
 def test_another_order_after_every_few_steps_only() -> None:

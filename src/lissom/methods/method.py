@@ -334,11 +334,7 @@ class Method(metaclass=_MadeFirst):
         term = self.loss_term() if active else None
         if term is None:
             return torch.zeros((), device=self.blocks()[0].parameters[0].device)
-        if not torch.compiler.is_compiling() and term.requires_grad:
-            term.register_hook(self._arrived)
-        elif torch.is_grad_enabled():  # compiled, or of what is not trained for now
-            self._arrived()
-        return term
+        return self._noticed(term)
 
     @contextmanager
     def deployed(self) -> Iterator[None]:
@@ -546,6 +542,14 @@ class Method(metaclass=_MadeFirst):
             )
         for block, alive in zip(self.kept(), self._alive, strict=True):
             self.keep_zeros_(block, alive.to(block.normed[0].values))
+
+    def _noticed(self, term: Tensor) -> Tensor:
+        """The term, of which it will be known if it was in the loss."""
+        if not torch.compiler.is_compiling() and term.requires_grad:
+            term.register_hook(self._arrived)
+        elif torch.is_grad_enabled():  # compiled, or of what is not trained for now
+            self._arrived()
+        return term
 
     def _arrived(self, gradient: Tensor | None = None) -> None:
         """The penalty was in the loss: its gradient is here."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from lissom.arguments import shown
 from lissom.errors import MethodError
@@ -27,10 +28,13 @@ from lissom.methods.placing import (
     OnWeights,
     Place,
     compile_anew,
+    go_along,
+    holders,
     places,
     require_module,
     require_original,
     require_own_weights,
+    stay_behind,
     uncompiled,
 )
 from lissom.methods.plain import require_plain
@@ -351,6 +355,8 @@ class Order:
 class Masked(OnWeights):
     """In training mode each call sees the weights of the groups that it trains, and 0 for others.
 
+    The parameters are whole, and so a copy of the model is a plain network of all weights.
+
     Args:
         model: whose calls are meant.
         places: where the masks act.
@@ -368,6 +374,21 @@ class Masked(OnWeights):
         self.blocks, self.masks = blocks, masks
         super().__init__(model, places)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A class that copies its own __dict__, as parametrized ones do, takes hooks along.
+        return {**self.__dict__, "_calls": [], "masks": _none}
+
+    def remove(self) -> None:
+        super().remove()
+        for module in holders(self.model, self.places):
+            go_along(module)
+
+    def _hook(self) -> list[RemovableHandle]:
+        handles = super()._hook()
+        for module in holders(self.model, self.places):
+            stay_behind(module, handles)
+        return handles
+
     def _products(self, module: nn.Module) -> list[Tensor]:
         require_original(module, "masks", MethodError)
         masks = self.masks() if self.model.training else None
@@ -380,6 +401,10 @@ class Masked(OnWeights):
         for number, spread in place.factors:
             weight = weight * spread(masks[self.blocks[number]]).to(weight.dtype)
         return weight
+
+
+def _none() -> None:
+    """The masks of copies: there are none."""
 
 
 def _check_trained(fraction: object, options: NestedOptions, what: str) -> None:

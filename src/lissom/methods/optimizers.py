@@ -131,6 +131,11 @@ def parameters_of(optimizer: Optimizer) -> set[nn.Parameter]:
     return {p for group in optimizer.param_groups for p in group["params"]}
 
 
+def maximizes(group: Group | None) -> bool:
+    """Whether the steps of a param group go up the gradient."""
+    return group is not None and bool(group.get("maximize"))
+
+
 def is_scheduled(optimizer: Optimizer) -> bool:
     """Whether a learning-rate scheduler was made for it, which torch marks the step with."""
     return hasattr(optimizer.step, "_wrapped_by_lr_sched")

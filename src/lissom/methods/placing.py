@@ -6,9 +6,11 @@ before the parameter, and a hook after the call takes it out.
 
 import sys
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,13 @@ from lissom.groups import Partition, Spread
 from lissom.methods.plain import InForward
 from lissom.methods.sharing import reshard
 from lissom.parametrized import has_norms
+
+HOOKS = (  # where a module has those that act in its calls
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+)
 
 
 @dataclass
@@ -133,7 +142,7 @@ class Placing(InForward):
     def aside(self) -> Iterator[None]:
         """Take the hooks off for a while: the same come back, in the same order."""
         self.clear()
-        tables = [table for module in self.model.modules() for table in _hook_tables(module)]
+        tables = [vars(module)[name] for module in self.model.modules() for name in HOOKS]
         kept = [(table, dict(table)) for table in tables if table]
         for handle in self._handles:
             handle.remove()
@@ -199,6 +208,27 @@ class OnWeights(Placing):
                 owner.__dict__[attribute] = product
 
 
+def stay_behind(module: nn.Module, handles: Sequence[RemovableHandle]) -> None:
+    """See that a copy of a module, by `copy` or `pickle`, has none of these hooks on it."""
+    ids = {handle.id for handle in handles}
+    vars(module)["__getstate__"] = partial(_state_of_copies, module, ids)
+
+
+def go_along(module: nn.Module) -> None:
+    """Undo `stay_behind`."""
+    vars(module).pop("__getstate__", None)
+
+
+def _state_of_copies(module: nn.Module, ids: set[int]) -> Any:
+    state = type(module).__getstate__(module)
+    if not isinstance(state, dict):  # of a class that says itself what its copies are
+        return state
+    state = {name: value for name, value in state.items() if name != "__getstate__"}
+    for name in state.keys() & set(HOOKS):
+        state[name] = OrderedDict((i, hook) for i, hook in state[name].items() if i not in ids)
+    return state
+
+
 def require_original(module: nn.Module, what: str, error: type[LissomError]) -> None:
     """Refuse a call of a copy that nn.DataParallel made.
 
@@ -230,12 +260,3 @@ def uncompiled() -> AbstractContextManager[Any]:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def _hook_tables(module: nn.Module) -> list[dict[int, Any]]:
-    return [
-        module._forward_pre_hooks,
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks,
-        module._forward_hooks_always_called,
-    ]

@@ -30,7 +30,7 @@ from lissom.methods.lc.mu import Automatic, Given
 from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
-from lissom.methods.optimizers import took_a_step
+from lissom.methods.optimizers import param_groups_of, took_a_step
 from lissom.methods.options import Options, Steps, positive, whole
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
 from lissom.shards import Shard, local, summed
@@ -270,16 +270,21 @@ class LC(Method):
     def penalty(self) -> Tensor:
         """(μ/2)‖w − Δ(Θ) − u‖²_D over all that is compressed, to be looked at.
 
-        It has no gradient: that joins the gradients of the loss in the optimizer's step, whether
-        this was added to the loss or not.
+        Its gradient joins those of the loss in the optimizer's step, whether this was added to the
+        loss or not. Of weights that the optimizer maximizes it is below 0, as what is added there.
         """
+        value = self._value()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            value.requires_grad_()  # by itself, so that no gradient goes on from it
+        return self._noticed(value)
+
+    def _value(self) -> Tensor:
         first, *others = self._tasks
-        if torch.is_grad_enabled():
-            self._arrived()  # of a copy, which follows no optimizer, it is told
         if not self._active or not self.mu:
             return torch.zeros((), device=first.weights[0].device)
-        total = first.penalty(self.mu)
-        return sum((other.penalty(self.mu).to(total.device) for other in others), total)
+        groups = {} if self.optimizer is None else param_groups_of(self.optimizer)
+        total = first.penalty(self.mu, groups)
+        return sum((other.penalty(self.mu, groups).to(total.device) for other in others), total)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -431,9 +436,14 @@ class LC(Method):
         return None
 
     def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        """The loss of a closure, with the pull in its gradients and so in its value, once."""
+        self._in_loss = False
         loss = closure()
         self._pull()
-        return loss
+        if self._in_loss or not isinstance(loss, Tensor | float):
+            return loss
+        value = self._value()
+        return loss + (value.to(loss) if isinstance(loss, Tensor) else float(value))
 
     def _pull(self) -> None:
         """Add the gradient of the penalty to those of the loss, which may be scaled."""
@@ -441,8 +451,12 @@ class LC(Method):
             return
         self._begin()
         if self.mu:
+            groups, scale = (
+                param_groups_of(self.optimizer),
+                getattr(self.optimizer, "grad_scale", None),
+            )
             for task in self._tasks:
-                task.pull_(self.mu, getattr(self.optimizer, "grad_scale", None))
+                task.pull_(self.mu, groups, scale)
 
     def _gap(self, *, weighed: bool) -> float:
         """‖w − θ‖/‖w‖ over all tasks; weighed, in the metric of the last C step."""

@@ -14,35 +14,35 @@ from lissom.shards import Shard, local, summed
 def penalty(
     weights: Sequence[Tensor],
     targets: Sequence[Tensor],
-    mu: float,
+    mus: Sequence[float],
     metric: Sequence[Tensor] | None = None,
     shards: Sequence[Shard | None] = (),
 ) -> Tensor:
-    """(μ/2) Σ d (w − c)², without a graph: `pull_` is its gradient.
+    """Σ (μ/2) d (w − c)², without a graph: `pull_` is its gradient.
 
     Args:
         weights: w, of which this process has what targets and metric are shaped like.
         targets: c, shaped like w.
-        mu: μ ≥ 0.
+        mus: μ of each, below 0 where the optimizer maximizes.
         metric: d ≥ 0, shaped like w; None means d = 1.
         shards: of the weights, where processes share them.
     """
-    squares = []
+    values = []
     for i, (w, c) in enumerate(zip(map(local, weights), targets, strict=True)):
         off = widen(torch.sub(w, c, out=scratch(w, "pull")).flatten())
         if metric is None:
-            squares.append(torch.dot(off, off))
+            square = torch.dot(off, off)
         else:
-            squares.append(torch.dot(off.square(), metric[i].flatten().to(off)))
-    total = summed(squares, shards) if any(shards) else torch.stack(squares).sum()
-    return total * (mu / 2)
+            square = torch.dot(off.square(), metric[i].flatten().to(off))
+        values.append(square * (mus[i] / 2))
+    return summed(values, shards) if any(shards) else torch.stack(values).sum()
 
 
 @torch.no_grad()
 def pull_(
     weights: Sequence[Tensor],
     targets: Sequence[Tensor],
-    mu: float,
+    mus: Sequence[float],
     metric: Sequence[Tensor] | None = None,
     scale: Tensor | None = None,
 ) -> None:
@@ -51,7 +51,7 @@ def pull_(
     Args:
         weights: w, of which this process has what targets and metric are shaped like.
         targets: c, shaped like w.
-        mu: μ ≥ 0.
+        mus: μ of each, below 0 where the optimizer maximizes.
         metric: d ≥ 0, shaped like w; None means d = 1.
         scale: of all gradients at this moment; None for 1.
     """
@@ -66,4 +66,4 @@ def pull_(
             w.grad = torch.zeros_like(w)
         elif w.grad.layout is not torch.strided:
             w.grad = w.grad.to_dense()
-        local(w.grad).add_(off, alpha=mu)
+        local(w.grad).add_(off, alpha=mus[i])

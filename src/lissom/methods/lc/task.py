@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lissom.compressions.compressions import Compression, bound, compress, tensors_of
@@ -12,8 +12,9 @@ from lissom.compressions.forms import Form, form_of
 from lissom.groups import Groups
 from lissom.methods.lc.pull import penalty, pull_
 from lissom.methods.metric import is_measured, metric_of
-from lissom.methods.optimizers import param_groups_of
+from lissom.methods.optimizers import maximizes, param_groups_of
 from lissom.penalties import Penalty
+from lissom.preconditioners import Group
 from lissom.shards import local, shard_of
 
 
@@ -82,16 +83,24 @@ class Task:
         """Δ(Θ), a tensor for each of the weights."""
         return [form.value() for form in self.forms]
 
-    def penalty(self, mu: float) -> Tensor:
-        """The L step's penalty, (μ/2)‖w − c‖²_D; before the first, as it would begin now."""
-        if self.forms:
-            return penalty(self.weights, self.targets, mu, self.metric, self.shards)
-        targets = [form.value() for form in self.project(0, mu)]
-        return penalty(self.weights, targets, mu, self._metric(), self.shards)
+    def penalty(self, mu: float, groups: Mapping[nn.Parameter, Group]) -> Tensor:
+        """The L step's penalty, (μ/2)‖w − c‖²_D; before the first, as it would begin now.
 
-    def pull_(self, mu: float, scale: Tensor | None) -> None:
+        Below 0 for weights whose param group maximizes, from whose objective it is subtracted.
+        """
+        mus = self._signed(mu, groups)
+        if self.forms:
+            return penalty(self.weights, self.targets, mus, self.metric, self.shards)
+        targets = [form.value() for form in self.project(0, mu)]
+        return penalty(self.weights, targets, mus, self._metric(), self.shards)
+
+    def pull_(self, mu: float, groups: Mapping[nn.Parameter, Group], scale: Tensor | None) -> None:
         """Add its gradient to those of the weights, which `scale` has multiplied."""
-        pull_(self.weights, self.targets, mu, self.metric, scale)
+        pull_(self.weights, self.targets, self._signed(mu, groups), self.metric, scale)
+
+    def _signed(self, mu: float, groups: Mapping[nn.Parameter, Group]) -> list[float]:
+        """μ of each of the weights, and −μ where the optimizer goes up the gradient."""
+        return [-mu if maximizes(groups.get(w)) else mu for w in self.weights]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
