@@ -1,6 +1,7 @@
 """One file for other programs: it computes what the network computes, or it is not written."""
 
 import math
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from devices import DEVICES
 from products import exhaustive, few, sampled
 from torch import Tensor, nn
@@ -202,6 +204,41 @@ def test_a_difference_is_an_error_and_nothing_is_written(suffix: str, tmp_path: 
     export(Drifting(), torch.rand(2, 3), path, tolerance=1e9)
 
 
+class Functional(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+BY_CHANCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": lambda x: F.dropout(x, 0.5),
+    "noise": lambda x: x + torch.randn(32),
+    "shape": lambda x: x[:, : random.randint(1, 32)],
+}
+
+
+@sampled(4)
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "c"])
+@pytest.mark.parametrize("kind", BY_CHANCE)
+def test_a_network_that_answers_by_chance_is_told(kind: str, suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    said = "another answer to the same input each time.* F.dropout.x, p, self.training. are off"
+    with pytest.raises(LissomError, match=said):
+        export(Functional(BY_CHANCE[kind]), torch.rand(2, 32), tmp_path / f"net.{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_is_not_blamed_for_its_file(tmp_path: Path) -> None:
+    with pytest.raises(LissomError, match=r"0 is allowed \(tolerance\)$"):
+        export(nn.Softmax(1), torch.rand(2, 40), tmp_path / "net.onnx", tolerance=0)
+
+
 @pytest.mark.parametrize(
     ("there", "here", "expected"),
     [
@@ -226,7 +263,8 @@ def test_half_of_the_digits_are_allowed() -> None:
     assert allowed(torch.complex64) == allowed(torch.float32)
     assert allowed(torch.float32) == pytest.approx(3.45e-4, rel=1e-2)
     assert allowed(torch.float16) == pytest.approx(2**-5)
-    assert allowed(torch.int64) == allowed(torch.bool) == 0
+    assert allowed(torch.int64) == allowed(torch.bool) == allowed(torch.float32, torch.int64) == 0
+    assert allowed(torch.float64, torch.float32) == allowed(torch.float32)
 
 
 @pytest.mark.parametrize(

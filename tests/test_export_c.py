@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from products import exhaustive, few, rest, sampled
+from products import exhaustive, few, pairwise, rest, sampled
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -130,6 +130,11 @@ def dead(net: nn.Module) -> nn.Module:
     """All weights of its first layer are 0."""
     first = next(module for module in net.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     nn.init.zeros_(first.weight)
+    return net
+
+
+def filled(net: nn.Linear, number: float) -> nn.Module:
+    nn.init.constant_(net.weight, number)
     return net
 
 
@@ -386,6 +391,43 @@ class Squares(nn.Module):
         return x * x
 
 
+class Constant(nn.Module):
+    """A dense layer or convolution, and a constant behind it."""
+
+    def __init__(self, by: Callable[[Tensor, Tensor], Tensor], *shape: int, image: bool) -> None:
+        super().__init__()
+        self.by, self.layer = by, nn.Conv2d(3, 4, 2) if image else nn.Linear(3, 4)
+        self.register_buffer("constant", torch.rand(shape) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.by(self.layer(x), self.constant)
+
+
+BY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "x + c": lambda x, c: x + c,
+    "c - x": lambda x, c: c - x,
+    "x * c": lambda x, c: x * c,
+    "x / c": lambda x, c: x / c,
+}
+BROADCAST = [(True, shape) for shape in ((1, 4, 1, 1), (4, 1, 1), (1, 1, 1, 1), (1,), ())]
+BROADCAST += [(False, shape) for shape in ((1, 4), (4,), (1, 1), ())]
+
+
+@pairwise
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize(("image", "shape"), BROADCAST)
+def test_constants_broadcast_as_they_do_in_the_network(
+    image: bool, shape: tuple[int, ...], by: str, int8: bool
+) -> None:
+    torch.manual_seed(0)
+    net = Constant(BY[by], *shape, image=image).eval()
+    x = torch.rand(50, *((3, 4, 4) if image else (3,)))
+    found, expected = c.reference(net, x, x if int8 else None)(x), net(x).detach()
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=0.05 if int8 else 1e-5)
+
+
 class Two(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x + 1
@@ -412,6 +454,31 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
         torch.rand(1, 3),
         r"1 \(aten.layer_norm",
     ),
+    "larger": (
+        Constant(lambda x, c: x[:, None] * c, 4, 1, image=False),
+        torch.rand(2, 3),
+        r"a constant of shape \[4, 1\] makes activations of \[1, 1, 4\] larger",
+    ),
+    "examples": (
+        Constant(lambda x, c: x + c, 2, 4, image=False),
+        torch.rand(2, 3),
+        r"a constant of shape \[2, 4\] makes activations of \[1, 4\] larger",
+    ),
+    "random": (
+        Constant(lambda x, c: F.dropout(x, 0.1), image=False),
+        torch.rand(2, 3),
+        r"dropout.default\) has no form in C: it gives another answer to the same input each time",
+    ),
+    "divided by 0": (
+        Constant(lambda x, c: x / (c - c), image=False),
+        torch.rand(2, 3),
+        "some of layer, with what is folded into it, are NaN, infinite",
+    ),
+    "beyond float32": (
+        filled(nn.Linear(3, 2).double(), 1e300),
+        torch.rand(2, 3).double(),
+        "some of weight are NaN, infinite or beyond float32: has training diverged",
+    ),
 }
 
 
@@ -421,6 +488,42 @@ def test_what_has_no_form_in_c_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(LissomError, match=message):
         lissom.export(net, x, tmp_path / "net.c")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["0.weight", "1.bias", "1.running_var"])
+@pytest.mark.parametrize("int8", [False, True])
+def test_what_is_not_finite_is_named(name: str, number: float, int8: bool, tmp_path: Path) -> None:
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), torch.rand(9, 3)
+    net.state_dict()[name].flatten()[1] = number
+    with pytest.raises(LissomError, match=f"^C is for finite weights, and some of {name} are NaN"):
+        lissom.export(net, x, tmp_path / "net.c", int8=x if int8 else None)
+    assert not list(tmp_path.iterdir())
+
+
+@sampled(3)
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_network_may_be_of_other_floats(dtype: torch.dtype, int8: bool, tmp_path: Path) -> None:
+    """The C is of float32, so that float64 cannot be met closer than that."""
+    net, x = KINDS["depthwise"][0]().to(dtype), inputs_of("depthwise", 20, True).to(dtype)
+    written = lissom.export(net, x[:2], tmp_path / "net.c", int8=x if int8 else None)
+    digits = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    assert written.difference is not None
+    assert written.difference < (0.1 if int8 else 10 * digits)
+
+
+DROPOUTS: list[tuple[type[nn.Module], tuple[int, ...]]] = [
+    *((kind, (4,)) for kind in (nn.Dropout, nn.AlphaDropout)),
+    *((kind, (4, 3, 3)) for kind in (nn.Dropout2d, nn.FeatureAlphaDropout)),
+]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("kind", "shape"), DROPOUTS)
+def test_dropout_is_nothing(kind: Any, shape: tuple[int, ...], inplace: bool) -> None:
+    net, x = nn.Sequential(nn.ReLU(), kind(0.5, inplace)), torch.rand(3, *shape)
+    assert torch.equal(c.reference(net, x)(x), x)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:

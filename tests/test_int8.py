@@ -106,6 +106,13 @@ def test_another_network_is_told_before_it_is_quantized(file: Path) -> None:
         in_int8(nn.Linear(WIDE, TALL).eval(), file, torch.rand(9, WIDE))
 
 
+def test_weights_that_are_not_finite_are_named(file: Path) -> None:
+    broken = nn.Linear(WIDE, TALL)
+    nn.init.constant_(broken.bias, torch.nan)
+    with pytest.raises(LissomError, match=r"^int8 is for finite weights, and some of bias are NaN"):
+        in_int8(broken, file, torch.rand(9, WIDE))
+
+
 def selecting() -> nn.Module:
     """A perceptron that reads a few of its pixels, through a Gather."""
     net = mlp([784, 32, 10]).eval()

@@ -124,8 +124,8 @@ def export(
             example_inputs. Each file is run by its own runtime on the CPU. C is compiled, where
             there is a compiler, and must equal its reference, in integers bit for bit.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
-            of the output's dtype (√ε, 3e-4 for float32) if not given, and half of the largest
-            output for int8. Integers must be equal.
+            of the output's dtype (√ε, 3e-4 for float32), or of the file's where that has fewer, if
+            not given, and half of the largest output for int8. Integers must be equal.
         opset: ONNX's version of its operators; torch's choice if not given.
 
     Raises:
@@ -168,7 +168,7 @@ def export(
                     model, written.load, inputs, written.dynamic, tolerance, path
                 )
             elif difference is not None:
-                require_near(difference, tolerance, path)
+                require_near(model, inputs, difference, tolerance, path)
             size = sum(part.stat().st_size for part in file.parent.iterdir())
     return Exported(
         path,

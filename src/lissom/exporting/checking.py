@@ -1,6 +1,6 @@
 """What was written, run beside the network on fresh inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 Runner = Callable[[Inputs], list[Tensor]]
 
 FAR = 0.5  # of the largest output: what is further off in int8 is not the network any more
+SHOWN = 3  # tensors in a message
+ASKED = 8  # times again: two calls may well drop the same units of a small layer
+
+RANDOM = "it gives another answer to the same input each time"
+STEADY = (
+    "In eval mode, in which networks are exported, nn.Dropout and F.dropout(x, p, self.training) "
+    "are off, but F.dropout(x, p) is on"
+)
 
 
 @dataclass(frozen=True)
@@ -71,21 +79,24 @@ def difference_of(
             raise LissomError(
                 f"{path.name} gives outputs of shape {[list(x.shape) for x in found]} and "
                 f"the network {[list(x.shape) for x in expected]}, so it was not written"
+                + randomness(model, drawn)
             )
         for number, (there, here) in enumerate(zip(found, expected, strict=True)):
             absolute, relative = compare(there, here)
-            limit = allowed(here.dtype) if tolerance is None else tolerance
+            limit = allowed(here.dtype, there.dtype) if tolerance is None else tolerance
             if not relative <= limit:
                 raise LissomError(
                     f"{path.name} differs from the network, so it was not written: output "
                     f"{number} by up to {absolute:.3g}, which is {relative:.3g} of the largest "
-                    f"output; {limit:.3g} is allowed (tolerance)"
+                    f"output; {limit:.3g} is allowed (tolerance)" + randomness(model, drawn)
                 )
             largest = max(largest, relative)
     return largest
 
 
-def require_near(difference: float, tolerance: float | None, path: Path) -> None:
+def require_near(
+    model: nn.Module, inputs: Inputs, difference: float, tolerance: float | None, path: Path
+) -> None:
     """Refuse a file of integers that computes something else than the network.
 
     Raises:
@@ -97,7 +108,39 @@ def require_near(difference: float, tolerance: float | None, path: Path) -> None
             f"{path.name} differs from the network in int8, so it was not written: by up to "
             f"{difference:.3g} of the largest output; {limit:.3g} is allowed (tolerance). More "
             "inputs to calibrate on may help, if they are like those to come; or write float32"
+            + randomness(model, inputs)
         )
+
+
+def require_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Refuse numbers that float32 does not hold.
+
+    Raises:
+        LissomError: naming the tensors that hold them.
+    """
+    floats = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    wrong = [name for name, tensor in floats if not bool(tensor.float().isfinite().all())]
+    if wrong:
+        names = ", ".join(wrong[:SHOWN]) + (" and others" if len(wrong) > SHOWN else "")
+        raise LissomError(
+            f"{what} is for finite weights, and some of {names} are NaN, infinite or beyond "
+            "float32: has training diverged?"
+        )
+
+
+def randomness(model: nn.Module, inputs: Inputs) -> str:
+    """The end of an error message where no file can be equal to the network."""
+    first = leaves(run(model, inputs))
+    if all(_alike(first, leaves(run(model, inputs))) for _ in range(ASKED)):
+        return ""
+    return f". The network is at fault: {RANDOM}. {STEADY}"
+
+
+def _alike(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two answers differ by rounding at most."""
+    return [x.shape for x in first] == [x.shape for x in second] and all(
+        compare(a, b)[1] <= allowed(a.dtype) for a, b in zip(first, second, strict=True)
+    )
 
 
 def compare(there: Tensor, here: Tensor) -> tuple[float, float]:
@@ -113,10 +156,10 @@ def compare(there: Tensor, here: Tensor) -> tuple[float, float]:
     return absolute, absolute / (size or 1.0)
 
 
-def allowed(dtype: torch.dtype) -> float:
-    """The largest relative difference that rounding may make: half of the digits."""
-    floats = dtype.is_floating_point or dtype.is_complex
-    return torch.finfo(dtype).eps ** 0.5 if floats else 0.0
+def allowed(*dtypes: torch.dtype) -> float:
+    """The largest relative difference that rounding to them may make: half of the digits."""
+    floats = all(dtype.is_floating_point or dtype.is_complex for dtype in dtypes)
+    return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5 if floats else 0.0
 
 
 def _random(inputs: Inputs, size: int | None, generator: torch.Generator, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lissom.errors import LissomError
-from lissom.exporting.checking import Written, compare, difference_of
+from lissom.exporting.checking import Written, compare, difference_of, require_finite
 from lissom.exporting.exporters import first_line, optional, quiet
 from lissom.exporting.runtime import feed_of, in_onnxruntime, opened, session_of
 from lissom.running import Inputs, leaves, run
@@ -38,12 +38,13 @@ def in_int8(
         float32: what is known of the file.
 
     Raises:
-        LissomError: the calibration inputs are of another kind, the file differs from the network
-            before, or ONNX Runtime cannot quantize it.
+        LissomError: the calibration inputs are of another kind, a weight is NaN or infinite, the
+            file differs from the network before, or ONNX Runtime cannot quantize it.
     """
     kinds = [[(x.dtype, x.shape[1:]) for x in some.tensors] for some in (inputs, calibration)]
     if kinds[0] != kinds[1]:
         raise LissomError(f"int8 is more inputs like {inputs}, to calibrate on; got {calibration}")
+    require_finite(model.named_parameters(), "int8")
     difference_of(model, float32.load, inputs, float32.dynamic, None, path)
     size = min(AT_ONCE, calibration.batch) if float32.dynamic else inputs.batch
     with TemporaryDirectory() as folder:

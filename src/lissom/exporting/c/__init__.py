@@ -12,12 +12,13 @@ from lissom.errors import LissomError
 from lissom.exporting.c.compiling import compiled, compiler, flash_on_cortex_m4
 from lissom.exporting.c.costs import Cost, LayerCost, cost_of
 from lissom.exporting.c.integers import quantized
+from lissom.exporting.c.layers import Product
 from lissom.exporting.c.reading import read
 from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
-from lissom.exporting.checking import Written, allowed, compare
+from lissom.exporting.checking import Written, allowed, compare, require_finite
 from lissom.exporting.tracing import traced
-from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, leaves, run
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, leaves, named_tensors, run
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
@@ -30,12 +31,17 @@ def reference(
     """What the C of a network computes, as a module on batches.
 
     Raises:
-        LissomError: a layer has no form in C, with its name and what has; inputs to calibrate on
-            are of another shape.
+        LissomError: a layer has no form in C, with its name and what has; a weight is NaN or
+            infinite; inputs to calibrate on are of another shape.
     """
     inputs = as_inputs(example_inputs).with_batch(1)
+    require_finite(named_tensors(model), "C")
     with evaluating(model):
         network = read(traced(model, inputs, fixed=True)[0])
+    products = [layer for layer in network.layers if isinstance(layer, Product)]
+    weights = [torch.cat([layer.weight.flatten(), layer.bias]) for layer in products]
+    names = [f"{x.name or 'the network'}, with what is folded into it," for x in products]
+    require_finite(zip(names, weights, strict=True), "C")
     if int8 is None:
         return Reference(network)
     shape = list(inputs.tensors[0].shape[1:])

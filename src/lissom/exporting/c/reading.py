@@ -29,6 +29,7 @@ from lissom.exporting.c.layers import (
     Value,
     as_map,
 )
+from lissom.exporting.checking import RANDOM, STEADY
 
 aten = torch.ops.aten
 SUPPORTED = (
@@ -236,7 +237,7 @@ MOVES = {
     *(aten.index_select.default, aten.index.Tensor, aten.slice.Tensor, aten.select.int),
     *(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.narrow.default),
     *(aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default),
-    *(aten.dropout.default, aten.feature_dropout.default, aten.expand.default, aten.repeat.default),
+    *(aten.expand.default, aten.repeat.default),
     *(aten.channel_shuffle.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
 }
 
@@ -364,15 +365,19 @@ def _batch_norm(
 
 def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
     """scale·x + shift, which broadcast to the shape of x: a 1×1 convolution of each channel."""
-    shape = x.order.shape
+    one = (1, *x.order.shape)  # as constants see the activations: with a batch
     if not torch.equal(x.order.flatten().sort().values, torch.arange(x.value.entries)):
         value = reader.map(x)
-        x = View(value, canonical(shape))
+        x = View(value, canonical(x.order.shape))
     height, width, channels = x.value.shape
     both = []
     for numbers in (scale, shift):
+        if torch.broadcast_shapes(numbers.shape, one) != one:
+            raise UnreadableError(
+                f"a constant of shape {list(numbers.shape)} makes activations of {list(one)} larger"
+            )
         placed = torch.empty(x.value.entries)
-        spread = numbers.float().broadcast_to(shape)
+        spread = numbers.float().broadcast_to(one)
         placed[x.order.flatten()] = spread.flatten()
         both.append(placed.reshape(height * width, channels))
     value = x.value
@@ -402,6 +407,18 @@ def _bounded(reader: Reader, x: View, low: float, high: float) -> View:
         groups=channels,
     )
     return View(added.value, x.order)
+
+
+@rule(
+    *(aten.dropout.default, aten.alpha_dropout.default, aten.dropout_.default),
+    *(aten.feature_dropout.default, aten.feature_alpha_dropout.default),
+    *(aten.alpha_dropout_.default, aten.feature_dropout_.default),
+    aten.feature_alpha_dropout_.default,
+)
+def _dropout(reader: Reader, x: View, p: float, train: bool) -> View:
+    if train and p:
+        raise UnreadableError(f"{RANDOM}. {STEADY}")
+    return x
 
 
 @rule(aten.relu.default, aten.relu_.default)
