@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from lissom.arguments import why_odd
 from lissom.errors import LissomError, OperatorError
@@ -131,6 +133,16 @@ def run(model: Callable[..., Any], inputs: Inputs, name: str = "") -> Any:
         ) from error
 
 
+def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors in the model's outputs, and the model is left as it was found.
+
+    Raises:
+        LissomError: as `run`.
+    """
+    with unchanged(model):
+        return leaves(run(model, inputs))
+
+
 def resized(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Its entries over again, or the first of them, up to these sizes."""
     for d, size in enumerate(sizes):
@@ -185,27 +197,43 @@ def require_layers(model: nn.Module, what: str) -> None:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of modules that keep computed tensors, as torch.nn.utils.prune does."""
+    """A deep copy, also of modules that keep computed tensors, wherever these stand.
+
+    Raises:
+        LissomError: if something in it cannot be copied, with what Python says of it.
+    """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            for one in value if isinstance(value, list) else [value]:  # as RNNs keep weights
-                if isinstance(one, Tensor) and not one.is_leaf:
-                    memo[id(one)] = one.detach().clone()
-    with warnings.catch_warnings(action="ignore"):  # of torch.fx on its own doings
-        twin = copy.deepcopy(model, memo)
-    for old, new in zip(model.modules(), twin.modules(), strict=True):
-        for kind in type(old).__mro__[: type(old).__mro__.index(nn.Module)]:
-            for slot in vars(kind).get("__slots__", ()):  # which nn.Module's copies lose
-                if hasattr(old, slot):
-                    setattr(new, slot, copy.deepcopy(getattr(old, slot), memo))
+    try:
+        with warnings.catch_warnings(action="ignore"), _Detaching():  # of fx on its own doings
+            twin = copy.deepcopy(model, memo)
+            for old, new in zip(model.modules(), twin.modules(), strict=True):
+                for kind in type(old).__mro__[: type(old).__mro__.index(nn.Module)]:
+                    for slot in vars(kind).get("__slots__", ()):  # which nn.Module's copies lose
+                        if hasattr(old, slot):
+                            setattr(new, slot, copy.deepcopy(getattr(old, slot), memo))
+    except Exception as error:  # a part of a model may raise anything
+        raise LissomError(
+            f"{type(model).__name__} cannot be copied, which is what is worked on: "
+            f"copy.deepcopy(model) raises {type(error).__name__}: {error}"
+        ) from error
     return twin
+
+
+class _Detaching(TorchFunctionMode):
+    """Copies tensors that were computed without their history, where torch refuses to."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def evaluating(*models: object) -> Iterator[None]:
     """Put every module in eval mode, and each submodule back into its own mode afterwards."""
-    roots = [model for model in models if isinstance(model, nn.Module)]
+    roots = _roots(models)
     modes = {module: module.training for root in roots for module in root.modules()}
     for root in roots:
         try:
@@ -218,6 +246,69 @@ def evaluating(*models: object) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+CHANGEABLE = (dict, list, set, deque)
+
+
+@contextmanager
+def attributes_kept(*models: object) -> Iterator[None]:
+    """Put back what modules assign to themselves, or put into their lists and dicts, as they run.
+
+    But for parameters, which FSDP exchanges as it runs.
+    """
+    kept = [(x, _parts(x)) for x in _held(models) if isinstance(x, CHANGEABLE)]
+    try:
+        yield
+    finally:
+        for container, before in kept:
+            if list(map(id, _parts(container))) != list(map(id, before)):
+                _refill(container, before)
+
+
+@contextmanager
+def unchanged(*models: object) -> Iterator[None]:
+    """Put back what modules assign, and what they write into tensors, as they run."""
+    found = [*_held(models), *(p for root in _roots(models) for p in root.parameters())]
+    # Others, as shards are, keep their numbers elsewhere.
+    tensors = list({id(x): x for x in found if type(x) in (Tensor, nn.Parameter)}.values())
+    with torch.no_grad():  # copied together: what shares memory goes on sharing it
+        values = copy.deepcopy([x.detach() for x in tensors])
+    with attributes_kept(*models), holding(tensors, values):
+        yield
+
+
+def _roots(models: Iterable[object]) -> list[nn.Module]:
+    return [model for model in models if isinstance(model, nn.Module)]
+
+
+def _held(models: Iterable[object]) -> Iterator[Any]:
+    """All that is in the attributes of modules, also in containers there, but parameters."""
+    modules = [module for root in _roots(models) for module in root.modules()]
+    seen = {id(module._parameters) for module in modules}
+    waiting: list[Any] = [vars(module) for module in modules]
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen:
+            continue
+        seen.add(id(held))
+        yield held
+        if isinstance(held, (*CHANGEABLE, tuple)):
+            waiting += _parts(held)
+
+
+def _parts(container: Any) -> list[Any]:
+    """The members of a container, and the keys before the values of a dict."""
+    return [*container, *(container.values() if isinstance(container, dict) else ())]
+
+
+def _refill(container: Any, parts: list[Any]) -> None:
+    container.clear()
+    if isinstance(container, dict):
+        half = len(parts) // 2
+        container.update(zip(parts[:half], parts[half:], strict=True))
+    else:
+        (container.update if isinstance(container, set) else container.extend)(parts)
 
 
 def gpus() -> Sequence[int]:

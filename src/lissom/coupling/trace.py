@@ -1,7 +1,6 @@
 """A model as a graph of tensor operations, by torch.export."""
 
 import contextlib
-import copy
 import logging
 import operator
 import warnings
@@ -20,12 +19,15 @@ from lissom.running import (
     ExampleInputs,
     Inputs,
     as_inputs,
+    attributes_kept,
+    copied,
     evaluating,
     examples_in,
     named_tensors,
     register_dataclasses,
     require_layers,
     require_numbers,
+    unchanged,
 )
 from lissom.shards import require_whole
 
@@ -188,7 +190,7 @@ def _exported(
             return _export(model, args.map(torch.clone), None), args, False
         except Exception as error:
             with contextlib.suppress(Exception), torch.no_grad():
-                outputs = copy.deepcopy(model)(*args.args, **args.kwargs)
+                outputs = copied(model)(*args.args, **args.kwargs)
                 if again and register_dataclasses(outputs):
                     return _exported(model, args, again=False)
             raise GroupError(_why(model, args, error)) from error
@@ -206,7 +208,7 @@ def _plainly(model: nn.Module) -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), _quiet():
+        with evaluating(model), attributes_kept(model), _quiet():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -238,7 +240,7 @@ def _why(model: nn.Module, args: Inputs, error: Exception) -> str:
     given = ", ".join("×".join(map(str, x.shape)) + f" {x.dtype}" for x in args.tensors)
     name = type(model).__name__
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unchanged(model):
             model(*args.args, **args.kwargs)
     except Exception as failed:
         return f"{name} does not run on example_inputs ({given}): {_first_line(failed)}"

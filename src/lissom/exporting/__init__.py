@@ -16,13 +16,12 @@ from lissom.exporting.checking import Written, difference_of, require_near
 from lissom.methods import require_plain
 from lissom.running import (
     ExampleInputs,
+    answers,
     as_inputs,
     evaluating,
     full_float32,
-    leaves,
     require_layers,
     require_numbers,
-    run,
 )
 from lissom.shards import require_whole
 from lissom.storage import replacing
@@ -156,7 +155,7 @@ def export(
     inputs = as_inputs(example_inputs)
     inputs = inputs if batch is None else inputs.with_batch(batch)
     with evaluating(model), full_float32(), torch.no_grad():
-        if not leaves(run(model, inputs)):
+        if not answers(model, inputs):
             raise LissomError(
                 f"{type(model).__name__} returns no tensors, so there is no file of it"
             )

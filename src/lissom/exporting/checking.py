@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lissom.errors import LissomError
 from lissom.exporting.exporters import first_line
-from lissom.running import Inputs, leaves, real_parts, run
+from lissom.running import Inputs, answers, real_parts
 
 if TYPE_CHECKING:
     from lissom.exporting.c import Cost
@@ -63,7 +63,7 @@ def difference_of(
     largest, written = 0.0, None
     for size in (1, 3) if dynamic else (None, None):
         drawn = inputs.map(partial(_random, inputs, size, generator))
-        expected = leaves(run(model, drawn))
+        expected = answers(model, drawn)
         try:
             written = written or load()
             found = written(drawn)
@@ -130,8 +130,8 @@ def require_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
 
 def randomness(model: nn.Module, inputs: Inputs) -> str:
     """The end of an error message where no file can be equal to the network."""
-    first = leaves(run(model, inputs))
-    if all(_alike(first, leaves(run(model, inputs))) for _ in range(ASKED)):
+    first = answers(model, inputs)
+    if all(_alike(first, answers(model, inputs)) for _ in range(ASKED)):
         return ""
     return f". The network is at fault: {RANDOM}. {STEADY}"
 

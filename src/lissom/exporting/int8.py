@@ -17,7 +17,7 @@ from lissom.errors import LissomError
 from lissom.exporting.checking import Written, compare, difference_of, require_finite
 from lissom.exporting.exporters import first_line, optional, quiet
 from lissom.exporting.runtime import feed_of, in_onnxruntime, opened, session_of
-from lissom.running import Inputs, leaves, run
+from lissom.running import Inputs, answers
 from lissom.turns import in_turns, time_text
 
 AT_ONCE = 32  # examples
@@ -94,7 +94,7 @@ def _difference(model: nn.Module, path: Path, calibration: Inputs, size: int) ->
     device = next(model.parameters(), torch.empty(0)).device
     for chunk in calibration.with_batch(min(calibration.batch, COMPARED)).chunks(size):
         chunk = chunk.map(lambda x: x.to(device))
-        for there, here in zip(file(chunk), leaves(run(model, chunk)), strict=True):
+        for there, here in zip(file(chunk), answers(model, chunk), strict=True):
             largest = max(largest, compare(there, here)[0])
             whole = max(whole, float(here.abs().max()))
     return largest / (whole or 1.0)

@@ -1,5 +1,6 @@
 """Torch's own `.pt2`, which `torch.export.load` reads."""
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lissom.errors import LissomError
 from lissom.exporting.checking import Runner, Written
 from lissom.exporting.exporters import first_line, quiet
 from lissom.exporting.tracing import traced
-from lissom.running import Inputs, leaves
+from lissom.running import Inputs, answers
 
 
 def write(model: nn.Module, inputs: Inputs, path: Path) -> Written:
@@ -30,6 +31,6 @@ def write(model: nn.Module, inputs: Inputs, path: Path) -> Written:
     def load() -> Runner:
         with quiet():
             loaded = torch.export.load(path).module()
-        return lambda inputs: leaves(loaded(*inputs.args, **inputs.kwargs))
+        return partial(answers, loaded)
 
     return Written(load, dynamic)

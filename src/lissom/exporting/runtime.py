@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lissom.exporting.checking import Runner
 from lissom.exporting.exporters import optional
-from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run, unchanged
 from lissom.turns import Call
 
 SECONDS, ROUNDS = 0.5, 3  # how long networks are timed together, and how often at least
@@ -47,7 +47,7 @@ class Opened(nn.Module):
         super().__init__()
         inputs = as_inputs(example_inputs)
         self._run, self._batch = opened(path), None if dynamic else inputs.batch
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), unchanged(model), torch.no_grad():
             self._form = torch.utils._pytree.tree_structure(run(model, inputs))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

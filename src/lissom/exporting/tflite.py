@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lissom.errors import LissomError
 from lissom.exporting.checking import Runner, Written
 from lissom.exporting.exporters import first_line, optional, quiet
-from lissom.running import Inputs, leaves
+from lissom.running import Inputs, attributes_kept, leaves
 
 NARROWER = {torch.float64: torch.float32, torch.int64: torch.int32}  # as the file has them
 
@@ -18,7 +18,7 @@ def write(model: nn.Module, inputs: Inputs, path: Path, *, batch: int | None = N
     """Write `.tflite` for the batch size of the inputs, which is `batch` if that is given."""
     litert = optional("litert_torch", "litert")
     try:
-        with quiet():
+        with attributes_kept(model), quiet():
             litert.convert(model, inputs.args, inputs.kwargs).export(str(path))
     except Exception as error:
         raise LissomError(f"litert_torch cannot write the network: {first_line(error)}") from error

@@ -1,6 +1,7 @@
 """The network as torch.export reads it, at any batch size where it allows that."""
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from lissom.errors import LissomError
 from lissom.exporting.exporters import first_line, quiet
-from lissom.running import Inputs
+from lissom.running import Inputs, answers, attributes_kept
 
 
 def traced(
@@ -25,14 +26,18 @@ def traced(
         # What torch raises differs by reason; a network tied to its batch size is one of them.
         with suppress(Exception), quiet():
             other = inputs.with_batch(size + 1)
-            model(*other.args, **other.kwargs)  # hooks may refuse it, which export does not call
+            answers(model, other)  # hooks may refuse it, which export does not call
             shapes = dims.dynamic_shapes(model, sized.args, sized.kwargs)
-            program = torch.export.export(model, sized.args, sized.kwargs, dynamic_shapes=shapes)
-            return program, True
+            return _exported(model, sized, shapes), True
     try:
         with quiet():
-            return torch.export.export(model, inputs.args, inputs.kwargs), False
+            return _exported(model, inputs), False
     except Exception as error:
         raise LissomError(
             f"{type(model).__name__} cannot be exported by torch.export: {first_line(error)}"
         ) from error
+
+
+def _exported(model: nn.Module, inputs: Inputs, shapes: Any = None) -> ExportedProgram:
+    with attributes_kept(model):
+        return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.coupling.ops import named
 from lissom.coupling.records import Unsupported, counts, products
-from lissom.running import Inputs, evaluating, examples_in, leaves, require_layers, run
+from lissom.running import Inputs, evaluating, examples_in, leaves, require_layers, run, unchanged
 
 
 @dataclass
@@ -60,7 +60,6 @@ def forward_pass(model: nn.Module, inputs: Inputs) -> Pass:
     done = Pass()
     held = owners(model)
     running: list[str] = []
-    find = _finder(dict(model.named_parameters()))
 
     def count(a: object, b: object, macs: int) -> None:
         done.total += macs
@@ -93,8 +92,10 @@ def forward_pass(model: nn.Module, inputs: Inputs) -> Pass:
         hooks.append(modules[layer].register_forward_pre_hook(begins(layer)))
         hooks.append(modules[layer].register_forward_hook(ends(layer)))
     try:
-        with evaluating(model), torch.no_grad(), _whole_operators(), _Counting(count):
-            done.examples = examples_in(inputs, run(model, inputs))
+        with evaluating(model), unchanged(model), torch.no_grad():
+            find = _finder(dict(model.named_parameters()))
+            with _whole_operators(), _Counting(count):
+                done.examples = examples_in(inputs, run(model, inputs))
     finally:
         for hook in hooks:
             hook.remove()

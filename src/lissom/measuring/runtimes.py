@@ -18,7 +18,7 @@ from lissom.errors import LissomError, nearest
 from lissom.exporting import export
 from lissom.exporting.exporters import first_line
 from lissom.exporting.runtime import in_onnxruntime, in_openvino
-from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run
+from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, run, unchanged
 from lissom.turns import Call, Latency, in_turns
 
 Model = Callable[..., Any] | str | os.PathLike[str]
@@ -80,7 +80,8 @@ def latency(
     inputs = as_inputs(example_inputs)
     devices = [x.device for x in inputs.tensors] if runtime == "torch" else [torch.device("cpu")]
     device = next((device for device in devices if device.type != "cpu"), devices[0])
-    with _threads(threads) as used, evaluating(*models.values()):
+    nets = models.values()
+    with _threads(threads) as used, evaluating(*nets), unchanged(*nets):
         calls = {name: prepare(name, model, inputs, used) for name, model in models.items()}
         with torch.inference_mode():
             return in_turns(calls, rounds=rounds, device=device, threads=used, runtime=runtime)

@@ -1,6 +1,5 @@
 """What is left of a network when its dead units are gone: "266-88-33" and its weights."""
 
-import copy
 import warnings
 from functools import singledispatch
 
@@ -9,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from lissom.coupling import Trace
-from lissom.running import Inputs, evaluating, run
+from lissom.running import Inputs, copied, evaluating, run
 from lissom.shrinking import shrunk
 
 
@@ -73,7 +72,7 @@ def rounded(model: nn.Module, tolerance: float) -> nn.Module:
     """The model with the weights that count as zero set to zero."""
     if tolerance == 0:
         return model
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter[parameter.abs() <= tolerance] = 0

@@ -18,7 +18,7 @@ from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
 from lissom.exporting.checking import Written, allowed, compare, require_finite
 from lissom.exporting.tracing import traced
-from lissom.running import ExampleInputs, Inputs, as_inputs, evaluating, leaves, named_tensors, run
+from lissom.running import ExampleInputs, Inputs, answers, as_inputs, evaluating, named_tensors
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
@@ -88,7 +88,7 @@ def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | No
 
 def _output(model: nn.Module, inputs: Inputs, x: Tensor) -> Tensor:
     """The network's own output for an example."""
-    (output,) = leaves(run(model, inputs.map(lambda given: x.to(given.device, given.dtype))))
+    (output,) = answers(model, inputs.map(lambda given: x.to(given.device, given.dtype)))
     return output
 
 

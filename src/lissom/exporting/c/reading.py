@@ -111,7 +111,7 @@ class Reader:
                     known[node] = _input(node, shape)
                     inputs.append(known[node])
                 else:
-                    known[node] = constants[spec.target].detach().cpu()
+                    known[node] = constants[spec.target].detach().cpu().clone()  # may be written to
             elif node.op == "call_function":
                 known[node] = self._called(node, known)
             elif node.op == "output":
