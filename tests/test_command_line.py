@@ -205,6 +205,14 @@ def test_quiet_prints_results_and_mistakes_only(kept: Path) -> None:
     assert invoke(*choose, "d").stderr == "kept in d\n"  # one command does not shut the next
 
 
+def test_a_folder_that_is_no_such_run_is_told_for_what_it_is(kept: Path) -> None:
+    for verb in ("measure", "report", "ensemble", "distill", "export"):
+        assert "absent has no recipe.json: is it a run directory?" in refused(verb, "absent")
+    invoke("choose", str(kept / "curve"), "--within", "0.9", "--out", "chosen")
+    told = refused("ensemble", "chosen")
+    assert "no checkpoint, as what `lissom choose` takes of a curve" in told
+
+
 def test_verbose_logs_and_says_where_a_mistake_came_from() -> None:
     told = invoke("train", "absent", "--verbose")
     assert told.exit_code == 2 and "torch" in told.stderr and "Traceback" in told.stderr

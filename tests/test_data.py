@@ -44,10 +44,14 @@ def test_a_dataset_says_what_it_holds() -> None:
         ({"train_y": torch.zeros(6)}, r"train_y must be int64 \[n\], got float32 \[6\]"),
         ({"test_y": torch.zeros(3, 1).long()}, r"test_y must be int64 \[n\], got int64 \[3, 1\]"),
         ({"train_y": torch.zeros(5).long()}, r"train_x has 6 examples but train_y has 5 labels"),
+        (
+            {"train_y": torch.tensor(3)},
+            r"train_y must be \[n, …\], a target for each of 6 examples",
+        ),
         ({"test_x": torch.rand(3, 1, 2, 3)}, r"test_x .* shape \[1, 2, 3\], but train_x .* \[1, 2"),
         (
             {"test_x": torch.rand(0, 1, 2, 2), "test_y": torch.zeros(0).long()},
-            r"toy: test part is empty",
+            r"toy: test_x is empty",
         ),
         ({"valid_x": torch.rand(1, 1, 2, 2)}, r"valid_x is given without valid_y"),
         ({"valid_y": torch.tensor([0])}, r"valid_y is given without valid_x"),

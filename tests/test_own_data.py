@@ -1,5 +1,6 @@
 """Data of one's own: every kind of file becomes a data set, and what is wrong with one is said."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from products import pairwise
 
 from lissom.data import Dataset, load, load_files
 from lissom.errors import DataError
@@ -19,6 +21,10 @@ def arrays(n: int = 6, *, parts: tuple[str, ...] = ("train", "test")) -> dict[st
         for part in parts
         for c, v in (("x", draw.normal(size=(n, 3))), ("y", np.arange(n) % 3))
     }
+
+
+X = np.arange(40.0).reshape(20, 2)
+Y = np.arange(20, dtype=np.uint64) % 3
 
 
 def npz(folder: Path, **columns: Any) -> Path:
@@ -130,13 +136,49 @@ def test_files_are_looked_for_in_the_folder_of_data_too(
         ({"train_x": 1, "train_y": 1, "test_x": 1}, r"holds train_x, train_y, test_x: train_x, tr"),
         ({}, r"holds nothing: train_x"),
         ({"x": np.zeros((2, 2)), "y": np.array([{}, {}])}, r"no \.npz file of plain arrays"),
-        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, r"train_x holds <U1"),
-        ({"x": np.full((9, 2), np.nan), "y": np.arange(9) % 2}, r"holds NaN or infinite"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, r"own\.npz: x holds <U1"),
+        ({"x": X, "y": Y[:-3]}, r"own\.npz: x has 20 examples but y has 17 labels: each example"),
+        ({"x": X, "y": 3}, r"own\.npz: y must be \[n, …\], a target for each of 20 examples"),
+        ({"x": X[:0], "y": Y[:0]}, r"own\.npz: x is empty, it needs at least 1 example"),
+        (
+            {"x": X, "y": Y.astype(int) - 1},
+            r"own\.npz: labels are from -1 to 1, and .* from 0: add 1 to each",
+        ),
+        (
+            {"x": X, "y": Y + 2**63},
+            r"own\.npz: y holds 9223372036854775808 in row 0, .* of int64: ",
+        ),
+        (
+            {"x": X, "y": 0 * Y},
+            r"own\.npz: all examples to train on are of class 0, and so there is",
+        ),
+        ({"x": X, "y": np.full(20, "cat")}, r"own\.npz: all examples to train on are of class cat"),
+        (
+            {"train_x": X, "train_y": Y, "test_x": X[:, 0], "test_y": Y},
+            r"npz: test_x must be \[n, …",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_npz_is_said(tmp_path: Path, columns: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_files(npz(tmp_path, **columns))
+
+
+@pairwise
+@pytest.mark.parametrize("targets", [None, "labels", "numbers"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("column", ["x", "y"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_numbers_that_are_none_are_told_by_the_row_of_the_file(
+    tmp_path: Path, targets: Any, odd: float, column: str, parts: bool
+) -> None:
+    given = {"x": X.copy(), "y": Y.astype(float)}
+    given[column][[7, 12]] = odd
+    if parts:
+        given = {f"{part}_{c}": value for part in ("train", "test") for c, value in given.items()}
+    what = f"own.npz: {'train_' * parts}{column} holds {odd} in row 7, counted from 0, which is no "
+    with pytest.raises(DataError, match=f"{re.escape(what)}.* such rows, 2 of 20"):
+        load_files(npz(tmp_path, **given), targets=targets)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +190,23 @@ def test_what_is_wrong_with_an_npz_is_said(tmp_path: Path, columns: Any, message
         ("a,b\n1,2\n3\n", "b", r"line 3: 1 values where 2 columns are named"),
         ("a,b\n1,2\nx,2\n", "b", r"line 3: a is 'x', which is no number: leave the line out"),
         ("b\n1\n", "b", r"has no column beside b"),
+        ("a,b\n1,2\n\n,2\n", "b", r"line 4: a is empty: leave the line out"),
+        ("a,b\n1,2\n1, \n", "b", r"line 3: b is empty: leave the line out"),
+        ("a,b\n1,cat\n1,\n", "b", r"line 3: b is empty: leave the line out"),
+        ('a,b\n"1\n",2\nx,2\n', "b", r"line 4: a is 'x', which is no number"),
+        ("a,b\n1,2\nnan,2\n", "b", r"line 3: a is 'nan', which is no finite number of float32"),
+        ("a,b\n1,2\n1e300,2\n", "b", r"line 3: a is '1e300', which is no finite number of float"),
+        ("a,b\n1,2\n1,nan\n", "b", r"line 3: b is 'nan', which is no finite number of float32"),
+        ("a,b\n1,2\n1,-inf\n", "b", r"line 3: b is '-inf', which is no finite number of float32"),
+        (
+            f"a,b\n1,2\n1,{10**20}\n",
+            "b",
+            r"line 3: b is 1(0{20}), and whole numbers end at 2\*\*63",
+        ),
+        ("a,b\n1,-1\n1,0\n", "b", r"t\.csv: labels are from -1 to 0, and .*: add 1 to each"),
+        ("a,b\n1,4\n1,4\n", "b", r"t\.csv: all examples to train on are of class 4, and so"),
+        ("a,a,b\n1,2,3\n", "b", r"t\.csv has 2 columns that are called 'a': give each a name"),
+        ("a,b,b\n1,2,3\n", "b", r"t\.csv has 2 columns that are called 'b': give each a name"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(
@@ -156,6 +215,16 @@ def test_what_is_wrong_with_a_table_is_said(
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         load_files(tmp_path / "t.csv", target=target)
+
+
+@pytest.mark.parametrize("columns", ["inputs", "target"])
+def test_a_column_is_chosen_once(tmp_path: Path, columns: str) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c,c\n1,2,3,4\n5,6,7,8\n")
+    chosen: dict[str, Any] = {"inputs": ["a"], "target": ["b"]}
+    assert load_files(tmp_path / "t.csv", **chosen).classes == 7  # the two c are not asked for
+    chosen[columns] *= 2
+    with pytest.raises(DataError, match=rf"t\.csv: {columns} has '[ab]' twice: name each "):
+        load_files(tmp_path / "t.csv", **chosen)
 
 
 def test_what_is_wrong_with_images_is_said(tmp_path: Path) -> None:

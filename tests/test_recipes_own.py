@@ -206,6 +206,7 @@ def test_a_warm_up_rises_to_the_rate_before_it_falls(recipe: str) -> None:
         ("optimizer.beta3=1", r"beta3: not an argument of torch\.optim\.Adam"),
         ("task.loss=focal", r"task\.loss: loss is 'cross_entropy', .*got 'focal'"),
         ("task.losss=mse", r"task\.losss: unknown key 'losss'\. Did you mean 'loss'"),
+        ("task.weight=[1.0, -1.0]", r"task\.weight: weight holds finite numbers ≥ 0, got -1 in \["),
         ("task.score=own_of_a_test:distance", r"not known whether larger is better"),
         ('train.scheduler={name="StepLR"}', r"needs the argument 'step_size': write step_size = "),
         ('train.scheduler={name="Step"}', r"has no scheduler, got 'Step'\. Did you mean 'StepLR'"),

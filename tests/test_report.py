@@ -68,6 +68,11 @@ def test_a_run_is_judged_by_the_error_it_names(run: Path) -> None:
     assert list(error.lines[1].get_ydata()) == pytest.approx([0.05])
 
 
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nothing has no recipe\.json: is it a run directory"):
+        write_report(tmp_path / "nothing")
+
+
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="not finished"):

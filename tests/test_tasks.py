@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from products import exhaustive, sampled
+from products import exhaustive, pairwise, sampled
 from task_cases import CASES, Case, N, draw, jaccard, loaders
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -504,6 +504,31 @@ def test_a_mistake_of_the_first_day_is_told_before_training(name: str) -> None:
     wrong, message = FIRST_DAY[name]
     with pytest.raises((DataError, RunError), match=message):
         wrong()
+
+
+@pairwise
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1.0, -2.0, 1.0], r"weight holds finite numbers ≥ 0, got -2 in \[1\.0, -2\.0, 1\.0\]"),
+        ([1.0, math.nan], r"weight holds finite numbers ≥ 0, got nan in \[1\.0, nan\]"),
+        ([math.inf, 1.0], r"weight holds finite numbers ≥ 0, got inf in \[inf, 1\.0\]"),
+        ([0.0, 0.0], r"weight is above 0 for at least one class, got \[0\.0, 0\.0\]"),
+        ([], r"weight is above 0 for at least one class, got \[\]"),
+    ],
+)
+def test_weights_of_classes_make_sense(
+    loss: str, kind: Any, weight: list[float], message: str
+) -> None:
+    with pytest.raises(RunError, match=message) as caught:
+        Task(loss, weight=kind(weight))
+    assert caught.value.field == "weight"
+
+
+def test_a_class_may_have_the_weight_0() -> None:
+    assert Task(weight=[0.0, 1.0]).weight == [0.0, 1.0]
 
 
 def test_a_loader_that_is_exhausted_later_is_told() -> None:

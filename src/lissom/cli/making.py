@@ -269,8 +269,8 @@ def choose(
     within: Annotated[
         float | None,
         typer.Option(
-            help="Take the smallest network whose error is at most this much above the best: "
-            "0.005, say.",
+            help="Take the smallest network whose error is at most this much above that of the "
+            "dense one: 0.005, say.",
             metavar="ERROR",
         ),
     ] = None,

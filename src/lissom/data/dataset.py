@@ -77,21 +77,15 @@ class Dataset:
 
     def _check_part(self, part: str, x: Tensor, y: Tensor) -> None:
         where = f"{self.name}: {part}"
-        if x.is_complex() or x.ndim < 2:
-            raise DataError(
-                f"{where}_x must hold real numbers [n, …] with at least 2 dims, got {describe(x)}"
-            )
+        check_rows(self.name, f"{part}_", x, y)
+        if x.is_complex() or y.is_complex():
+            column, odd = ("x", x) if x.is_complex() else ("y", y)
+            raise DataError(f"{where}_{column} must hold real numbers, got {describe(odd)}")
         if self.classes is not None and (y.dtype != torch.int64 or y.ndim != 1):
             raise DataError(
                 f"{where}_y must be int64 [n], got {describe(y)}; targets that are no labels go "
                 "with classes=None"
             )
-        if y.is_complex() or y.ndim < 1:
-            raise DataError(f"{where}_y must hold real numbers [n, …], got {describe(y)}")
-        if len(x) != len(y):
-            raise DataError(f"{where}_x has {len(x)} examples but {part}_y has {len(y)} labels")
-        if len(x) == 0:
-            raise DataError(f"{where} part is empty, it needs at least 1 example")
         for column, rows, first in (("x", x, self.train_x), ("y", y, self.train_y)):
             if rows.shape[1:] != first.shape[1:] or rows.dtype != first.dtype:
                 raise DataError(
@@ -220,6 +214,31 @@ class Dataset:
         return replace(self, **moved)
 
 
+def check_rows(name: str, part: str, x: Tensor | NDArray[Any], y: Tensor | NDArray[Any]) -> None:
+    """See that there are examples, and one target for each.
+
+    Args:
+        name: of the data, for messages.
+        part: what stands before x and y there, such as "train_".
+        x: [n, …] with at least 2 dims.
+        y: [n, …].
+
+    Raises:
+        DataError: if they are of another shape.
+    """
+    if x.ndim < 2:
+        raise DataError(f"{name}: {part}x must be [n, …] with at least 2 dims, got {describe(x)}")
+    if y.ndim < 1:
+        raise DataError(f"{name}: {part}y must be [n, …], a target for each of {len(x)} examples")
+    if len(x) != len(y):
+        raise DataError(
+            f"{name}: {part}x has {len(x)} examples but {part}y has {len(y)} labels: each example "
+            "needs one"
+        )
+    if len(x) == 0:
+        raise DataError(f"{name}: {part}x is empty, it needs at least 1 example")
+
+
 def stratified_choice(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.bool_]:
     """Choose n of the examples so that each class gives its share, to within one example.
 
@@ -260,7 +279,7 @@ def random_state(seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
-def describe(tensor: Tensor) -> str:
+def describe(tensor: Tensor | NDArray[Any]) -> str:
     """Type and shape for an error message: `float64 [60000, 784]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 

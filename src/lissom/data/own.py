@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lissom.arguments import as_annotated
-from lissom.data.dataset import Dataset, stratified_choice
+from lissom.data.dataset import Dataset, check_rows, stratified_choice
 from lissom.data.files import named_folder
 from lissom.data.hub import read_hub, read_saved
 from lissom.data.images import read_images
@@ -25,6 +25,7 @@ from lissom.data.parts import Columns, Parts
 from lissom.errors import DataError, nearest
 
 Targets = Literal["labels", "numbers"]
+Lines = list[tuple[int, list[str]]]  # of a table, with their numbers
 KNOWN = (
     "an .npz file with train_x, train_y, test_x, test_y, a .csv file with target=, a folder of "
     "images by class, or what datasets' save_to_disk wrote"
@@ -59,7 +60,7 @@ def load_files(
         inputs: of a table, the columns to predict from; all others if not given.
         size: [height, width] that images are brought to.
         targets: "labels" are classes, "numbers" are not, however they are written; None tells by
-            their type: words and whole numbers in one column are labels.
+            their type: words and whole numbers from 0, in one column, are labels.
         test_fraction: of the examples that are tested on, where the files do not say which are.
         seed: of that choice, in which each class has its share.
 
@@ -77,7 +78,7 @@ def load_files(
         parts = _read_csv(path, wanted)
     else:
         raise DataError(f"{path} is of no kind that is read here: {KNOWN}")
-    return _dataset(path.stem, parts, targets, test_fraction, seed)
+    return _dataset(path, path.stem, parts, targets, test_fraction, seed)
 
 
 @as_annotated(DataError)
@@ -108,7 +109,7 @@ def load_hub(
         DataError: the library is not there, the hub is out of reach, or columns are not there.
     """
     wanted = Columns(_names(target), _names(inputs), None if size is None else tuple(size))
-    return _dataset(hub, read_hub(hub, config, wanted), targets, test_fraction, seed)
+    return _dataset(hub, hub, read_hub(hub, config, wanted), targets, test_fraction, seed)
 
 
 def _names(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -158,7 +159,8 @@ def _read_csv(path: Path, wanted: Columns) -> Parts:
     wanted.refuse(path, "size")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if row]
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table of UTF-8 text: {error}") from error
     if len(lines) < 2:
@@ -172,49 +174,91 @@ def _read_csv(path: Path, wanted: Columns) -> Parts:
     x = np.stack([_numbers(path, names, lines, name) for name in inputs], axis=1)
     if len(target) > 1:
         return Parts({"train": (x, np.stack([_numbers(path, names, lines, t) for t in target], 1))})
-    column = names.index(target[0])
+    return Parts({"train": (x, _target(path, names, lines, target[0]))})
+
+
+def _target(path: Path, names: list[str], lines: Lines, name: str) -> NDArray[Any]:
+    """Whole numbers where all are, else numbers where all are, else words."""
+    column = names.index(name)
+    for number, row in lines[1:]:
+        if not row[column].strip():
+            raise DataError(f"{path}, line {number}: {name} is empty: leave the line out")
     words = np.array([row[column].strip() for _, row in lines[1:]])
     try:
-        y: NDArray[Any] = words.astype(np.int64)
+        return words.astype(np.int64)
+    except OverflowError as error:
+        number, word = next((n, row[column]) for n, row in lines[1:] if not _is_int64(row[column]))
+        raise DataError(
+            f"{path}, line {number}: {name} is {word.strip()}, and whole numbers end at 2**63: "
+            "number classes from 0, or write a number that is to be predicted as 1e20 is"
+        ) from error
     except ValueError:
         try:
-            y = words.astype(np.float64)
+            words.astype(np.float64)
         except ValueError:
-            y = words
-    return Parts({"train": (x, y)})
+            return words
+    return _numbers(path, names, lines, name)
 
 
-def _numbers(
-    path: Path, names: list[str], lines: list[tuple[int, list[str]]], name: str
-) -> NDArray[np.float32]:
+def _is_int64(word: str) -> bool:
+    return -(2**63) <= int(word) < 2**63
+
+
+def _numbers(path: Path, names: list[str], lines: Lines, name: str) -> NDArray[np.float64]:
     column, found = names.index(name), []
     for number, row in lines[1:]:
         try:
-            found.append(float(row[column]))
+            found.append(_number(row[column]))
         except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: {name} is {row[column]!r}, which is no number: leave the "
-                f"line out, or name the columns to predict from, as inputs = {names[:2]}"
-            ) from error
-    return np.array(found, dtype=np.float32)
+            raise DataError(f"{path}, line {number}: {name} is {error}") from error
+    return np.array(found)
+
+
+def _number(cell: str) -> float:
+    """A number that float32 holds; a ValueError says what there is instead."""
+    if not cell.strip():
+        raise ValueError("empty: leave the line out")
+    try:
+        number = float(cell)
+    except ValueError:
+        raise ValueError(
+            f"{cell!r}, which is no number: leave the line out, or name the columns of numbers, as "
+            'inputs = ["a", "b"]'
+        ) from None
+    if not abs(number) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{cell!r}, which is no finite number of float32: leave the line out")
+    return number
 
 
 def _dataset(
-    name: str, parts: Parts, targets: Targets | None, test_fraction: float, seed: int
+    source: Path | str,
+    name: str,
+    parts: Parts,
+    targets: Targets | None,
+    test_fraction: float,
+    seed: int,
 ) -> Dataset:
-    """Arrays as tensors, with labels counted, and some to test on."""
+    """Arrays as tensors, with labels counted, and some to test on.
+
+    What is wrong is found before examples are drawn to test on, so that it is told by the rows of
+    the file.
+    """
     if not 0 < test_fraction < 1:
         raise DataError(f"test_fraction is between 0 and 1, got {test_fraction}")
-    read = dict(parts.columns)
-    ys = [y for _, y in read.values()]
-    labels, names = _labels(name, ys, targets, parts.names)
+    called = {part: f"{part}_" for part in parts.columns}
+    if "test" not in called:
+        called["train"] = ""
+    for part, (x, y) in parts.columns.items():
+        check_rows(str(source), called[part], x, y)
+    ys = {f"{source}: {called[part]}y": y for part, (_, y) in parts.columns.items()}
+    labels, names = _labels(source, ys, targets, parts.names)
     tensors = {
-        part: (_inputs(f"{name}: {part}_x", x), label)
-        for (part, (x, _)), label in zip(read.items(), labels, strict=True)
+        part: (_inputs(f"{source}: {called[part]}x", x), label)
+        for (part, (x, _)), label in zip(parts.columns.items(), labels, strict=True)
     }
     classes = None
     if targets != "numbers" and labels[0].ndim == 1 and labels[0].dtype == torch.int64:
-        classes = len(names) if names else max(int(y.max()) if len(y) else 0 for y in labels) + 1
+        classes = _classes(source, labels, names)
     if "test" not in tensors:
         tensors |= _split(*tensors["train"], classes, test_fraction, seed)
     columns = {
@@ -223,6 +267,28 @@ def _dataset(
         for key, value in zip("xy", pair, strict=True)
     }
     return Dataset(name, **columns, classes=classes, names=names)
+
+
+def _classes(source: Path | str, labels: list[Tensor], names: tuple[str, ...] | None) -> int:
+    """How many classes there are: those with names, or all up to the largest label.
+
+    Raises:
+        DataError: for labels below 0, and where all examples to train on are of one class.
+    """
+    low, high = min(int(y.min()) for y in labels), max(int(y.max()) for y in labels)
+    if low < 0:
+        raise DataError(
+            f"{source}: labels are from {low} to {high}, and classes are numbered from 0: add "
+            f'{-low} to each, or set [task] loss = "mse" if they are numbers to be predicted'
+        )
+    first = int(labels[0][0])
+    if bool((labels[0] == first).all()):
+        raise DataError(
+            f"{source}: all examples to train on are of class {names[first] if names else first}, "
+            "and so there is nothing to learn: give examples of another class too, or set [task] "
+            'loss = "mse" if labels are numbers to be predicted'
+        )
+    return len(names) if names else high + 1
 
 
 def _split(
@@ -238,35 +304,74 @@ def _inputs(what: str, x: NDArray[Any]) -> Tensor:
     if x.dtype == np.uint8:
         return torch.tensor(x).float().div_(255)
     if x.dtype.kind in "fb":
-        return torch.tensor(x).float()
+        return _floats(what, x)
     if x.dtype.kind in "iu":
-        return torch.tensor(x.astype(np.int64))
+        return _whole(what, x)
     raise DataError(f"{what} holds {x.dtype}, and numbers are needed")
 
 
 def _labels(
-    name: str, ys: list[NDArray[Any]], targets: Targets | None, names: tuple[str, ...] | None
+    source: Path | str,
+    ys: dict[str, NDArray[Any]],
+    targets: Targets | None,
+    names: tuple[str, ...] | None,
 ) -> tuple[list[Tensor], tuple[str, ...] | None]:
-    """The targets of all parts as tensors, and the names of classes where they have some."""
-    kinds = {y.dtype.kind for y in ys}
+    """The targets of all parts as tensors, and the names of classes where they have some.
+
+    Args:
+        source: what was read.
+        ys: the targets, by what they are called in messages.
+        targets: as of `load_files`.
+        names: of the classes, where the files say them.
+    """
+    every = list(ys.values())
+    kinds = {y.dtype.kind for y in every}
     if kinds <= set("US"):
         if targets == "numbers":
-            raise DataError(f"{name}: the targets are words, such as {str(ys[0][0])!r}, no numbers")
-        known = np.unique(np.concatenate(ys))
-        return [torch.tensor(np.searchsorted(known, y)) for y in ys], tuple(map(str, known))
-    if kinds <= set("iub") and targets != "numbers":
-        return [torch.tensor(y.astype(np.int64)) for y in ys], names
-    if kinds <= set("iubf"):
-        whole = all(bool((y == np.round(y)).all()) for y in ys)
-        if targets == "labels" and whole and all(y.ndim == 1 for y in ys):
-            return [torch.tensor(y.astype(np.int64)) for y in ys], names
-        if targets == "labels":
-            first = next(float(v) for y in ys for v in y.ravel() if v != round(v) or y.ndim > 1)
-            raise DataError(
-                f"{name}: the targets are numbers, such as {first:g}, and no labels: set "
-                '[task] loss = "mse" for regression'
-            )
-        return [torch.tensor(y.astype(np.float32)) for y in ys], None
+            first = str(every[0].ravel()[0])
+            raise DataError(f"{source}: the targets are words, such as {first!r}, no numbers")
+        known = np.unique(np.concatenate(every))
+        return [torch.tensor(np.searchsorted(known, y)) for y in every], tuple(map(str, known))
+    if not kinds <= set("iubf"):
+        raise DataError(
+            f"{source}: targets are labels or numbers, got {', '.join(str(y.dtype) for y in every)}"
+        )
+    if targets == "numbers" or (targets is None and "f" in kinds):
+        return [_floats(what, y) for what, y in ys.items()], None
+    if "f" in kinds:
+        for y in every:
+            odd = y[np.isfinite(y) & ((y != np.round(y)) | (y.ndim > 1))]
+            if len(odd):
+                raise DataError(
+                    f"{source}: the targets are numbers, such as {odd[0]:g}, and no labels: set "
+                    '[task] loss = "mse" for regression'
+                )
+    return [_whole(what, y) for what, y in ys.items()], names
+
+
+def _floats(what: str, numbers: NDArray[Any]) -> Tensor:
+    """float32, which has to hold the numbers."""
+    with np.errstate(over="ignore"):
+        made = numbers.astype(np.float32, order="C")
+    _check_held(what, numbers, np.isfinite(made), "finite number of float32: leave out")
+    return torch.from_numpy(made)
+
+
+def _whole(what: str, numbers: NDArray[Any]) -> Tensor:
+    """int64, which has to hold the numbers."""
+    with np.errstate(invalid="ignore"):
+        made = numbers.astype(np.int64, order="C")
+    kind = "whole number of int64: number classes and tokens from 0, or leave out"
+    _check_held(what, numbers, made == numbers, kind)
+    return torch.from_numpy(made)
+
+
+def _check_held(what: str, numbers: NDArray[Any], held: NDArray[np.bool_], kind: str) -> None:
+    """Refuse numbers that another type does not hold, with the row of the first."""
+    if held.all():
+        return
+    rows = np.unique(np.nonzero(~held)[0])
     raise DataError(
-        f"{name}: targets are labels or numbers, got {', '.join(str(y.dtype) for y in ys)}"
+        f"{what} holds {numbers[~held][0]} in row {rows[0]}, counted from 0, which is no {kind} "
+        f"such rows, {len(rows):,} of {len(held):,}"
     )

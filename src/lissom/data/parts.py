@@ -54,7 +54,7 @@ class Columns:
         """The columns to predict from, and those to be predicted, among those there are.
 
         Raises:
-            DataError: for a column that is not there, or no target.
+            DataError: for a column that is not there or there twice, or no target.
         """
         target = list(self.target or ())
         if not target and last_is_target:
@@ -66,6 +66,14 @@ class Columns:
         for name in (*target, *inputs):
             if name not in names:
                 raise DataError(f"{path} has no column {name!r}.{nearest(name, names)}")
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{path} has {names.count(name)} columns that are called {name!r}: give each a "
+                    "name of its own"
+                )
+        for what, chosen in (("target", target), ("inputs", inputs)):
+            if twice := [name for name in chosen if chosen.count(name) > 1]:
+                raise DataError(f"{path}: {what} has {twice[0]!r} twice: name each column once")
         if both := [name for name in inputs if name in target]:
             raise DataError(f"{path}: {both[0]!r} is among inputs and is the target: choose one")
         if not inputs:

@@ -48,8 +48,8 @@ def load_method(run: Path, record: Record) -> tuple[nn.Module, Method]:
         record: of the run.
 
     Raises:
-        RunError: for a run without a method, an unfinished one, one with patience, or one whose
-            method was finalized before its end.
+        RunError: for a run without a method, an unfinished one, one with patience, one of a curve,
+            or one whose method was finalized before its end.
     """
     if record.recipe.train.patience is not None:
         raise RunError(
@@ -58,6 +58,12 @@ def load_method(run: Path, record: Record) -> tuple[nn.Module, Method]:
         )
     if not (run / "result.json").exists():
         raise RunError(f"{run} is not finished (lissom train --resume)")
+    if not (run / "checkpoint.pt").exists():
+        raise RunError(
+            f"{run} holds a network and no checkpoint, as what `lissom choose` takes of a curve: "
+            "there is nothing to draw from. Train a run with gates, or let several runs answer, "
+            "lissom ensemble RUN RUN --out DIR"
+        )
     model, method = load_checkpoint(run, record)
     if method is None:
         raise RunError(f"{run} has no method, and so no distribution to draw networks from")

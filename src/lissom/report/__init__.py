@@ -54,8 +54,9 @@ def write_report(run: Path) -> Path:
     left of each variable, the recipe and the command.
 
     Raises:
-        RunError: if the run is not finished.
+        RunError: if it is no run, or is not finished.
     """
+    recipe = load_json(run / "recipe.json", RECIPE_KIND)
     if not (run / "result.json").exists():
         raise RunError(f"{run} has no result.json: the run is not finished (lissom train --resume)")
     result: dict[str, Any] = load_json(run / "result.json", RESULT_KIND)
@@ -71,7 +72,7 @@ def write_report(run: Path) -> Path:
         name=name,
         error=f"{height:.2f} %" if unit == "%" else f"{height:.4g} {unit}".rstrip(),
         file=kilobytes(small.stat().st_size) if small.exists() else None,
-        recipe=load_json(run / "recipe.json", RECIPE_KIND),
+        recipe=recipe,
         history=Markup(svg(history(events))),
         words=glossary(OF_RUNS),
     )

@@ -117,7 +117,8 @@ class Task:
         unit: in which it is measured, such as "°C".
 
     Raises:
-        RunError: for a loss that is not known, or a score without a direction.
+        RunError: for a loss that is not known, a score without a direction, or weights that are
+            negative, not finite or all 0.
     """
 
     loss: str | Callable[..., Any] = "cross_entropy"
@@ -142,6 +143,8 @@ class Task:
                 f"'bce_with_logits', and loss is {shown(self.loss)}",
                 field="weight",
             )
+        if self.weight is not None:
+            _check_weight(torch.as_tensor(self.weight, dtype=torch.float32))
         smoothing = self.label_smoothing
         if not 0 <= smoothing < 1 or (smoothing and self.loss != "cross_entropy"):
             raise RunError(
@@ -201,6 +204,21 @@ class Task:
         if self.label_smoothing:
             return CrossEntropy(weight, self.label_smoothing)
         return LOSSES[self.loss](weight)
+
+
+def _check_weight(weight: Tensor) -> None:
+    """Refuse weights with which a loss would not be a mean."""
+    wrong = weight[~(weight.isfinite() & (weight >= 0))]
+    if len(wrong):
+        raise RunError(
+            f"weight holds finite numbers ≥ 0, got {wrong[0]:g} in {shown(weight.tolist())}",
+            field="weight",
+        )
+    if not weight.any():
+        raise RunError(
+            f"weight is above 0 for at least one class, got {shown(weight.tolist())}",
+            field="weight",
+        )
 
 
 def logits_in(outputs: Any) -> Any:
