@@ -159,6 +159,11 @@ def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], ep
         (["path.strengths=[]"], "path.strengths: this list needs an entry"),
         (["path.strengths=[0.0, 1.0]"], "path.strengths.0"),
         (
+            ["path.strengths=[0.1]"],
+            "penalties.0.TopK.fraction (fraction kept) is no λ, for which a",
+        ),
+        ([*GATES, "path.strengths=[0.1, 0.7]"], "falls there: from 0.7 to 0.1, and not from 0.1"),
+        (
             ["path.strengths=[2.0, 0.1]"],
             "path.strengths.0: penalties.0.TopK.fraction = 2: TopK needs a fraction",
         ),
@@ -175,6 +180,36 @@ def test_what_makes_no_path_is_refused(changes: list[str], told: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe("digits-path", changes)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(
+    ("key", "table", "called", "way"),
+    [
+        ("TopK.fraction", "{fraction=0.1}", "fraction kept", "falls"),
+        ("TopK.count", "{count=5}", "groups kept", "falls"),
+        ("L1Ball.radius", "{radius=1}", "ν", "falls"),
+        ("L0", "1e-4", "λ", "grows"),
+        ("MCP.strength", "{strength=1e-4}", "λ", "grows"),
+        ("Threshold", "1e-4", "θ", "grows"),
+    ],
+)
+def test_strengths_go_from_dense_to_empty(
+    key: str, table: str, called: str, way: str, count: int
+) -> None:
+    penalty = f"penalties=[{{{key.partition('.')[0]}={table}}}]"
+    strength = f"penalties.0.{key}"
+    numbers = [5, 3, 1] if "count" in key else [0.7, 0.5, 0.1]
+    right = numbers[:count] if way == "falls" else numbers[:count][::-1]
+    changes = [penalty, "method.metric=euclidean", f'path.strength="{strength}"']
+    read = read_recipe("digits-path", [*changes, f"path.strengths={right}"])
+    assert read.path is not None and read.path.strengths == right
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("digits-path", [*changes, f"path.strengths={right[::-1]}"])
+    assert (
+        f"path.strengths: strengths go from dense to empty, and {strength} ({called}) {way} there: "
+        f"from {right[0]} to {right[-1]}, and not from {right[-1]} to {right[0]}"
+    ) in str(caught.value)
 
 
 def test_a_recipe_without_a_path_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lissom.penalties.parts import Part, zero_up_to_
 from lissom.penalties.penalty import LEAST, Penalty, fold, fold_, in_float32, parts_in_float32
 from lissom.strength import Strength
 
-LAMBDA = {"strength": Strength("λ")}
+LAMBDA = {"strength": Strength("λ", grows=True)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,7 +302,7 @@ class Threshold(Penalty):
     """
 
     threshold: Numbers
-    strengths = {"threshold": Strength("θ")}  # noqa: RUF012
+    strengths = {"threshold": Strength("θ", grows=True)}  # noqa: RUF012
     has_metric = False
     sums = False
 

@@ -107,9 +107,27 @@ def check_path(recipe: "Recipe") -> None:
         raise complaint(f"{what}{spec.strength!r}", "path", "strength")
     with refusals("path", "strengths"):
         check_strengths(spec.strengths, spec.points)
+    _check_direction(spec, strength_of(recipe))
     for i, strength in enumerate(spec.strengths):
         if reason := why_no_point(recipe, strength):
             raise complaint(reason, "path", "strengths", i)
+
+
+def _check_direction(spec: PathSpec, kind: Strength) -> None:
+    """See that strengths go from dense to empty, since each point goes on from the one before."""
+    first, last = spec.strengths[0], spec.strengths[-1]
+    called = f"{spec.strength} ({kind.label})"
+    if kind.ramps and len(spec.strengths) == 1:
+        what = (
+            f"{called} is no λ, for which a guess is enough: give an interval from dense to empty"
+        )
+        raise complaint(what, "path", "strengths")
+    if (kind.ramps and first < last) or (kind.grows and first > last):
+        what = (
+            f"strengths go from dense to empty, and {called} {'falls' if kind.ramps else 'grows'} "
+            f"there: from {last:g} to {first:g}, and not from {first:g} to {last:g}"
+        )
+        raise complaint(what, "path", "strengths")
 
 
 def strength_of(recipe: "Recipe") -> Strength:
