@@ -11,7 +11,7 @@ import exact_tables
 import published
 import vgg_tables
 from gate_tables import by_label, counted, helps, spread
-from lc_tables import settings
+from lc_tables import left, settings, total
 
 from lissom.curves import Setting
 
@@ -111,8 +111,8 @@ def lost(load: Load) -> Table:
     smallest = lenet5["budget, teacher"]
     macs = [run["small"]["macs"] / 1000 for run in smallest]
     bc = published.thousands("LeNet-5", published.row("gates", "LeNet-5", "BC-GHS"))
-    rivals = curve_tables.rivals(load("curves-lenet5-weights"))[1]
-    sparse_vd = next(row for row in rivals if row[1] == "sparse variational dropout")
+    sparse_vd = published.row("weights", "LeNet-5", "sparse variational dropout")
+    [small] = by_label(load("topk-lenet5")).values()
     ranks = "select ranks, α = 1e-6"
     poster = by_label(load("lc-poster"))["ℓ0 + ℓ2"]
     layer, decayed = load("curves-lenet300-first-layer"), load("modrec-dense")
@@ -120,8 +120,9 @@ def lost(load: Load) -> Table:
     rows = [
         [
             "LeNet-5, single weights",
-            f"{sparse_vd[2]} % at {sparse_vd[0]} (sparse variational dropout)",
-            f"{sparse_vd[3].replace(' at', ' % at')} (TopK, one seed, not tuned)",
+            f"{published.error(sparse_vd)} % at 1/{sparse_vd['smaller']} (sparse variational "
+            "dropout), no teacher",
+            f"{error(small)} at 1/{total(small[0]) / left(small[0]):.0f}, with a teacher",
         ],
         [
             "LeNet-5 by units, as small as can be",

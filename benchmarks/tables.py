@@ -323,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "c-speed": lambda: exact_table("c_speed", runtime_table.c_speed),
     "topk": lambda: plain_table("topk"),
     "topk-chosen": lambda: plain_table("topk-chosen"),
+    "topk-lenet5": lambda: plain_table("topk-lenet5"),
     "henrikson": henrikson_table,
     "formanek-weights": lambda: plain_table("formanek-weights"),
     "formanek-kernels": lambda: plain_table("formanek-kernels"),
