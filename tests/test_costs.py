@@ -581,3 +581,41 @@ def test_a_network_that_cannot_be_shrunk_says_why(monkeypatch: pytest.MonkeyPatc
     assert (found.neurons, found.notation, found.shrunk_weights) == (None, None, None)
     assert found.unshrunk == "LSTM cannot be exported" and found.macs == 3
     assert "not shrunk" in str(found) and "LSTM cannot be exported" in str(found)
+
+
+class Once(nn.Module):
+    """A weight that is made of two, and a bias that a network makes of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up, self.down = nn.Linear(6, 8), nn.Linear(4, 8, False), nn.Linear(6, 4, False)
+        self.position, self.o = nn.Linear(2, 8), nn.Linear(8, 3)
+        self.query, self.key = nn.Parameter(torch.randn(7, 8)), nn.Linear(8, 8)
+        self.register_buffer("table", torch.randn(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.a.weight + self.up.weight @ self.down.weight
+        y = F.linear(x, weight, self.a.bias) + self.position(self.table)
+        query = self.key(self.query.expand(x.shape[0], 7, 8))  # for each example, but of none
+        return self.o(query @ y.mT @ y)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_macs_are_for_one_example_whatever_the_batch_is(batch: int) -> None:
+    net, x = Once(), torch.randn(batch, 5, 6)
+    once, products = 8 * 4 * 6 + 5 * 2 * 8, 2 * 7 * 5 * 8
+    assert measure(net, x).macs == once + 5 * 6 * 8 + 7 * 8 * 8 + products + 7 * 8 * 3
+    one = lissom.units(net, x[:1])
+    assert [b.macs for b in lissom.units(net, x).blocks] == [b.macs for b in one.blocks]
+
+
+def test_macs_of_a_model_that_is_tied_to_its_batch_size() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x.reshape(4, 6))
+
+    assert measure(Tied(), torch.randn(4, 6)).macs == 6 * 8

@@ -195,6 +195,16 @@ def test_what_cannot_be_copied_is_told() -> None:
     assert lissom.units(net, X).blocks
 
 
+def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def keep(net: Net, y: Tensor) -> None:
+        if y.sum() > 0:
+            net.calls += 1
+
+    with pytest.raises(LissomError, match="Control flow that depends on values"):
+        lissom.units(Net(keep), X)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_hooks_run_along_since_they_may_change_what_is_computed() -> None:
     net = Net(lambda net, y: None)
     net.a.register_forward_hook(lambda layer, given, made: made * 2 + 1)

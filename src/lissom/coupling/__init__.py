@@ -47,7 +47,8 @@ def units(model: nn.Module, example_inputs: ExampleInputs, *, inputs: bool = Fal
     """All coupled units of a model: `channels`, `neurons` and `heads` together.
 
     Args:
-        model: any module that `torch.export` can read; neither it nor its mode is changed.
+        model: any module that `torch.export` can read; neither it nor its mode is changed. Its
+            hooks run along, on torch's stand-ins for tensors (FakeTensor).
         example_inputs: one input tensor, a tuple of arguments, or a dict of keywords; a batch of 2
             or more is best.
         inputs: whether the entries of the inputs (pixels, samples, features) are units too. Every

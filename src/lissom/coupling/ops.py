@@ -1,6 +1,7 @@
 """Calls of operators with named arguments, in a graph or as they happen."""
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import BuiltinFunctionType
 from typing import Any
@@ -140,6 +141,16 @@ def has_sizes(x: Tensor) -> bool:
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return not any(map(free_unbacked_symbols, symbols))
+
+
+def size_symbols(sizes: Iterable[Any]) -> set[Any]:
+    """The symbols in sizes that a trace leaves open."""
+    return {
+        symbol
+        for size in sizes
+        if isinstance(size, torch.SymInt)
+        for symbol in size.node.expr.free_symbols
+    }
 
 
 def concrete(argument: Any) -> Any:

@@ -7,12 +7,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from lissom.coupling.ops import call, fixed_size, operator_name, shape
+from lissom.coupling.ops import (
+    call,
+    fixed_size,
+    has_sizes,
+    is_tensor,
+    operator_name,
+    shape,
+    size_symbols,
+)
 from lissom.coupling.records import memory_of
 from lissom.errors import GroupError
 from lissom.running import (
@@ -43,6 +52,7 @@ class Trace:
         kinds: the classes of the model's modules, by path.
         example_inputs: the inputs it was traced with.
         dynamic: whether sizes that depend on the inputs are open in it.
+        once: the operations none of whose sizes follows that of the batch.
     """
 
     program: fx.GraphModule
@@ -51,6 +61,7 @@ class Trace:
     kinds: dict[str, type[nn.Module]]
     example_inputs: Inputs
     dynamic: bool
+    once: frozenset[fx.Node]
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
@@ -79,12 +90,16 @@ class Trace:
                 found.add(node)
         return found
 
-    @property
+    def examples_of(self, node: fx.Node) -> int:
+        """How many examples an operation is for: one where it is done once for a batch."""
+        return 1 if node in self.once else self.examples
+
+    @cached_property
     def examples(self) -> int:
         """How many examples the batch has that was traced."""
-        made = self.program.graph.output_node().all_input_nodes
-        tensors = [node for node in made if isinstance(node.meta.get("val"), Tensor)]
-        outputs = [torch.empty(self.shape(node), device="meta") for node in tensors]
+        made = filter(is_tensor, self.program.graph.output_node().all_input_nodes)
+        sized = [node for node in made if has_sizes(node.meta["val"])]
+        outputs = [torch.empty(self.shape(node), device="meta") for node in sized]
         return examples_in(self.example_inputs, outputs)
 
     def module(self, node: fx.Node) -> tuple[str, str]:
@@ -170,7 +185,25 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
     classes = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
-    return Trace(program, tensors, names, classes, wide, dynamic)
+    return Trace(program, tensors, names, classes, wide, dynamic, _once(program, wide))
+
+
+def _once(program: fx.GraphModule, inputs: Inputs) -> frozenset[fx.Node]:
+    """What is done once for a batch; nothing, so far as that is known, where its size is fixed.
+
+    To be asked first, for a size that is read as a number is fixed from then on.
+    """
+    nodes = list(program.graph.nodes)
+    given = [node.meta["val"] for node in nodes if node.op == "placeholder" and is_tensor(node)]
+    pairs = zip(given, inputs.tensors, strict=True)
+    batch = size_symbols(x.shape[0] for x, example in pairs if inputs.has_batch(example))
+
+    def follows(node: fx.Node) -> bool:
+        values = [x.meta.get("val") for x in (node, *node.all_input_nodes)]
+        tensors = [x for x in torch.utils._pytree.tree_leaves(values) if isinstance(x, Tensor)]
+        return not batch.isdisjoint(size_symbols(size for x in tensors for size in x.shape))
+
+    return frozenset(node for node in nodes if batch and not follows(node))
 
 
 def _exported(
@@ -228,7 +261,8 @@ def _quiet() -> Iterator[None]:
     for log in logs:
         log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        # Torch prints the graph as far as it came, once for each try.
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(StringIO()):
             yield
     finally:
         for log, level in zip(logs, levels, strict=True):

@@ -179,19 +179,19 @@ def _read_otherwise(coupler: Coupler) -> np.ndarray:
 def _macs(coupler: Coupler) -> np.ndarray:
     """For each label the operations that make it and that read it, for one example."""
     macs = np.zeros(len(coupler.labels))
-    examples = coupler.trace.examples
+    examples_of = coupler.trace.examples_of
     for site in coupler.sites:
         if isinstance(site, Contraction):
             for labels in (site.labels, site.rows):
                 if labels is not None:
                     found = coupler.labels.find(labels)
-                    np.add.at(macs, found, site.macs / len(labels) / examples)
+                    np.add.at(macs, found, site.macs / len(labels) / examples_of(site.node))
     for product in coupler.products:
         read = [] if product.summed is None else [product.summed]
         axes = [coupler.vector(product.node, dim) for dim in product.dims]
         for labels in (*read, *(axis for axis in axes if axis is not None)):
             found = coupler.labels.find(labels)
-            np.add.at(macs, found, product.macs / len(labels) / examples)
+            np.add.at(macs, found, product.macs / len(labels) / examples_of(product.node))
     return macs
 
 

@@ -30,7 +30,7 @@ from lissom.curves.storing import (
 )
 from lissom.errors import MethodError, PathError, machine_failed
 from lissom.measuring import measure
-from lissom.measuring.macs import forward_pass
+from lissom.measuring.macs import of_one_example
 from lissom.methods import require_plain
 from lissom.running import ExampleInputs, as_inputs, evaluating, leaves, named_tensors
 from lissom.shrinking import shrink
@@ -294,12 +294,11 @@ def _score(score: Score, net: nn.Module, point: Point, name: str) -> float:
 def sizes_of(small: nn.Module, example_inputs: ExampleInputs) -> dict[str, float]:
     """The sizes of point.AXES, but for the latency."""
     counted = measure(small)
-    inputs = as_inputs(example_inputs)
-    done = forward_pass(small, inputs)
+    done = of_one_example(small, as_inputs(example_inputs))
     return {
         "nonzeros": counted.nonzeros,
         "weights": counted.weights,
-        "macs": done.total / done.examples,
+        "macs": float(done.total),
         "bytes": counted.sparse_bytes,
         "bits": 8 * counted.sparse_bytes,
         "coded": counted.coded_bytes,

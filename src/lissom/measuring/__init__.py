@@ -10,7 +10,7 @@ from torch import nn
 from lissom.arguments import as_annotated
 from lissom.coupling import trace
 from lissom.errors import LissomError, OperatorError
-from lissom.measuring.macs import forward_pass, owners
+from lissom.measuring.macs import of_one_example, owners
 from lissom.measuring.measurement import Layer, Measurement, Variable
 from lissom.measuring.runtimes import latency, runtime_named
 from lissom.measuring.units import neurons, rounded, without_dead
@@ -41,7 +41,8 @@ def measure(
     * Non-zeros are counted by variable and by layer, biases included, buffers not. Of a weight that
       is computed (weight_norm, parametrizations) it is its own numbers that count.
     * MACs are what the records of the operators that run say (`lissom.operators`), for one example
-      of the batch, which is the first dim of the first input where an output has it too.
+      of the batch, which is the first dim of the first input where an output has it too. What is
+      computed once for a batch counts whole.
       Additions of biases, normalisation and activation functions are none.
       A weight that is used several times counts each time. The effective MACs of a weight are its
       MACs times the fraction of it that is not zero.
@@ -120,15 +121,14 @@ def _run(
     model: nn.Module, inputs: Inputs, counted: Measurement, runtime: str | None
 ) -> Measurement:
     """Add what only a run on the example inputs can tell; latencies in a runtime."""
-    done = forward_pass(model, inputs)
+    done = of_one_example(model, inputs)
     by_name = {variable.name: variable for variable in counted.variables}
     macs: Counter[str] = Counter()
     effective: Counter[str] = Counter()
     for (layer, name), count in done.macs.items():
-        macs[layer] += count // done.examples
+        macs[layer] += count
         alive = by_name[name].nonzeros
-        effective[layer] += count * alive // (by_name[name].weights * done.examples)
-    total = done.total // done.examples
+        effective[layer] += count * alive // by_name[name].weights
     place = {layer: i for i, layer in enumerate(done.shapes)}
     layers = tuple(
         replace(
@@ -163,8 +163,8 @@ def _run(
         counted,
         layers=layers,
         examples=done.examples,
-        macs=total,
-        effective_macs=total - sum(macs.values()) + sum(effective.values()),
+        macs=done.total,
+        effective_macs=done.total - sum(macs.values()) + sum(effective.values()),
         uncounted=uncounted,
         neurons=left,
         shrunk_weights=None if small is None else sum(p.numel() for p in small.parameters()),

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lissom.coupling.ops import named
 from lissom.coupling.records import Unsupported, counts, products
+from lissom.errors import LissomError
 from lissom.running import Inputs, evaluating, examples_in, leaves, require_layers, run, unchanged
 
 
@@ -32,6 +33,26 @@ class Pass:
     total: int = 0
     macs: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+
+
+def of_one_example(model: nn.Module, inputs: Inputs) -> Pass:
+    """A forward pass with the MACs of one example, whatever the batch is.
+
+    What is computed once for a batch, as a matrix that is made of others, counts whole: so they are
+    counted again on the first example alone. A model that is tied to its batch size shares all.
+
+    Raises:
+        LissomError: as `forward_pass`.
+    """
+    done = forward_pass(model, inputs)
+    if done.examples == 1:
+        return done
+    try:
+        alone = forward_pass(model, inputs.with_batch(1))
+    except LissomError:
+        each = {key: macs // done.examples for key, macs in done.macs.items()}
+        return replace(done, total=done.total // done.examples, macs=each)
+    return replace(done, total=alone.total, macs=alone.macs)
 
 
 def owners(model: nn.Module) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from lissom.arguments import first_misfit
 from lissom.data import Dataset, Loaders, first_inputs
 from lissom.data.loaders import drawing_apart, moved
 from lissom.errors import LissomError, RunError, warn
-from lissom.measuring.macs import forward_pass
+from lissom.measuring.macs import of_one_example
 from lissom.methods import methods_on
 from lissom.methods.optimizers import stepping_optimizer
 from lissom.methods.staying import staying
@@ -76,8 +76,8 @@ def _inputs(model: nn.Module, data: Dataset | Loaders, task: Task) -> Inputs:
 
 
 def _worth_it(model: nn.Module, inputs: Inputs, options: TrainOptions, steps: int) -> bool:
-    done = forward_pass(model, inputs)
-    work = PASSES * done.total / done.examples * options.batch_size * options.accumulate * steps
+    macs = of_one_example(model, inputs).total
+    work = PASSES * macs * options.batch_size * options.accumulate * steps
     on_cpu = next(model.parameters()).device.type == "cpu"
     return work >= (WORTH if on_cpu else WORTH_ELSEWHERE)
 

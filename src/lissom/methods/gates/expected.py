@@ -230,21 +230,22 @@ def _work(
                 index = [unit if n == number else counts[number] for n, unit in found]
                 placed.append((number, Spread(shape, torch.tensor(index))))
         sizes = [len(labels) for labels in sides]
-        return Work(macs / traced.examples / prod(sizes), Box(sizes, placed, counts))
+        return Work(macs / prod(sizes), Box(sizes, placed, counts))
 
     for site in coupler.sites:
         if not isinstance(site, Contraction) or not site.macs:
             continue
-        name = traced.names.get(site.other)
+        name, macs = traced.names.get(site.other), site.macs / traced.examples_of(site.node)
         if name is not None:
             size = traced.tensors[site.other].numel()
-            each[name] = each.get(name, 0.0) + site.macs / traced.examples / size
+            each[name] = each.get(name, 0.0) + macs / size
         else:
-            rest.append(work(site.macs, site.labels, site.rows))
+            rest.append(work(macs, site.labels, site.rows))
     for product in coupler.products:
         if coupler.alive(product.node):
             dims = (coupler.vector(product.node, dim) for dim in product.dims)
-            rest.append(work(product.macs, product.summed, *dims))
+            macs = product.macs / traced.examples_of(product.node)
+            rest.append(work(macs, product.summed, *dims))
     return each, rest
 
 
