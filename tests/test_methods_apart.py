@@ -10,7 +10,7 @@ from fifth_method import Rewinding, RewindingOptions
 from proximal_cases import each
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import LBFGS, SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import LBFGS, SGD, Adam, AdamW, NAdam, Optimizer, RMSprop, SparseAdam
 
 import lissom
 from lissom import L0, L1, Budget, LissomError, TopK
@@ -96,6 +96,12 @@ def test_the_end_of_one_method_leaves_the_moments_of_another() -> None:
     assert int((net[2].weight != 0).sum()) >= alive - 2
 
 
+def _muon(parameters: Any, lr: float) -> Optimizer:
+    matrices = [p for p in parameters if p.ndim == 2]
+    made: Optimizer = getattr(torch.optim, "Muon", LBFGS)(matrices, lr=lr)
+    return made
+
+
 ORPHANS: dict[str, tuple[Callable[[nn.Sequential, Optimizer], Any], Any]] = {
     "proximal in a metric that is not known": (
         lambda n, o: lissom.proximal(o, {lissom.weights(n): L1(1)}, metric="adaptive"),
@@ -108,6 +114,14 @@ ORPHANS: dict[str, tuple[Callable[[nn.Sequential, Optimizer], Any], Any]] = {
     "a budget that no gates can meet": (
         lambda n, o: lissom.gate(o, n, {lissom.weights(n): L0(1)}, budget=Budget(weights=1e-6)),
         Adam,
+    ),
+    "gates under an optimizer of matrices": (
+        lambda n, o: lissom.gate(o, n, {lissom.weights(n): L0(1)}),
+        _muon,
+    ),
+    "lc under an optimizer of sparse gradients": (
+        lambda n, o: lissom.lc(o, {lissom.weights(n): TopK(5)}, every=3),
+        SparseAdam,
     ),
     "a user's own": (lambda n, o: _Failing(o, {lissom.weights(n): TopK(fraction=0.5)}), Adam),
 }

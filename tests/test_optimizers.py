@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.nn import functional as F
-from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR
 
 import lissom
@@ -355,6 +356,98 @@ def test_a_copied_method_says_that_it_follows_nothing(make: Make) -> None:
     opt2 = Adam(net2.parameters(), 0.01)
     with pytest.warns(UserWarning, match="a copy of a method .* stand still"):
         train(net2, opt2, method2, range(1))
+
+
+@every_method
+@each("copies", COPIES)
+def test_a_copied_method_ends_as_the_original_or_says_what_it_lacks(
+    make: Make, copies: Any
+) -> None:
+    net = network()
+    opt = Adam(net.parameters(), 0.01)
+    method = make(opt, net)
+    train(net, opt, method, range(4))
+    net2, method2 = copies((net, method))
+    before = bits(net2)
+    needs = method.name == "proximal"  # its learning rates
+    if needs:
+        for end in (method2.finalize, lambda: method2.deployed().__enter__()):
+            with pytest.raises(MethodError, match="a copy of a method, and follows no optimizer"):
+                end()
+        assert bits(net2) == before
+        return
+    method2.finalize()
+    assert bits(net) == before or method.name == "gates"
+    method.finalize()
+    assert equal(net, net2)
+
+
+def test_a_copy_without_its_optimizers_metric_says_so() -> None:
+    net = network()
+    opt = Adam(net.parameters(), 0.01)
+    method = lissom.nested(opt, net, {lissom.weights(net): TopK(50)}, smallest=0.1)
+    train(net, opt, method, range(4))
+    net2, method2 = copy.deepcopy((net, method))
+    for ask in (method2.finalize, method2.order):
+        with pytest.raises(MethodError, match="a copy of a method, and follows no optimizer"):
+            ask()
+    assert equal(net, net2)
+
+
+IN_LOSS: dict[str, Make] = {
+    "gates": METHODS["gates"],
+    "subgradient": METHODS["subgradient"],
+}
+
+
+@each("make", IN_LOSS)
+def test_a_penalty_in_a_loss_is_not_maximized(make: Make) -> None:
+    net = network()
+    up = [{"params": net[0].parameters(), "maximize": True}, {"params": net[2].parameters()}]
+    for opt in (SGD(net.parameters(), 0.1, maximize=True), Adam(up, 0.1)):
+        with pytest.raises(OptimizerError, match=r"maximize=True.*-objective \+ method.penalty"):
+            make(opt, net)
+    # Of others, as of Lagrange multipliers, it is none of its business.
+    free = nn.Parameter(torch.zeros(()))
+    groups = [{"params": net.parameters(), "maximize": False}, {"params": [free]}]
+    opt = SGD(groups, 0.1, maximize=True)
+    method = make(opt, net)
+    assert [g["maximize"] for g in opt.param_groups][2:] == [False] * (method.name == "gates")
+    train(net, opt, method, range(2))
+
+
+@each("make", IN_LOSS)
+def test_an_optimizer_of_sparse_gradients_takes_no_penalty_in_a_loss(make: Make) -> None:
+    net = network()
+    with pytest.raises(OptimizerError, match="SparseAdam takes sparse gradients only"):
+        make(SparseAdam(net.parameters(), 0.1), net)
+
+
+def test_proximal_steps_go_the_same_way_where_the_optimizer_maximizes() -> None:
+    nets = [network(), network()]
+    for sign, net in zip((1, -1), nets, strict=True):
+        opt = Adam(net.parameters(), 0.01, maximize=sign < 0)
+        lissom.proximal(opt, {lissom.weights(net): L1(0.1)}, metric="adaptive")
+        for n in range(4):
+            opt.zero_grad()
+            x = torch.randn(16, 8, generator=torch.Generator().manual_seed(n))
+            (sign * net(x).square().mean()).backward()
+            opt.step()
+    assert equal(*nets) and not nets[0][0].weight.all()
+
+
+@each("verb", {"gates": lissom.gate, "nested": partial(lissom.nested, smallest=0.3)})
+@each("kind", {"embedding": nn.Embedding, "bag": nn.EmbeddingBag})
+def test_factors_of_sparse_embeddings_are_refused(verb: Any, kind: Any) -> None:
+    net = nn.Sequential(kind(20, 5, sparse=True), nn.Linear(5, 3))
+    opt = SGD(net.parameters(), 0.1)
+    penalty = L0(1e-3) if verb is lissom.gate else TopK(fraction=0.5)
+    with pytest.raises(LissomError, match=r"0\.weight is of an embedding with sparse=True"):
+        verb(opt, net, {lissom.weights(net): penalty})
+    assert not net._forward_pre_hooks and len(opt.param_groups) == 1
+    method = verb(opt, net, {lissom.weights(net).without("0"): penalty})
+    (net(torch.arange(20).view(4, 5)).sum() + method.penalty()).backward()
+    opt.step()
 
 
 @every_method

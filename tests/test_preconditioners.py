@@ -25,6 +25,7 @@ from torch.optim import (
     SparseAdam,
 )
 
+import lissom
 from lissom.errors import OptimizerError
 from lissom.preconditioners import Preconditioner, preconditioner
 
@@ -264,6 +265,31 @@ def test_other_optimizers_are_named_with_what_works(kind: type[Optimizer]) -> No
     told = str(raised.value)
     assert kind.__name__ in told and "metric='euclidean'" in told and "register" in told
     assert all(name in told for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW"))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: SGD(p, lr=LR, momentum=0.9, dampening=1.0),
+        lambda p: SGD(p, lr=LR, momentum=0.9, dampening=1.5),
+        lambda p: SGD(p, lr=LR, momentum=1.0),
+        lambda p: RMSprop(p, lr=LR, momentum=1.0),
+    ],
+    ids=["dampened", "turned", "sgd", "rmsprop"],
+)
+@pytest.mark.parametrize("verb", ["proximal", "nested", "lc"])
+def test_steps_without_a_length_in_the_long_run_are_refused(optimizer, verb: str) -> None:
+    net = nn.Linear(4, 3)
+    penalties = {lissom.weights(net): lissom.TopK(6)}
+    made = optimizer(net.parameters())
+    with pytest.raises(OptimizerError, match=r"momentum=.* no length in the long run"):
+        match verb:
+            case "proximal":
+                lissom.proximal(made, penalties, metric="adaptive")
+            case "nested":
+                lissom.nested(made, net, penalties, smallest=0.1)
+            case "lc":
+                lissom.lc(made, penalties, every=3, mu=1.0, metric="adaptive")
 
 
 def test_subclasses_are_known() -> None:

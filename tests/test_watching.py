@@ -313,6 +313,41 @@ def test_a_budget_that_empties_a_layer_is_told_once_and_per_layer_is_the_remedy(
             assert "TopK(fraction=0.1)" in messages[0] and "per='layer'" in messages[0]
 
 
+EARLY: dict[str, Callable[[Optimizer, nn.Module], Method]] = {
+    "proximal": lambda o, n: lissom.proximal(o, {lissom.weights(n): TopK(50)}, start=4),
+    "lc": lambda o, n: lissom.lc(o, {lissom.weights(n): TopK(300)}, every=5, mu=1.0, start=4),
+    "gates": lambda o, n: lissom.gate(o, n, {lissom.weights(n): L0(1e-5)}, start=4),
+    "nested": lambda o, n: lissom.nested(
+        o, n, {lissom.weights(n): TopK(50)}, smallest=0.05, start=4
+    ),
+    "subgradient": lambda o, n: lissom.subgradient(o, {lissom.weights(n): L1(1e-5)}, start=4),
+}
+
+
+@each("make", EARLY)
+@pytest.mark.parametrize("n", [0, 3, 4, 5])
+def test_an_end_before_the_beginning_is_told(make: Any, n: int) -> None:
+    net = chain()
+    opt = Adam(net.parameters(), lr=1e-4)
+    method = make(opt, net)
+    # What is nearest to the weights, or a cut, is there at the beginning; a prox follows a step.
+    late = n > 4 or (n == 4 and method.name != "proximal")
+    with told(*() if late else (f"ends after {n} steps, and begins after start=4",)):
+        steps(net, opt, method, n)
+        with method.deployed():  # to look is no end
+            pass
+        method.finalize()
+        method.finalize()
+
+
+def test_a_prox_that_was_applied_by_hand_is_no_early_end() -> None:
+    net = chain()
+    method = lissom.proximal(Adam(net.parameters()), {lissom.weights(net): TopK(50)})
+    with told():
+        method.apply()
+        method.finalize()
+
+
 def test_a_layer_that_fills_again_is_told_as_nothing() -> None:
     net = chain()
     with torch.no_grad():

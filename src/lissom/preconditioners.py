@@ -94,9 +94,26 @@ def _moment(state: dict[str, Any], name: str, parameter: Tensor) -> Tensor:
     return moment
 
 
+def _shortening(momentum: float, dampening: float = 0.0) -> float:
+    """1 − μ, as momentum lengthens steps to lr/(1 − μ) in the long run; less so with dampening.
+
+    Raises:
+        OptimizerError: where steps would grow for ever, or vanish.
+    """
+    if not momentum:
+        return 1.0
+    if not (momentum < 1 and dampening < 1):
+        raise OptimizerError(
+            f"with momentum={momentum:g} and dampening={dampening:g} an optimizer's steps have no "
+            "length in the long run, by which metric='adaptive' measures: take both below 1, or "
+            "metric='euclidean'"
+        )
+    return (1 - momentum) / (1 - dampening)
+
+
 @preconditioner.register
 def _(optimizer: SGD, group: Group, parameter: Tensor) -> Preconditioner | None:
-    scale = (1 - group["momentum"]) / (1 - group["dampening"]) if group["momentum"] else 1.0
+    scale = _shortening(group["momentum"], group["dampening"])
     ones = parameter.detach().new_ones(()).expand_as(parameter)
     return None if scale == 1 else Preconditioner(ones, scale, 0.0)
 
@@ -113,7 +130,7 @@ def _(optimizer: Adagrad, group: Group, parameter: Tensor) -> Preconditioner:
 def _(optimizer: RMSprop, group: Group, parameter: Tensor) -> Preconditioner:
     state = optimizer.state.get(parameter, {})
     mean = state.get("grad_avg") if group["centered"] else None
-    scale = 1 - group["momentum"]
+    scale = _shortening(group["momentum"])
     moment = _moment(state, "square_avg", parameter)
     return Preconditioner(moment, scale, group["eps"] * scale, mean)
 

@@ -28,20 +28,22 @@ from lissom.errors import LissomError, MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.copies import copies_in
 from lissom.methods.optimizers import (
+    ANEW,
     parameters_of,
+    require_minimizing,
     stepping_optimizer,
     tell_copies,
     took_a_step,
 )
 from lissom.methods.options import Options, make_options
 from lissom.methods.overlaps import in_order
-from lissom.methods.sharing import renew_gathered, require_known_parts
+from lissom.methods.sharing import is_gathered, renew_gathered, require_known_parts
 from lissom.methods.states import why_not_its_state
 from lissom.methods.trainable import require_trainable
 from lissom.methods.watching import Watch
 from lissom.penalties import Abilities, Ability, Penalty, refusal
 from lissom.running import ExampleInputs, holding
-from lissom.shards import is_sharded, local
+from lissom.shards import local
 from lissom.strength import Strength
 
 FORGOTTEN = 10  # steps without the penalty in the loss, after which the loop is stopped
@@ -124,6 +126,8 @@ class Method(metaclass=_MadeFirst):
         self._deploying = self.resting = False  # it rests while somebody else keeps its zeros
         self.check_optimizer(self.optimizer)
         self.check_alone(self.optimizer)
+        if self.has_loss_term:
+            require_minimizing(self.optimizer, self.blocks(), self.name)
         self._hook = RemovableHandle(OrderedDict())  # on nothing, until all of it is made
         self._watch = Watch(self)
 
@@ -205,7 +209,7 @@ class Method(metaclass=_MadeFirst):
         for block in self.blocks():
             named = next((m.tensor for m in block.members if m.name == block.name), None)
             held = block.module._parameters.get(block.name.rpartition(".")[2], named)
-            if held is not named and not _is_gathered(held, named):
+            if held is not named and not is_gathered(held, named):
                 replaced.append(block.name)
         if replaced:
             raise MethodError(
@@ -321,6 +325,11 @@ class Method(metaclass=_MadeFirst):
         return max(0, self.step - int(self.options.start))
 
     @property
+    def _in_force(self) -> bool:
+        """Whether an end now would be one of what the penalties have made."""
+        return self.step >= int(self.options.start)
+
+    @property
     def has_loss_term(self) -> bool:
         """Whether `penalty` belongs in the loss; without one it would not change a gradient."""
         return type(self).loss_term is not Method.loss_term
@@ -373,6 +382,7 @@ class Method(metaclass=_MadeFirst):
             raise MethodError(
                 "finalize within deployed() would be undone at its end: call it later"
             )
+        self._watch.look_at_start()
         self.write_()
         renew_gathered(self.blocks())
         self.let_go()
@@ -492,7 +502,9 @@ class Method(metaclass=_MadeFirst):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a model takes the method's part in it along, and not the optimizer.
-        return {**self.__dict__, "optimizer": None, "_hook": RemovableHandle(OrderedDict())}
+        mine = {**self.__dict__, "optimizer": None}
+        hooks = [name for name, value in mine.items() if isinstance(value, RemovableHandle)]
+        return mine | {name: RemovableHandle(OrderedDict()) for name in hooks}
 
     def __repr__(self) -> str:
         over = "removed" if self._alive is None else "finalized"
@@ -556,8 +568,7 @@ class Method(metaclass=_MadeFirst):
         if self.optimizer is None and not self.finalized:
             warn(
                 f"this is a copy of a method {self.name!r}, and follows no optimizer, so that its "
-                "schedules stand still and nothing is finalized: make one anew on the copy's "
-                "optimizer, and load the original's state_dict()"
+                f"schedules stand still and nothing is finalized: {ANEW}"
             )
         self._in_loss = True
         self.penalty_was_in_the_loss()
@@ -573,11 +584,6 @@ class Method(metaclass=_MadeFirst):
                 f"{FORGOTTEN} steps were taken without the penalty of method {self.name!r} in the "
                 "loss, so that nothing would vanish: loss = … + method.penalty()"
             )
-
-
-def _is_gathered(held: Tensor | None, named: Tensor | None) -> bool:
-    """Whether a module has a whole tensor in the place of its shard, as between passes."""
-    return held is not None and named is not None and is_sharded(named) and not is_sharded(held)
 
 
 def methods_on(optimizer: Optimizer) -> list[Method]:

@@ -1,17 +1,19 @@
 """The optimizer that really steps, behind the wrappers that training frameworks put around it."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
-from lissom.errors import OptimizerError
+from lissom.errors import MethodError, OptimizerError
+from lissom.groups import Partition
 from lissom.preconditioners import Group
 from lissom.shards import any_in_all
 
+ANEW = "make one anew on the copy's optimizer, and load the original's state_dict()"
 OUTSIDE = ("schedulefree", "lookahead", "localsgd")  # in names of those that move weights outside
 
 
@@ -121,8 +123,17 @@ def _has_hooks(optimizer: object) -> bool:
     return hasattr(optimizer, "_optimizer_step_post_hooks")
 
 
-def param_groups_of(optimizer: Optimizer) -> dict[nn.Parameter, Group]:
-    """The param group that holds each parameter now: groups may come and go between steps."""
+def param_groups_of(optimizer: Optimizer | None) -> dict[nn.Parameter, Group]:
+    """The param group that holds each parameter now: groups may come and go between steps.
+
+    Raises:
+        MethodError: where there is none, as in a copy of a method.
+    """
+    if optimizer is None:
+        raise MethodError(
+            "this is a copy of a method, and follows no optimizer, without whose learning rates "
+            f"and metric it cannot say what vanishes: {ANEW}"
+        )
     return {p: group for group in optimizer.param_groups for p in group["params"]}
 
 
@@ -134,6 +145,35 @@ def parameters_of(optimizer: Optimizer) -> set[nn.Parameter]:
 def maximizes(group: Group | None) -> bool:
     """Whether the steps of a param group go up the gradient."""
     return group is not None and bool(group.get("maximize"))
+
+
+def require_minimizing(optimizer: Optimizer, blocks: Iterable[Partition], method: str) -> None:
+    """Refuse to maximize, or to take sparse gradients only, where a penalty is in the loss.
+
+    Raises:
+        OptimizerError: with what works.
+    """
+    require_dense(optimizer, method)
+    groups = param_groups_of(optimizer)
+    if any(maximizes(groups.get(p)) for block in blocks for p in block.parameters):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} has maximize=True, and would make the penalty of method "
+            f"{method!r} large, which is added to what it maximizes: minimize the loss "
+            "-objective + method.penalty() instead, or use proximal, lc or nested"
+        )
+
+
+def require_dense(optimizer: Optimizer, method: str) -> None:
+    """Refuse an optimizer of sparse gradients where a method adds dense ones.
+
+    Raises:
+        OptimizerError: with what works.
+    """
+    if isinstance(optimizer, SparseAdam):
+        raise OptimizerError(
+            f"{type(optimizer).__name__} takes sparse gradients only, and those of method "
+            f"{method!r} are dense: use Adagrad or SGD, which take both, or proximal"
+        )
 
 
 def is_scheduled(optimizer: Optimizer) -> bool:

@@ -80,6 +80,12 @@ def places(model: nn.Module, blocks: Sequence[Partition], error: type[LissomErro
                     f"{block.name} is not a parameter of this {type(model).__name__}: choose the "
                     "groups from the model that the method is given"
                 )
+            if any(getattr(owner, "sparse", False) is True for owner, _ in owners[key]):
+                raise error(
+                    f"{names[key]} is of an embedding with sparse=True, and a sparse gradient does "
+                    "not go back through a product: make it with sparse=False, or leave it out "
+                    "with .without(…)"
+                )
             place = found.setdefault(key, Place(names[key], owners[key], member.tensor))
             place.factors.append((number, member.spread_of_all))
             place.here.append((number, member.spread))

@@ -75,6 +75,7 @@ class Proximal(Method):
         options: ProximalOptions | None = None,
     ) -> None:
         super().__init__(optimizer, penalties, options)
+        self._applied = False  # by hand
         self._groups_now = param_groups_of(self.optimizer)
         self._stepped = Stepped(self.blocks(), self._groups_now)
         self._near = {block: Near() for block in self.blocks()}
@@ -120,6 +121,11 @@ class Proximal(Method):
         self._rescale(rows)
         renew_gathered(self.blocks())
         self._stepped.due = {}
+        self._applied = True
+
+    @property
+    def _in_force(self) -> bool:
+        return self._applied or self.step > self.options.start
 
     def write_(self) -> None:
         """Apply the prox that is due, where there were steps since the last."""

@@ -54,6 +54,11 @@ def _is_flat(name: str, tensor: Tensor) -> bool:
     return "_fsdp_wrapped_module." in name or getattr(tensor, "_fsdp_flattened", False) is True
 
 
+def is_gathered(held: Tensor | None, named: Tensor | None) -> bool:
+    """Whether a module has a whole tensor in the place of its shard, as between passes."""
+    return held is not None and named is not None and is_sharded(named) and not is_sharded(held)
+
+
 def reshard(model: nn.Module) -> None:
     """Have the shards in a model that fully_shard gathers for its calls, as between them."""
     for module in model.modules():

@@ -149,6 +149,16 @@ class Watch:
                 "too, by method.load_state_dict(saved), or take it off by method.remove()"
             )
 
+    def look_at_start(self) -> None:
+        """At the end, which may come before the penalties had any part in the training."""
+        method = self.method
+        if not method._in_force:
+            warn(
+                f"method {method.name!r} ends after {method.step} steps, and begins after "
+                f"start={method.options.start}: its penalties had no part in the training. "
+                "Finalize it later, or take it off by method.remove()"
+            )
+
     def look_at_layers_now_and_then(self) -> None:
         """After 32, 64, 128, … steps: a layer that was empty twice does not fill again."""
         steps = self.method.now

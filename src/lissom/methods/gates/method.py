@@ -584,10 +584,14 @@ def _join(optimizer: Optimizer, log_alpha: nn.Parameter, gate_lr: float | None) 
         )
     group: dict[str, Any] = {"params": [log_alpha]}
     group["lr"] = FASTER * optimizer.param_groups[0]["lr"] if gate_lr is None else gate_lr
-    if "weight_decay" in optimizer.defaults:
-        group["weight_decay"] = 0.0
+    own = {"weight_decay": 0.0, "maximize": False}
+    group |= {name: value for name, value in own.items() if name in optimizer.defaults}
     if isinstance(optimizer, LBFGS):
         raise OptimizerError("LBFGS has one param group, and log α needs another: use Adam or SGD")
+    if isinstance(optimizer, getattr(torch.optim, "Muon", ())):  # of torch 2.9, and no error yet
+        raise OptimizerError(
+            "Muon takes no param group for log α, a vector: it steps matrices. Use Adam or SGD"
+        )
     try:
         optimizer.add_param_group(group)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -30,7 +30,7 @@ from lissom.methods.lc.mu import Automatic, Given
 from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
-from lissom.methods.optimizers import param_groups_of, took_a_step
+from lissom.methods.optimizers import param_groups_of, require_dense, took_a_step
 from lissom.methods.options import Options, Steps, positive, whole
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
 from lissom.shards import Shard, local, summed
@@ -200,6 +200,7 @@ class LC(Method):
         options: LCOptions | None = None,
     ) -> None:
         super().__init__(optimizer, penalties, options)
+        require_dense(self.optimizer, self.name)
         options = self.options
         mus, tolerance = options.mus, options.tolerance
         self._mu: Given | Automatic = (

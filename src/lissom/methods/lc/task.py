@@ -46,6 +46,8 @@ class Task:
         self.targets: list[Tensor] = []
         self.duals = [torch.zeros_like(w) for w in self.here()] if augmented else None
         self._optimizer = optimizer  # in whose metric θ is nearest
+        if optimizer is not None:  # one that has none is refused now, not at a step
+            metric_of(optimizer, param_groups_of(optimizer), self.weights)
 
     def here(self) -> list[Tensor]:
         """The weights, or this process's parts of them; what else belongs to them is shaped so."""
