@@ -178,20 +178,19 @@ def _read_otherwise(coupler: Coupler) -> np.ndarray:
 
 def _macs(coupler: Coupler) -> np.ndarray:
     """For each label the operations that make it and that read it, for one example."""
-    macs = np.zeros(len(coupler.labels))
-    examples = coupler.trace.examples
+    macs, examples = np.zeros(len(coupler.labels)), coupler.trace.examples
+    shared: list[tuple[Axis, int]] = []
     for site in coupler.sites:
         if isinstance(site, Contraction):
-            for labels in (site.labels, site.rows):
-                if labels is not None:
-                    found = coupler.labels.find(labels)
-                    np.add.at(macs, found, site.macs / len(labels) / examples)
+            both = (site.labels, site.rows)
+            shared += [(labels, site.macs) for labels in both if labels is not None]
     for product in coupler.products:
         read = [] if product.summed is None else [product.summed]
         axes = [coupler.vector(product.node, dim) for dim in product.dims]
-        for labels in (*read, *(axis for axis in axes if axis is not None)):
-            found = coupler.labels.find(labels)
-            np.add.at(macs, found, product.macs / len(labels) / examples)
+        shared += [(axis, product.macs) for axis in (*read, *axes) if axis is not None]
+    for labels, total in shared:
+        if len(labels):  # a layer may have no width at all
+            np.add.at(macs, coupler.labels.find(labels), total / len(labels) / examples)
     return macs
 
 
