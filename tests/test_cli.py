@@ -474,9 +474,10 @@ def test_export_of_one_batch_size_and_without_padding(half: Path) -> None:
     assert "takes no pad, which is for .onnx" in refused(
         "export", str(half), "--to", "pt2", "--no-pad"
     )
-    assert "a batch size is a whole number ≥ 1, got 0" in refused(
-        "export", str(half), "--batch", "0"
-    )
+    for batch in ("0", "-1"):
+        assert f"a batch size is a whole number ≥ 1, got {batch}" in refused(
+            "export", str(half), "--batch", batch
+        )
 
 
 @exhaustive

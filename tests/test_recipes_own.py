@@ -11,7 +11,7 @@ import torch
 from products import sampled
 
 from lissom.data import Dataset, Loaders
-from lissom.errors import LissomError, RecipeError
+from lissom.errors import LissomError, RecipeError, RunError
 from lissom.recipes import (
     RecipePath,
     Record,
@@ -177,6 +177,17 @@ def test_optimizers_and_schedulers_of_torch_and_ones_own(recipe: str) -> None:
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.0125)
     for name in ("NAdam", "RAdam", "Rprop", "Adamax", "ASGD", "Adadelta"):
         assert read_recipe(recipe, [f"optimizer={{name='{name}', lr=0.1}}"]).optimizer.name == name
+
+
+def test_a_scheduler_of_fewer_steps_than_the_training_is_told(recipe: str) -> None:
+    scheduler = "{name='OneCycleLR', max_lr=0.01, total_steps=3, by='step'}"
+    none = ("method", "penalties", "train.cosine_from", "train.average_from")
+    changes = [*(f"{key}=none" for key in none), f"train.scheduler={scheduler}"]
+    read = read_recipe(recipe, ["train.epochs=4", *changes])
+    with pytest.raises(
+        RunError, match=r"OneCycleLR failed in epoch \d: Tried to step 4 times.* \d+ st"
+    ):
+        make_trainer(read, make_data(read)).fit()
 
 
 def test_a_warm_up_rises_to_the_rate_before_it_falls(recipe: str) -> None:

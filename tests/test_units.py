@@ -250,6 +250,24 @@ def test_every_optimizer_metric_and_penalty(make: Any, metric: Any, penalty: Any
     assert report(small).removed + last >= zeros
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("widths", [(8, 0), (0, 8), (0, 0)])
+def test_a_layer_without_width_is_none_of_the_units(widths: tuple[int, int]) -> None:
+    first, second = widths
+    net = nn.Sequential(
+        *(nn.Linear(6, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()),
+        nn.Linear(second, 3),
+    )
+    x = torch.rand(2, 6)
+    assert lissom.measure(net, x).macs == 6 * first + first * second + 3 * second
+    assert torch.equal(lissom.shrink(net, x)(x), net(x))
+    if first or second:
+        assert [len(block.norms()) for block in units(net, x).blocks] == [8]
+    else:
+        with pytest.raises(GroupError, match="no units can be removed from this model"):
+            units(net, x)
+
+
 @each("make", OPTIMIZERS)
 def test_deployed_units_are_undone_with_all_their_members(make: Any) -> None:
     """Biases and norms that a dead unit takes along come back; the end leaves what was shown."""

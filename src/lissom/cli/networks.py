@@ -193,7 +193,7 @@ def export(
         if (to == "c") if int8 is None else int8:
             data, task = data_of(run, data_dir)
             seen = calibration_inputs(data, task)
-        example = make_example(model, shape, batch or 1)
+        example = make_example(model, shape, 1)
         written = export_model(model, example, path, pad=not no_pad, batch=batch, int8=seen)
         found = {**vars(written), "shrunk": not dense}
         lines = [str(written), what]
@@ -205,7 +205,9 @@ def export(
             quantized = (
                 reference(model, example, seen)
                 if to == "c"
-                else Opened(path, model, example, dynamic=written.dynamic)
+                else Opened(
+                    path, model, make_example(model, shape, batch or 1), dynamic=written.dynamic
+                )
             )
             errors = [evaluate(net, data, task, "test").error for net in (model, quantized)]
             found |= {"error": errors[0], "error_int8": errors[1]}

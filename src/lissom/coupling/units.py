@@ -180,18 +180,20 @@ def _macs(coupler: Coupler) -> np.ndarray:
     """For each label the operations that make it and that read it, for one example."""
     macs = np.zeros(len(coupler.labels))
     examples_of = coupler.trace.examples_of
+    shared: list[tuple[Axis, float]] = []
     for site in coupler.sites:
         if isinstance(site, Contraction):
-            for labels in (site.labels, site.rows):
-                if labels is not None:
-                    found = coupler.labels.find(labels)
-                    np.add.at(macs, found, site.macs / len(labels) / examples_of(site.node))
+            both = (site.labels, site.rows)
+            each = site.macs / examples_of(site.node)
+            shared += [(labels, each) for labels in both if labels is not None]
     for product in coupler.products:
         read = [] if product.summed is None else [product.summed]
         axes = [coupler.vector(product.node, dim) for dim in product.dims]
-        for labels in (*read, *(axis for axis in axes if axis is not None)):
-            found = coupler.labels.find(labels)
-            np.add.at(macs, found, product.macs / len(labels) / examples_of(product.node))
+        each = product.macs / examples_of(product.node)
+        shared += [(axis, each) for axis in (*read, *axes) if axis is not None]
+    for labels, total in shared:
+        if len(labels):  # a layer may have no width at all
+            np.add.at(macs, coupler.labels.find(labels), total / len(labels))
     return macs
 
 

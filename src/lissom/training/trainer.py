@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.arguments import as_annotated
 from lissom.data import Dataset, Loaders
 from lissom.data.loaders import moved
-from lissom.errors import RunError
+from lissom.errors import LissomError, RunError, machine_failed
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
 from lissom.methods.statistics import keeps_statistics, renew_statistics
@@ -296,7 +296,7 @@ class Trainer:
             self._set_rates(self.epoch * self.steps_per_epoch + i)
             loss = self._step(batches, seen)
             if scheduler is not None and by == "step":
-                scheduler.step()
+                self._step_scheduler()
             if self._average is not None:
                 self._average.update_parameters(self.model)
             total += loss
@@ -309,7 +309,7 @@ class Trainer:
         self._check_finite(float(total) / self.steps_per_epoch, self.epoch + 1)
         plateau = isinstance(scheduler, ReduceLROnPlateau)  # it steps by what an evaluation says
         if scheduler is not None and by == "epoch" and not plateau:
-            scheduler.step()
+            self._step_scheduler()
         return seen
 
     def _step(self, batches: Sequence[Batch], seen: Tally | None) -> Tensor:
@@ -354,7 +354,7 @@ class Trainer:
                 with self._large():
                     self._note_if_best(found, event)
         if isinstance(self.options.scheduler, ReduceLROnPlateau):
-            self.options.scheduler.step((found.valid or found.train).loss)
+            self._step_scheduler((found.valid or found.train).loss)
         if self._kept is not None:
             append_event(event, self._kept / "events.jsonl")
         self._save()
@@ -511,6 +511,22 @@ class Trainer:
         if self.options.lr_factor is not None:
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * self.options.lr_factor(step)
+
+    def _step_scheduler(self, *loss: float) -> None:
+        """One step of torch's scheduler, or one's own, which may raise anything."""
+        scheduler: Any = self.options.scheduler
+        try:
+            scheduler.step(*loss)
+        except Exception as error:
+            if isinstance(error, LissomError) or machine_failed(error):
+                raise
+            epochs, steps = self.options.epochs, self.options.epochs * self.steps_per_epoch
+            raise RunError(
+                f"{type(scheduler).__name__} failed in epoch {self.epoch + 1}: {error}. This "
+                f"training has {epochs:,} epochs, {steps:,} steps, and its scheduler steps after "
+                f"each {self.options.scheduler_by}: its own times are to fit that",
+                field="scheduler",
+            ) from error
 
     def _progress(self, step: int, loss: Tensor) -> None:
         if self._devices.rank:
