@@ -63,7 +63,7 @@ def summary(load: Load) -> Table:
         [
             "the same, as small as can be",
             theirs("MLP", "VIBNet"),
-            *units(perceptron["budget, teacher"], bold=False),
+            *units(by_label(load("gates-mlp-shifts"))["budget, shifts"]),
         ],
         [
             "LeNet-5 by gates",
@@ -139,7 +139,7 @@ def lost(load: Load) -> Table:
             "784-300-100 by units, as small as can be",
             theirs("MLP", "VIBNet") + ", no teacher",
             units(by_label(load("gates-mlp"))["budget, teacher"], bold=False)[0]
-            + ", with a teacher",
+            + ", with a teacher, without augmentation",
         ],
         [
             "LeNet-300-100, 2 %, under the poster's protocol",

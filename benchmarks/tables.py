@@ -335,7 +335,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "scale-paths": lambda: exact_table("scale", scale_tables.paths),
     "scale-sent": lambda: exact_table("scale", scale_tables.sent),
     "scale-thousand": lambda: exact_table("scale", scale_tables.thousand),
-    "gates-mlp": lambda: exact_table("gates-mlp", partial(gate_tables.gates, "MLP")),
+    "gates-mlp": lambda: markdown(
+        *gate_tables.gates("MLP", load("gates-mlp"), load("gates-mlp-shifts"))
+    ),
     "gates-lenet5": lambda: markdown(
         *gate_tables.gates("LeNet-5", load("gates-lenet5"), load("gates-lenet5-longer"))
     ),
