@@ -261,6 +261,15 @@ def test_the_schedule_follows_the_epochs(recipe: str) -> None:
     assert kept.train.cosine_from == 10 and len(told) == 1  # who sets a time, sets all
 
 
+def test_a_scheduler_does_not_follow_the_epochs_and_that_is_told(tmp_path: Path) -> None:
+    train = "train.scheduler={name='StepLR', step_size=4}"
+    recipe = read_recipe("digits-demo", ["train.cosine_from=none", train])
+    keep_record(Record(recipe=recipe, seed=0, shape=[64], classes=10), tmp_path)
+    told: list[str] = []
+    read_recipe(str(tmp_path / "recipe.json"), ["train.epochs=5"], told=told.append)
+    assert told and told[0].endswith("train.scheduler stays as it is")
+
+
 def test_too_few_epochs_are_told_with_how_many_are_enough(recipe: str) -> None:
     with pytest.raises(RecipeError, match=r"scaled to 1 epochs, .* too few for it; (\d+) are en"):
         read_recipe(recipe, ["train.epochs=1"])

@@ -18,7 +18,8 @@ TEACHER = ("teacher", "recipe")
 def scale(table: dict[str, Any], epochs: int) -> list[str]:
     """Train a recipe, as a TOML file has it, for so many epochs, with all times in proportion.
 
-    Times in steps stay. What is no recipe is left to those who read it.
+    Times in steps stay, and so do those of torch's schedulers, of which only they know which of
+    their arguments are times. What is no recipe is left to those who read it.
 
     Returns:
         What changed: "method.start 10 → 1".
@@ -46,11 +47,12 @@ def scale(table: dict[str, Any], epochs: int) -> list[str]:
         if _whole(path.get(name)) and path[name]:
             path[name] = max(least, int(path[name] * ratio))
     after = dict(_leaves(table))
-    return [
+    notes = [
         f"{key} {before.get(key, 'unset')} → {after.get(key, 'none')}"
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
+    return [*notes, *(["train.scheduler stays as it is"] if train.get("scheduler") else [])]
 
 
 def rescale(
