@@ -675,6 +675,8 @@ def test_a_teacher_of_another_run_is_not_taken() -> None:
     assert torch.equal(made.logits, again.logits)
     with pytest.raises(RunError, match="kept holds a teacher of another recipe or seed"):
         make_teacher(teacher, fake(), out=Path("kept"), seed=1)
+    with pytest.raises(RunError, match="kept holds a teacher of another recipe or seed"):
+        make_teacher(teacher, fake((1, 4, 4)), out=Path("kept"))
     own = teacher.model_copy(update={"seed": 0})
     again = make_teacher(own, fake(), out=Path("kept"), seed=1)
     assert torch.equal(made.logits, again.logits), "it has a seed of its own"

@@ -74,11 +74,10 @@ def train(
     from lissom.progress import Progress, judged
     from lissom.recipes import (
         HenriksonLog,
-        Record,
-        code_of,
         keep_result,
         keep_weights,
         make_data,
+        make_record,
         make_task,
         make_trainer,
         read_recipe,
@@ -133,9 +132,7 @@ def train(
             if trainer.rank:
                 fit()
                 return
-            record = Record(
-                recipe=read, seed=seed, shape=shape, classes=data.classes, code=code_of(read)
-            )
+            record = make_record(read, seed, shape, data.classes)
             with begun(run, record, resume=resume, overwrite=overwrite):
                 found = fit()
                 event = found.to_dict()
@@ -207,14 +204,7 @@ def path(
     from lissom.cli.clusters import executor_of
     from lissom.cli.folders import check_curve, folder_for, resumable
     from lissom.data import Dataset
-    from lissom.recipes import (
-        RecipePath,
-        Record,
-        code_of,
-        keep_record,
-        keep_result,
-        read_recipe,
-    )
+    from lissom.recipes import RecipePath, keep_record, keep_result, make_record, read_recipe
     from lissom.report import class_accuracy
     from lissom.storage import alone_in
 
@@ -226,13 +216,7 @@ def path(
         run = folder_for(recipe, out)
         curve = RecipePath(read, run, data_dir, device)
         curve.check(() if chosen == "all" else chosen)
-        record = Record(
-            recipe=read,
-            seed=0,
-            shape=curve.shape,
-            classes=curve.data.classes,
-            code=code_of(read),
-        )
+        record = make_record(read, 0, curve.shape, curve.data.classes)
         check_curve(run, read, mended=retry_failed)
         with executor_of(ray, dask, jobs) as executor, resumable(run), alone_in(run):
             check_curve(run, read, mended=retry_failed)  # another process may have been here since

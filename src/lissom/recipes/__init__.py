@@ -17,11 +17,11 @@ from lissom.recipes.reading import read_recipe, read_record, recipe_names
 from lissom.recipes.runs import (
     changes,
     changes_of_code,
-    code_of,
     keep_record,
     keep_result,
     keep_weights,
     load_weights,
+    make_record,
 )
 from lissom.recipes.sampling import load_checkpoint, load_method
 from lissom.recipes.specs import Recipe, Record
@@ -35,7 +35,6 @@ __all__ = [
     "Record",
     "changes",
     "changes_of_code",
-    "code_of",
     "keep_chosen",
     "keep_record",
     "keep_result",
@@ -50,6 +49,7 @@ __all__ = [
     "make_method",
     "make_model",
     "make_optimizer",
+    "make_record",
     "make_task",
     "make_teacher",
     "make_trainer",

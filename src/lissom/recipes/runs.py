@@ -30,6 +30,11 @@ def code_of(recipe: Recipe) -> dict[str, str] | None:
     return fingerprint(**known) if known else None
 
 
+def make_record(recipe: Recipe, seed: int, shape: Any, classes: int | None) -> Record:
+    """The record of a run that begins now, with what is known of the user's code."""
+    return Record(recipe=recipe, seed=seed, shape=shape, classes=classes, code=code_of(recipe))
+
+
 def changes(old: Record, recipe: Recipe, seed: int) -> list[str]:
     """What is not as it was when a run began, in words, of its recipe and its seed."""
     before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})

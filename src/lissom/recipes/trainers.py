@@ -12,14 +12,13 @@ from lissom.recipes.making import make_method, make_model, make_optimizer, make_
 from lissom.recipes.models import OwnModelSpec
 from lissom.recipes.reading import read_record
 from lissom.recipes.runs import (
-    changes,
-    code_of,
     keep_record,
     keep_result,
     keep_weights,
     load_weights,
+    make_record,
 )
-from lissom.recipes.specs import Recipe, Record, TeacherSpec
+from lissom.recipes.specs import Recipe, TeacherSpec
 from lissom.training import (
     Report,
     Teacher,
@@ -125,20 +124,16 @@ def make_teacher(
     examples = trainer.data
     assert isinstance(examples, Dataset)  # as those of all recipes
     shape = shape_of(data, make_task(recipe))
-    record = Record(
-        recipe=recipe, seed=seed, shape=shape, classes=data.classes, code=code_of(recipe)
-    )
+    record = make_record(recipe, seed, shape, data.classes)
 
     def taught_by(model: nn.Module) -> Teacher:
         answers = model if anew else logits_of(model, examples.train_x)
         return Teacher(answers, spec.alpha, spec.temperature)
 
     if out is not None and (out / "recipe.json").exists():
-        if changed := changes(read_record(out / "recipe.json"), recipe, seed):
-            raise RunError(
-                f"{out} holds a teacher of another recipe or seed: choose another --out; "
-                + "; ".join(changed)
-            )
+        kept = read_record(out / "recipe.json").model_copy(update={"code": record.code})
+        if kept != record:
+            raise RunError(f"{out} holds a teacher of another recipe or seed: choose another --out")
         if (out / "result.json").exists():
             model = make_model(recipe, shape, data.classes).to(usable_device(device))
             load_weights(model, out)
