@@ -1,7 +1,7 @@
 """Run a study: recipes × changes × seeds, one process each, and keep what came out as JSON.
 
     python benchmarks/run.py STUDY [--data-dir DIR] [--jobs N] [--runs DIR] [--device DEVICE]
-        [--finished] [--again]
+        [--precision PRECISION] [--finished] [--again]
 
 A study is a table of benchmarks/studies.toml. Its record is benchmarks/results/STUDY.json, from
 which benchmarks/tables.py makes the tables and figures of the documentation. The record grows run
@@ -11,7 +11,8 @@ all of them anew; with --finished nothing is trained, and what is there so far i
 the study says `shrink = true`, each network is shrunk and measured afterwards; where it says
 `ensemble = 50`, so many networks are drawn from the gates of each run and answer together. On
 another device than the CPU runs are trained and no more: a call without --device does the rest, of
-those whose networks are in DIR.
+those whose networks are in DIR. --precision is for machines that have not what the recipes ask for;
+the command on record tells it.
 """
 
 import hashlib
@@ -55,6 +56,7 @@ def main(
     finished: Annotated[bool, typer.Option("--finished", help="Train nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Whatever is on record.")] = False,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str | None, typer.Option(help="Instead of the recipes' own.")] = None,
 ) -> None:
     """Run one study of studies.toml."""
     try:
@@ -73,7 +75,10 @@ def main(
         missing = [task for task in missing if (folder / name_of(*task) / "result.json").exists()]
     with ThreadPoolExecutor(jobs) as pool:
         list(
-            pool.map(lambda task: record.add(name_of(*task), train(folder, *task, device)), missing)
+            pool.map(
+                lambda task: record.add(name_of(*task), train(folder, *task, device, precision)),
+                missing,
+            )
         )
     questions = afterwards(asked) if device == "cpu" else {}
     for name, run in record.runs.items():
@@ -153,9 +158,15 @@ def settings_of(recipe: str, changes: list[str]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu") -> dict[str, Any]:
+def train(
+    folder: Path,
+    entry: dict[str, Any],
+    seed: int,
+    device: str = "cpu",
+    precision: str | None = None,
+) -> dict[str, Any]:
     """One run, told with its test error."""
-    result = trained(folder, entry, seed, device)
+    result = trained(folder, entry, seed, device, precision)
     total = result["nonzeros"]["total"]
     print(
         f"{name_of(entry, seed)}: error {100 * result['test']['error']:.2f} %, "
@@ -165,7 +176,13 @@ def train(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu") -
     return result
 
 
-def trained(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu") -> dict[str, Any]:
+def trained(
+    folder: Path,
+    entry: dict[str, Any],
+    seed: int,
+    device: str = "cpu",
+    precision: str | None = None,
+) -> dict[str, Any]:
     """What came out of one run, made unless its result is there already."""
     out = folder / name_of(entry, seed)
     # Of each code that this run was trained by, the last one last.
@@ -176,7 +193,8 @@ def trained(folder: Path, entry: dict[str, Any], seed: int, device: str = "cpu")
         known = [one for one in known if one["code"] != now["code"]]
         folder.mkdir(parents=True, exist_ok=True)
         origins.write_text(json.dumps([*known, {**now, "date": str(date.today())}]))
-        changes = [option for change in entry["set"] for option in ("--set", change)]
+        asked = [*entry["set"], *([f"train.precision={precision}"] if precision else [])]
+        changes = [option for change in asked for option in ("--set", change)]
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
         if device != "cpu":
             arguments += ["--device", device]
