@@ -7,7 +7,9 @@ verdict; the others have that of the runs there are.
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import hypot
+from operator import itemgetter
 from typing import Any
 
 from gate_tables import spread
@@ -112,20 +114,28 @@ def ahead(load: Load, row: Row) -> Found:
 
 
 def falls(load: Load, row: Row) -> Found:
-    """Whether L1 loses more than the compress rate where so much is removed."""
-    parts, drops = [], {}
+    """Whether L1 loses more at once than the compress rate, with about so much removed.
+
+    At once means from one setting to the next stronger one. An epoch that is chosen on held-out
+    data is one before the network has fallen, so that the stronger one may have removed less.
+    """
+    parts, worst = [], {}
     for label in ("L1", "compress rate"):
         found = by_penalty(settings(load, f"vgg-{row['of']}"))[label]
-        before = [one.accuracy for one in found if one.removed < row["at"]]
-        after = [one.accuracy for one in found if one.removed >= row["at"]]
-        if before and after:
-            drops[label] = max(after) - max(before)
-        parts.append(
-            f"{label} {drops[label]:+.2f} points" if label in drops else f"{label}: {NOT_YET}"
-        )
-    both = len(drops) == 2
-    signs = {"fall": holds(drops["L1"] < drops["compress rate"])} if both else {}
-    return told(load, row, parts, signs)
+        found.sort(key=lambda one: one.value or 0.0, reverse=label == "compress rate")
+        losses = [(a.accuracy - b.accuracy, a, b) for a, b in pairwise(found)]
+        if not losses:
+            parts.append(f"{label}: {NOT_YET}")
+            continue
+        worst[label] = max(losses, key=itemgetter(0))
+        lost, before, after = worst[label]
+        removed = f"from {before.removed:.0f} to {after.removed:.0f} % removed"
+        parts.append(f"{label} {-lost:+.2f} points {removed}")
+    if len(worst) < 2:
+        return told(load, row, parts, {})
+    (lost, before, _), (by_rate, *_) = worst["L1"], worst["compress rate"]
+    sudden = lost > by_rate and abs(before.removed - row["at"]) <= row["within"]
+    return told(load, row, parts, {"fall": holds(sudden)})
 
 
 def best_gain(

@@ -195,6 +195,33 @@ def test_claims_that_do_not_hold_are_contradicted() -> None:
     assert starting(found, "kernels, threshold, best").signs == {"accuracy": -1}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ((21, 0.30), (27, 0.77), "reproduced"),  # the chosen epoch is one before it has fallen
+        ((45, 0.30), (9, 0.77), "contradicted"),  # elsewhere
+        ((21, 0.30), (19, 0.35), "contradicted"),  # no more than the compress rate
+    ],
+)
+def test_l1_falls_where_one_λ_loses_more_at_once_than_the_compress_rate(
+    before: tuple[int, float], after: tuple[int, float], verdict: str
+) -> None:
+    channels = study(
+        {
+            ("L1", 20.0): before,
+            ("L1", 30.0): after,
+            ("L1", 10.0): (60, 0.28),
+            ("compress rate", 0.5): (50, 0.25),
+            ("compress rate", 0.2): (20, 0.27),
+            ("compress rate", 0.1): (10, 0.34),
+        }
+    )
+    found = verdicts(loader(vgg_dense=DENSE, vgg_channels=channels))
+    falls = starting(found, "channels: L1 falls")
+    assert falls.verdict == verdict
+    assert "compress rate -7.00 points from 80 to 90 % removed" in falls.ours
+
+
 def test_without_records_nothing_has_run() -> None:
     found = verdicts(loader())
     assert {one.verdict for one in found.values()} == {"not run"}
