@@ -17,7 +17,7 @@ os.environ["TORCH_FAKE_TENSOR_DISPATCH_CACHE"] = "0"  # keys with sizes that are
 
 import torch
 import torch.fx.config
-from products import left_out, mark_rest_of_products
+from products import beyond_most, exhaustive, left_out, mark_rest_of_products
 
 from lissom.curves import makers
 
@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     mark_rest_of_products(items)
     if not any(".py" in asked for asked in config.args):  # a file that is named is run whole
         left = left_out(items)
+        for item in beyond_most(items):
+            item.add_marker(exhaustive)
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
 

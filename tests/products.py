@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+MOST = 3  # cases of a test that make test runs
 ONE_IN = 5  # of the exhaustive cases of a test, those that make test-all runs
 
 exhaustive = pytest.mark.exhaustive
@@ -70,6 +71,12 @@ def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
         if item.get_closest_marker("exhaustive") and not item.get_closest_marker("unlike")
     )
     return {item for cases in tests for item in cases[-(-len(cases) // ONE_IN) :]}
+
+
+def beyond_most(items: Iterable[pytest.Function]) -> set[pytest.Function]:
+    """The cases that make test leaves to make test-all, which runs all of them."""
+    tests = by_test(item for item in items if not item.get_closest_marker("exhaustive"))
+    return {item for cases in tests for item in cases[MOST:]}
 
 
 def by_test(items: Iterable[pytest.Function]) -> list[list[pytest.Function]]:
