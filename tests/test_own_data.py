@@ -107,6 +107,16 @@ def test_images_lie_in_folders_by_class(tmp_path: Path) -> None:
     assert data.train_x[0, :, 0, 0].tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("size", [None, (2, 2)])
+def test_images_of_more_than_8_bits_are_not_cut_off(tmp_path: Path, dtype: Any, size: Any) -> None:
+    for name, value in (("near", 1000), ("far", 60000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((3, 4), value, dtype)).save(tmp_path / name / "1.tiff")
+    with pytest.raises(DataError, match=r"far/1.tiff has pixels of more than 8 bits \(mode '[IF]"):
+        load_files(tmp_path, size=size)
+
+
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     label, x = datasets.ClassLabel(names=["n", "p"]), datasets.Sequence(datasets.Value("float32"))

@@ -12,6 +12,7 @@ from lissom.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 GREY = ("1", "L")
+DEEP = ("I", "F")  # how modes of more than 8 bits begin; Pillow cuts them off at 255
 NAMED = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
 
 
@@ -62,8 +63,15 @@ def as_array(
         size: (h, w) that they are brought to; None where all have one size.
 
     Raises:
-        DataError: for images of several sizes.
+        DataError: for images of several sizes, or of more than 8 bits.
     """
+    for image, name in zip(images, names, strict=True):
+        if image.mode.startswith(DEEP):
+            raise DataError(
+                f"{name} has pixels of more than 8 bits (mode {image.mode!r} of Pillow), and how "
+                "much of their range counts is not known here: give them as floats x [n, 1, h, w] "
+                "in an .npz file"
+            )
     if size is not None:
         if len(size) != 2 or min(size) < 1:
             raise DataError(f"size is [height, width] in pixels, got {list(size)}")
