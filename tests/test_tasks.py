@@ -432,7 +432,12 @@ FIRST_DAY: dict[str, tuple[Any, str]] = {
     ),
     "samples that are whole numbers": (
         lambda: trainer(data=loaders(lambda n: torch.ones(n, 4).long(), lambda n: torch.ones(n))),
-        r"dtype.*\. Whole numbers are given to a network as they are, as tokens: .* floats",
+        r"dtype.*\. Its whole numbers, from 1 to 1, are given as they are, as tokens: .* floats",
+    ),
+    "more tokens than the embedding has": (
+        lambda: trainer(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 3)),
+                        loaders(lambda n: torch.arange(4 * n).view(n, 4) % 9, torch.ones)),
+        r"index out of range.*\. Its whole numbers, from 0 to 8, are given as they are",
     ),
     "a batch that is a tensor": (
         lambda: trainer(data=Loaders(DataLoader(draw(0, 8, 4), 4), [1])),  # type: ignore[arg-type]

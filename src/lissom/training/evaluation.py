@@ -252,11 +252,13 @@ def _on_whole_numbers(task: Task, batch: Any) -> str:
         return ""
     inputs, _ = split_batch(batch)
     given = (*inputs.args, *inputs.kwargs.values())
-    if not any(isinstance(x, Tensor) and x.dtype in WHOLE_NUMBERS for x in given):
+    whole = [x for x in given if isinstance(x, Tensor) and x.dtype in WHOLE_NUMBERS and x.numel()]
+    if not whole:
         return ""
+    low, high = min(int(x.min()) for x in whole), max(int(x.max()) for x in whole)
     return (
-        "Whole numbers are given to a network as they are, as tokens: sound and other "
-        "measurements are to be floats. "
+        f"Its whole numbers, from {low} to {high}, are given as they are, as tokens: sound and "
+        "other measurements are to be floats. "
     )
 
 
