@@ -295,7 +295,8 @@ def _classes(source: Path | str, labels: list[Tensor], names: tuple[str, ...] | 
     if low < 0:
         raise DataError(
             f"{source}: labels are from {low} to {high}, and classes are numbered from 0: add "
-            f'{-low} to each, or set [task] loss = "mse" if they are numbers to be predicted'
+            f'{-low} to each, or set [task] loss = "mse" if they are numbers to be predicted, or '
+            '[data] targets = "numbers" for a loss of your own'
         )
     first = int(labels[0][0])
     if bool((labels[0] == first).all()):
