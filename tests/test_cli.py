@@ -25,8 +25,10 @@ import lissom.models
 import lissom.recipes
 import lissom.recipes.making
 from lissom.cli import app
+from lissom.cli.shared import say
 from lissom.progress import Progress
 from lissom.recipes import make_data, read_recipe, recipe_names
+from lissom.tables import plain_console, table, text
 
 pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
@@ -890,7 +892,7 @@ def progress(console: Console, epochs: int, part: str = "test") -> str:
 
 @pytest.mark.parametrize(("epochs", "lines"), [(1, 1), (7, 7), (10, 10), (100, 11), (1005, 12)])
 def test_progress_is_about_ten_lines_where_there_is_no_terminal(epochs: int, lines: int) -> None:
-    title, *rows = progress(Console(file=StringIO(), width=120), epochs).splitlines()
+    title, *rows = progress(plain_console(file=StringIO(), width=120), epochs).splitlines()
     assert title == "Quick [/b] and sparse"
     assert len(rows) == lines
     assert rows[-1] == (
@@ -899,9 +901,32 @@ def test_progress_is_about_ten_lines_where_there_is_no_terminal(epochs: int, lin
 
 
 def test_progress_is_a_bar_on_a_terminal() -> None:
-    shown = progress(Console(file=StringIO(), width=160, force_terminal=True), 3, part="valid")
+    out = plain_console(file=StringIO(), width=160, force_terminal=True)
+    shown = progress(out, 3, part="valid")
     assert "epoch 3/3  loss 0.5000" in shown
     assert "valid loss 0.2500  error 12.50 %" in shown and "100%" in shown
+
+
+ODD = "[/b] a[m/s] :two: b"  # what rich would take for markup and emoji
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_that_users_gave_are_shown_as_they_are(terminal: bool) -> None:
+    shown = StringIO()
+    out = plain_console(file=shown, width=200, force_terminal=terminal, color_system=None)
+    out.print(table([ODD], [[ODD]], title=ODD, total=[ODD]), ODD)
+    say(ODD, to=out)
+    assert shown.getvalue().count(ODD) == 6
+    assert text(table([ODD], [])).splitlines()[0].strip() == ODD
+
+
+def test_an_error_is_shown_by_the_name_it_was_given() -> None:
+    for terminal in (False, True):
+        shown = StringIO()
+        out = plain_console(file=shown, width=200, force_terminal=terminal)
+        with Progress(out, read_recipe("quick.toml", [f"task.name='{ODD}'"])) as bar:
+            bar.report(event(1))
+        assert f"{ODD} 0.125" in shown.getvalue()
 
 
 def test_the_demo_is_as_sparse_as_it_says() -> None:

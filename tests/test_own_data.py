@@ -107,6 +107,35 @@ def test_images_lie_in_folders_by_class(tmp_path: Path) -> None:
     assert data.train_x[0, :, 0, 0].tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("size", [None, (2, 2)])
+def test_images_of_more_than_8_bits_are_not_cut_off(tmp_path: Path, dtype: Any, size: Any) -> None:
+    for name, value in (("near", 1000), ("far", 60000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((3, 4), value, dtype)).save(tmp_path / name / "1.tiff")
+    with pytest.raises(DataError, match=r"far/1.tiff has pixels of more than 8 bits \(mode '[IF]"):
+        load_files(tmp_path, size=size)
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(tmp_path: Path) -> None:
+    for name in ("a", "b", ".ipynb_checkpoints"):
+        picture(tmp_path / name / "1.png")
+        picture(tmp_path / name / "2.png")
+    (tmp_path / ".empty").mkdir()
+    (tmp_path / "a" / "._1.png").write_bytes(b"of macOS")
+    data = load_files(tmp_path, test_fraction=0.5)
+    assert data.names == ("a", "b") and len(data.train_x) == len(data.test_x) == 2
+
+
+@pytest.mark.parametrize("other", [np.float32, np.int64, np.uint16, bool])
+def test_bytes_beside_other_types_are_refused(tmp_path: Path, other: Any) -> None:
+    x, y = np.ones((4, 2)), np.arange(4) % 2
+    path = npz(tmp_path, train_x=x.astype(other), train_y=y, test_x=x.astype(np.uint8), test_y=y)
+    what = f"holds train_x {np.dtype(other)}, test_x uint8: uint8 are pixels"
+    with pytest.raises(DataError, match=what):
+        load_files(path)
+
+
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     label, x = datasets.ClassLabel(names=["n", "p"]), datasets.Sequence(datasets.Value("float32"))

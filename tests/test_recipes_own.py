@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from products import sampled
+from typer.testing import CliRunner
 
+from lissom.cli import app
 from lissom.data import Dataset, Loaders
 from lissom.errors import LissomError, RecipeError, RunError
 from lissom.recipes import (
@@ -158,6 +160,31 @@ def test_regression_is_judged_in_its_own_unit(recipe: str, tmp_path: Path) -> No
     task = make_task(read_recipe(recipe, [*changes, *own]))
     assert task.error_name == "distance"
     assert float(task.mean_loss(torch.ones(2, 1), torch.zeros(2))) == 1
+
+
+def test_a_loss_of_ones_own_may_be_of_whole_numbers(recipe: str, tmp_path: Path) -> None:
+    np.savez("r.npz", x=np.random.default_rng(0).normal(size=(60, 3)), y=np.arange(60) - 9)
+    own = ['task={loss="own_of_a_test:loss"}', 'data={files="r.npz", validation=10}']
+    with pytest.raises(LissomError, match=r'or \[data\] targets = "numbers"'):
+        make_data(read_recipe(recipe, own))
+    data = make_data(read_recipe(recipe, [*own, "data.targets=numbers"]))
+    assert isinstance(data, Dataset) and data.classes is None and data.train_y.is_floating_point()
+
+
+def test_a_curve_whose_networks_give_no_logits_ends_well(recipe: str, tmp_path: Path) -> None:
+    np.savez("r.npz", x=np.random.default_rng(0).normal(size=(60, 3)), y=np.arange(60) % 5)
+    path = '{strength="penalties.0.TopK.fraction", strengths=[0.8, 0.2], points=3, seeds=1'
+    changes = [
+        'data={files="r.npz", validation=10}',
+        'model={make="own_of_a_test:net", outputs=1}',
+        'task={loss="own_of_a_test:loss"}',
+        f"path={path}, dense=2, epochs=2, fine_tune=1}}",
+    ]
+    given = [word for change in changes for word in ("--set", change)]
+    done = CliRunner().invoke(app, ["path", recipe, "--out", "curve", *given])
+    assert done.exit_code == 0, done.output
+    assert "no accuracy of each class: labels of 1 logits are 0" in done.stderr
+    assert Path("curve/result.json").exists()
 
 
 def test_optimizers_and_schedulers_of_torch_and_ones_own(recipe: str) -> None:

@@ -40,6 +40,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_figures_hold_the_events() -> None:
     error, size = history([Evaluation.from_dict(event(epoch)) for epoch in (1, 2, 4)]).axes
+    assert all(float(tick).is_integer() for axes in (error, size) for tick in axes.get_xticks())
     lines = {line.get_label(): line.get_ydata() for line in error.lines}
     assert set(lines) == {"train", "test"}  # nothing was held out
     assert list(lines["test"]) == pytest.approx([20, 10, 5])

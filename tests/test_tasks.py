@@ -413,6 +413,32 @@ FIRST_DAY: dict[str, tuple[Any, str]] = {
         lambda: trainer(data=loaders(lambda n: draw(n, n, 4), lambda n: torch.full((n,), 3))),
         r"targets go up to 3 and down to 3, but the network has outputs for classes 0 to 2",
     ),
+    "masks of bytes": (
+        lambda: trainer(nn.Linear(4, 1), Dataset("m", *2 * (draw(0, 9, 4), 255 * torch.eye(9, 1))),
+                        task=Task("bce_with_logits")),
+        r"train_y of 'm' holds targets from 0 to 255, and those of 'bce_with_logits' go from 0",
+    ),
+    "labels of -1 and 1 in the test part": (
+        lambda: trainer(nn.Linear(4, 1), Dataset("m", draw(0, 9, 4), torch.ones(9), draw(0, 9, 4),
+                                                 torch.arange(9.0) % 2 * 2 - 1),
+                        task=Task("bce_with_logits")),
+        r"test_y of 'm' holds targets from -1 to 1, and",
+    ),
+    "labels of 1 and 2 in a loader": (
+        lambda: trainer(nn.Linear(4, 1), loaders(lambda n: draw(n, n, 4),
+                                                 lambda n: torch.arange(n) % 2 + 1),
+                        task=Task("bce_with_logits")),
+        r"the train batch of 'data' holds targets from 1 to 2, and",
+    ),
+    "samples that are whole numbers": (
+        lambda: trainer(data=loaders(lambda n: torch.ones(n, 4).long(), lambda n: torch.ones(n))),
+        r"dtype.*\. Its whole numbers, from 1 to 1, are given as they are, as tokens: .* floats",
+    ),
+    "more tokens than the embedding has": (
+        lambda: trainer(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 3)),
+                        loaders(lambda n: torch.arange(4 * n).view(n, 4) % 9, torch.ones)),
+        r"index out of range.*\. Its whole numbers, from 0 to 8, are given as they are",
+    ),
     "a batch that is a tensor": (
         lambda: trainer(data=Loaders(DataLoader(draw(0, 8, 4), 4), [1])),  # type: ignore[arg-type]
         r"a batch is a tuple \(inputs, target\).*got a tensor of float32 \[4, 4\].*Task\(forward=",

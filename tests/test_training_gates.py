@@ -64,6 +64,15 @@ def steps(epochs: int | None) -> int | None:
     return None if epochs is None else epochs * STEPS
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_batch_has_the_precision_of_the_layers_not_of_the_gates(dtype: torch.dtype) -> None:
+    net = dense().to(dtype)
+    penalties = {neurons(net, EXAMPLE.to(dtype)): L0(0.005)}
+    gates = gate(SGD(net.parameters(), 0.01), net, penalties)
+    gate_trainer(gates, epochs=1).fit()
+    assert {p.dtype for p in net.parameters()} == {dtype}
+
+
 def test_events_are_about_the_network_that_gates_leave() -> None:
     gates = gated(0.005)
     net, data, told = gates.model, blobs(valid=12), []

@@ -25,14 +25,14 @@ class Progress:
         self._bar = bars.Progress(
             bars.BarColumn(bar_width=30),
             bars.TaskProgressColumn(),
-            bars.TextColumn("{task.description}"),
+            bars.TextColumn("{task.description}", markup=False),
             bars.TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=self._epochs)
         self._loss, self._standing = "", ""
-        console.print(recipe.title, markup=False)
+        console.print(recipe.title)
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -23,13 +23,14 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from lissom.errors import LissomError, machine_failed
+from lissom.tables import plain_console
 
 ORDER = "init check recipes train path choose measure shrink export report ensemble distill".split()
 MAX_SEED = 2**32 - 1
 
-console = Console()  # for results
-stderr = Console(stderr=True)  # for what goes on; --quiet shuts it
-errors = Console(stderr=True)
+console = plain_console()  # for results
+stderr = plain_console(stderr=True)  # for what goes on; --quiet shuts it
+errors = plain_console(stderr=True)
 log = logging.getLogger("lissom")
 
 
@@ -177,8 +178,8 @@ def main(
 
 
 def say(line: object, to: Console = stderr) -> None:
-    """Tell what goes on, as it is: a path may look like markup, and is not to be broken."""
-    to.print(line, markup=False, highlight=False, soft_wrap=True)
+    """Tell what goes on; a path is not to be broken."""
+    to.print(line, highlight=False, soft_wrap=True)
 
 
 def print_json(found: Mapping[str, Any]) -> None:
@@ -206,6 +207,6 @@ def mistakes_in_red() -> Iterator[None]:
             raise
         log.debug("this is where it went wrong", exc_info=True)
         told = "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
-        errors.print("[red]error:[/red]", end=" ")
+        errors.print("error:", style="red", end=" ")
         say(told, to=errors)
         raise typer.Exit(2) from error

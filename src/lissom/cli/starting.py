@@ -74,5 +74,5 @@ def check(
         if as_json:
             print_json(found.to_dict())
         else:
-            console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+            console.print(str(found), highlight=False, soft_wrap=True)
         say("all that training needs is there")

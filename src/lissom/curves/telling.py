@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lissom.curves.point import ErrorScale, Point
 from lissom.curves.storing import AGAIN, FAILED
+from lissom.tables import plain_console
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def listening(progress: Listener | Literal[False] | None, scale: ErrorScale) -> 
         scale: what errors are.
     """
     if progress is None:
-        with _Shown(Console(stderr=True), scale) as shown:
+        with _Shown(plain_console(stderr=True), scale) as shown:
             yield shown
     else:
         yield progress or _logged
@@ -161,7 +162,7 @@ class _Shown:
         return f"{count} {point}: {found}, {_duration(point.seconds)}{left and f'; {left}'}"
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Left(bars.ProgressColumn):

@@ -12,6 +12,7 @@ from lissom.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 GREY = ("1", "L")
+DEEP = ("I", "F")  # how modes of more than 8 bits begin; Pillow cuts them off at 255
 NAMED = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
 
 
@@ -30,7 +31,7 @@ def read_images(folder: Path, wanted: Columns) -> Parts:
         if (folder / name).is_dir()
     }
     places = named if "train" in named else {"train": folder}
-    classes = sorted(f.name for f in places["train"].iterdir() if f.is_dir() and list(_files(f)))
+    classes = sorted(f.name for f in _folders(places["train"]) if list(_files(f)))
     if len(classes) < 2:
         raise DataError(
             f"{places['train']} needs a folder of images for each class, such as cat/1.png and "
@@ -39,7 +40,7 @@ def read_images(folder: Path, wanted: Columns) -> Parts:
     found = {}
     for part, place in places.items():
         labelled = [(file, i) for i, name in enumerate(classes) for file in _files(place / name)]
-        if strange := [f.name for f in place.iterdir() if f.is_dir() and f.name not in classes]:
+        if strange := [f.name for f in _folders(place) if f.name not in classes]:
             raise DataError(f"{place / strange[0]} is of no class that is in {places['train']}")
         found[part] = [file for file, _ in labelled], np.array([i for _, i in labelled], np.int64)
     paths = [path for files, _ in found.values() for path in files]
@@ -62,8 +63,15 @@ def as_array(
         size: (h, w) that they are brought to; None where all have one size.
 
     Raises:
-        DataError: for images of several sizes.
+        DataError: for images of several sizes, or of more than 8 bits.
     """
+    for image, name in zip(images, names, strict=True):
+        if image.mode.startswith(DEEP):
+            raise DataError(
+                f"{name} has pixels of more than 8 bits (mode {image.mode!r} of Pillow), and how "
+                "much of their range counts is not known here: give them as floats x [n, 1, h, w] "
+                "in an .npz file"
+            )
     if size is not None:
         if len(size) != 2 or min(size) < 1:
             raise DataError(f"size is [height, width] in pixels, got {list(size)}")
@@ -80,9 +88,16 @@ def as_array(
     return pixels[:, None] if grey else pixels.transpose(0, 3, 1, 2)
 
 
+def _folders(place: Path) -> Iterable[Path]:
+    """All but hidden ones, as notebooks leave them (.ipynb_checkpoints)."""
+    return [f for f in place.iterdir() if f.is_dir() and not f.name.startswith(".")]
+
+
 def _files(folder: Path) -> Iterable[Path]:
+    """Images, but for hidden files, as macOS leaves them beside each (._1.png)."""
     if folder.is_dir():
-        yield from sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        yield from sorted(f for f in found if not f.name.startswith("."))
 
 
 def _opened(path: Path) -> Image.Image:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -163,8 +164,13 @@ def told(batch: Any) -> str:
 
 
 def moved(batch: Any, like: nn.Module) -> Any:
-    """A batch where a model is, with its floats in the precision of the model's."""
-    first = next((p for p in like.parameters() if p.is_floating_point()), None)
+    """A batch where a model is, with its floats in the precision of the model's layers.
+
+    What stands on the model itself comes after them: numbers of a method have a precision of their
+    own, as those of gates on bfloat16 do.
+    """
+    layers = (p for layer in like.children() for p in layer.parameters())
+    first = next((p for p in chain(layers, like.parameters()) if p.is_floating_point()), None)
     return batch if first is None else _moved(batch, first.device, first.dtype)
 
 

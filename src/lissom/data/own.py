@@ -250,6 +250,7 @@ def _dataset(
         called["train"] = ""
     for part, (x, y) in parts.columns.items():
         check_rows(str(source), called[part], x, y)
+    _check_types({f"{called[part]}x": x for part, (x, _) in parts.columns.items()}, source)
     ys = {f"{source}: {called[part]}y": y for part, (_, y) in parts.columns.items()}
     labels, names = _labels(source, ys, targets, parts.names)
     tensors = {
@@ -269,6 +270,21 @@ def _dataset(
     return Dataset(name, **columns, classes=classes, names=names)
 
 
+def _check_types(xs: dict[str, NDArray[Any]], source: Path | str) -> None:
+    """Refuse bytes, which are scaled to [0, 1], beside numbers, which are not.
+
+    Args:
+        xs: the inputs of all parts, by their names.
+        source: what was read.
+    """
+    found = ", ".join(f"{name} {x.dtype}" for name, x in xs.items())
+    if len({x.dtype == np.uint8 for x in xs.values()}) > 1:
+        raise DataError(
+            f"{source} holds {found}: uint8 are pixels, which are divided by 255, and other types "
+            "stay as they are. Write all parts in one type"
+        )
+
+
 def _classes(source: Path | str, labels: list[Tensor], names: tuple[str, ...] | None) -> int:
     """How many classes there are: those with names, or all up to the largest label.
 
@@ -279,7 +295,8 @@ def _classes(source: Path | str, labels: list[Tensor], names: tuple[str, ...] | 
     if low < 0:
         raise DataError(
             f"{source}: labels are from {low} to {high}, and classes are numbered from 0: add "
-            f'{-low} to each, or set [task] loss = "mse" if they are numbers to be predicted'
+            f'{-low} to each, or set [task] loss = "mse" if they are numbers to be predicted, or '
+            '[data] targets = "numbers" for a loss of your own'
         )
     first = int(labels[0][0])
     if bool((labels[0] == first).all()):

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from lissom.recipes.strict import Spec, Whole, complaint
 
-TABLE = ("target", "inputs", "size", "test_fraction", "split_seed")
+TABLE = ("target", "inputs", "size", "targets", "test_fraction", "split_seed")
 OPTIONS = {  # of where the data come from
     "name": ("file", "snr_min", "am_ssb", "split", "test_fraction", "split_seed"),
     "files": TABLE,
@@ -47,6 +47,7 @@ class DataSpec(Spec):
     target: str | list[str] | None = None
     inputs: str | list[str] | None = None
     size: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
+    targets: Literal["labels", "numbers"] | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 

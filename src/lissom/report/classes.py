@@ -24,7 +24,7 @@ class ClassAccuracy(ByPoint):
     """The accuracy of each class at each point of a curve.
 
     Attributes:
-        names: of the classes, in the order of their labels.
+        names: of the classes that have examples, in the order of their labels.
         points: {"seed0/dense": accuracies in [0, 1]}, one for each class, by the point's folder.
     """
 
@@ -64,30 +64,27 @@ def class_accuracy(
     Args:
         curve: whose shrunk networks are run, all of them.
         x: inputs [n, …] on the CPU.
-        y: labels [n], each class at least once: 0 … classes − 1.
+        y: labels [n], from 0 on. A class without an example has no accuracy, and is left out.
         make_model: make_model(seed); needed where `Curve.load` was not given it.
         names: of the classes; their numbers by default.
         batch_size: how many inputs a network gets at a time.
 
     Raises:
         LissomError: for x and y of different lengths, or a label ≥ the number of logits.
-        PathError: for classes without examples or another number of names, or if nothing makes the
-            networks.
+        PathError: for labels without a name, or if nothing makes the networks.
 
     Source: Ahmed, fig. 7.
     """
     check_labelled(x, y)
     counts = torch.bincount(y)
-    if empty := [c for c, count in enumerate(counts.tolist()) if not count]:
-        raise PathError(f"the accuracy of a class needs examples, and y has none of {empty}")
     called = tuple(map(str, range(len(counts)) if names is None else names))
-    if len(called) != len(counts):
+    if len(called) < len(counts):
         raise PathError(f"y has {len(counts)} classes, and there are {len(called)} names: {called}")
+    known = counts.nonzero()[:, 0]
     points = {}
     for point in curve.points:
         if point.failed:
             continue
         confused = confusions(curve.network(point, make_model), x, y, batch_size=batch_size)
-        right = confused.diagonal()[: len(counts)]
-        points[key(point)] = tuple((right / counts).tolist())
-    return ClassAccuracy(called, points)
+        points[key(point)] = tuple((confused.diagonal()[known] / counts[known]).tolist())
+    return ClassAccuracy(tuple(called[c] for c in known.tolist()), points)

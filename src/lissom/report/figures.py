@@ -7,6 +7,7 @@ from io import StringIO
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lissom.report.style import legend, tidy
 from lissom.training import Evaluation
@@ -49,6 +50,7 @@ def history(events: Sequence[Evaluation]) -> Figure:
         axes.set_visible(False)
     for axes in (error, size, *below):
         tidy(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.25
         if axes.lines:
             legend(axes)
     return figure

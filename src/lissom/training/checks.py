@@ -89,26 +89,43 @@ def check_batch(model: nn.Module, data: Dataset | Loaders, task: Task) -> None:
                 continue
             batch = first_batch(getattr(data, part))
         with torch.no_grad(), evaluating(model), drawing_apart():
-            outputs = judged(model, batch, task, Tally(task), f"the {part} batch of {data.name!r}")
-        if part == "train" and isinstance(data, Dataset):
-            check_labels(data, outputs, task)
+            where = f"the {part} batch of {data.name!r}"
+            outputs, targets = judged(model, batch, task, Tally(task), where)
+        if isinstance(data, Dataset) and task.forward is None:  # all that there are
+            where, targets = f"{part}_y of {data.name!r}", getattr(data, f"{part}_y")
+            check_labels(where, targets, outputs, task)
+        check_answers(where, targets, task)
 
 
-def check_labels(data: Dataset, outputs: Any, task: Task) -> None:
+def check_labels(where: str, labels: Tensor, outputs: Any, task: Task) -> None:
     """Refuse classes that the network has no output for.
 
     Raises:
         RunError: naming the highest.
     """
-    if task.loss != "cross_entropy":
+    if task.loss == "cross_entropy" and int(labels.max()) >= outputs.shape[1]:
+        raise RunError(
+            f"{where} holds class {int(labels.max())}, but the network has outputs for "
+            f"{outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}"
+        )
+
+
+def check_answers(where: str, targets: Any, task: Task) -> None:
+    """Refuse targets of "bce_with_logits" that are neither no, yes, nor between.
+
+    The loss has no minimum then, and is below 0.
+
+    Raises:
+        RunError: quoting from where to where they go.
+    """
+    if task.loss != "bce_with_logits" or not isinstance(targets, Tensor) or not targets.numel():
         return
-    for part in ("train", "valid", "test"):
-        labels = getattr(data, f"{part}_y")
-        if labels is not None and int(labels.max()) >= outputs.shape[1]:
-            raise RunError(
-                f"{part}_y of {data.name!r} holds class {int(labels.max())}, but the network has "
-                f"outputs for {outputs.shape[1]} classes, 0 to {outputs.shape[1] - 1}"
-            )
+    low, high = float(targets.min()), float(targets.max())
+    if low < 0 or high > 1:
+        raise RunError(
+            f"{where} holds targets from {low:g} to {high:g}, and those of 'bce_with_logits' go "
+            "from 0 (no) to 1 (yes): write masks of 0 and 255, or labels of -1 and 1, as 0 and 1"
+        )
 
 
 def check_callbacks(callbacks: Iterable[Any], loggers: Iterable[Any]) -> None:

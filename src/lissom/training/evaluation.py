@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lissom.arguments import as_annotated, fits, misfit, shown
 from lissom.data import Dataset, Loaders
-from lissom.data.loaders import PARTS, drawing_apart, epoch_of, moved, told
+from lissom.data.loaders import PARTS, drawing_apart, epoch_of, moved, split_batch, told
 from lissom.errors import LissomError, RunError
 from lissom.groups.making import WHOLE_NUMBERS
 from lissom.measuring import measure
@@ -218,8 +218,8 @@ def evaluate(
     return tally.part()
 
 
-def judged(model: nn.Module, batch: Any, task: Task, tally: Tally, where: str) -> Any:
-    """Outputs for a batch, which the tally has seen then.
+def judged(model: nn.Module, batch: Any, task: Task, tally: Tally, where: str) -> tuple[Any, Any]:
+    """Outputs and targets of a batch, which the tally has seen then.
 
     Raises:
         RunError: quoting the batch, and what the model, the loss or the score says of it.
@@ -231,7 +231,8 @@ def judged(model: nn.Module, batch: Any, task: Task, tally: Tally, where: str) -
     except Exception as error:  # a model may raise anything
         raise RunError(
             f"{type(model).__name__} cannot be called with {where}, {told(batch)}: {error}. "
-            "Task(forward=lambda model, batch: (model(…), target)) calls it in another way"
+            f"{_on_whole_numbers(task, batch)}Task(forward=lambda model, batch: (model(…), "
+            "target)) calls it in another way"
         ) from error
     try:
         tally.add(_as_float(outputs), targets)
@@ -242,7 +243,23 @@ def judged(model: nn.Module, batch: Any, task: Task, tally: Tally, where: str) -
             f"the loss or the score fails on {where}, {told(batch)}, for outputs {told(outputs)}: "
             f"{error}"
         ) from error
-    return outputs
+    return outputs, targets
+
+
+def _on_whole_numbers(task: Task, batch: Any) -> str:
+    """What may be wrong with inputs of whole numbers, if a batch has some."""
+    if task.forward is not None:
+        return ""
+    inputs, _ = split_batch(batch)
+    given = (*inputs.args, *inputs.kwargs.values())
+    whole = [x for x in given if isinstance(x, Tensor) and x.dtype in WHOLE_NUMBERS and x.numel()]
+    if not whole:
+        return ""
+    low, high = min(int(x.min()) for x in whole), max(int(x.max()) for x in whole)
+    return (
+        f"Its whole numbers, from {low} to {high}, are given as they are, as tokens: sound and "
+        "other measurements are to be floats. "
+    )
 
 
 def _batches(data: Dataset | Loaders, part: str) -> Iterable[Any]:
