@@ -698,6 +698,19 @@ def test_two_groups_of_queries(gqa: bool) -> None:
     assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
 
 
+@pytest.mark.parametrize("second", [1, 2])
+@pytest.mark.parametrize("first", [1, 2])
+def test_channels_that_are_shuffled(first: int, second: int) -> None:
+    """As many go from each group, at the same places, so that the groups can be taken in turn."""
+    layers = [nn.Conv2d(12, 12, 1, groups=first), nn.ChannelShuffle(4)]
+    net = drawn(nn.Sequential(nn.Conv2d(2, 12, 1), *layers, nn.Conv2d(12, 4, 3, groups=second)))
+    x = example(2, 5, 5)
+    blocks = lissom.coupling.units(net, x)
+    for block in blocks:
+        block.scale_((torch.arange(len(block.norms())) > 0).double())
+    check(net, x, removed=len(blocks.blocks))
+
+
 def mha(**options: Any) -> nn.MultiheadAttention:
     return nn.MultiheadAttention(WIDTH, HEADS, **options)
 

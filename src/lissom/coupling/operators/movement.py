@@ -23,9 +23,9 @@ LIKE = ("expand_as", "broadcast_to")
 
 @operator(
     *"""
-    adjoint channel_shuffle flip fliplr flipud mH mT matrix_H movedim moveaxis numpy_T
-    native_channel_shuffle permute pixel_unshuffle ravel repeat repeat_interleave rot90 flatten
-    squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as view_as
+    adjoint flip fliplr flipud mH mT matrix_H movedim moveaxis numpy_T permute pixel_unshuffle
+    ravel repeat repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose
+    unsqueeze reshape_as view_as
     """.split()
 )
 class Movement(Operator):
@@ -199,6 +199,18 @@ class Unfold(Movement):
 
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
         c.rigid(call.first, int(call["dimension"]))
+        return super().couple(c, call)
+
+
+@operator("channel_shuffle", "native_channel_shuffle")
+class ChannelShuffle(Movement):
+    """Channels of a number of groups in turn: each group loses those at the same places."""
+
+    def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
+        for axis in c.axes(call.first):
+            if axis.shape[1] > 1:
+                batch, _, *rest = axis.shape
+                c.labels.rigid(axis.reshape(batch, int(call["groups"]), -1, *rest), 1)
         return super().couple(c, call)
 
 
