@@ -711,6 +711,29 @@ def test_channels_that_are_shuffled(first: int, second: int) -> None:
     check(net, x, removed=len(blocks.blocks))
 
 
+def test_fused_attention_with_narrower_values() -> None:
+    """Its kernels lay their result out otherwise, and a view of it has to be a copy."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+            self.scale, self.out = nn.Parameter(torch.ones(4)), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, tokens, _ = x.shape
+            q, k, v = (f(x).view(batch, tokens, 2, 4) for f in (self.q, self.k, self.v))
+            q, k, v = (y.transpose(1, 2) for y in (q, k, v * self.scale))
+            y = F.scaled_dot_product_attention(q, k, v)
+            return self.out(y.transpose(1, 2).contiguous().view(batch, tokens, -1))
+
+    net = drawn(Scaled())
+    x = example(5, 8)
+    [block] = lissom.coupling.units(net, x)
+    block.scale_(torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    check(net, x, removed=2, graph=True)
+
+
 def mha(**options: Any) -> nn.MultiheadAttention:
     return nn.MultiheadAttention(WIDTH, HEADS, **options)
 
