@@ -711,6 +711,44 @@ def test_channels_that_are_shuffled(first: int, second: int) -> None:
     check(net, x, removed=len(blocks.blocks))
 
 
+@pytest.mark.parametrize("table", [False, True])
+def test_keys_that_are_copied_for_their_queries(table: bool) -> None:
+    """By expand and reshape, rotated by a table or not: heads may go, in groups."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.out = nn.Linear(16, 3)
+            self.register_buffer("table", torch.randn(20, 2) if table else None)
+
+        def rotated(self, x: Tensor) -> Tensor:
+            cos = self.table[: x.shape[1], None]
+            a, b = x.chunk(2, -1)
+            return torch.cat([a * cos - b, a + b * cos], -1)
+
+        def copied(self, x: Tensor) -> Tensor:
+            batch, tokens, heads, width = x.shape
+            x = x[:, :, :, None, :].expand(batch, tokens, heads, 2, width)
+            return x.reshape(batch, tokens, 2 * heads, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (f(x).unflatten(-1, (-1, 4)) for f in (self.q, self.k, self.v))
+            if table:
+                q, k = self.rotated(q), self.rotated(k)
+            q, k, v = (y.transpose(1, 2) for y in (q, self.copied(k), self.copied(v)))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    net = drawn(Grouped())
+    x = example(5, 8)
+    [block] = lissom.heads(net, x)
+    assert block.shape == (2,)
+    zero_heads_(net, x, 0)
+    small = check(net, x, removed=1)
+    assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
+
+
 def test_fused_attention_with_narrower_values() -> None:
     """Its kernels lay their result out otherwise, and a view of it has to be a copy."""
 

@@ -402,13 +402,17 @@ def spread_labels(axis: Axis, shape: tuple[int, ...]) -> Tensor:
 
 
 def _disjoint(c: Coupler, axes: Axes) -> Axes:
-    """Two axes that came to lie on one dim cannot both be cut there: pinned."""
+    """Two axes that came to lie on one dim cannot both be cut there: pinned.
+
+    Where one of them is of equal copies, as of a key for all its queries, it is only that one.
+    """
     now = c.labels.settled(axes)
     for i, a in enumerate(now):
         for b in now[i + 1 :]:
             if set(varying(a)) & set(varying(b)):
-                c.labels.pin(a)
-                c.labels.pin(b)
+                copies = [axis for axis in (a, b) if not c.borne(axis)]
+                for axis in copies or (a, b):
+                    c.labels.pin(axis)
     return c.labels.settled(now)
 
 
