@@ -698,6 +698,15 @@ def test_two_groups_of_queries(gqa: bool) -> None:
     assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
 
 
+@pytest.mark.parametrize("pick", [lambda x, i: x[i], lambda x, i: x.index_select(0, i)])
+def test_rows_that_are_picked_by_numbers_of_the_input(pick: Callable[..., Tensor]) -> None:
+    """As the ends of a graph's edges: what is zero in all rows is zero in those."""
+    a, b = nn.Linear(3, 6, bias=False), nn.Linear(6, 2)
+    net = drawn(Net(lambda m, x, i: m.b(pick(m.a(x), i)), a=a, b=b))
+    zero_(net.a.weight[:2])
+    check(net, (example(3), torch.tensor([1, 0, 0, 1, 1])), removed=2)
+
+
 @pytest.mark.parametrize("second", [1, 2])
 @pytest.mark.parametrize("first", [1, 2])
 def test_channels_that_are_shuffled(first: int, second: int) -> None:
