@@ -698,6 +698,89 @@ def test_two_groups_of_queries(gqa: bool) -> None:
     assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
 
 
+@pytest.mark.parametrize("pick", [lambda x, i: x[i], lambda x, i: x.index_select(0, i)])
+def test_rows_that_are_picked_by_numbers_of_the_input(pick: Callable[..., Tensor]) -> None:
+    """As the ends of a graph's edges: what is zero in all rows is zero in those."""
+    a, b = nn.Linear(3, 6, bias=False), nn.Linear(6, 2)
+    net = drawn(Net(lambda m, x, i: m.b(pick(m.a(x), i)), a=a, b=b))
+    zero_(net.a.weight[:2])
+    check(net, (example(3), torch.tensor([1, 0, 0, 1, 1])), removed=2)
+
+
+@pytest.mark.parametrize("second", [1, 2])
+@pytest.mark.parametrize("first", [1, 2])
+def test_channels_that_are_shuffled(first: int, second: int) -> None:
+    """As many go from each group, at the same places, so that the groups can be taken in turn."""
+    layers = [nn.Conv2d(12, 12, 1, groups=first), nn.ChannelShuffle(4)]
+    net = drawn(nn.Sequential(nn.Conv2d(2, 12, 1), *layers, nn.Conv2d(12, 4, 3, groups=second)))
+    x = example(2, 5, 5)
+    blocks = lissom.coupling.units(net, x)
+    for block in blocks:
+        block.scale_((torch.arange(len(block.norms())) > 0).double())
+    check(net, x, removed=len(blocks.blocks))
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_keys_that_are_copied_for_their_queries(table: bool) -> None:
+    """By expand and reshape, rotated by a table or not: heads may go, in groups."""
+
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.out = nn.Linear(16, 3)
+            self.register_buffer("table", torch.randn(20, 2) if table else None)
+
+        def rotated(self, x: Tensor) -> Tensor:
+            cos = self.table[: x.shape[1], None]
+            a, b = x.chunk(2, -1)
+            return torch.cat([a * cos - b, a + b * cos], -1)
+
+        def copied(self, x: Tensor) -> Tensor:
+            batch, tokens, heads, width = x.shape
+            x = x[:, :, :, None, :].expand(batch, tokens, heads, 2, width)
+            return x.reshape(batch, tokens, 2 * heads, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (f(x).unflatten(-1, (-1, 4)) for f in (self.q, self.k, self.v))
+            if table:
+                q, k = self.rotated(q), self.rotated(k)
+            q, k, v = (y.transpose(1, 2) for y in (q, self.copied(k), self.copied(v)))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    net = drawn(Grouped())
+    x = example(5, 8)
+    [block] = lissom.heads(net, x)
+    assert block.shape == (2,)
+    zero_heads_(net, x, 0)
+    small = check(net, x, removed=1)
+    assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
+
+
+def test_fused_attention_with_narrower_values() -> None:
+    """Its kernels lay their result out otherwise, and a view of it has to be a copy."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+            self.scale, self.out = nn.Parameter(torch.ones(4)), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, tokens, _ = x.shape
+            q, k, v = (f(x).view(batch, tokens, 2, 4) for f in (self.q, self.k, self.v))
+            q, k, v = (y.transpose(1, 2) for y in (q, k, v * self.scale))
+            y = F.scaled_dot_product_attention(q, k, v)
+            return self.out(y.transpose(1, 2).contiguous().view(batch, tokens, -1))
+
+    net = drawn(Scaled())
+    x = example(5, 8)
+    [block] = lissom.coupling.units(net, x)
+    block.scale_(torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    check(net, x, removed=2, graph=True)
+
+
 def mha(**options: Any) -> nn.MultiheadAttention:
     return nn.MultiheadAttention(WIDTH, HEADS, **options)
 

@@ -1,9 +1,11 @@
 """What depends on the sizes of the inputs, or is written to, is no constant and no spare row."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
+from shrink_cases import EXACT, apart, drawn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -170,6 +172,40 @@ def test_a_graph_refuses_sizes_it_was_not_made_for() -> None:
     assert small(torch.randn(5, 1, 8, 8)).shape == (5, 2, 8, 8)
     with pytest.raises(LissomError, match="takes an input of any×1×8×8, got 2×1×9×8"):
         small(torch.randn(2, 1, 9, 8))
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_copies_of_a_graph_refuse_what_it_refuses(verify: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
+    small = lissom.shrink(net.eval(), torch.randn(2, 1, 8, 8), as_graph=True, verify=verify)
+    for twin in (copy.deepcopy(small), copy.deepcopy(copy.deepcopy(small))):
+        assert twin(torch.randn(5, 1, 8, 8)).shape == (5, 2, 8, 8)
+        with pytest.raises(LissomError, match="takes an input of any×1×8×8, got 2×1×9×8"):
+            twin(torch.randn(2, 1, 9, 8))
+        assert str(twin.shrinkage) == str(small.shrinkage)
+
+
+def test_a_loop_over_time_becomes_a_graph_of_one_length() -> None:
+    """Its states begin in a size that is written in; torch unrolls the loop."""
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, c = x.new_zeros(x.size(0), 5), x.new_zeros(x.size(0), 5)
+            for t in range(x.size(1)):
+                h, c = self.cell(x[:, t], (h, c))
+            return self.head(h)
+
+    net, x = drawn(Loop()), torch.randn(2, 4, 3).double()
+    lissom.neurons(net, x).scale_([torch.tensor([0.0, 1, 0, 1, 1])])
+    small = lissom.shrink(net, x)
+    assert small.shrinkage.as_graph and small.shrinkage.removed == 2
+    assert apart(net, small, (torch.randn(7, 4, 3).double(),)) <= EXACT
+    with pytest.raises(LissomError, match="takes an input of any×4×3, got 2×6×3"):
+        small(torch.randn(2, 6, 3).double())
 
 
 def test_units_of_a_model_that_was_cut_since() -> None:

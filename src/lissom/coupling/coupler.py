@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lissom.coupling.labels import Axes, Axis, Labels, placed, varying
 from lissom.coupling.ops import Call, call
@@ -41,6 +41,7 @@ class Coupler:
         self._axes: dict[fx.Node, Axes | list[Axes]] = {}
         self.frees_inputs = inputs
         self._of_memory: dict[str, Axes] = {}
+        self._borne = np.zeros(0, np.int64)
         self._alive = _alive(trace)
         for node in trace.nodes:
             self._axes[node] = self._visit(node)
@@ -118,10 +119,24 @@ class Coupler:
             for axis in self.labels.settled(axes):
                 met = [other for other in result if set(varying(other)) & set(varying(axis))]
                 for other in met:
-                    self.labels.union(*np.broadcast_arrays(other, axis))
+                    self._merge(other, axis)
                 if not met:
                     result.append(axis)
         return self.labels.settled(tuple(result))
+
+    def _merge(self, a: Axis, b: Axis) -> None:
+        """Two axes on one dim become one.
+
+        A table that varies along some dims of an axis alone, as of cosines for every head, decides
+        nothing: what is under it stays, and the other dims may shrink.
+        """
+        narrow, broad = sorted((a, b), key=lambda axis: len(varying(axis)))
+        if set(varying(narrow)) < set(varying(broad)) and not self.borne(narrow):
+            self.labels.pin(narrow)
+            for dim in varying(narrow):
+                self.labels.rigid(broad, dim)
+        else:
+            self.labels.union(*np.broadcast_arrays(a, b))
 
     def meet(self, nodes: Sequence[fx.Node]) -> Axes:
         """Tensors that meet element by element, broadcast as torch does: the axes of the result."""
@@ -134,6 +149,10 @@ class Coupler:
         """Axes of a tensor that is alike along these dims, so that any size of them will do."""
         sizes = {dim: shape[dim] for dim in dims if shape[dim] > 1}
         return tuple(placed(self.labels.fresh([n]), dim, len(shape)) for dim, n in sizes.items())
+
+    def borne(self, axis: Axis) -> bool:
+        """Whether a parameter or an input bears one of these labels; tables and copies are none."""
+        return bool(np.isin(self.labels.find(axis), self.labels.find(self._borne)).any())
 
     def mark(self, node: fx.Node, dim: int, role: Role) -> None:
         """Say what a dim of a weight is, or of the parameters that a computed weight is made of.
@@ -198,6 +217,8 @@ class Coupler:
                 for dim, size in enumerate(shape)
                 if size > 1
             )
+            if isinstance(self.trace.tensors[node], nn.Parameter):
+                self._bear(*self._of_memory[name])
         return self._of_memory[name]
 
     def _input(self, node: fx.Node) -> Axes:
@@ -209,7 +230,11 @@ class Coupler:
         if len(shape) < 2:
             return ()
         self.inputs[node] = self.labels.fresh([1, *shape[1:]])
+        self._bear(self.inputs[node])
         return (self.inputs[node],)
+
+    def _bear(self, *axes: Axis) -> None:
+        self._borne = np.concatenate([self._borne, *(axis.ravel() for axis in axes)])
 
     def _declined(self, op: Call, reason: str) -> Axes:
         """Safe by default: what the operation reads stays."""

@@ -53,6 +53,9 @@ class Trace:
         example_inputs: the inputs it was traced with.
         dynamic: whether sizes that depend on the inputs are open in it.
         once: the operations none of whose sizes follows that of the batch.
+        surely_open_sizes: as `open_sizes`, without sizes that something has fixed meanwhile, though
+            it may not matter. Python may have read one, as `x.unbind(1)` does; then numbers made of
+            it stand in the graph.
     """
 
     program: fx.GraphModule
@@ -62,6 +65,7 @@ class Trace:
     example_inputs: Inputs
     dynamic: bool
     once: frozenset[fx.Node]
+    surely_open_sizes: list[Any]
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
@@ -125,19 +129,7 @@ class Trace:
 
         Those are written into the graph, which is right for no other ones.
         """
-        return self._sizes(lambda n: n if isinstance(n, int) else None)
-
-    @cached_property
-    def surely_open_sizes(self) -> list[Any]:
-        """The same without sizes that something has fixed meanwhile, though it may not matter.
-
-        Python may have read one, as `x.unbind(1)` does; then numbers made of it stand in the graph.
-        """
-        return self._sizes(fixed_size)
-
-    def _sizes(self, fixed: Callable[[Any], int | None]) -> list[Any]:
-        values = [node.meta["val"] for node in self.nodes if node.op == "placeholder"]
-        return [tuple(map(fixed, x.shape)) if isinstance(x, Tensor) else x for x in values]
+        return _sizes(self.program, lambda n: n if isinstance(n, int) else None)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of the tensor that a node gives for the example inputs."""
@@ -185,14 +177,18 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
             if (name := own.get(_key(value))) is not None:
                 names[node] = name
     classes = {path: type(part) for path, part in model.named_modules(remove_duplicate=False)}
-    return Trace(program, tensors, names, classes, wide, dynamic, _once(program, wide))
+    # First of all, for a size that is read as a number is fixed from then on.
+    once, open_sizes = _once(program, wide), _sizes(program, fixed_size)
+    return Trace(program, tensors, names, classes, wide, dynamic, once, open_sizes)
+
+
+def _sizes(program: fx.GraphModule, fixed: Callable[[Any], int | None]) -> list[Any]:
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+    return [tuple(map(fixed, x.shape)) if isinstance(x, Tensor) else x for x in values]
 
 
 def _once(program: fx.GraphModule, inputs: Inputs) -> frozenset[fx.Node]:
-    """What is done once for a batch; nothing, so far as that is known, where its size is fixed.
-
-    To be asked first, for a size that is read as a number is fixed from then on.
-    """
+    """What is done once for a batch; nothing, so far as that is known, where its size is fixed."""
     nodes = list(program.graph.nodes)
     given = [node.meta["val"] for node in nodes if node.op == "placeholder" and is_tensor(node)]
     pairs = zip(given, inputs.tensors, strict=True)

@@ -35,7 +35,7 @@ from lissom.running import named_tensors
 from lissom.saving.parts import take_inputs
 from lissom.saving.reports import ReportRecord
 from lissom.shrinking import Surgery
-from lissom.shrinking.graph import OpenSizes
+from lissom.shrinking.graph import OpenSizes, ShrunkGraph
 from lissom.storage import checked
 
 GRAPH = "lissom graph 1"
@@ -159,7 +159,7 @@ def graph_of(
             read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
             if odd := {f"{at}.{name}".lstrip(".") for name in read} - names:
                 raise ValueError(f"it reads {', '.join(sorted(odd))}, which the file has not")
-            made_graph = fx.GraphModule(module, graph, class_name="Shrunk")
+            made_graph = ShrunkGraph(module, graph, class_name="Shrunk")
             for name in read:  # what the class of graphs has under that name comes first
                 if not isinstance(attrgetter(name)(made_graph), Tensor | fx.GraphModule):
                     raise ValueError(f"no tensor or graph can be called {name!r}")

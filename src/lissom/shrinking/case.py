@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,16 +141,22 @@ class Case:
         return self._checked(small, found.decision, surgery) or found
 
     def by_graph(self) -> Found | None:
-        """The traced graph on smaller tensors."""
+        """The traced graph on smaller tensors: for any length, or else for that of the trace."""
+        trace = self.traced.coupler.trace
+        surely = trace.surely_open_sizes
+        if self.checks.verify is False or trace.open_sizes == surely:
+            return self._graph(surely)
+        return self._graph(trace.open_sizes) or self._graph(surely)
+
+    def _graph(self, sizes: Sequence[Any]) -> Found | None:
+        """The traced graph for inputs of these sizes, None for each that may be any."""
         traced, decision = self.traced, self.decision()
         surgery = plan(self.model, traced.coupler, decision, traced.constants)
-        trace = traced.coupler.trace
-        sizes = trace.surely_open_sizes if self.checks.verify is False else trace.open_sizes
         try:
             small = cut_graph(traced.coupler, decision, traced.constants, surgery, sizes)
         except GroupError:
             return None
-        return self._checked(small, decision, surgery)
+        return self._checked(small, decision, surgery, sizes=sizes)
 
     def what_modules_cannot(self) -> Mask:
         """The labels of families whose new sizes the model's code does not follow, by bisection.
@@ -181,7 +188,12 @@ class Case:
         self.refused.update(dict.fromkeys(suspects[0].labels.tolist(), reason))
 
     def _checked(
-        self, small: nn.Module, decision: Decision, surgery: Surgery, code: bool = False
+        self,
+        small: nn.Module,
+        decision: Decision,
+        surgery: Surgery,
+        code: bool = False,
+        sizes: Sequence[Any] = (),
     ) -> Found | None:
         """The small network, if it computes what the large one does; `outcome` says how far.
 
@@ -190,12 +202,12 @@ class Case:
             decision: what went.
             surgery: that made it.
             code: whether its own code may hold sizes, so that other inputs may reach others of it.
+            sizes: that it takes, of a graph.
         """
         whole = Selected(small, surgery.inputs, self.args.kwargs) if surgery.inputs else small
         graph = isinstance(small, torch.fx.GraphModule)
         if graph:
-            shapes = self.traced.coupler.trace.open_sizes  # all that a graph takes
-            length = any(isinstance(s, tuple) and len(s) > 1 and s[1] is None for s in shapes)
+            length = any(isinstance(s, tuple) and len(s) > 1 and s[1] is None for s in sizes)
             checks = self.checks.of_graph(length)
         else:
             own = [get_size(self.model.get_submodule(at), name) for at, name in self._own(surgery)]

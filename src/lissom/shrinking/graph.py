@@ -39,7 +39,7 @@ def cut_graph(
     trace = coupler.trace
     with warnings.catch_warnings(action="ignore"):  # torch.fx on torch's own doings
         graph = copy.deepcopy(trace.program.graph)
-        small = fx.GraphModule(trace.program, graph, class_name="Shrunk")
+        small = ShrunkGraph(trace.program, graph, class_name="Shrunk")
     twins = dict(zip(trace.program.graph.nodes, graph.nodes, strict=True))
     _cut_tensors(small, coupler, surgery, partial(rest, coupler, decision.times))
     for node in list(trace.nodes):
@@ -52,6 +52,17 @@ def cut_graph(
     small.recompile()
     small.register_forward_pre_hook(OpenSizes(sizes), with_kwargs=True)
     return small
+
+
+class ShrunkGraph(fx.GraphModule):
+    """A graph whose copies have its report and refuse what it refuses; torch leaves both out."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        twin: fx.GraphModule = super().__deepcopy__(memo)
+        for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "shrinkage"):
+            if name in self.__dict__:
+                object.__setattr__(twin, name, copy.deepcopy(self.__dict__[name], memo))
+        return twin
 
 
 class OpenSizes:

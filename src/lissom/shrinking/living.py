@@ -1,7 +1,8 @@
 """What can never matter again while a network trains on, since methods keep its zeros."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,10 +121,15 @@ class _Living(Case):
         return Decider(self.traced.coupler, constants, fold=True, into=into).decide().gone
 
     def _checked(
-        self, small: nn.Module, decision: Decision, surgery: Surgery, code: bool = False
+        self,
+        small: nn.Module,
+        decision: Decision,
+        surgery: Surgery,
+        code: bool = False,
+        sizes: Sequence[Any] = (),
     ) -> Found | None:
         """The small network, if it computes what the large one does, now and when it is back."""
-        found = super()._checked(small, decision, surgery, code)
+        found = super()._checked(small, decision, surgery, code, sizes)
         again = copied(self.model)
         fold_(again, surgery)
         cut = Cut(again, replace(surgery, biases={}))

@@ -36,22 +36,27 @@ class Index(Operator):
         c.rigid(x, *picked)
         for number in picked.values():
             c.pin(number)
-        first = {d: torch.zeros(shape(i), dtype=torch.long) for d, i in picked.items()}
-        moved: list[Axis] = []
-        for axis in c.axes(x):
-            labels = spread_labels(axis, shape(x))
-            if call.name == "index_select":
-                [(dim, at)] = first.items()
-                row = labels.index_select(dim, at)
-            else:
-                row = labels[tuple(first.get(d, slice(None)) for d in range(axis.ndim))]
-            moved.append(np.asarray(row))
+        axes = (spread_labels(axis, shape(x)) for axis in c.axes(x))
+        moved: list[Axis] = [np.asarray(self.first(call, labels, picked)) for labels in axes]
         return tuple(moved)
 
+    def first(self, call: Call, x: Tensor, picked: dict[int, fx.Node]) -> Tensor:
+        """The call on x, if all numbers were 0."""
+        first = {d: torch.zeros(shape(i), dtype=torch.long) for d, i in picked.items()}
+        if call.name == "index_select":
+            [(dim, at)] = first.items()
+            return x.index_select(dim, at)
+        return x[tuple(first.get(d, slice(None)) for d in range(x.ndim))]
+
     def constant(self, k: Constants, call: Call) -> Known:
-        """Known numbers pick known entries."""
-        if k.get(call.first) is None or any(k.get(i) is None for i in self.picked(call).values()):
+        """Known numbers pick known entries; others what all of their dims have in common."""
+        x, picked = k.get(call.first), self.picked(call)
+        if x is None:
             return None
+        if any(k.get(i) is None for i in picked.values()):
+            if any(map(_is_mask, picked.values())):
+                return None
+            return self.first(call, uniform(x, tuple(picked)).cpu(), picked).to(x.device)
         result: Tensor = k.run(call)
         return result
 

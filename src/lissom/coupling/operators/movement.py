@@ -23,9 +23,9 @@ LIKE = ("expand_as", "broadcast_to")
 
 @operator(
     *"""
-    adjoint channel_shuffle flip fliplr flipud mH mT matrix_H movedim moveaxis numpy_T
-    native_channel_shuffle permute pixel_unshuffle ravel repeat repeat_interleave rot90 flatten
-    squeeze swapaxes swapdims t tile transpose unsqueeze reshape_as view_as
+    adjoint flip fliplr flipud mH mT matrix_H movedim moveaxis numpy_T permute pixel_unshuffle
+    ravel repeat repeat_interleave rot90 flatten squeeze swapaxes swapdims t tile transpose
+    unsqueeze reshape_as view_as
     """.split()
 )
 class Movement(Operator):
@@ -68,9 +68,12 @@ class View(Movement):
         return None if call["dtype"] is not None else super().constant(k, call)
 
     def rewrite(self, cut: Cut) -> None:
+        """Fused kernels lay out what is narrower otherwise, so a view may have to be a copy."""
         name = "size" if cut.call["size"] is not None else "shape"
         if cut.call[name] is not None:
             cut.set(name, cut.shape_of(cut.given(name)))
+        if cut.new.target is torch.ops.aten.view.default:
+            cut.new.target = torch.ops.aten.reshape.default
 
 
 @operator("expand", "expand_as", "broadcast_to")
@@ -199,6 +202,18 @@ class Unfold(Movement):
 
     def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
         c.rigid(call.first, int(call["dimension"]))
+        return super().couple(c, call)
+
+
+@operator("channel_shuffle", "native_channel_shuffle")
+class ChannelShuffle(Movement):
+    """Channels of a number of groups in turn: each group loses those at the same places."""
+
+    def couple(self, c: Coupler, call: Call) -> Axes | list[Axes]:
+        for axis in c.axes(call.first):
+            if axis.shape[1] > 1:
+                batch, _, *rest = axis.shape
+                c.labels.rigid(axis.reshape(batch, int(call["groups"]), -1, *rest), 1)
         return super().couple(c, call)
 
 
@@ -387,13 +402,17 @@ def spread_labels(axis: Axis, shape: tuple[int, ...]) -> Tensor:
 
 
 def _disjoint(c: Coupler, axes: Axes) -> Axes:
-    """Two axes that came to lie on one dim cannot both be cut there: pinned."""
+    """Two axes that came to lie on one dim cannot both be cut there: pinned.
+
+    Where one of them is of equal copies, as of a key for all its queries, it is only that one.
+    """
     now = c.labels.settled(axes)
     for i, a in enumerate(now):
         for b in now[i + 1 :]:
             if set(varying(a)) & set(varying(b)):
-                c.labels.pin(a)
-                c.labels.pin(b)
+                copies = [axis for axis in (a, b) if not c.borne(axis)]
+                for axis in copies or (a, b):
+                    c.labels.pin(axis)
     return c.labels.settled(now)
 
 
