@@ -177,6 +177,19 @@ def test_a_ball_whose_boundary_is_lost_in_rounding() -> None:
     torch.testing.assert_close(values, torch.tensor([0.5, 0.0]))
 
 
+@euclidean_and_adaptive
+@pytest.mark.parametrize("radius", [1e-3, 1e-1, 10.0, 1e4])
+def test_a_ball_is_met_however_little_it_leaves(adaptive: bool, radius: float) -> None:
+    # All of one size, v − τ is far below what rounding v in float32 leaves of it.
+    values = torch.full([5000], 3.0)
+    values[::7] *= -1
+    d = torch.rand(5000, generator=torch.Generator().manual_seed(8)) + 1
+    ball = L1Ball(radius)
+    ball.prox_([Part(values, 1.0, d.clone if adaptive else None)])
+    assert ball.value(values.abs()) == 0
+    assert values.abs().sum(dtype=torch.float64).item() == pytest.approx(radius, rel=1e-6)
+
+
 def test_the_metric_is_asked_for_anew_and_stays_the_owners() -> None:
     d = torch.tensor([0.5, 2.0, 1.0])
     for penalty in (*SEPARABLE[:-1], *BUDGETS):
