@@ -285,7 +285,8 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
             part.values.mul_(0)  # NaN stays NaN
     if not 0 < kappa < n:
         return
-    flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
+    widest = max((part.values for part in parts), key=lambda values: values.itemsize)
+    flat = scratch(widest.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [
         part.score(out=piece.view_as(part.values))
@@ -294,7 +295,8 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
     cut = kth_largest(flat, kappa, parts[0].near)
     spare, below = cut.ties, cut.threshold.nextafter(torch.full_like(cut.threshold, -math.inf))
     for part, numbers in zip(parts, scores, strict=True):
-        if spare is None and not cut.threshold.isnan():
+        same = part.values.dtype == numbers.dtype
+        if spare is None and same and not cut.threshold.isnan():
             zero_up_to_(part.values, numbers, float(below))
             continue
         keep = numbers >= cut.threshold
