@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from products import pairwise
 from torch import Tensor
 
 from lissom import L0, L1, L2, MCP, L1Ball, Lq, Threshold, TopK
-from lissom.penalties import Part, Penalty
+from lissom.penalties import Part, Penalty, widen
 
 SEPARABLE = [
     L0(0.3),
@@ -89,6 +90,28 @@ def test_same_as_the_plain_prox(penalty: Penalty, dtype: torch.dtype, adaptive: 
     rates = [0.1 + (i % 3) / 2 for i in range(len(parts))]  # as in several parameter groups
     after = check(penalty, parts, rates, adaptive and penalty.has_metric)
     assert (0 < after.count_nonzero() < alive) or penalty == L2(0.5)
+
+
+@pairwise
+@every_penalty
+@pytest.mark.parametrize("dtypes", list(permutations(DTYPES, 2)), ids=str)
+@euclidean_and_adaptive
+def test_layers_of_several_dtypes_come_together(
+    penalty: Penalty, dtypes: tuple[torch.dtype, torch.dtype], adaptive: bool
+) -> None:
+    """As if all were as wide as the widest."""
+    several = [x.to(dtypes[i % 2]) for i, x in enumerate(weights_of_many_layouts(torch.float32))]
+    wide = torch.promote_types(torch.promote_types(*dtypes), torch.float32)
+    alike = [x.to(wide, copy=True) for x in several]
+    metrics = metrics_of([x.float() for x in several])
+    some = adaptive and penalty.has_metric
+    for parts in (several, alike):
+        asked = zip(parts, metrics, strict=True)
+        penalty.prox_(
+            [Part(x, 0.1, d.to(widen(x).dtype).clone if some else None) for x, d in asked]
+        )
+    assert torch.equal(joined(several) != 0, joined(alike) != 0)
+    torch.testing.assert_close(joined(several).to(wide), joined(alike), rtol=1e-2, atol=1e-2)
 
 
 @pairwise
@@ -175,6 +198,19 @@ def test_a_ball_whose_boundary_is_lost_in_rounding() -> None:
     values = torch.tensor([1.25, 0.75])
     L1Ball(0.5 + 0.8 * 2**-24).prox_([Part(values, 1.0)])
     torch.testing.assert_close(values, torch.tensor([0.5, 0.0]))
+
+
+@euclidean_and_adaptive
+@pytest.mark.parametrize("radius", [1e-3, 1e-1, 10.0, 1e4])
+def test_a_ball_is_met_however_little_it_leaves(adaptive: bool, radius: float) -> None:
+    # All of one size, v − τ is far below what rounding v in float32 leaves of it.
+    values = torch.full([5000], 3.0)
+    values[::7] *= -1
+    d = torch.rand(5000, generator=torch.Generator().manual_seed(8)) + 1
+    ball = L1Ball(radius)
+    ball.prox_([Part(values, 1.0, d.clone if adaptive else None)])
+    assert ball.value(values.abs()) == 0
+    assert values.abs().sum(dtype=torch.float64).item() == pytest.approx(radius, rel=1e-6)
 
 
 def test_the_metric_is_asked_for_anew_and_stays_the_owners() -> None:

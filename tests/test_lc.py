@@ -14,7 +14,7 @@ from devices import DEVICES
 from products import exhaustive, pairwise, sampled
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import LBFGS, SGD, Adam, Optimizer
+from torch.optim import LBFGS, SGD, Adagrad, Adam, Optimizer
 
 import lissom
 from lissom import L0, L2, TopK, weights
@@ -940,6 +940,35 @@ def test_restart_does_so_after_a_resume_too() -> None:
         step(loss_of(again, at), resumed)
         buffer = resumed.optimizer.state[again[0].weight]["momentum_buffer"]
         assert torch.equal(buffer, again[0].weight.grad) == forgotten
+
+
+def test_restart_leaves_the_first_l_step_the_metric_of_the_training_before() -> None:
+    """Moments are forgotten when it begins, and after direct compression."""
+    model, method = made(opt=adam, restart=True, start=EPOCH, metric="adaptive")
+    train(model, method, EPOCH)
+    known = method.optimizer.state[model[0].weight]
+    d = (known["exp_avg_sq"] / (1 - 0.999 ** float(known["step"]))).sqrt() + 1e-8
+    expected = method.penalty().item()
+    train(model, method, 1)
+    torch.testing.assert_close(method.state_dict()["own"]["tasks"][0]["metric"][0], d)
+    assert expected > 0 and float(method.optimizer.state[model[0].weight]["step"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("opt", "d"),
+    [
+        (adam, 1.0),
+        (momentum, 0.1),
+        (lambda p: Adagrad(p, lr=0.1), 1.0),
+        (lambda p: Adagrad(p, lr=0.1, initial_accumulator_value=0.04), 0.2),
+    ],
+)
+def test_the_metric_before_the_first_step_is_1_where_it_needs_steps(opt: Any, d: float) -> None:
+    """And not the ε of moments that are still 0, in which every weight would be free to remove."""
+    model, method = made(L0(1e-3), opt=opt, metric="adaptive", mu=1.0)
+    dead = sum(d * w.square() <= 2e-3 for w in torch.cat([m.flatten() for m in matrices(model)]))
+    with method.deployed():
+        assert nonzeros(model) == 45 - int(dead) > 0
 
 
 def test_without_restart_moments_go_on() -> None:

@@ -295,6 +295,21 @@ def test_apply_leaves_alone_what_no_step_was_about_once_there_were_steps() -> No
         assert not net.table[SEEN].any()
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_apply_before_the_first_step_knows_the_metrics_that_need_none(known: bool) -> None:
+    """Adagrad has a state from the start, which says nothing as long as it is 0."""
+    for make in (
+        lambda p: SGD(p, 0.01, momentum=0.9 if known else 0),
+        lambda p: Adagrad(p, 0.01, initial_accumulator_value=0.1 if known else 0),
+    ):
+        net = Table("embedding")
+        opt = make(net.parameters())
+        method = lissom.proximal(opt, {tables(net): L0(1e6)}, metric="adaptive")
+        assert isinstance(method, Proximal)
+        method.apply()
+        assert bool(net.table.any()) == (not known and isinstance(opt, Adagrad))
+
+
 def test_a_budget_that_did_not_count_all_of_its_groups_is_told_of_at_the_end() -> None:
     net = Table("embedding")
     opt = SGD(net.parameters(), 0.05)

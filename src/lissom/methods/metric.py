@@ -55,9 +55,19 @@ def is_measured(
     groups: Mapping[nn.Parameter, Group],
     parameters: Iterable[nn.Parameter],
 ) -> bool:
-    """Whether the optimizer has a D for each parameter already: it is 1, or there were steps."""
+    """Whether the optimizer has a D for each parameter already: there were steps, or it needs none.
+
+    Before the first step second moments are 0, and D = ε says nothing. Momentum alone, and an
+    accumulator that does not begin at 0 (of Adagrad), are known from the start.
+    """
     return all(
-        parameter in optimizer.state
-        or preconditioner(optimizer, groups[parameter], parameter) is None
+        _was_stepped(optimizer, parameter)
+        or (d := preconditioner(optimizer, groups[parameter], parameter)) is None
+        or bool((local(d.moment) > 0).all())
         for parameter in parameters
     )
+
+
+def _was_stepped(optimizer: Optimizer, parameter: nn.Parameter) -> bool:
+    """Adagrad makes its state before, with a step of 0."""
+    return parameter in optimizer.state and float(optimizer.state[parameter].get("step", 1)) > 0

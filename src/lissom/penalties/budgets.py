@@ -18,7 +18,7 @@ from lissom.penalties import together
 from lissom.penalties.abilities import Per, check_per
 from lissom.penalties.numbers import Number, as_norms, check_number, number_of
 from lissom.penalties.parts import Part, zero_up_to_
-from lissom.penalties.penalty import LEAST, Penalty, in_float32, parts_in_float32, shrink_
+from lissom.penalties.penalty import LEAST, Penalty, in_float32, parts_in_float32
 from lissom.schedules import Schedule
 from lissom.scratch import scratch
 from lissom.selection import kth_largest
@@ -234,11 +234,9 @@ class L1Ball(Penalty):
         while True:  # Newton's method from below: each round drops the groups that τ kills
             excess, inverses, alive = -radius, 0.0, 0
             for part in counted:
-                inverse = _inverse(part)
-                limit = tau if inverse is None else tau * inverse
-                shrunk = (part.values.abs() - limit).clamp_(min=0).nan_to_num_(0.0)
-                count = int(shrunk.count_nonzero())
-                excess += float(shrunk.sum(dtype=torch.float64))
+                shrunk, inverse = _shrunk(part, tau)
+                count = int(shrunk.nan_to_num_(0.0).count_nonzero())
+                excess += float(shrunk.sum())
                 alive += count
                 inverses += count if inverse is None else float((inverse * (shrunk > 0)).sum())
             if share is not None:
@@ -251,8 +249,8 @@ class L1Ball(Penalty):
                 break
             tau, alive_before = tau + excess / inverses, alive
         for part in parts:
-            inverse = _inverse(part)
-            shrink_(part.values, tau if inverse is None else inverse.mul_(tau))
+            shrunk, _ = _shrunk(part, tau)
+            part.values.copy_(shrunk.copysign_(part.values))
 
 
 def plain(penalty: Penalty, number: Number) -> float:
@@ -260,8 +258,13 @@ def plain(penalty: Penalty, number: Number) -> float:
     return float(number_of(penalty, number, torch.empty(0)))
 
 
-def _inverse(part: Part) -> Tensor | None:
-    return part.metric().clamp_(min=LEAST).reciprocal_() if part.metric else None
+def _shrunk(part: Part, tau: float) -> tuple[Tensor, Tensor | None]:
+    """max(|v| − τ/d, 0) and 1/d (None for 1), in float64, or rounding would break the budget."""
+    sizes = part.values.abs().double()
+    if part.metric is None:
+        return sizes.sub_(tau).clamp_(min=0), None
+    inverse = part.metric().clamp_(min=LEAST).double().reciprocal_()
+    return sizes.sub_(tau * inverse).clamp_(min=0), inverse
 
 
 def _shares(parts: Sequence[Part], kappa: int) -> list[int]:
@@ -282,7 +285,8 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
             part.values.mul_(0)  # NaN stays NaN
     if not 0 < kappa < n:
         return
-    flat = scratch(parts[0].values.new_empty(()).expand(n), "scores")
+    widest = max((part.values for part in parts), key=lambda values: values.itemsize)
+    flat = scratch(widest.new_empty(()).expand(n), "scores")
     pieces = flat.split([part.values.numel() for part in parts])
     scores = [
         part.score(out=piece.view_as(part.values))
@@ -291,7 +295,8 @@ def _keep_largest_(parts: Sequence[Part], kappa: int) -> None:
     cut = kth_largest(flat, kappa, parts[0].near)
     spare, below = cut.ties, cut.threshold.nextafter(torch.full_like(cut.threshold, -math.inf))
     for part, numbers in zip(parts, scores, strict=True):
-        if spare is None and not cut.threshold.isnan():
+        same = part.values.dtype == numbers.dtype
+        if spare is None and same and not cut.threshold.isnan():
             zero_up_to_(part.values, numbers, float(below))
             continue
         keep = numbers >= cut.threshold

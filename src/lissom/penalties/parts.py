@@ -31,8 +31,11 @@ class Part:
     share: Share | None = None
 
     def score(self, out: Tensor | None = None) -> Tensor:
-        """|v|√d, written to `out` if there is one."""
-        scores = torch.abs(self.values, out=torch.empty_like(self.values) if out is None else out)
+        """|v|√d, written to `out` if there is one, whose dtype may be a wider one."""
+        if out is None or out.dtype == self.values.dtype:
+            scores = torch.abs(self.values, out=out)
+        else:
+            scores = out.copy_(self.values).abs_()
         return scores.mul_(self.metric().sqrt_()) if self.metric else scores
 
 

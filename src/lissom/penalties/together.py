@@ -68,8 +68,8 @@ def keep_largest_(parts: Sequence[Part], kappa: int, n: int) -> None:
     threshold = torch.tensor(cut, dtype=keys).view(dtype)
     below = threshold.nextafter(torch.full_like(threshold, -torch.inf))
     for part in parts:
-        if last is None and not threshold.isnan():
-            zero_up_to_(part.values, _scores(part, part.values.dtype), float(below))
+        if last is None and part.values.dtype == dtype and not threshold.isnan():
+            zero_up_to_(part.values, _scores(part, dtype), float(below))
             continue
         keep = (_keys(_scores(part, dtype), keys) >= cut).contiguous()
         if last is not None:

@@ -428,6 +428,8 @@ class LC(Method):
         if not self._active:
             return None
         if self.options.restart and not self._since:
+            if optimizer.state:
+                self._begin()  # in the metric that is about to be forgotten
             self.forget_moments()
         if kwargs.get("closure") is not None:
             return args, {**kwargs, "closure": partial(self._evaluated, kwargs["closure"])}
