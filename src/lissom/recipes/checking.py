@@ -107,9 +107,7 @@ class _Trial:
         raise _Enough
 
 
-def check_recipe(
-    recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0, device: str = "cpu"
-) -> Checked:
+def check_recipe(recipe: Recipe, data_dir: Path | None, device: str) -> Checked:
     """Do everything that training a recipe, or its curve, does, but for the training.
 
     Data are read, and the network is made and trained for at most 20 steps, whose time is taken;
@@ -121,13 +119,13 @@ def check_recipe(
     task = make_task(recipe)
     # A curve has checks of its own, and the same examples for all seeds.
     path = None if recipe.path is None else RecipePath(recipe, Path(), device=device)
-    data = make_data(recipe, data_dir, seed=seed)
+    data = make_data(recipe, data_dir)
     if path is not None:
         path.check()
         path.check_data(data)
     trial = _Trial()
     alone = recipe.model_copy(update={"teacher": None})  # which would be trained first
-    trainer = make_trainer(alone, data, seed=seed, device=device, callbacks=[trial])
+    trainer = make_trainer(alone, data, device=device, callbacks=[trial])
     example = make_example(trainer.model, shape_of(data, task), 1)
     with _plain(trainer):
         size = measure(trainer.model, example)
