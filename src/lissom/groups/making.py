@@ -1,7 +1,6 @@
 """Groups that the shapes of parameters give, or numbers of one's own: no coupling is looked for."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -163,12 +162,11 @@ def partition(
             f"no group {int(gaps[0])}"
         )
     members = tuple(
-        _numbered(name, parameter, given, len(used)) for name, (parameter, given) in chosen.items()
+        _numbered(clean(name), parameter, given, len(used))
+        for name, (parameter, given) in chosen.items()
     )
-    first = members[0].name
-    owner = model.get_submodule(owner_of(first)[0])
-    named = tuple(replace(m, name=clean(m.name)) for m in members)
-    return Groups(kind, [Partition(named[0].name, owner, named)])
+    owner = model.get_submodule(owner_of(next(iter(chosen)))[0])
+    return Groups(kind, [Partition(members[0].name, owner, members)])
 
 
 def _cut(

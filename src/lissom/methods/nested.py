@@ -394,13 +394,8 @@ class Masked(OnWeights):
         masks = self.masks() if self.model.training else None
         if masks is None:
             return [place.parameter for place in self.places]
-        return [self._masked(place, masks) for place in self.places]
-
-    def _masked(self, place: Place, masks: Mapping[Partition, Tensor]) -> Tensor:
-        weight = place.parameter
-        for number, spread in place.factors:
-            weight = weight * spread(masks[self.blocks[number]]).to(weight.dtype)
-        return weight
+        factors = [masks[block] for block in self.blocks]
+        return [place.times(factors) for place in self.places]
 
 
 def _none() -> None:

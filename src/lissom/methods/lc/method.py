@@ -316,8 +316,7 @@ class LC(Method):
 
     def finalize(self) -> None:
         """θ into the weights, after one more C step if there were steps since the last."""
-        active = self.step >= self.options.start
-        if active and not self.finalized and not self._deploying:
+        if self._active:
             self._begin()
             if self._since:
                 self._compress()
@@ -417,11 +416,6 @@ class LC(Method):
         self._since = 0
         for task in self._tasks:
             task.aim(before / self.mu)
-
-    @property
-    def _active(self) -> bool:
-        """Whether this is a step that draws w to θ."""
-        return not self.finalized and not self._deploying and self.step >= self.options.start
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Let the pull join the gradients: those that are there, or that a closure will make."""
