@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lissom.curves.placing import Plan
 from lissom.errors import RunError
 from lissom.measuring import Measurement, measure
 from lissom.methods import Method
@@ -146,8 +147,7 @@ def check_recipe(recipe: Recipe, data_dir: Path | None, device: str) -> Checked:
     epochs, of = recipe.train.epochs, f"{recipe.train.epochs} epochs"
     if recipe.path is not None:
         spec = recipe.path
-        listed = len(spec.strengths) > 2  # besides the dense network's
-        points = len(spec.strengths) + 1 if listed else spec.points
+        points = Plan.of(spec.strengths, spec.points).points
         epochs = spec.seeds * (spec.dense + (points - 1) * spec.each)
         of = f"the {epochs:,} epochs of a curve, {points} points × {spec.seeds}"
     return Checked(
