@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.arguments import shown
+from lissom.arguments import positive, shown, whole
 from lissom.errors import MethodError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, metric_of
 from lissom.methods.optimizers import param_groups_of
-from lissom.methods.options import Options, Steps, make_options, positive, takes, whole
+from lissom.methods.options import Options, Steps, make_options, takes
 from lissom.methods.placing import (
     OnWeights,
     Place,

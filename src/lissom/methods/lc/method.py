@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.arguments import positive, whole
 from lissom.compressions.compressions import Compression, distance
 from lissom.compressions.result import Compressed
 from lissom.errors import CompressionError, MethodError, warn
@@ -31,7 +32,7 @@ from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
 from lissom.methods.optimizers import param_groups_of, require_dense, took_a_step
-from lissom.methods.options import Options, Steps, positive, whole
+from lissom.methods.options import Options, Steps
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
 from lissom.shards import Shard, local, summed
 
