@@ -150,7 +150,7 @@ def settings_of(recipe: str, changes: list[str]) -> str:
     What is as it would be unasked does not count, so that a new option changes nothing.
     """
     read = read_recipe(recipe, changes)
-    asked = read.model_dump(by_alias=True, exclude_defaults=True, exclude={"title", "source"})
+    asked = read.model_dump(exclude_defaults=True, exclude={"title", "source"})
     if read.method is not None:
         unasked = defaults_of(read.method.type.options_type)
         given = asked["method"].items()

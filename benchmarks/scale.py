@@ -188,7 +188,7 @@ def paths(rounds: int) -> dict[str, Any]:
 
 def sent(rounds: int) -> dict[str, Any]:
     """Bytes and seconds of what is sent for points, and of what is kept of them."""
-    plan = Plan(tuple(STRENGTHS), 1 + len(STRENGTHS))
+    plan = Plan.of(STRENGTHS, len(STRENGTHS))
     x = DATA.train_x[:2]
     job = Job(fit, make_model, error, None, x, plan, 1, False, False, Path("out"), folders=True)
     started = time.perf_counter()

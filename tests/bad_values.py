@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 
 class Users(Exception):  # noqa: N818
@@ -311,7 +310,3 @@ def _in_sequence(value: Any, random: Random, folder: Path) -> tuple[str, Any]:
         except TypeError:
             pass
     return f"{name} {how}", type(value)(listed)
-
-
-def is_optimizer(value: object) -> bool:
-    return isinstance(value, Optimizer)

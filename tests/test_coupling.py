@@ -101,7 +101,6 @@ def maps(run: Callable[..., Tensor], outputs: int = 6, **more: nn.Module) -> Bet
 
 
 X, IMAGES = torch.randn(2, 4), torch.randn(2, 2, 8, 8)
-SEQUENCE = torch.randn(2, 5, 4)
 
 
 def coupled(model: nn.Module, x: Tensor) -> tuple[list[list[int]], Coupler]:

@@ -131,7 +131,7 @@ def test_named_in_a_recipe(recipe: Path) -> None:
     assert t.method.options == RewindingOptions(
         start=steps, every=2 * steps, rounds=3, finalize_at=8 * steps
     )
-    kept = json.loads(json.dumps(read.model_dump(by_alias=True, exclude_none=True)))
+    kept = json.loads(json.dumps(read.model_dump(exclude_none=True)))
     assert type(read).model_validate(kept) == read
 
 

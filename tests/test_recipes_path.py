@@ -59,7 +59,7 @@ def test_a_budget_is_reached_from_that_of_the_point_before(
     before: float | None, start: float
 ) -> None:
     point = point_recipe(read_recipe("digits-path"), 0.1, before)
-    [entry] = point.model_dump(by_alias=True)["penalties"]
+    [entry] = point.model_dump()["penalties"]
     [ramp] = entry["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (start, 0.1, 10)
     assert point.method is not None
@@ -98,7 +98,7 @@ def test_a_lambda_acts_at_once() -> None:
 
 def test_a_point_from_scratch_has_the_epochs_of_the_dense_one() -> None:
     point = point_recipe(read_recipe("digits-path"), 0.1, None, untrained=True)
-    [ramp] = point.model_dump(by_alias=True)["penalties"][0]["TopK"]["fraction"]
+    [ramp] = point.model_dump()["penalties"][0]["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (1.0, 0.1, 30)
     assert point.method is not None
     assert (point.train.epochs, point.method.options(1).finalize_at) == (60, 30)
@@ -124,7 +124,7 @@ def test_a_point_keeps_the_other_options_of_the_method() -> None:
 
 @pytest.mark.parametrize(("changes", "epochs"), [((), 10), (LC, 6), (GATES, 6)])
 def test_budgets_stand_still_while_multipliers_settle(changes: Sequence[str], epochs: int) -> None:
-    table = point_recipe(read_recipe("digits-path", changes), 0.1, 0.5).model_dump(by_alias=True)
+    table = point_recipe(read_recipe("digits-path", changes), 0.1, 0.5).model_dump()
     budget = table["method"].get("budget")
     [ramp] = budget["weights"] if budget else table["penalties"][0]["TopK"]["fraction"]
     assert (ramp["start"], ramp["end"], ramp["epochs"]) == (0.5, 0.1, epochs)

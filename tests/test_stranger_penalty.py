@@ -227,7 +227,7 @@ def test_named_in_a_recipe(recipe: Path) -> None:
     trainer.fit()
     trainer.method.finalize()
     assert 0 < nonzeros(groups) < len(groups)
-    kept = json.loads(json.dumps(read.model_dump(by_alias=True, exclude_none=True)))
+    kept = json.loads(json.dumps(read.model_dump(exclude_none=True)))
     assert type(read).model_validate(kept) == read
 
 

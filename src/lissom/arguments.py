@@ -151,6 +151,16 @@ def fits(value: Any, hint: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)  # a Protocol is runtime_checkable
 
 
+def whole(value: object, *, least: int) -> bool:
+    """Whether a value is a whole number, `least` or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def positive(value: object) -> bool:
+    """Whether a value is a finite number above 0."""
+    return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
+
+
 def _is_real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

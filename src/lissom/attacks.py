@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, whole
 from lissom.errors import AttackError, nearest
 from lissom.running import Inputs, evaluating, run
 
@@ -111,7 +111,7 @@ def pgd(
     if norm not in ("linf", "l2"):
         raise AttackError(f'norm is "linf" or "l2", got {norm!r}')
     for name, number in (("steps", steps), ("restarts", restarts)):
-        if not isinstance(number, int) or number < 1:
+        if not whole(number, least=1):
             raise AttackError(f"{name} is a whole number ≥ 1, got {number!r}")
     if step is not None and not 0 < step < math.inf:
         raise AttackError(f"step is a number > 0 in the units of x, got {step!r}")
@@ -270,7 +270,7 @@ def _check(x: Tensor, y: Tensor, radius: float, clip: Clip, batch_size: int) -> 
         )
     if not isinstance(radius, int | float) or not 0 <= radius < math.inf:
         raise AttackError(f"a radius is a number ≥ 0 in the units of x, got {radius!r}")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not whole(batch_size, least=1):
         raise AttackError(f"batch_size is a whole number ≥ 1, got {batch_size!r}")
     if clip is None:
         return

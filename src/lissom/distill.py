@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, whole
 from lissom.data import Dataset
 from lissom.data.dataset import stratified_choice
 from lissom.errors import DistillError
@@ -124,11 +124,11 @@ def distill_to_trees(
         raise DistillError(f"data is a lissom.data.Dataset, got {type(data).__name__}")
     if data.classes is None:
         raise DistillError(f"trees learn classes, and {data!r} has none: give Dataset(classes=…)")
-    if not isinstance(rounds, int) or rounds < 1:
+    if not whole(rounds, least=1):
         raise DistillError(f"rounds is a whole number ≥ 1, got {rounds!r}")
     total = len(data.train_y)
     number = total if examples is None else examples
-    if not isinstance(number, int) or number < 1:
+    if not whole(number, least=1):
         raise DistillError(
             f"examples is a whole number ≥ 1, or None for all {total:,}, got {examples!r}"
         )

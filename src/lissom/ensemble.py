@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated, fits, shown
+from lissom.arguments import as_annotated, fits, shown, whole
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
 from lissom.running import Inputs, evaluating, run
@@ -189,7 +189,7 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 10) -> Calibratio
     if not bool(((known >= 0) & (known <= 1)).all()):
         low, high = float(known.min()), float(known.max())
         raise EnsembleError(f"a confidence lies between 0 and 1, got {low:g} to {high:g}")
-    if not isinstance(bins, int) or bins < 1:
+    if not whole(bins, least=1):
         raise EnsembleError(f"bins is a whole number ≥ 1, got {bins!r}")
     # 0.3 of float32 is a little more than 3/10, and belongs to the third of ten bins all the same.
     place = (known * bins - 1e-6).ceil().long().clamp(min=1) - 1
@@ -253,7 +253,7 @@ def accuracy_by_size(
     """
     members = Ensemble(networks)
     check_labelled(x, y, EnsembleError)
-    if wrong := [size for size in sizes if not isinstance(size, int) or size < 1]:
+    if wrong := [size for size in sizes if not whole(size, least=1)]:
         raise EnsembleError(f"a size is a whole number ≥ 1, got {wrong[0]!r}")
     if most := [size for size in sizes if size > len(members)]:
         raise EnsembleError(f"there are {len(members)} networks, which make no {most[0]}")

@@ -54,6 +54,7 @@ RUN_FILES = (
     "calibration.svg",
 )
 
+CALIBRATE = 1000  # inputs, by which the scales of int8 are chosen
 OF_A_RUN = {"events.jsonl", "checkpoint.pt", "model.safetensors"}  # what no curve has
 
 
@@ -121,25 +122,22 @@ def load_model(run: Path) -> tuple[nn.Module, Any]:
     return model, record.shape
 
 
-def data_of(run: Path, data_dir: Path | None = None) -> tuple[Dataset | Loaders, Task]:
+def data_of(run: Path, data_dir: Path | None) -> tuple[Dataset | Loaders, Task]:
     """What a run was trained on and tested with, and what its network is judged by."""
     record = record_of_run(run)
     data = make_data(record.recipe, data_dir, seed=record.seed)
     return data, make_task(record.recipe)
 
 
-def calibration_inputs(data: Dataset | Loaders, task: Task, count: int = 1000) -> Any:
+def calibration_inputs(data: Dataset | Loaders, task: Task) -> Any:
     """Some of the inputs to train on, always the same.
 
-    Args:
-        data: of a run.
-        task: of the run.
-        count: how many; of data in batches no more than those of the first batch are different.
+    Of data in batches no more than those of the first batch are different.
     """
     if not isinstance(data, Dataset):
-        return first_inputs(data, task, count)
+        return first_inputs(data, task, CALIBRATE)
     order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))
-    return data.train_x[order[:count]]
+    return data.train_x[order[:CALIBRATE]]
 
 
 def _holds_curve(folder: Path) -> bool:
@@ -178,7 +176,7 @@ def _check_free(run: Path, recipe: Recipe, seed: int, *, resume: bool, overwrite
         raise RunError(f"{run} is not empty and not a run; choose another --out")
 
 
-def check_curve(run: Path, recipe: Recipe, *, mended: bool = False) -> None:
+def check_curve(run: Path, recipe: Recipe, *, mended: bool) -> None:
     """Refuse to mix this curve with what its directory holds; the same curve is gone on with.
 
     Args:

@@ -70,7 +70,7 @@ def check(
 
     with mistakes_in_red():
         read = read_recipe(recipe, changes or [], quick=quick, told=say)
-        found = check_recipe(read, data_dir, device=device)
+        found = check_recipe(read, data_dir, device)
         if as_json:
             print_json(found.to_dict())
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, shown, whole
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Dense, Factors, Form
 from lissom.errors import CompressionError
@@ -86,7 +86,7 @@ class LowRank(Factorization):
     rank: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
+        if not whole(self.rank, least=1):
             raise CompressionError(f"LowRank needs a whole rank ≥ 1, got {shown(self.rank)}")
 
     def _rank(self, sizes: Tensor, m: int, n: int, mu: float) -> int:

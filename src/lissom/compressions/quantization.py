@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, shown, whole
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Form, Quantized
 from lissom.compressions.kmeans import kmeans, sums, weighted
@@ -64,7 +64,7 @@ class Codebook(Quantization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+        if not whole(self.k, least=1):
             raise CompressionError(
                 f"Codebook needs a whole number of values k ≥ 1, got {shown(self.k)}"
             )

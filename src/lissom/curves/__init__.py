@@ -152,7 +152,7 @@ def path(
     check_flags(inputs=inputs, cuts=cuts, retry_failed=retry_failed)
     runtime = check_latency(latency)
     visited = check_strengths(strengths, points)
-    plan = Plan(visited, points if len(visited) <= 2 else 1 + len(visited))
+    plan = Plan.of(visited, points)
     from_scratch = check_from_scratch(from_scratch)
     check_names(strength_name=strength_name, error_name=error_name)
     scale = ErrorScale(error_name, check_unit(error_unit, error_name))

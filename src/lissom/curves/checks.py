@@ -11,7 +11,7 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from lissom.arguments import shown
+from lissom.arguments import shown, whole
 from lissom.curves.point import FRACTION, Point, strength_text
 from lissom.errors import LissomError, PathError, nearest, warn
 from lissom.measuring.runtimes import RUNTIMES, runtime_named
@@ -41,7 +41,7 @@ def check_functions(**functions: object) -> None:
 def check_counts(**counts: object) -> None:
     """Refuse what is no whole number ≥ 1."""
     for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if not whole(count, least=1):
             raise PathError(f"{name} is a whole number ≥ 1, got {count!r}")
 
 

@@ -46,6 +46,11 @@ class Plan:
     strengths: tuple[float, ...]
     points: int
 
+    @classmethod
+    def of(cls, strengths: Sequence[float], points: int) -> "Plan":
+        """A path of so many points, for an interval or a guess; a list has one for each."""
+        return cls(tuple(strengths), points if len(strengths) <= 2 else 1 + len(strengths))
+
     def order(self, strength: float | None) -> float:
         """Grows from dense (None) to empty."""
         falls = len(self.strengths) > 1 and self.strengths[0] > self.strengths[-1]

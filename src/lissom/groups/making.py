@@ -1,12 +1,11 @@
 """Groups that the shapes of parameters give, or numbers of one's own: no coupling is looked for."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, shown, whole
 from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
 from lissom.groups.members import Member
@@ -85,7 +84,7 @@ def tiles(model: nn.Module, shape: tuple[int, int] = (4, 4)) -> Groups:
     Raises:
         GroupError: if the model has no such parameter, or the shape is none.
     """
-    if not isinstance(shape, tuple) or len(shape) != 2 or not all(_is_count(n) for n in shape):
+    if not isinstance(shape, tuple) or len(shape) != 2 or not all(whole(n, least=1) for n in shape):
         raise GroupError(f"a tile has rows and columns, as in shape=(4, 4); got {shape!r}")
     height, width = shape
 
@@ -113,7 +112,7 @@ def blocks(model: nn.Module, run: int) -> Groups:
     Raises:
         GroupError: if the model has no such parameter, or the run is no count.
     """
-    if not _is_count(run):
+    if not whole(run, least=1):
         raise GroupError(f"a run of neighbours is a whole number, 1 or more; got {run!r}")
     return Groups("weights", _cut(model, _each, least=2, run=run))
 
@@ -163,12 +162,11 @@ def partition(
             f"no group {int(gaps[0])}"
         )
     members = tuple(
-        _numbered(name, parameter, given, len(used)) for name, (parameter, given) in chosen.items()
+        _numbered(clean(name), parameter, given, len(used))
+        for name, (parameter, given) in chosen.items()
     )
-    first = members[0].name
-    owner = model.get_submodule(owner_of(first)[0])
-    named = tuple(replace(m, name=clean(m.name)) for m in members)
-    return Groups(kind, [Partition(named[0].name, owner, named)])
+    owner = model.get_submodule(owner_of(next(iter(chosen)))[0])
+    return Groups(kind, [Partition(members[0].name, owner, members)])
 
 
 def _cut(
@@ -255,7 +253,3 @@ def _fitting(name: str, parameter: nn.Parameter, numbers: object) -> Tensor:
         least = int(numbers.min())
         raise GroupError(f"groups are numbered from 0, with −1 for none; {name} got {least}")
     return numbers.detach().cpu().long().clone().view(shape)
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1

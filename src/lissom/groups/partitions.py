@@ -19,6 +19,7 @@ from lissom.groups.members import Member, Role, Spread
 from lissom.groups.printing import members_table
 from lissom.parametrized import clean, owner_of
 from lissom.penalties import widen
+from lissom.running import named_tensors
 from lissom.shards import Crowd, Shard, Share, summed
 
 
@@ -140,13 +141,7 @@ class Partition:
         Raises:
             GroupError: naming what it does not have, or not of this shape.
         """
-        tensors = {
-            clean(name): tensor
-            for name, tensor in (
-                *model.named_parameters(remove_duplicate=False),
-                *model.named_buffers(remove_duplicate=False),
-            )
-        }
+        tensors = {clean(name): tensor for name, tensor in named_tensors(model)}
         for member in self.members:
             found = tensors.get(member.name)
             if found is None:

@@ -325,6 +325,11 @@ class Method(metaclass=_MadeFirst):
         return max(0, self.step - int(self.options.start))
 
     @property
+    def _active(self) -> bool:
+        """Whether it is at work in this step."""
+        return not self.finalized and not self._deploying and self.step >= self.options.start
+
+    @property
     def _in_force(self) -> bool:
         """Whether an end now would be one of what the penalties have made."""
         return self.step >= int(self.options.start)
@@ -339,8 +344,7 @@ class Method(metaclass=_MadeFirst):
 
         It may be asked for as often as one likes, for printing too.
         """
-        active = not self.finalized and not self._deploying and self.step >= self.options.start
-        term = self.loss_term() if active else None
+        term = self.loss_term() if self._active else None
         if term is None:
             return torch.zeros((), device=self.blocks()[0].parameters[0].device)
         return self._noticed(term)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.arguments import shown
+from lissom.arguments import positive, shown, whole
 from lissom.errors import MethodError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, metric_of
 from lissom.methods.optimizers import param_groups_of
-from lissom.methods.options import Options, Steps, make_options, positive, takes, whole
+from lissom.methods.options import Options, Steps, make_options, takes
 from lissom.methods.placing import (
     OnWeights,
     Place,
@@ -394,13 +394,8 @@ class Masked(OnWeights):
         masks = self.masks() if self.model.training else None
         if masks is None:
             return [place.parameter for place in self.places]
-        return [self._masked(place, masks) for place in self.places]
-
-    def _masked(self, place: Place, masks: Mapping[Partition, Tensor]) -> Tensor:
-        weight = place.parameter
-        for number, spread in place.factors:
-            weight = weight * spread(masks[self.blocks[number]]).to(weight.dtype)
-        return weight
+        factors = [masks[block] for block in self.blocks]
+        return [place.times(factors) for place in self.places]
 
 
 def _none() -> None:

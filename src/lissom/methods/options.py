@@ -1,13 +1,12 @@
 """Options of methods: frozen dataclasses whose rules are written where the option is."""
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from lissom.arguments import as_annotated, fits, hints_of, misfit, shown
+from lissom.arguments import as_annotated, fits, hints_of, misfit, shown, whole
 from lissom.errors import LissomError, MethodError, nearest
 
 STEPS = "optimizer steps"
@@ -160,11 +159,6 @@ def _attributes(cls: type) -> list[str]:
     return rest.partition("\n\n")[0].splitlines()
 
 
-def positive(value: object) -> bool:
-    """Whether a value is a finite number above 0."""
-    return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
-
-
 def counts_steps(hint: Any) -> bool:
     """Whether an option with this type hint counts optimizer steps."""
     if get_origin(hint) is Annotated:
@@ -174,8 +168,3 @@ def counts_steps(hint: Any) -> bool:
 
 def _counted(value: object) -> bool:
     return whole(value, least=0)
-
-
-def whole(value: object, *, least: int) -> bool:
-    """Whether a value is a whole number, `least` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -57,6 +57,13 @@ class Place:
         assert parameter is not None
         return parameter
 
+    def times(self, factors: Sequence[Tensor]) -> Tensor:
+        """The parameter times the factors of each block."""
+        weight = self.parameter
+        for block, spread in self.factors:
+            weight = weight * spread(factors[block]).to(weight.dtype)
+        return weight
+
 
 def places(model: nn.Module, blocks: Sequence[Partition], error: type[LissomError]) -> list[Place]:
     """Where factors of the blocks act, each parameter once.

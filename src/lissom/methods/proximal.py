@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from lissom.arguments import whole
 from lissom.errors import MethodError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric, is_measured, metric_of
 from lissom.methods.optimizers import param_groups_of
-from lissom.methods.options import Options, Steps, make_options, takes, whole
+from lissom.methods.options import Options, Steps, make_options, takes
 from lissom.methods.sharing import renew_gathered
 from lissom.methods.stepped import Rows, Stepped
 from lissom.penalties import Penalty

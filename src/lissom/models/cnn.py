@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lissom.arguments import shown
+from lissom.arguments import shown, whole
 from lissom.errors import LissomError
 from lissom.models.sizes import require_whole
 
@@ -29,8 +29,8 @@ def cnn(
     """
     require_whole("cnn", classes=classes)
     for what, sizes in (("inputs", inputs), ("widths", widths)):
-        whole = isinstance(sizes, Sequence) and all(isinstance(n, int) and n >= 1 for n in sizes)
-        if not whole or not sizes:
+        fine = isinstance(sizes, Sequence) and all(whole(n, least=1) for n in sizes)
+        if not fine or not sizes:
             raise LissomError(f"cnn needs {what} as whole numbers ≥ 1, got {shown(sizes)}")
     least = 2 ** len(widths)
     if len(inputs) != 3 or min(inputs[1:]) < least:

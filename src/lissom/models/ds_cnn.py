@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, whole
 from lissom.errors import LissomError
 
 
@@ -35,7 +35,7 @@ def ds_cnn(
     sizes = {"classes": classes, "width": width, "blocks": blocks}
     if wrong := {name: size for name, size in sizes.items() if size < 1}:
         raise LissomError(f"ds_cnn needs whole numbers ≥ 1, got {wrong}")
-    if len(inputs) != 3 or not all(isinstance(size, int) and size >= 1 for size in inputs):
+    if len(inputs) != 3 or not all(whole(size, least=1) for size in inputs):
         raise LissomError(
             f"ds_cnn takes images of channels × height × width, such as (1, 28, 28), got {inputs}"
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from lissom.arguments import shown
+from lissom.arguments import shown, whole
 from lissom.errors import LissomError, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -34,7 +34,7 @@ def mlp(
     if (
         not isinstance(widths, Sequence)
         or len(widths) < 2
-        or not all(isinstance(width, int) and width >= 1 for width in widths)
+        or not all(whole(width, least=1) for width in widths)
     ):
         raise LissomError(
             f"mlp needs at least two widths, each a whole number ≥ 1, from inputs to outputs, "

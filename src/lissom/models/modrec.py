@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lissom.arguments import shown
+from lissom.arguments import shown, whole
 from lissom.errors import LissomError
 
 
@@ -67,7 +67,7 @@ def _radio(
         raise LissomError(f"{name} needs kernels as two whole numbers ≥ 1, got {shown(kernels)}")
     sizes = [("classes", classes), ("hidden", hidden), *(("kernels", n) for n in kernels)]
     for key, size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if not whole(size, least=1):
             raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {shown(size)}")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")

@@ -1,6 +1,6 @@
 """Sizes that networks are made with."""
 
-from lissom.arguments import shown
+from lissom.arguments import shown, whole
 from lissom.errors import LissomError
 
 
@@ -11,5 +11,5 @@ def require_whole(name: str, **sizes: object) -> None:
         LissomError: quoting the first.
     """
     for size, number in sizes.items():
-        if not isinstance(number, int) or number < 1:
+        if not whole(number, least=1):
             raise LissomError(f"{name} needs {size} as a whole number ≥ 1, got {shown(number)}")

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, shown, whole
 from lissom.errors import LissomError
 from lissom.models.normalize import Normalize
 from lissom.models.residual import stages, start_as_he
@@ -85,7 +85,7 @@ def wide_resnet(
     if channels is None:
         channels = 3 if mean is None else len(mean)
     require_whole("wide_resnet", widen=widen, classes=classes, channels=channels)
-    if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
+    if not whole(depth, least=10) or (depth - 4) % 6:
         raise LissomError(
             f"a wide residual network has a depth of 10, 16, 22, 28, …, got {shown(depth)}"
         )

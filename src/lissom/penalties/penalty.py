@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, reduce, wraps
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
@@ -294,33 +294,21 @@ class Sum(Penalty):
 
     @cached_property
     def open_cost(self) -> Numbers | None:  # type: ignore[override]
-        total: Numbers = 0.0
-        for term in self.terms:
-            if term.open_cost is None:
-                return None
-            total = added("L0", total, term.open_cost)
-        return total
+        costs = [term.open_cost for term in self.terms]
+        known = [cost for cost in costs if cost is not None]
+        return _total("L0", known) if len(known) == len(costs) else None
 
     @cached_property
     def open_square(self) -> Numbers:  # type: ignore[override]
-        total: Numbers = 0.0
-        for term in self.terms:
-            total = added("L2", total, term.open_square)
-        return total
+        return _total("L2", [term.open_square for term in self.terms])
 
     @cached_property
     def linear(self) -> Numbers:
-        total: Numbers = 0.0
-        for term in self.terms:
-            total = added("L1", total, term.linear)
-        return total
+        return _total("L1", [term.linear for term in self.terms])
 
     @cached_property
     def quadratic(self) -> Numbers:
-        total: Numbers = 0.0
-        for term in self.terms:
-            total = added("L2", total, term.quadratic)
-        return total
+        return _total("L2", [term.quadratic for term in self.terms])
 
     @cached_property
     def tensors(self) -> dict[str, Sequence[Tensor]]:
@@ -391,6 +379,11 @@ class Sum(Penalty):
         return linear, number_of(self, self.quadratic, norms)
 
 
+def _total(name: str, strengths: Sequence[Numbers]) -> Numbers:
+    nothing: Numbers = 0.0
+    return reduce(partial(added, name), strengths, nothing)
+
+
 def proxed(
     penalty: Penalty, norms: Tensor, t: float | Tensor, metric: Tensor | None = None
 ) -> Tensor:
@@ -414,6 +407,11 @@ def proxed(
     return x
 
 
+def step_in(t: float | Tensor, metric: Tensor | None) -> float | Tensor:
+    """s = t/d."""
+    return t if metric is None else t / metric.clamp(min=LEAST)
+
+
 def fold(
     norms: Tensor,
     t: float | Tensor,
@@ -427,7 +425,7 @@ def fold(
 
     Where d' would be the same for all it is 1 instead, and t is divided by it, unless `keep_t`.
     """
-    s = t if metric is None else t / metric.clamp(min=LEAST)
+    s = step_in(t, metric)
     x = norms if none(l1) else (norms - s * l1).clamp(min=0)
     if none(l2):
         return x, t, metric

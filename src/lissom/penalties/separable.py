@@ -20,7 +20,7 @@ from lissom.penalties.numbers import (
     number_of,
 )
 from lissom.penalties.parts import Part, zero_up_to_
-from lissom.penalties.penalty import LEAST, Penalty, fold, fold_, in_float32, parts_in_float32
+from lissom.penalties.penalty import Penalty, fold, fold_, in_float32, parts_in_float32, step_in
 from lissom.strength import Strength
 
 LAMBDA = {"strength": Strength("λ", grows=True)}
@@ -62,7 +62,7 @@ class L0(Penalty):
         strength = number_of(self, self.strength, norms)
         if none(strength):
             return norms.clone()
-        return torch.where(norms <= _square_root(2 * strength * _step(t, metric)), 0, norms)
+        return torch.where(norms <= _square_root(2 * strength * step_in(t, metric)), 0, norms)
 
     @parts_in_float32
     def prox_(self, parts: Sequence[Part]) -> None:
@@ -227,7 +227,7 @@ class MCP(Penalty):
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         strength, gamma = (number_of(self, n, norms) for n in (self.strength, self.gamma))
-        s = as_like(_step(t, metric), norms)
+        s = as_like(step_in(t, metric), norms)
         concave = s >= gamma
         firm = (norms - s * strength).clamp(min=0) / torch.where(concave, 1, 1 - s / gamma)
         dead = norms <= strength * torch.where(concave, (s * gamma).sqrt(), s)
@@ -276,7 +276,7 @@ class Lq(Penalty):
     @in_float32
     def prox(self, norms: Tensor, t: float | Tensor = 1.0, metric: Tensor | None = None) -> Tensor:
         r = norms.double()
-        mu = 2 * number_of(self, self.strength, r) * as_like(_step(t, metric), r)
+        mu = 2 * number_of(self, self.strength, r) * as_like(step_in(t, metric), r)
         # In units of μ^(1/(2 − q)) the objective (x − r)² + μx^q is without a number.
         unit = mu ** (2 / 3 if self.q < 0.6 else 3 / 4)
         scaled = r / unit
@@ -348,11 +348,6 @@ class NonNegative(Penalty):
 
     def merge(self, other: "NonNegative") -> "NonNegative":
         return self
-
-
-def _step(t: float | Tensor, metric: Tensor | None) -> float | Tensor:
-    """s = t/d."""
-    return t if metric is None else t / metric.clamp(min=LEAST)
 
 
 def _square_root(number: float | Tensor) -> float | Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lissom.curves.placing import Plan
 from lissom.errors import RunError
 from lissom.measuring import Measurement, measure
 from lissom.methods import Method
@@ -107,9 +108,7 @@ class _Trial:
         raise _Enough
 
 
-def check_recipe(
-    recipe: Recipe, data_dir: Path | str | None = None, *, seed: int = 0, device: str = "cpu"
-) -> Checked:
+def check_recipe(recipe: Recipe, data_dir: Path | None, device: str) -> Checked:
     """Do everything that training a recipe, or its curve, does, but for the training.
 
     Data are read, and the network is made and trained for at most 20 steps, whose time is taken;
@@ -121,13 +120,13 @@ def check_recipe(
     task = make_task(recipe)
     # A curve has checks of its own, and the same examples for all seeds.
     path = None if recipe.path is None else RecipePath(recipe, Path(), device=device)
-    data = make_data(recipe, data_dir, seed=seed)
+    data = make_data(recipe, data_dir)
     if path is not None:
         path.check()
         path.check_data(data)
     trial = _Trial()
     alone = recipe.model_copy(update={"teacher": None})  # which would be trained first
-    trainer = make_trainer(alone, data, seed=seed, device=device, callbacks=[trial])
+    trainer = make_trainer(alone, data, device=device, callbacks=[trial])
     example = make_example(trainer.model, shape_of(data, task), 1)
     with _plain(trainer):
         size = measure(trainer.model, example)
@@ -148,8 +147,7 @@ def check_recipe(
     epochs, of = recipe.train.epochs, f"{recipe.train.epochs} epochs"
     if recipe.path is not None:
         spec = recipe.path
-        listed = len(spec.strengths) > 2  # besides the dense network's
-        points = len(spec.strengths) + 1 if listed else spec.points
+        points = Plan.of(spec.strengths, spec.points).points
         epochs = spec.seeds * (spec.dense + (points - 1) * spec.each)
         of = f"the {epochs:,} epochs of a curve, {points} points × {spec.seeds}"
     return Checked(

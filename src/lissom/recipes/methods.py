@@ -8,23 +8,21 @@ options are keys at once.
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from lissom.errors import LissomError
 from lissom.methods import Method, Options, method_named
 from lissom.recipes.options import defaults_of, options_of
-from lissom.recipes.strict import refusals
+from lissom.recipes.strict import OpenSpec, refusals
 
 FINE = 10_000  # steps in an epoch while a recipe is checked: times in steps are short beside it
 
 
-class MethodSpec(BaseModel):
+class MethodSpec(OpenSpec):
     """[method]: `name`, and the options of that method.
 
     A time is a number of epochs, or of steps where it says so: every = "8 steps".
     """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     name: str
 
@@ -42,8 +40,8 @@ class MethodSpec(BaseModel):
         Raises:
             LissomError: for options that the method has not, or that cannot be.
         """
-        given, who = self.model_extra or {}, f"method {self.name!r}"
-        made: Options = options_of(self.type.options_type, given, epoch, who)
+        who = f"method {self.name!r}"
+        made: Options = options_of(self.type.options_type, self.arguments, epoch, who)
         return made
 
     def counts_steps(self) -> bool:

@@ -1,9 +1,9 @@
-"""Numbers of a recipe that may change by epoch: a plain one, or pieces of a schedule."""
+"""Numbers of a recipe that change by epoch: the pieces of a schedule."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import Field
 
 from lissom.errors import RecipeError
 from lissom.recipes.strict import Spec
@@ -28,19 +28,6 @@ class RampSpec(Spec):
     epochs: Amount
 
 
-def number(spec: float | list[RampSpec], epoch: float) -> float | Schedule:
-    """A number, or its schedule by steps.
-
-    Args:
-        spec: as the recipe has it, in epochs.
-        epoch: steps in an epoch.
-
-    Raises:
-        LissomError: for pieces that do not follow one another.
-    """
-    return schedule(spec, epoch) if isinstance(spec, list) else float(spec)
-
-
 def schedule(ramps: list[RampSpec], epoch: float) -> Schedule:
     """The pieces, one after another."""
     pieces: list[Schedule] = []
@@ -55,15 +42,3 @@ def schedule(ramps: list[RampSpec], epoch: float) -> Schedule:
     for piece in reversed(pieces[:-1]):
         total = piece.then(total)
     return total
-
-
-def _possible(ramps: list[RampSpec]) -> list[RampSpec]:
-    schedule(ramps, 1)
-    return ramps
-
-
-Ramps = Annotated[list[RampSpec], Field(min_length=1), AfterValidator(_possible)]
-NumberSpec = Annotated[
-    Annotated[Amount, Tag("number")] | Annotated[Ramps, Tag("schedule")],
-    Discriminator(lambda given: "schedule" if isinstance(given, list | dict) else "number"),
-]

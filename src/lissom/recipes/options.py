@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
+from lissom.arguments import fits
 from lissom.errors import LissomError, RecipeError
 from lissom.methods import make_options
 from lissom.methods.options import counts_steps
@@ -73,7 +74,7 @@ def _value(value: Any, hint: Any, name: str, epoch: float) -> Any:
             return schedule(ramps, epoch)
         except LissomError as error:
             raise RecipeError(str(error), field=name) from error
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+    if fits(value, int) and float in kinds:
         return value if int in kinds else float(value)
     if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
         return int(value)
@@ -97,7 +98,7 @@ def _steps(value: Any, name: str, epoch: float) -> Any:
     """A time in optimizer steps; how large it may be is left to the rules of the options."""
     if isinstance(value, list):
         return [_steps(one, name, epoch) for one in value]
-    if isinstance(value, int) and not isinstance(value, bool):
+    if fits(value, int):
         return round(value * epoch)
     number, _, unit = value.partition(" ") if isinstance(value, str) else ("", "", "")
     if number.isdecimal() and unit in ("step", "steps"):

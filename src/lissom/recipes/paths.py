@@ -97,7 +97,7 @@ def check_path(recipe: "Recipe") -> None:
     if not spec.strength.startswith(("penalties.", "method.")):
         what = "the strength is a number of penalties or method, as penalties.0.L0 is, not "
         raise complaint(f"{what}{spec.strength!r}", "path", "strength")
-    table = recipe.model_dump(by_alias=True, exclude_none=True)
+    table = recipe.model_dump(exclude_none=True)
     known = [*_numbers(table["penalties"], "penalties"), *_numbers(table["method"], "method")]
     if spec.strength not in known:
         what = f"there is no number {spec.strength!r} in this recipe."
@@ -181,7 +181,7 @@ def point_recipe(
     whole = strength is None or untrained
     epochs = spec.dense if whole else max(1, spec.each)
     falls = _falls(spec, epochs, cut=not whole if method.cuts else None)
-    table: dict[str, Any] = recipe.model_dump(by_alias=True, exclude_none=True, exclude={"path"})
+    table: dict[str, Any] = recipe.model_dump(exclude_none=True, exclude={"path"})
     train = table["train"]
     for unused in ("milestones", "gamma", "scheduler", *(() if whole else ("warmup",))):
         train.pop(unused, None)

@@ -156,7 +156,7 @@ def _read_teacher(table: Any, where: str, folder: Path, students: tuple[str, ...
         recipe = _read(source, (), students)
     except RecipeError as error:
         raise RecipeError(f"{where}: teacher.recipe: {error}") from error
-    teacher["recipe"] = recipe.model_dump(by_alias=True, exclude_none=True)
+    teacher["recipe"] = recipe.model_dump(exclude_none=True)
 
 
 def _identity(source: str) -> str:

@@ -25,7 +25,7 @@ def code_of(recipe: Recipe) -> dict[str, str] | None:
 
     A word that only looks like an import path is not imported for it.
     """
-    paths = code_in(recipe.model_dump(by_alias=True, exclude_none=True))
+    paths = code_in(recipe.model_dump(exclude_none=True))
     known = {path: code for path in paths if (code := already_imported(path)) is not None}
     return fingerprint(**known) if known else None
 
@@ -37,8 +37,8 @@ def make_record(recipe: Recipe, seed: int, shape: Any, classes: int | None) -> R
 
 def changes(old: Record, recipe: Recipe, seed: int) -> list[str]:
     """What is not as it was when a run began, in words, of its recipe and its seed."""
-    before = _leaves({**old.recipe.model_dump(by_alias=True), "seed": old.seed})
-    now = _leaves({**recipe.model_dump(by_alias=True), "seed": seed})
+    before = _leaves({**old.recipe.model_dump(), "seed": old.seed})
+    now = _leaves({**recipe.model_dump(), "seed": seed})
     return [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
+from lissom.arguments import fits, whole
 from lissom.errors import LissomError
 from lissom.methods import method_named
 
@@ -29,7 +30,7 @@ def scale(table: dict[str, Any], epochs: int) -> list[str]:
     before = dict(_leaves(table))
     train["epochs"] = epochs
     for name in FROM:
-        if _whole(train.get(name)):
+        if fits(train.get(name), int):
             train[name] = int(train[name] * ratio)
     _scale_milestones(train, ratio)
     method = table.get("method")
@@ -44,7 +45,7 @@ def scale(table: dict[str, Any], epochs: int) -> list[str]:
             ramp["epochs"] = round(float(ramp["epochs"] * ratio), 6)
     path: Any = table.get("path")
     for name, least in LEAST.items() if isinstance(path, dict) else ():
-        if _whole(path.get(name)) and path[name]:
+        if fits(path.get(name), int) and path[name]:
             path[name] = max(least, int(path[name] * ratio))
     after = dict(_leaves(table))
     notes = [
@@ -110,7 +111,7 @@ def _quicken(table: dict[str, Any]) -> list[str]:
         return []
     before: dict[str, Any] = {"points": path.get("points", 12), "seeds": path.get("seeds", 3)}
     after = {"points": QUICK_POINTS, "seeds": 1}
-    changed = {name: n for name, n in after.items() if _whole(before[name]) and before[name] > n}
+    changed = {name: n for name, n in after.items() if fits(before[name], int) and before[name] > n}
     path |= changed
     return [f"path.{name} {before[name]} → {n}" for name, n in changed.items()]
 
@@ -131,16 +132,16 @@ def epochs_of(table: Any) -> int | None:
     """The epochs that a recipe says, if they are some."""
     train = table.get("train") if isinstance(table, Mapping) else None
     epochs = train.get("epochs") if isinstance(train, Mapping) else None
-    return epochs if isinstance(epochs, int) and _whole(epochs) and epochs > 0 else None
+    return epochs if whole(epochs, least=1) else None
 
 
 def _scale_milestones(train: dict[str, Any], ratio: Fraction) -> None:
     """Those that come before the first epoch has ended, or together, are no more."""
     given = train.get("milestones")
     if isinstance(given, dict):
-        scaled = {k: max(1, int(v * ratio)) if _whole(v) else v for k, v in given.items()}
+        scaled = {k: max(1, int(v * ratio)) if fits(v, int) else v for k, v in given.items()}
         train["milestones"] = scaled
-    elif isinstance(given, list) and all(map(_whole, given)):
+    elif isinstance(given, list) and all(fits(one, int) for one in given):
         scaled_list = [int(m * ratio) for m in given]
         train["milestones"] = [m for m in dict.fromkeys(scaled_list) if m]
         if not train["milestones"]:
@@ -171,7 +172,3 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{path}.{i}")
     else:
         yield path, value
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -180,4 +180,4 @@ class Record(Spec):
 
     def to_json(self) -> dict[str, Any]:
         """What the file says."""
-        return {**self.model_dump(by_alias=True, exclude_none=True), "classes": self.classes}
+        return {**self.model_dump(exclude_none=True), "classes": self.classes}

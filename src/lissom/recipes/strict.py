@@ -31,10 +31,10 @@ class Spec(BaseModel):
     @classmethod
     def _known_keys(cls, given: Any) -> Any:
         if isinstance(given, Mapping):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in given:
-                if key not in known:
-                    raise complaint(f"unknown key '{key}'.{nearest(str(key), known)}", key)
+                if key not in cls.model_fields:
+                    what = f"unknown key '{key}'.{nearest(str(key), cls.model_fields)}"
+                    raise complaint(what, key)
         return given
 
 

@@ -10,8 +10,9 @@ from lissom.arguments import as_annotated
 from lissom.attacks import Attack, adversarial_accuracy
 from lissom.curves import Curve
 from lissom.curves.running import MakeModel
+from lissom.curves.storing import name_of
 from lissom.errors import LissomError
-from lissom.report.by_point import ByPoint, key
+from lissom.report.by_point import ByPoint
 
 
 @dataclass(frozen=True)
@@ -62,5 +63,5 @@ def adversarial_curve(
             continue
         net = curve.network(point, make_model)
         found = adversarial_accuracy(net, x, y, sizes, attack, **options)
-        points[key(point)] = tuple(found[radius] for radius in sizes)
+        points[name_of(point)] = tuple(found[radius] for radius in sizes)
     return AdversarialCurve(sizes, points)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from lissom.curves import Point, Setting
+from lissom.curves.storing import name_of
 
 
 class ByPoint:
@@ -13,7 +14,7 @@ class ByPoint:
 
     def of(self, point: Point) -> tuple[float, ...] | None:
         """The accuracies of a point; None if they are not known."""
-        return self.points.get(key(point))
+        return self.points.get(name_of(point))
 
     def mean(self, setting: Setting) -> tuple[float, ...] | None:
         """Of each the mean over the seeds; None if not all of them are known."""
@@ -22,8 +23,3 @@ class ByPoint:
         if len(known) < len(found):
             return None
         return tuple(fmean(column) for column in zip(*known, strict=True))
-
-
-def key(point: Point) -> str:
-    """By which a point's accuracies are found."""
-    return f"seed{point.seed}/{point.folder.name}"

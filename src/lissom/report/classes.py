@@ -10,8 +10,9 @@ from torch import Tensor
 from lissom.arguments import as_annotated
 from lissom.curves import Curve
 from lissom.curves.running import MakeModel
+from lissom.curves.storing import name_of
 from lissom.errors import LissomError, PathError
-from lissom.report.by_point import ByPoint, key
+from lissom.report.by_point import ByPoint
 from lissom.report.confusion import confusions
 from lissom.storage import checked, load_json, save_json
 from lissom.training.evaluation import check_labelled
@@ -86,5 +87,5 @@ def class_accuracy(
         if point.failed:
             continue
         confused = confusions(curve.network(point, make_model), x, y, batch_size=batch_size)
-        points[key(point)] = tuple((confused.diagonal()[known] / counts[known]).tolist())
+        points[name_of(point)] = tuple((confused.diagonal()[known] / counts[known]).tolist())
     return ClassAccuracy(tuple(called[c] for c in known.tolist()), points)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, whole
 from lissom.coupling import Trace
 from lissom.errors import LissomError
 from lissom.methods import require_plain
@@ -167,7 +167,7 @@ def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bo
             "this network starts with a selection of its inputs already: shrink its .net, on "
             "inputs of the size that is left"
         )
-    if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
+    if not whole(round_to, least=1):
         raise LissomError(f"round_to is a whole number of units, 1 or more; got {round_to!r}")
     if as_graph not in (True, False, None):
         raise LissomError(f"as_graph is True, False or None, got {as_graph!r}")

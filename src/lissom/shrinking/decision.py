@@ -302,7 +302,7 @@ def _look(
     coupler: Coupler,
     constants: Constants,
     fold: bool,
-    into: Collection[str] | None = None,
+    into: Collection[str] | None,
 ) -> _Read:
     labels = coupler.labels.find(site.labels)
     reader = f"{coupler.trace.place(site.node)} (dim {site.dim})"

@@ -56,7 +56,7 @@ def fresh_inputs(example_inputs: Inputs, seed: int = 0) -> Inputs:
     return example_inputs.map(fresh)
 
 
-def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> list[Inputs]:
+def other_sizes(example_inputs: Inputs, *, resolution: bool) -> list[Inputs]:
     """Random inputs of other sizes that many models take: batch and resolution, or batch alone."""
 
     def grown(first: int, others: int) -> Inputs:
@@ -69,12 +69,12 @@ def other_sizes(example_inputs: Inputs, *, resolution: bool, seed: int = 0) -> l
                 x, [size + (rows if d == 0 else rest * (d > 1)) for d, size in enumerate(x.shape)]
             )
 
-        return fresh_inputs(example_inputs.map(larger), seed)
+        return fresh_inputs(example_inputs.map(larger))
 
     return [grown(1, 32)] * resolution + [grown(1, 0)]
 
 
-def other_lengths(example_inputs: Inputs, seed: int = 0) -> list[Inputs]:
+def other_lengths(example_inputs: Inputs) -> list[Inputs]:
     """Random sequences that are longer, where the example inputs look like sequences."""
     if not any(map(_is_sequence, example_inputs.tensors)):
         return []
@@ -82,10 +82,10 @@ def other_lengths(example_inputs: Inputs, seed: int = 0) -> list[Inputs]:
     def longer(x: Tensor) -> Tensor:
         return torch.cat([x, x[:, :3]], 1) if _is_sequence(x) else x
 
-    return [fresh_inputs(example_inputs.map(longer), seed)]
+    return [fresh_inputs(example_inputs.map(longer))]
 
 
-def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[Inputs]:
+def around(example_inputs: Inputs, sizes: Iterable[int]) -> list[Inputs]:
     """Random inputs that are longer and shorter than some numbers, along time or in space."""
     found = []
     before = sum(x.numel() for x in example_inputs.tensors)
@@ -103,7 +103,7 @@ def around(example_inputs: Inputs, sizes: Iterable[int], seed: int = 0) -> list[
             shapes = [x.shape for x in inputs.tensors]
             small = sum(map(torch.Size.numel, shapes)) <= GROWTH * before + ENOUGH
             if small and shapes != [x.shape for x in example_inputs.tensors]:
-                found.append(fresh_inputs(inputs, seed))
+                found.append(fresh_inputs(inputs))
     return found
 
 
@@ -166,7 +166,7 @@ class Reference:
             LissomError: if the large one cannot run where it must, or gives no numbers.
         """
         key = tuple(map(id, checks))
-        with _preserving_random_state():
+        with torch.random.fork_rng(gpus()):
             if key not in self._wanted:
                 self._wanted[key] = list(self._outputs(checks))
             return _outcome(copied(small), self._wanted[key])
@@ -272,9 +272,3 @@ def _relative(a: Tensor, b: Tensor) -> float:
     finite = a[a.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 0.0
     return float(apart.max().nan_to_num(float("inf"))) / max(scale, 1e-12) if apart.any() else 0.0
-
-
-@contextlib.contextmanager
-def _preserving_random_state() -> Iterator[None]:
-    with torch.random.fork_rng(devices=gpus()):
-        yield

@@ -16,7 +16,7 @@ from lissom.errors import RunError
 from lissom.training.options import TrainOptions
 
 
-def devices_for(options: TrainOptions, loggers: Sequence[Any] = ()) -> "Devices":
+def devices_for(options: TrainOptions, loggers: Sequence[Any]) -> "Devices":
     """Where a training runs; the CPU alone, in float32, needs nothing of Fabric.
 
     That takes seconds to import, and whenever one is made it reads the metadata of all packages.
@@ -103,7 +103,7 @@ class FabricDevices(Devices):
         RunError: with what Fabric says.
     """
 
-    def __init__(self, options: TrainOptions, loggers: Sequence[Any] = ()) -> None:
+    def __init__(self, options: TrainOptions, loggers: Sequence[Any]) -> None:
         from lightning_fabric import Fabric
 
         named = torch.device(options.device)

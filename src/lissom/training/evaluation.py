@@ -330,7 +330,7 @@ def loss_and_error(
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, x: Tensor, batch_size: int = 2000) -> Tensor:
+def logits_of(model: nn.Module, x: Tensor, batch_size: int = AT_ONCE) -> Tensor:
     """What a model answers to x in evaluation mode, [n, classes] in float32."""
     with evaluating(model):
         answers = [run(model, Inputs((inputs,))) for inputs in x.split(batch_size)]

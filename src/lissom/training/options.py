@@ -9,10 +9,11 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lissom.arguments import positive, whole
 from lissom.errors import MethodError, RunError
 from lissom.methods import Method, Options
 from lissom.methods.optimizers import stepping_optimizer
-from lissom.methods.options import check_words, positive, whole
+from lissom.methods.options import check_words
 from lissom.schedules import Schedule
 from lissom.training.augment import Augment
 

@@ -250,7 +250,7 @@ def _pair(sizes: Any, rank: int, height: int = 1) -> Pair:
     return numbers[0], numbers[-1]
 
 
-def _window(size: int, window: int, stride: int, dilation: int = 1) -> int:
+def _window(size: int, window: int, stride: int, dilation: int) -> int:
     """How often a window fits."""
     return (size - dilation * (window - 1) - 1) // stride + 1
 

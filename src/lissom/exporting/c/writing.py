@@ -274,16 +274,14 @@ halves = (halves + (halves < 0 ? -1 : 1)) / 2 + {scale.zero};
 
 
 def _float_entries(program: Program, name: str) -> list[str]:
-    return [
-        ENTRY.substitute(name=f"{name}_infer", kind="float", body=_entry(program, "float", "in"))
-    ]
+    return [ENTRY.substitute(name=f"{name}_infer", kind="float", body=_entry(program, "float"))]
 
 
 def _integer_entries(program: Program, name: str) -> list[str]:
     scale = program.network.scale
     assert scale is not None
     floats = _copied(program, "uint8_t", "quantized(*in++)")
-    integers = _entry(program, "uint8_t", "in")
+    integers = _entry(program, "uint8_t")
     return [
         _quantized(scale),
         ENTRY.substitute(name=f"{name}_infer", kind="float", body=floats),
@@ -291,12 +289,12 @@ def _integer_entries(program: Program, name: str) -> list[str]:
     ]
 
 
-def _entry(program: Program, kind: str, given: str) -> str:
+def _entry(program: Program, kind: str) -> str:
     """The body of a function whose input needs no other numbers."""
     if program.network.as_given:
         first = f" + {program.network.first}" if program.network.first else ""
-        return f"    run({given}{first}, out, arena);\n"
-    return _copied(program, kind, f"*{given}++")
+        return f"    run(in{first}, out, arena);\n"
+    return _copied(program, kind, "*in++")
 
 
 def _copied(program: Program, kind: str, value: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lissom.arguments import positive
 from lissom.errors import GateError, warn
-from lissom.methods.options import positive
 from lissom.schedules import Schedule, value_at
 
 SIZES = ("weights", "macs", "bytes")

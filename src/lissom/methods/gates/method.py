@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, whole
 from lissom.errors import GateError, OptimizerError, warn
 from lissom.groups import Groups, Partition
 from lissom.hard_concrete import HardConcrete, logistic
@@ -265,7 +265,7 @@ class Gates(Method):
 
         Source: Ahmed eq. 2.
         """
-        if not isinstance(samples, int) or samples < 1:
+        if not whole(samples, least=1):
             raise GateError(f"expected_loss takes 1 sample or more, got {samples!r}")
         losses = [loss() for _ in range(samples)]
         if not all(isinstance(one, Tensor) for one in losses):
@@ -385,7 +385,7 @@ class Gates(Method):
 
         Source: Ahmed, chapter 5 (Monte-Carlo ensembles).
         """
-        if not isinstance(n, int) or n < 1:
+        if not whole(n, least=1):
             raise GateError(f"sample(n) draws n networks, n ≥ 1, got {n!r}")
         check_seed(seed)
         return self._sampled(n, seed)

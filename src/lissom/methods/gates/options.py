@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lissom.arguments import positive, whole
 from lissom.errors import GateError
 from lissom.hard_concrete import HardConcrete, TestGate
 from lissom.methods.gates.budget import Budget
-from lissom.methods.options import Options, positive, whole
+from lissom.methods.options import Options
 from lissom.widths import check_multiple
 
 

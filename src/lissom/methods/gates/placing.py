@@ -33,14 +33,6 @@ class Waiting:
 Draw = Callable[[int | None, Waiting], Sequence[Tensor]]
 
 
-def gated(place: Place, gates: Sequence[Tensor]) -> Tensor:
-    """w·z."""
-    weight: Tensor = place.parameter
-    for block, spread in place.factors:
-        weight = weight * spread(gates[block]).to(weight.dtype)
-    return weight
-
-
 class Drawing(Placing):
     """Hooks that bring a draw of gates into each call of a model.
 
@@ -119,7 +111,7 @@ class OnWeights(Drawing, placing.OnWeights):
     """One draw for each call: gated weights are multiplied by it."""
 
     def _made_of(self, gates: Sequence[Tensor]) -> list[Tensor]:
-        return [gated(place, gates) for place in self.places]
+        return [place.times(gates) for place in self.places]
 
     def _products(self, module: nn.Module) -> list[Tensor]:
         return self._call(module, None)
@@ -155,7 +147,7 @@ class OnGathered(OnWeights):
                 "parallelism, where gates are not known: gate a model that fully_shard alone "
                 "shards, or use proximal"
             )
-        owner.__dict__[attribute] = gated(place, self._calls[-1][1])
+        owner.__dict__[attribute] = place.times(self._calls[-1][1])
 
 
 def _leave(attribute: str, owner: nn.Module, args: Any, output: Any) -> None:

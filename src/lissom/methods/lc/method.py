@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lissom.arguments import positive, whole
 from lissom.compressions.compressions import Compression, distance
 from lissom.compressions.result import Compressed
 from lissom.errors import CompressionError, MethodError, warn
@@ -31,7 +32,7 @@ from lissom.methods.lc.task import Task
 from lissom.methods.method import Method
 from lissom.methods.metric import Metric, check_metric
 from lissom.methods.optimizers import param_groups_of, require_dense, took_a_step
-from lissom.methods.options import Options, Steps, positive, whole
+from lissom.methods.options import Options, Steps
 from lissom.penalties import SIZE, Abilities, Penalty, refusal
 from lissom.shards import Shard, local, summed
 
@@ -316,8 +317,7 @@ class LC(Method):
 
     def finalize(self) -> None:
         """θ into the weights, after one more C step if there were steps since the last."""
-        active = self.step >= self.options.start
-        if active and not self.finalized and not self._deploying:
+        if self._active:
             self._begin()
             if self._since:
                 self._compress()
@@ -417,11 +417,6 @@ class LC(Method):
         self._since = 0
         for task in self._tasks:
             task.aim(before / self.mu)
-
-    @property
-    def _active(self) -> bool:
-        """Whether this is a step that draws w to θ."""
-        return not self.finalized and not self._deploying and self.step >= self.options.start
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Let the pull join the gradients: those that are there, or that a closure will make."""
