@@ -173,6 +173,24 @@ def test_broken_and_dead_weights_are_written_as_they_are(
     assert export(net, torch.rand(1, 3), tmp_path / f"net.{suffix}").difference is not None
 
 
+class InPlace(nn.Module):
+    """Writes into what it is given, as preprocessing does that is to take no memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x.sub_(0.5).div_(2), inplace=True) + 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "int8"), [("onnx", False), ("pt2", False), ("c", False), ("c", True)]
+)
+def test_a_network_may_write_into_its_inputs(suffix: str, int8: bool, tmp_path: Path) -> None:
+    x, seen = torch.rand(2, 3), torch.rand(40, 3)
+    before, seen_before = x.clone(), seen.clone()
+    written = export(InPlace(), x, tmp_path / f"net.{suffix}", int8=seen if int8 else None)
+    assert written.difference is not None and written.difference < 0.01
+    assert torch.equal(x, before) and torch.equal(seen, seen_before)
+
+
 def test_a_network_without_parameters(tmp_path: Path) -> None:
     assert export(nn.ReLU(), torch.rand(1, 3), tmp_path / "net.onnx").difference == 0
 

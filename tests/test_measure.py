@@ -195,3 +195,10 @@ def test_a_model_that_has_no_numbers_yet() -> None:
 def test_a_model_without_parameters_is_named(net: nn.Module) -> None:
     with pytest.raises(LissomError, match=f"{type(net).__name__} has no parameters"):
         measure(net)
+
+
+def test_the_inputs_are_left_as_they_were() -> None:
+    x = torch.randn(2, 3)
+    before = x.clone()
+    measure(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), x)
+    assert torch.equal(x, before)

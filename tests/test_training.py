@@ -144,6 +144,16 @@ def test_evaluation_in_batches_is_evaluation() -> None:
     assert net.training
 
 
+def test_evaluation_leaves_the_data_as_they_were() -> None:
+    data = blobs()
+    before = data.test_x.clone()
+    net = nn.Sequential(nn.Hardtanh(0.0, 0.1, inplace=True), dense())
+    first = lissom.training.evaluate(net, data)
+    assert lissom.training.evaluate(net, data) == first
+    loss_and_error(net, data.test_x, data.test_y)
+    assert torch.equal(data.test_x, before)
+
+
 def test_progress_comes_at_the_start_of_every_epoch() -> None:
     told: list[dict[str, Any]] = []
     trainer(report=told.append, epochs=2).fit()

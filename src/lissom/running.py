@@ -118,12 +118,15 @@ def as_inputs(example_inputs: object) -> Inputs:
 def run(model: Callable[..., Any], inputs: Inputs, name: str = "") -> Any:
     """The model's outputs, with the user's mistake named if it fails.
 
+    The model runs on copies of the inputs, into which it may write.
+
     Raises:
         LissomError: quoting the shapes and what the model said.
         OperatorError: for a mistake in the record of an operator that it calls.
     """
+    own = inputs.map(torch.clone)
     try:
-        return model(*inputs.args, **inputs.kwargs)
+        return model(*own.args, **own.kwargs)
     except OperatorError:
         raise
     except Exception as error:  # a model may raise anything

@@ -111,7 +111,8 @@ def _in_torch(name: str, model: Model, inputs: Inputs, threads: int) -> Call:
         raise LissomError(f"the model {name!r} is not callable: {model!r}")
     with torch.inference_mode():
         run(model, inputs, name)
-    return partial(model, *inputs.args, **inputs.kwargs)
+    own = inputs.map(torch.clone)  # into which the model may write
+    return partial(model, *own.args, **own.kwargs)
 
 
 def _from_onnx(

@@ -237,15 +237,15 @@ class _Counting(TorchDispatchMode):
 
 def _outputs(model: nn.Module, inputs: Inputs, *, must: bool = False) -> list[Tensor] | None:
     torch.manual_seed(0)  # a network that draws numbers is to draw the same ones
-    given = inputs.map(torch.clone)
     if must:
-        found = numbers(run(model, given))
+        found = numbers(run(model, inputs))
         if not found:
             raise LissomError(
                 f"{type(model).__name__} returns no tensors that could be compared: have it return "
                 "tensors, or tuples, lists, dicts or dataclasses of them"
             )
         return found
+    given = inputs.map(torch.clone)
     with contextlib.suppress(Exception):
         return numbers(model(*given.args, **given.kwargs))
     return None

@@ -8,7 +8,7 @@ In files an evaluation is one JSON object:
      "method": {"name": "gates", …}, "seconds": {"train": 9.1, "evaluate": 0.2}}
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -268,12 +268,15 @@ def _batches(data: Dataset | Loaders, part: str) -> Iterable[Any]:
         found = None if loader is None else epoch_of(loader, 0, 0)
     else:
         x, y = (getattr(data, f"{part}_{column}", None) for column in "xy")
-        found = (
-            None if x is None or y is None else zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
-        )
+        found = None if x is None or y is None else _parts(x, y)
     if found is None:
         raise RunError(f"{data!r} has no part {part!r}")
     return found
+
+
+def _parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of data in memory, whose inputs are copies, into which a model may write."""
+    return zip(map(torch.clone, x.split(AT_ONCE)), y.split(AT_ONCE), strict=True)
 
 
 def _as_float(outputs: Any) -> Any:
