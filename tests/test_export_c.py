@@ -111,6 +111,29 @@ class Twice(nn.Module):
         return (x + x.transpose(2, 3)).clamp(max=1.2)
 
 
+class Function(nn.Module):
+    """A layer, and what a function makes of its output."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.f, self.layer = f, layer or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self.layer(x))
+
+
+def in_place(x: Tensor) -> Tensor:
+    """Into some channels, while the others are read as they were."""
+    first, second = x[:, :2], x[:, 2:]
+    return torch.cat([F.relu(first, inplace=True).mul_(2), second], dim=1)
+
+
+def over_a_view(x: Tensor) -> Tensor:
+    entries = x.flatten(1)
+    F.relu(x, inplace=True)
+    return entries
+
+
 def shaken(net: nn.Module) -> nn.Module:
     """With running statistics and scales that are not those of a new network."""
     for module in net.modules():
@@ -240,6 +263,10 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "constant": (lambda: dead(nn.Sequential(nn.Linear(4, 3))), (4,)),
     "huge bias": (lambda: huge_bias(nn.Linear(4, 3)), (4,)),
     "single": (lambda: nn.Linear(1, 1), (1,)),
+    "a number": (lambda: Function(lambda x: 2 * x.squeeze(1), nn.Linear(3, 1)), (3,)),
+    "from a number": (lambda: Function(lambda x: 3 - x), ()),
+    "view": (lambda: Function(lambda x: F.relu(x.flip(2)).view(len(x), -1)), (2, 3, 4)),
+    "in place": (lambda: Function(in_place, nn.Conv2d(3, 4, 1)), (3, 4, 4)),
 }
 
 
@@ -270,11 +297,11 @@ def test_what_was_written_computes_the_same(
     net = KINDS[kind][0]().eval()
     seen, x = inputs_of(kind, 64, spread), 1.3 * inputs_of(kind, 20, spread)
     written = lissom.export(net, seen[:1], tmp_path / "net.c", int8=seen if int8 else None)
-    expected = net(torch.cat([seen, x])).detach().flatten(1)
+    expected = net(torch.cat([seen, x])).detach().reshape(len(seen) + len(x), -1)
     found = computes(tmp_path, torch.cat([seen, x]))
     if int8:
         module = c.reference(net, seen[:1], seen)
-        assert torch.equal(found, module(torch.cat([seen, x])).flatten(1))
+        assert torch.equal(found, module(torch.cat([seen, x])).reshape(expected.shape))
         span = float(expected.max() - expected.min()) or 1.0
         assert float((found - expected)[:64].abs().max()) < 0.06 * span
         assert written.difference is not None
@@ -469,6 +496,23 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
         torch.rand(2, 3),
         r"dropout.default\) has no form in C: it gives another answer to the same input each time",
     ),
+    "in place": (
+        Function(over_a_view, nn.Conv2d(3, 4, 1)),
+        torch.rand(2, 3, 4, 4),
+        r"relu_.default\) has no form in C: it works in place on entries of flatten, which is read",
+    ),
+    "in place of a part": (
+        Function(lambda x: x[:, :1].add_(1).sum() * 0 + x, nn.Conv2d(3, 4, 1)),
+        torch.rand(2, 3, 4, 4),
+        r"add_.Tensor\) has no form in C: it works in place on entries of conv2d, which is read",
+    ),
+    "no batch": (nn.Conv2d(1, 2, 3), torch.rand(1, 6, 7), "one example without a batch"),
+    "pooling without a batch": (
+        nn.AdaptiveAvgPool2d(2),
+        torch.rand(2, 4, 6),
+        "one example without a batch",
+    ),
+    "number": (Function(lambda x: 2 * x), torch.tensor(3.0), "this network reads a number"),
     "divided by 0": (
         Constant(lambda x, c: x / (c - c), image=False),
         torch.rand(2, 3),

@@ -330,7 +330,7 @@ class Network:
 
 def as_map(shape: Sequence[int]) -> tuple[int, int, int]:
     """A shape without the batch as channels, height, width."""
-    channels, height, width = (*shape, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
+    channels, height, width = (*shape, 1, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
     return channels, height, width
 
 

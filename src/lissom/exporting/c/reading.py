@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -29,6 +28,15 @@ from lissom.exporting.c.layers import (
     Value,
     as_map,
 )
+from lissom.exporting.c.views import (
+    MOVES,
+    UnreadableError,
+    View,
+    canonical,
+    moved,
+    require_unread,
+    views_in,
+)
 from lissom.exporting.checking import RANDOM, STEADY
 
 aten = torch.ops.aten
@@ -36,21 +44,6 @@ SUPPORTED = (
     "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
     "average pooling, sums of branches, concatenation of channels, and what only moves entries"
 )
-
-
-@dataclass(frozen=True)
-class View:
-    """A tensor of the graph: where each of its entries stands in a map in memory.
-
-    Whatever moves entries without changing them is run on `order` itself.
-
-    Attributes:
-        value: the map.
-        order: positions, in the shape of the tensor without its batch.
-    """
-
-    value: Value
-    order: Tensor
 
 
 Rule = Callable[..., View]
@@ -65,10 +58,6 @@ def rule(*operators: Any) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-class UnreadableError(Exception):
-    """Why an operator cannot be a layer."""
 
 
 def read(program: ExportedProgram) -> Network:
@@ -135,12 +124,13 @@ class Reader:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
         stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
         self.name = str(stack[-1][0])
-        if node.target is operator.getitem or not _views((args, kwargs)):
+        if node.target is operator.getitem or not views_in((args, kwargs)):
             target: Any = node.target  # computed from weights alone, or one of several outputs
             return target(*args, **kwargs)
         try:
+            require_unread(node, known)
             if node.target in MOVES:
-                return _moved(node.target, args, kwargs)
+                return moved(node.target, args, kwargs)
             if node.target in RULES:
                 return self._layer(node, args, kwargs)
         except UnreadableError as error:
@@ -188,13 +178,6 @@ class Reader:
         return self.add(Gather, [view.value], shape, positions=positions).value
 
 
-def canonical(shape: Sequence[int]) -> Tensor:
-    """Positions in memory, channels last, of the entries of a tensor of this shape."""
-    channels, height, width = as_map(shape)
-    positions = torch.arange(channels * height * width).reshape(height, width, channels)
-    return positions.permute(2, 0, 1).reshape(tuple(shape))
-
-
 def _shape_of(node: fx.Node) -> tuple[int, ...]:
     """The shape without the batch."""
     value = node.meta["val"]
@@ -206,40 +189,10 @@ def _input(node: fx.Node, shape: tuple[int, ...]) -> View:
         raise LissomError(
             f"inputs are vectors, or have channels, height and width; not {list(shape)}"
         )
+    if not node.meta["val"].ndim:
+        raise LissomError("inputs have a first dim, the batch; this network reads a number")
     channels, height, width = as_map(shape)
     return View(Value((height, width, channels)), canonical(shape))
-
-
-def _views(tree: Any) -> list[View]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, View)]
-
-
-def _moved(operator: Any, args: Any, kwargs: Any) -> Any:
-    """What only moves entries, run on their positions in a batch of one."""
-    (view,) = _views((args, kwargs))
-    on_positions = torch.utils._pytree.tree_map(
-        lambda leaf: leaf.order[None] if isinstance(leaf, View) else leaf, (args, kwargs)
-    )
-    moved = operator(*on_positions[0], **on_positions[1])
-
-    def as_view(order: Tensor) -> View:
-        if order.shape[:1] != (1,):
-            raise UnreadableError("it moves the batch")
-        return View(view.value, order[0])
-
-    return torch.utils._pytree.tree_map(as_view, moved)
-
-
-MOVES = {
-    *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
-    *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
-    *(aten.permute.default, aten.transpose.int, aten.movedim.int, aten.flip.default),
-    *(aten.index_select.default, aten.index.Tensor, aten.slice.Tensor, aten.select.int),
-    *(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.narrow.default),
-    *(aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default),
-    *(aten.expand.default, aten.repeat.default),
-    *(aten.channel_shuffle.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
-}
 
 
 def _pair(sizes: Any, rank: int, height: int = 1) -> Pair:
@@ -283,6 +236,8 @@ def _conv(
     groups: int = 1,
 ) -> View:
     rank = x.order.ndim
+    if weight.ndim != rank + 1:
+        raise UnreadableError("it reads one example without a batch")
     if rank == 2:
         weight = weight[:, :, None]
     stride, dilation = _pair(stride, rank), _pair(dilation, rank)
@@ -518,6 +473,8 @@ def _divided(x: View, size: Any) -> tuple[list[int], list[int]]:
     """The window, and stride, that makes pixels of this number."""
     sizes = [size] if isinstance(size, int) else list(size)
     sides = list(x.order.shape[1:])
+    if len(sides) != len(sizes):
+        raise UnreadableError("it reads one example without a batch")
     if any(side % count for side, count in zip(sides, sizes, strict=True)):
         raise UnreadableError(
             f"adaptive pooling of {sides} to {sizes}, which has windows of many sizes"
@@ -564,6 +521,11 @@ def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
     return _affine(reader, y, torch.tensor(-float(alpha)), torch.as_tensor(x))
 
 
+@rule(aten.rsub.Scalar, aten.rsub.Tensor)
+def _rsub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
+    return _sub(reader, y, x, alpha)
+
+
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
 def _mul(reader: Reader, x: Any, y: Any) -> View:
     if isinstance(x, View) and isinstance(y, View):
@@ -586,7 +548,7 @@ def _neg(reader: Reader, x: View) -> View:
 
 @rule(aten.cat.default)
 def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
-    if len(_views(views)) != len(views):
+    if len(views_in(views)) != len(views):
         raise UnreadableError("constants beside activations")
     if dim % (views[0].order.ndim + 1) != 1:
         raise UnreadableError(f"concatenation along dim {dim}, and not along channels")
