@@ -22,6 +22,7 @@ import lissom
 from lissom import LissomError
 from lissom.cli import app
 from lissom.exporting import c
+from lissom.exporting.c import reading
 from lissom.exporting.c.writing import programmed, source
 from lissom.models.normalize import Normalize
 
@@ -226,6 +227,13 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             nn.ReLU(),
             nn.BatchNorm2d(4),
             nn.Conv2d(4, 2, 3),
+        ),
+        (3, 6, 6),
+    ),
+    "norm before padding": (
+        lambda: sequence(
+            *(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+            *(nn.Conv2d(4, 2, 3, padding=1), nn.MaxPool2d(2, 2, 1)),
         ),
         (3, 6, 6),
     ),
@@ -605,6 +613,18 @@ def test_c_that_computes_something_else_is_not_written(
     monkeypatch.setattr(c, "source", lambda program, name: "no C at all")
     with pytest.raises(LissomError, match=r"does not take the C that was written: .*error"):
         lissom.export(nn.Linear(3, 2), torch.rand(1, 3), tmp_path / "net.c")
+    assert not list(tmp_path.iterdir())
+
+
+def test_integers_do_not_hide_what_was_misread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relu = reading.RULES[torch.ops.aten.relu6.default]
+    monkeypatch.setitem(reading.RULES, torch.ops.aten.relu.default, relu)
+    net, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), 8 * torch.ones(2, 3)
+    nn.init.eye_(net[0].weight)
+    with pytest.raises(LissomError, match="already in float32, so it was not written: by up to"):
+        lissom.export(net, x, tmp_path / "net.c", int8=x)
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lissom.errors import LissomError
 from lissom.exporting.c.compiling import compiled, compiler, flash_on_cortex_m4
 from lissom.exporting.c.costs import Cost, LayerCost, cost_of
-from lissom.exporting.c.integers import quantized
+from lissom.exporting.c.fusing import fused
+from lissom.exporting.c.integers import beyond, quantized, ranges_of
 from lissom.exporting.c.layers import Product
 from lissom.exporting.c.reading import read
 from lissom.exporting.c.reference import Reference, maps
@@ -34,22 +35,35 @@ def reference(
         LissomError: a layer has no form in C, with its name and what has; a weight is NaN or
             infinite; inputs to calibrate on are of another shape.
     """
-    inputs = as_inputs(example_inputs).with_batch(1)
+    return _references(model, as_inputs(example_inputs), int8)[-1]
+
+
+def _references(
+    model: nn.Module, inputs: Inputs, int8: ExampleInputs | None
+) -> tuple[Reference, ...]:
+    """That of floats and, with inputs to calibrate on, that of integers behind it."""
     require_finite(named_tensors(model), "C")
     with evaluating(model):
-        network = read(traced(model, inputs, fixed=True)[0])
+        as_read = read(traced(model, inputs.with_batch(1), fixed=True)[0])
+    network = fused(as_read)
     products = [layer for layer in network.layers if isinstance(layer, Product)]
     weights = [torch.cat([layer.weight.flatten(), layer.bias]) for layer in products]
     names = [f"{x.name or 'the network'}, with what is folded into it," for x in products]
     require_finite(zip(names, weights, strict=True), "C")
+    floats = Reference(network)
     if int8 is None:
-        return Reference(network)
+        return (floats,)
     shape = list(inputs.tensors[0].shape[1:])
     seen = as_inputs(int8)
     if [list(x.shape[1:]) for x in seen.tensors] != [shape]:
         sizes = ", ".join(map(str, ["n", *shape]))
         raise LissomError(f"int8 takes inputs to calibrate on, a tensor [{sizes}], got {seen}")
-    return Reference(quantized(network, maps(seen.tensors[0], network)))
+    (x,) = seen.tensors
+    ranges = ranges_of(network, maps(x, network))
+    if apart := beyond(network, ranges):
+        network = fused(as_read, apart)
+        ranges = ranges_of(network, maps(x, network))
+    return floats, Reference(quantized(network, ranges))
 
 
 def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | None) -> Written:
@@ -66,7 +80,8 @@ def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | No
             f"{better}.c, for example, and not {path.name}"
         )
     calibration = None if int8 is None else as_inputs(int8)
-    module = reference(model, inputs, calibration)
+    floats, *integers = _references(model, inputs, calibration)
+    module = integers[0] if integers else floats
     program = programmed(module.network)
     path.write_text(source(program, name), encoding="utf-8")
     path.with_suffix(".h").write_text(header(program, name), encoding="utf-8")
@@ -78,6 +93,7 @@ def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | No
     if calibration is not None:
         x = calibration.tensors[0][:COMPARED]
         here = torch.cat([_output(model, inputs, one) for one in x.split(1)])
+        _require_read(floats(x), here, path)
         _, difference = compare(module(x), here)
 
     def runner(given: Inputs) -> list[Tensor]:
@@ -90,6 +106,16 @@ def _output(model: nn.Module, inputs: Inputs, x: Tensor) -> Tensor:
     """The network's own output for an example."""
     (output,) = answers(model, inputs.map(lambda given: x.to(given.device, given.dtype)))
     return output
+
+
+def _require_read(there: Tensor, here: Tensor, path: Path) -> None:
+    """Refuse what was misread, which the difference that integers may have would hide."""
+    absolute, difference = compare(there, here)
+    if not difference <= allowed(torch.float32, here.dtype):
+        raise LissomError(
+            f"{path.name} differs from the network already in float32, so it was not written: by "
+            f"up to {absolute:.3g}, which is {difference:.3g} of the largest output"
+        )
 
 
 def _require_same(

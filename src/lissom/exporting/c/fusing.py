@@ -1,6 +1,7 @@
 """Layers that become a part of the layer before or after them."""
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -21,8 +22,17 @@ from lissom.exporting.c.layers import (
 BLOCK = 16  # weights of the longest N:M blocks, which are not to be torn
 
 
-def fused(network: Network) -> Network:
-    """The same network in fewer layers: no layer is only an affine map where another can be it."""
+def fused(network: Network, apart: Set[Value] = frozenset()) -> Network:
+    """The same network in fewer layers: no layer is only an affine map where another can be it.
+
+    Args:
+        network: as it was read.
+        apart: what is scaled and shifted before it is padded, and not afterwards.
+    """
+    return _trimmed(_joined(network, apart))
+
+
+def _joined(network: Network, apart: Set[Value]) -> Network:
     layers = list(network.layers)
     changed = True
     while changed:
@@ -34,7 +44,7 @@ def fused(network: Network) -> Network:
             earlier = next((x for x in layers if x.output in later.inputs), None)
             if earlier is None or reads[earlier.output] > 1:
                 continue
-            together = _joined(earlier, later)
+            together = _together(earlier, later, apart)
             if together is None:
                 continue
             layers[number : number + 1] = together
@@ -44,7 +54,7 @@ def fused(network: Network) -> Network:
     return replace(network, layers=tuple(layers))
 
 
-def trimmed(network: Network) -> Network:
+def _trimmed(network: Network) -> Network:
     """The same without the first and last entries of the input, if dense layers read none of them.
 
     Pixels at the margins of images are the first that a sparse network does without.
@@ -87,14 +97,14 @@ def _is_read(layer: Product) -> Tensor:
     return (layer.weight.flatten(1) != 0).any(0)
 
 
-def _joined(earlier: Layer, later: Layer) -> list[Layer] | None:
+def _together(earlier: Layer, later: Layer, apart: Set[Value]) -> list[Layer] | None:
     """What takes the place of two layers, the second of which alone reads the first; or None."""
     if isinstance(earlier, Product) and isinstance(later, MaxPool):
         return _pooled(earlier, later)
     if _pointwise(later) and isinstance(earlier, Product | Add):
         return _followed(earlier, later)
     if _pointwise(earlier) and earlier.finish == Bounds():
-        if isinstance(later, Pad):
+        if isinstance(later, Pad) and earlier.inputs[0] not in apart:
             return _padded_before(earlier, later)
         if isinstance(later, Product):
             return _preceded(earlier, later)

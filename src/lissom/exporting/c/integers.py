@@ -1,8 +1,8 @@
 """Post-training quantization: a network of floats as a network of integers."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,18 +38,31 @@ def scale_of(low: float, high: float, least: float = 1e-30) -> Scale:
     return Scale(step, min(round(-low / step), 255))
 
 
-def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
+@dataclass(frozen=True)
+class Ranges:
+    """What the activations of a network are on some inputs.
+
+    Attributes:
+        found: the least and largest entry of each value; of a border without those that are −∞.
+        pixels: whether all inputs are k/255 for a whole k.
+    """
+
+    found: Mapping[Value, tuple[float, float]]
+    pixels: bool
+
+
+def quantized(network: Network, ranges: Ranges) -> Network:
     """The network in integers, with scales by what its activations are on some inputs.
 
     Args:
         network: of floats.
-        batches: of inputs to calibrate on, [n, height, width, channels].
+        ranges: of its activations.
 
     Raises:
         LissomError: an activation that is not finite, or sums that int32 cannot hold, with the
             name of the layer.
     """
-    ranges, pixels = _ranges(network, batches)
+    found = _with_borders(network, ranges.found)
     values: dict[Value, Value] = {}
     scales: dict[Value, Scale] = {}
 
@@ -57,17 +70,17 @@ def quantized(network: Network, batches: Iterable[Tensor]) -> Network:
         values[value] = replace(value, type="uint8_t")
         scales[value] = scale
 
-    _require_finite(ranges[network.input], "a tensor")
-    first = Scale(1 / 255, 0) if pixels else scale_of(*ranges[network.input])
-    integer(network.input, first)
+    _require_finite(found[network.input], "a tensor")
+    low, high = found[network.input]
+    bytes_of_images = ranges.pixels and 0 <= low <= high <= 1
+    integer(network.input, Scale(1 / 255, 0) if bytes_of_images else scale_of(low, high))
     read_again = {value for layer in network.layers for value in layer.inputs}
     layers: list[Layer] = []
     for layer in network.layers:
         last = layer.output is network.output and layer.output not in read_again
-        found = ranges[layer.output]
-        if not isinstance(layer, Pad):
-            _require_finite(found, layer.name or "the network")
-        made, scale = _in_integers(layer, [scales[x] for x in layer.inputs], found, last)
+        _require_finite(found[layer.output], layer.name or "the network")
+        given = [scales[x] for x in layer.inputs]
+        made, scale = _in_integers(layer, given, found[layer.output], last)
         if scale is None:
             values[layer.output] = layer.output
         else:
@@ -99,21 +112,45 @@ def _require_finite(found: tuple[float, float], where: str) -> None:
         )
 
 
-def _ranges(
-    network: Network, batches: Iterable[Tensor]
-) -> tuple[dict[Value, tuple[float, float]], bool]:
-    """Least and largest entry of each value, and whether all inputs are k/255 for a whole k."""
+def ranges_of(network: Network, batches: Iterable[Tensor]) -> Ranges:
+    """The ranges of all activations on inputs to calibrate on, [n, height, width, channels]."""
     found: dict[Value, tuple[float, float]] = {}
+    padded = {layer.output for layer in network.layers if isinstance(layer, Pad)}
     pixels = True
     for batch in batches:
         levels = batch * 255
         whole = bool(((levels - levels.round()).abs() < 1e-4).all())
         pixels = pixels and whole and bool((batch >= 0).all() and (batch <= 1).all())
         for value, x in network.activations(batch):
-            low, high = map(float, x.aminmax())
+            numbers = x.where(x > -torch.inf, 0.0) if value in padded else x
+            low, high = map(float, numbers.aminmax())
             before = found.get(value, (low, high))
             found[value] = min(low, before[0]), max(high, before[1])
-    return found, pixels
+    return Ranges(found, pixels)
+
+
+def beyond(network: Network, ranges: Ranges) -> set[Value]:
+    """What is padded with numbers that its own range, with 0, does not hold."""
+    found = set()
+    for layer in network.layers:
+        if isinstance(layer, Pad):
+            low, high = ranges.found[layer.inputs[0]]
+            border = layer.value[layer.value.isfinite()]
+            if bool(((border < min(low, 0.0)) | (border > max(high, 0.0))).any()):
+                found.add(layer.inputs[0])
+    return found
+
+
+def _with_borders(
+    network: Network, found: Mapping[Value, tuple[float, float]]
+) -> dict[Value, tuple[float, float]]:
+    """Ranges that hold those of what has the same scale: borders, and entries that are moved."""
+    wider = dict(found)
+    for layer in reversed(network.layers):
+        if isinstance(layer, Pad | MaxPool | Gather):
+            (low, high), (least, most) = wider[layer.inputs[0]], wider[layer.output]
+            wider[layer.inputs[0]] = min(low, least), max(high, most)
+    return wider
 
 
 def _in_integers(

@@ -11,7 +11,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lissom.errors import LissomError
-from lissom.exporting.c.fusing import fused, trimmed
 from lissom.exporting.c.layers import (
     Add,
     Bounds,
@@ -61,12 +60,12 @@ def rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 
 def read(program: ExportedProgram) -> Network:
-    """The layers of a network with one input and one output.
+    """The layers of a network with one input and one output, one for each operator.
 
     Raises:
         LissomError: naming the module and the operator that C knows nothing of.
     """
-    return trimmed(fused(Reader(program).network()))
+    return Reader(program).network()
 
 
 class Reader:
