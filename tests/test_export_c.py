@@ -123,6 +123,10 @@ class Function(nn.Module):
         return self.f(self.layer(x))
 
 
+Case = tuple[nn.Module, tuple[int, ...]]
+KERNEL = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
+
+
 def in_place(x: Tensor) -> Tensor:
     """Into some channels, while the others are read as they were."""
     first, second = x[:, :2], x[:, 2:]
@@ -468,6 +472,40 @@ class Two(nn.Module):
         return x, x + 1
 
 
+def image(f: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> Case:
+    return Function(f, layer), (3, 5, 6)
+
+
+PADDED = {
+    "below and on the right": image(lambda x: F.pad(x, (0, 1, 0, 1)), nn.Conv2d(3, 2, 3)),
+    "beyond the range": image(lambda x: F.conv2d(F.pad(x, (0, 1, 2, 1), value=-5), KERNEL)),
+    "for the largest": image(lambda x: F.max_pool2d(F.pad(x, (0, 1, 1, 0), value=-math.inf), 3, 2)),
+    "less than nothing": image(lambda x: F.pad(x, (-1, 1, 0, -2)), nn.Conv2d(3, 2, 1)),
+    "channels": image(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 1)) + 1),
+    "all": image(lambda x: F.pad(x, (1, 2, 0, 3, 2, 1), value=0.5)),
+    "reflected": image(lambda x: x, nn.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="reflect")),
+    "circular": image(lambda x: x, nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")),
+    "repeated": image(lambda x: x, nn.ReplicationPad2d((0, 1, 2, 0))),
+    "vector": (Function(lambda x: F.pad(x, (1, 3), value=2)), (4,)),
+    "causal": (
+        nn.Sequential(nn.ConstantPad1d((4, 0), 0.0), nn.Conv1d(3, 4, 3, dilation=2)),
+        (3, 9),
+    ),
+}
+
+
+@pairwise
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("inputs", ["pixels", "spread"])
+@pytest.mark.parametrize("kind", PADDED)
+def test_padding_is_that_of_the_network(kind: str, inputs: str, int8: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, shape = PADDED[kind]
+    x = torch.randn(50, *shape) if inputs == "spread" else torch.randint(256, (50, *shape)) / 255
+    written = lissom.export(net, x[:1], tmp_path / "net.c", int8=x if int8 else None)
+    assert written.difference is not None and written.difference < (0.02 if int8 else 1e-5)
+
+
 WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
     "operator": (
         nn.Sequential(nn.Linear(3, 3), nn.Softplus()),
@@ -521,6 +559,12 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
         "one example without a batch",
     ),
     "number": (Function(lambda x: 2 * x), torch.tensor(3.0), "this network reads a number"),
+    "border": (nn.ConstantPad2d(1, math.inf), torch.rand(2, 3, 4, 4), "it pads with inf"),
+    "more examples": (
+        Function(lambda x: F.pad(x, (0, 0, 1, 1))),
+        torch.rand(2, 3),
+        "it pads the batch",
+    ),
     "divided by 0": (
         Constant(lambda x, c: x / (c - c), image=False),
         torch.rand(2, 3),
