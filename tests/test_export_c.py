@@ -630,6 +630,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             lissom.export(net, x, tmp_path / path, **options)
         assert not list(tmp_path.iterdir())
 
+    refused(r"stdint.h beside it, which would hide C's own <stdint.h>: take stdint_net", "stdint.c")
     refused(r"a_net\.c, for example, and not 2a-net.c", "2a-net.c")
     refused(r"a tensor \[n, 3\], got \[4, 5\]", int8=torch.rand(4, 5))
     refused("example_inputs", int8="train")
@@ -670,6 +671,17 @@ def test_integers_do_not_hide_what_was_misread(
     with pytest.raises(LissomError, match="already in float32, so it was not written: by up to"):
         lissom.export(net, x, tmp_path / "net.c", int8=x)
     assert not list(tmp_path.iterdir())
+
+
+@needs_gcc
+def test_modules_may_have_any_names(tmp_path: Path) -> None:
+    names = ("int", "order", "run", "run_weights", "ü", "ä", "3", "a/*b", "*/c", "a_b", "a b")
+    net, x = nn.Sequential(), torch.rand(9, 4)
+    for name in names:
+        net.add_module(name, nn.Linear(4, 4))
+        net.add_module(f"{name} relu", nn.ReLU())
+    lissom.export(net, x, tmp_path / "net.c")
+    assert torch.allclose(computes(tmp_path, x), net(x).detach(), atol=1e-6)
 
 
 def test_it_is_written_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,8 @@ def header(program: Program, name: str) -> str:
 def _described(program: Program) -> list[str]:
     """A line for each layer: its name, how it is run, what it writes."""
     layers = zip(program.network.layers, program.runs, strict=True)
-    rows = [(x.name or "-", runs[0].kernel, _by(x.output.shape)) for x, runs in layers if runs]
+    named = [(x.name.replace("*", " "), x, runs) for x, runs in layers if runs]  # ends no comment
+    rows = [(name or "-", runs[0].kernel, _by(x.output.shape)) for name, x, runs in named]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
     return [f"   {name:{widths[0]}}  {how:{widths[1]}}  -> {shape}" for name, how, shape in rows]
 
