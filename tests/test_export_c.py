@@ -425,6 +425,22 @@ def test_what_it_takes_is_told(tmp_path: Path) -> None:
         assert cost.compiled is not None and abs(estimate - cost.compiled) < 1000
 
 
+@needs_gcc
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_order_of_outputs_is_counted(int8: bool, tmp_path: Path) -> None:
+    """A table says where each output of a map stands, which lies channels last."""
+    x = torch.rand(9, 2, 12, 12)
+    net = nn.Conv2d(2, 3, 1)
+    cost = lissom.export(net, x, tmp_path / "net.c", int8=x if int8 else None).cost
+    assert cost is not None
+    stored = (tmp_path / "net.c").read_text()
+    sizes = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
+    arrays = re.findall(r"static const (\w+) \w+\[(\d+)\]", stored)
+    constants = sum(sizes[kind] * int(count) for kind, count in arrays)
+    assert constants == sum(layer.flash for layer in cost.layers) > 2 * 3 * 12 * 12
+    assert f"Flash: {constants:,} bytes of constants" in (tmp_path / "net.h").read_text()
+
+
 class Squares(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * x
