@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 from lissom import LissomError, export
 from lissom.exporting import onnx as onnx_file
-from lissom.exporting.checking import allowed, compare
+from lissom.exporting.checking import Runner, allowed, compare, difference_of
 from lissom.models import lenet5, lenet300
+from lissom.running import Inputs, answers
 
 FORMATS = ["onnx", "pt2"]
 NAN = math.nan
@@ -248,6 +250,17 @@ def test_a_network_that_answers_by_chance_is_told(kind: str, suffix: str, tmp_pa
     with pytest.raises(LissomError, match=said):
         export(Functional(BY_CHANCE[kind]), torch.rand(2, 32), tmp_path / f"net.{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_positive_numbers_is_compared_on_its_examples() -> None:
+    net, x = Functional(lambda x: x.log().sum(1)), Inputs((torch.rand(2, 64) + 1,))
+
+    def wrong() -> Runner:
+        return lambda given: [answer + 1 for answer in answers(net, given)]
+
+    with pytest.raises(LissomError, match="differs from the network"):
+        difference_of(net, wrong, x, True, None, Path("net.onnx"))
+    assert difference_of(net, lambda: partial(answers, net), x, True, None, Path("net.onnx")) == 0
 
 
 def test_a_network_is_not_blamed_for_its_file(tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ class Function(nn.Module):
         return self.f(self.layer(x))
 
 
+Case = tuple[nn.Module, tuple[int, ...]]
+KERNEL = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
+
+
 def in_place(x: Tensor) -> Tensor:
     """Into some channels, while the others are read as they were."""
     first, second = x[:, :2], x[:, 2:]
@@ -421,6 +425,22 @@ def test_what_it_takes_is_told(tmp_path: Path) -> None:
         assert cost.compiled is not None and abs(estimate - cost.compiled) < 1000
 
 
+@needs_gcc
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_order_of_outputs_is_counted(int8: bool, tmp_path: Path) -> None:
+    """A table says where each output of a map stands, which lies channels last."""
+    x = torch.rand(9, 2, 12, 12)
+    net = nn.Conv2d(2, 3, 1)
+    cost = lissom.export(net, x, tmp_path / "net.c", int8=x if int8 else None).cost
+    assert cost is not None
+    stored = (tmp_path / "net.c").read_text()
+    sizes = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
+    arrays = re.findall(r"static const (\w+) \w+\[(\d+)\]", stored)
+    constants = sum(sizes[kind] * int(count) for kind, count in arrays)
+    assert constants == sum(layer.flash for layer in cost.layers) > 2 * 3 * 12 * 12
+    assert f"Flash: {constants:,} bytes of constants" in (tmp_path / "net.h").read_text()
+
+
 class Squares(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * x
@@ -466,6 +486,40 @@ def test_constants_broadcast_as_they_do_in_the_network(
 class Two(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x + 1
+
+
+def image(f: Callable[[Tensor], Tensor], layer: nn.Module | None = None) -> Case:
+    return Function(f, layer), (3, 5, 6)
+
+
+PADDED = {
+    "below and on the right": image(lambda x: F.pad(x, (0, 1, 0, 1)), nn.Conv2d(3, 2, 3)),
+    "beyond the range": image(lambda x: F.conv2d(F.pad(x, (0, 1, 2, 1), value=-5), KERNEL)),
+    "for the largest": image(lambda x: F.max_pool2d(F.pad(x, (0, 1, 1, 0), value=-math.inf), 3, 2)),
+    "less than nothing": image(lambda x: F.pad(x, (-1, 1, 0, -2)), nn.Conv2d(3, 2, 1)),
+    "channels": image(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 1)) + 1),
+    "all": image(lambda x: F.pad(x, (1, 2, 0, 3, 2, 1), value=0.5)),
+    "reflected": image(lambda x: x, nn.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="reflect")),
+    "circular": image(lambda x: x, nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")),
+    "repeated": image(lambda x: x, nn.ReplicationPad2d((0, 1, 2, 0))),
+    "vector": (Function(lambda x: F.pad(x, (1, 3), value=2)), (4,)),
+    "causal": (
+        nn.Sequential(nn.ConstantPad1d((4, 0), 0.0), nn.Conv1d(3, 4, 3, dilation=2)),
+        (3, 9),
+    ),
+}
+
+
+@pairwise
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("inputs", ["pixels", "spread"])
+@pytest.mark.parametrize("kind", PADDED)
+def test_padding_is_that_of_the_network(kind: str, inputs: str, int8: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, shape = PADDED[kind]
+    x = torch.randn(50, *shape) if inputs == "spread" else torch.randint(256, (50, *shape)) / 255
+    written = lissom.export(net, x[:1], tmp_path / "net.c", int8=x if int8 else None)
+    assert written.difference is not None and written.difference < (0.02 if int8 else 1e-5)
 
 
 WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
@@ -521,6 +575,12 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
         "one example without a batch",
     ),
     "number": (Function(lambda x: 2 * x), torch.tensor(3.0), "this network reads a number"),
+    "border": (nn.ConstantPad2d(1, math.inf), torch.rand(2, 3, 4, 4), "it pads with inf"),
+    "more examples": (
+        Function(lambda x: F.pad(x, (0, 0, 1, 1))),
+        torch.rand(2, 3),
+        "it pads the batch",
+    ),
     "divided by 0": (
         Constant(lambda x, c: x / (c - c), image=False),
         torch.rand(2, 3),
@@ -586,6 +646,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
             lissom.export(net, x, tmp_path / path, **options)
         assert not list(tmp_path.iterdir())
 
+    refused(r"stdint.h beside it, which would hide C's own <stdint.h>: take stdint_net", "stdint.c")
     refused(r"a_net\.c, for example, and not 2a-net.c", "2a-net.c")
     refused(r"a tensor \[n, 3\], got \[4, 5\]", int8=torch.rand(4, 5))
     refused("example_inputs", int8="train")
@@ -626,6 +687,17 @@ def test_integers_do_not_hide_what_was_misread(
     with pytest.raises(LissomError, match="already in float32, so it was not written: by up to"):
         lissom.export(net, x, tmp_path / "net.c", int8=x)
     assert not list(tmp_path.iterdir())
+
+
+@needs_gcc
+def test_modules_may_have_any_names(tmp_path: Path) -> None:
+    names = ("int", "order", "run", "run_weights", "ü", "ä", "3", "a/*b", "*/c", "a_b", "a b")
+    net, x = nn.Sequential(), torch.rand(9, 4)
+    for name in names:
+        net.add_module(name, nn.Linear(4, 4))
+        net.add_module(f"{name} relu", nn.ReLU())
+    lissom.export(net, x, tmp_path / "net.c")
+    assert torch.allclose(computes(tmp_path, x), net(x).detach(), atol=1e-6)
 
 
 def test_it_is_written_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,3 +144,24 @@ def test_networks_are_exported_in_int8(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with pytest.raises(LissomError, match=r"\.pt2 takes no int8, which is for \.onnx"):
         lissom.export(net, x, tmp_path / "net.pt2", int8=images)
+
+
+class Drowned(nn.Module):
+    """Two outputs, the second of which has the scale of the first in integers, and none in all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        large = 1e6 * self.large(x)
+        return large, torch.cat([large, self.small(x)], dim=1)[:, 4:]
+
+
+@exhaustive
+def test_each_output_is_compared_with_its_own_size(tmp_path: Path) -> None:
+    for needed in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    images = torch.rand(64, 8)
+    with pytest.raises(LissomError, match=r"differs from the network in int8.* by up to 1 of the"):
+        lissom.export(Drowned(), images[:1], tmp_path / "net.onnx", int8=images)

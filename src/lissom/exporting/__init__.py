@@ -53,8 +53,8 @@ class Exported:
         format: "onnx", "pt2", "c", "tflite" or "pte".
         bytes: of the file and of what lies beside it: the header of C, or ONNX's files of weights
             if the network is too large for one (2 GB).
-        difference: the largest |difference| to the model's outputs, relative to the largest
-            |output|, over the inputs it was checked with; None if it was not checked.
+        difference: the largest |difference| to an output of the model, relative to the largest
+            |entry| of this output, over the inputs it was checked with; None if it was not checked.
         dynamic: whether it runs at any batch size; if not, at `batch` or that of the example
             inputs only.
         opset: ONNX's version of its operators; None for others.
@@ -116,12 +116,14 @@ def export(
         batch: the only batch size of the file; for ONNX, `.tflite` and `.pte`.
         int8: for ONNX and C, inputs to calibrate on, such as 1,000 images of the training set as
             one tensor: the file computes in integers of 8 bits, a quarter of the size. Its
-            `difference` is that on these inputs. ONNX Runtime's static quantization is slower than
-            float32 for some networks; `notes` has the times of both.
-        check: run the file on random inputs at two batch sizes and compare it with the network:
-            floating-point inputs are normal, integers lie between the least and largest of
-            example_inputs. Each file is run by its own runtime on the CPU. C is compiled, where
-            there is a compiler, and must equal its reference, in integers bit for bit.
+            `difference` is that on these inputs, of the output that is furthest off.
+            ONNX Runtime's static quantization is slower than float32 for some networks; `notes` has
+            the times of both.
+        check: run the file on random inputs at two batch sizes, and on example_inputs, and compare
+            it with the network: random floating-point inputs are normal, integers lie between the
+            least and largest of example_inputs. Each file is run by its own runtime on the CPU. C
+            is compiled, where there is a compiler, and must equal its reference, in integers bit
+            for bit.
         tolerance: largest difference allowed, relative to the largest output; half of the digits
             of the output's dtype (√ε, 3e-4 for float32), or of the file's where that has fewer, if
             not given, and half of the largest output for int8. Integers must be equal.

@@ -6,12 +6,13 @@ which inputs to calibrate on decide. `QuantizeLinear` and `DequantizeLinear` aro
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.errors import LissomError
 from lissom.exporting.checking import Written, compare, difference_of, require_finite
@@ -89,15 +90,19 @@ def _quantize(path: Path, to: Path, calibration: Inputs, size: int) -> None:
 
 
 def _difference(model: nn.Module, path: Path, calibration: Inputs, size: int) -> float:
-    """The largest difference of the file to the network's outputs, over the largest of these."""
-    file, largest, whole = opened(path), 0.0, 0.0
+    """The largest difference of an output of the file to the network's, over the largest there."""
+    file = opened(path)
     device = next(model.parameters(), torch.empty(0)).device
-    for chunk in calibration.with_batch(min(calibration.batch, COMPARED)).chunks(size):
-        chunk = chunk.map(lambda x: x.to(device))
-        for there, here in zip(file(chunk), answers(model, chunk), strict=True):
-            largest = max(largest, compare(there, here)[0])
-            whole = max(whole, float(here.abs().max()))
-    return largest / (whole or 1.0)
+    chunks = calibration.with_batch(min(calibration.batch, COMPARED)).chunks(size)
+    given = [chunk.map(lambda x: x.to(device)) for chunk in chunks]
+    there = zip(*map(file, given), strict=True)
+    here = zip(*(answers(model, chunk) for chunk in given), strict=True)
+    by_output = zip(there, here, strict=True)
+    return max(compare(_joined(found), _joined(own))[1] for found, own in by_output)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
 
 
 def _which_is_faster(float32: Path, int8: Path, inputs: Inputs) -> str:

@@ -23,6 +23,11 @@ from lissom.running import ExampleInputs, Inputs, answers, as_inputs, evaluating
 
 __all__ = ["Cost", "LayerCost", "Reference", "reference", "write"]
 
+HEADERS = {
+    *("assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits"),
+    *("locale", "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio"),
+    *("stdlib", "string", "tgmath", "time", "wchar", "wctype"),
+}
 COMPARED = 100  # inputs to calibrate on on which the network is compared, too
 
 
@@ -78,6 +83,11 @@ def write(model: nn.Module, inputs: Inputs, path: Path, int8: ExampleInputs | No
         raise LissomError(
             f"functions in C are named after the file, so its name is of letters, digits and _: "
             f"{better}.c, for example, and not {path.name}"
+        )
+    if name.lower() in HEADERS:
+        raise LissomError(
+            f"{path.name} has {name}.h beside it, which would hide C's own <{name.lower()}.h>: "
+            f"take {name}_net.c, for example"
         )
     calibration = None if int8 is None else as_inputs(int8)
     floats, *integers = _references(model, inputs, calibration)

@@ -105,6 +105,10 @@ def cost_of(program: Program) -> Cost:
         for layer, runs in zip(program.network.layers, program.runs, strict=True)
         if runs
     )
+    if program.order is not None:
+        outputs = program.order.entries.numel()
+        last = LayerCost("", "order of outputs", program.order.bytes, 0, 6 * outputs)
+        layers = (*layers, last)
     calls = [run.function for runs in program.runs for run in runs]
     written = [f for f in program.functions if not f.inlined] + [f for f in calls if f.inlined]
     code = sum(f.bytes for f in written) + CALL_BYTES * len(calls) + ENTRY_BYTES

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -41,7 +41,8 @@ from lissom.exporting.checking import RANDOM, STEADY
 aten = torch.ops.aten
 SUPPORTED = (
     "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
-    "average pooling, sums of branches, concatenation of channels, and what only moves entries"
+    "average pooling, sums of branches, concatenation of channels, padding, and what only moves "
+    "entries"
 )
 
 
@@ -268,6 +269,46 @@ def _conv(
     )
 
 
+@rule(aten.pad.default, aten.constant_pad_nd.default)
+def _pad(
+    reader: Reader,
+    x: View,
+    sizes: Sequence[int],
+    mode: str = "constant",
+    number: float | None = None,
+) -> View:
+    if mode != "constant":  # copies of entries, for which torch has floats only
+        repeated = aten.pad.default(x.order[None].double(), sizes, mode)[0]
+        return View(x.value, repeated.long())
+    if len(sizes) > 2 * x.order.ndim:
+        raise UnreadableError("it pads the batch")
+    inner = aten.constant_pad_nd.default(x.order[None], [min(size, 0) for size in sizes])[0]
+    outer = [max(size, 0) for size in sizes] + [0] * (2 * inner.ndim - len(sizes))
+    *pixels, channels = zip(outer[::2], outer[1::2], strict=True)  # from the last dim to the first
+    (left, right), (above, below) = [*pixels, (0, 0), (0, 0)][:2]
+    filled = float(number or 0.0)
+    if not filled < inf:
+        raise UnreadableError(f"it pads with {filled}")
+    x = _with_channels(reader, View(x.value, inner), *channels, filled)
+    value = _padded(reader, reader.map(x), (above, below, left, right), filled)
+    sides = zip(x.order.shape[1:], reversed(pixels), strict=True)
+    shape = (len(x.order), *(side + sum(border) for side, border in sides))
+    return View(value, canonical(shape))
+
+
+def _with_channels(reader: Reader, x: View, before: int, after: int, number: float) -> View:
+    """More channels, of a constant, around those that are there: a 1×1 convolution."""
+    count = len(x.order)
+    if not before and not after:
+        return x
+    there = slice(before, before + count)
+    weight, bias = torch.zeros(before + count + after, 1, 1, count), torch.tensor([number])
+    bias = bias.repeat(len(weight))
+    weight[there, 0, 0], bias[there] = torch.eye(count), 0.0
+    shape = (len(weight), *x.order.shape[1:])
+    return reader.add(Product, [reader.map(x)], shape, weight=weight, bias=bias)
+
+
 @rule(aten.linear.default)
 def _linear(reader: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> View:
     if x.order.ndim != 1:
@@ -377,7 +418,7 @@ def _dropout(reader: Reader, x: View, p: float, train: bool) -> View:
 
 @rule(aten.relu.default, aten.relu_.default)
 def _relu(reader: Reader, x: View) -> View:
-    return _bounded(reader, x, 0.0, torch.inf)
+    return _bounded(reader, x, 0.0, inf)
 
 
 @rule(aten.relu6.default, aten.relu6_.default)
@@ -392,9 +433,7 @@ def _hardtanh(reader: Reader, x: View, low: float = -1.0, high: float = 1.0) -> 
 
 @rule(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default)
 def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
-    return _bounded(
-        reader, x, -torch.inf if min is None else min, torch.inf if max is None else max
-    )
+    return _bounded(reader, x, -inf if min is None else min, inf if max is None else max)
 
 
 @rule(aten.max_pool2d.default, aten.max_pool1d.default)
@@ -407,7 +446,7 @@ def _max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> View:
-    return _pool(reader, x, MaxPool, window, stride, padding, -torch.inf, dilation=dilation)
+    return _pool(reader, x, MaxPool, window, stride, padding, -inf, dilation=dilation)
 
 
 @rule(aten.avg_pool2d.default, aten.avg_pool1d.default)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
-from lissom.exporting.c.kernels import Function, Run, cheapest, positions
+from lissom.exporting.c.kernels import Constant, Function, Run, cheapest, positions
 from lissom.exporting.c.layers import Gather, Layer, Network, Scale, Value, as_map
 
 WIDTH = 100  # characters of a line
@@ -32,6 +32,17 @@ class Program:
     names: tuple[str, ...]
     arena: Arena
     writes_outputs: bool
+
+    @property
+    def order(self) -> Constant | None:
+        """Where each output stands in what the last layer writes, if that is another order."""
+        return None if self.writes_outputs else positions(self.network.order)
+
+    @property
+    def bytes(self) -> int:
+        """Of all constants."""
+        of_layers = sum(run.bytes for runs in self.runs for run in runs)
+        return of_layers + (0 if self.order is None else self.order.bytes)
 
     @property
     def functions(self) -> list[Function]:
@@ -125,7 +136,7 @@ def header(program: Program, name: str) -> str:
         NAME=name.upper(),
         what="a network in float32" if scale is None else "a network in int8",
         layers="\n".join(_described(program)),
-        flash=f"{sum(run.bytes for runs in program.runs for run in runs):,}",
+        flash=f"{program.bytes:,}",
         inputs=math.prod(network.channels_first),
         outputs=len(network.order),
         input_shape=_by(network.channels_first),
@@ -138,7 +149,8 @@ def header(program: Program, name: str) -> str:
 def _described(program: Program) -> list[str]:
     """A line for each layer: its name, how it is run, what it writes."""
     layers = zip(program.network.layers, program.runs, strict=True)
-    rows = [(x.name or "-", runs[0].kernel, _by(x.output.shape)) for x, runs in layers if runs]
+    named = [(x.name.replace("*", " "), x, runs) for x, runs in layers if runs]  # ends no comment
+    rows = [(name or "-", runs[0].kernel, _by(x.output.shape)) for name, x, runs in named]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
     return [f"   {name:{widths[0]}}  {how:{widths[1]}}  -> {shape}" for name, how, shape in rows]
 
@@ -193,8 +205,7 @@ def _run(program: Program) -> str:
                 f"{run.function.name}({', '.join(_argument(x, words) for x in run.arguments)});"
             )
     constants = ""
-    if not program.writes_outputs:
-        order = positions(program.network.order)
+    if (order := program.order) is not None:
         constants = f"{_array(order.type, 'order', order.entries)}\n"
         place = _place(program, program.network.output)
         calls.append(f"for (int k = 0; k < {len(program.network.order)}; k++)")
