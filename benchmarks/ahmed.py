@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from provenance import keep
 from torch import nn
 from torch.nn import functional as F
 
@@ -89,7 +90,7 @@ def main(
         "attacks": attacks(curve, data, about),
     }
     out = HERE / "results" / f"ahmed-{study}.json"
-    out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    keep(found, out)
     print(f"{len(curve.points)} networks in {out}")
 
 

@@ -10,7 +10,6 @@ that of multiply–accumulates. Where other work runs on the machine nothing is 
 says so.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 import typer
 from latency import session
-from provenance import IDLE, REMOVING, TRAINING, Busy, idle, provenance
+from provenance import IDLE, REMOVING, TRAINING, Busy, idle, keep, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,11 +87,10 @@ def main(
         "fraction": FRACTION,
         "bound": BOUND,
         "runs": runs,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 2,  # threads in training
         **provenance(CODE, ("torch", "onnxruntime", "onnx")),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def smaller(

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import REMOVING, TRAINING, provenance
+from provenance import REMOVING, TRAINING, keep, provenance
 from torch import nn
 from torch.nn import functional as F
 
@@ -89,7 +89,7 @@ def main(
                     done[key(run)] = {**run, **train(data, settings, **run)}
                     print(line(done[key(run)]), flush=True)
                 record["runs"] = list(done.values())
-                out.write_text(json.dumps(record, indent=1) + "\n")
+                keep(record, out)
 
 
 def train(

@@ -10,7 +10,6 @@ table says so.
 """
 
 import ctypes
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -49,10 +48,9 @@ def main(runs: list[Path], rounds: int = 41, busy: Busy = False, out: Path = RES
             "\n"
         )[0],
         "networks": found,
-        "load": [load, os.getloadavg()[0]],
         **provenance(CODE, ("torch", "onnxruntime")),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def timed(run: Path, rounds: int) -> dict[str, Any]:

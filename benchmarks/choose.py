@@ -11,7 +11,6 @@ benchmarks/results/choice-CHOICE.json and has the recipe as it was; the recipe i
 hand, to what the record says.
 """
 
-import json
 import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from typing import Any
 
 import typer
 from plans import plan, prepare
-from provenance import ROOT, TRAINING, digest, provenance, recipe_files
+from provenance import ROOT, TRAINING, digest, keep, provenance, recipe_files
 from run import HERE, trained
 
 Trial = dict[str, Any]
@@ -53,7 +52,7 @@ def main(
         **origin,
     }
     out = HERE / "results" / f"choice-{choice}.json"
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    keep(record, out)
     print(f"chosen of {len(trials)} trials: {chosen['values']}; kept in {out}")
 
 

@@ -14,8 +14,6 @@ log α, its gradient and its moments come on top, as for any parameter. `--large
 so many weights and tells the time and the memory of one global TopK.
 """
 
-import json
-import os
 import resource
 import statistics
 import time
@@ -26,7 +24,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from provenance import TRAINING, Busy, idle, provenance
+from provenance import TRAINING, Busy, idle, keep, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -173,8 +171,7 @@ def main(
         print(record["kept"])
     if save:
         path = RESULTS / ("cost-large.json" if large else "cost.json")
-        about = {**provenance(TRAINING), "load": [load, os.getloadavg()[0]], "jobs": 2}
-        path.write_text(json.dumps({**record, **about}, indent=1) + "\n")
+        keep({**record, **provenance(TRAINING), "jobs": 2}, path, load)
 
 
 def compare(way: dict[str, Any], rounds: int, only: str = "") -> dict[str, Any]:

@@ -13,7 +13,6 @@ installed.
 """
 
 import copy
-import json
 import os
 import statistics
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 
 # Threads that wait actively take the cores from whatever else the machine does.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -87,11 +86,10 @@ def main(
         "threads": CLOCKS,
         "shrinking": shrinking,
         "training": training,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 2,
         **provenance(REMOVING, [p for p in packages if find_spec(p.replace("-", "_"))]),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def damaged(name: str, batch: int) -> tuple[nn.Module, Tensor]:

@@ -8,7 +8,6 @@ without their networks, and benchmarks/tables.py makes tables and figures from i
 of the folders under --runs makes a page with the networks.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 import typer
 from plans import plan, prepare
-from provenance import REMOVING, TRAINING, provenance, recipe_files
+from provenance import REMOVING, TRAINING, keep, provenance, recipe_files
 
 from lissom.curves.storing import PATH_KIND, POINT_KIND, TENSORS_KIND
 from lissom.recipes.runs import RESULT_KIND
@@ -48,8 +47,7 @@ def main(
         **origin,
     }
     out = HERE / "results" / f"curves-{study}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    keep(record, out)
     print(f"{len(curves)} curves in {out}")
 
 

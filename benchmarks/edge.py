@@ -8,15 +8,13 @@ which is what kernels are written for. Times are of one image on one thread, den
 turns. Where other work runs on the machine nothing is timed, unless --busy says so.
 """
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import typer
 from latency import backends
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -84,11 +82,10 @@ def main(
         "round_to": round_to,
         "strength": chosen.strength,
         "pairs": pairs,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime")),
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, RESULT, load)
 
 
 def sizes(model: nn.Module, example: Tensor) -> dict[str, int]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import typer
 from plans import prepare
-from provenance import ROOT, TRAINING, provenance, recipe_files
+from provenance import ROOT, TRAINING, keep, provenance, recipe_files
 from run import trained
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def main(
         "tools": {Path(tool).name: version(tool) for tool in versions},
         **provenance(CODE, ("torch", "numpy", "onnx")),
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, RESULT)
 
 
 def version(tool: str) -> str:

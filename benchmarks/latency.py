@@ -10,7 +10,6 @@ latency), in torch and in ONNX Runtime, with batches of 1 and 32, on one thread 
 other work runs on the machine nothing is timed, unless --busy says so.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 
 # Threads that wait actively take the cores from whoever has a turn on them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -91,11 +90,10 @@ def main(
             for name, model in models.items()
         },
         "runs": runs,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 2,  # threads, at most
         **provenance(CODE, filter(find_spec, packages)),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def networks() -> dict[str, nn.Sequential]:

@@ -6,8 +6,6 @@ LeNet-300-100 (266,200 weights) on one thread, the median of a few; and 100 mill
 tensor on all threads, once.
 """
 
-import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import TRAINING, Busy, idle, provenance
+from provenance import TRAINING, Busy, idle, keep, provenance
 from torch import Tensor, nn
 
 import lissom
@@ -75,12 +73,11 @@ def main(save: bool = False, busy: Busy = False) -> None:
         "large_weights": LARGE,
         "large_threads": threads,
         "c_steps": compressions,
-        "load": [load, os.getloadavg()[0]],
         "jobs": threads,
         **provenance(TRAINING),
     }
     if save:
-        (RESULTS / "lc-cost.json").write_text(json.dumps(record, indent=1) + "\n")
+        keep(record, RESULTS / "lc-cost.json", load)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ zeros at full size, and the same with `lissom.train_small`. All of a kind take t
 of each counts.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import REMOVING, TRAINING, Busy, idle, provenance
+from provenance import REMOVING, TRAINING, Busy, idle, keep, provenance
 from torch import nn
 from torch.nn import functional as F
 
@@ -99,11 +97,10 @@ def main(
             + " --fused" * fused,
             "bounds": BOUNDS,
             "networks": found,
-            "load": [load_before, os.getloadavg()[0]],
             "jobs": 1,
             **provenance([*TRAINING, *REMOVING]),
         }
-        RESULT.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        keep(record, RESULT, load_before)
 
 
 def adam(net: nn.Module, fused: bool = False) -> torch.optim.Optimizer:

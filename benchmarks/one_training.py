@@ -9,8 +9,6 @@ two take turns on one thread, a seed each round, with all that belongs to them: 
 files.
 """
 
-import json
-import os
 import time
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 from plans import prepare
-from provenance import REMOVING, TRAINING, Busy, idle, provenance, recipe_files
+from provenance import REMOVING, TRAINING, Busy, idle, keep, provenance, recipe_files
 from run import call
 
 RESULT = Path(__file__).parent / "results" / "one-training.json"
@@ -52,11 +50,10 @@ def main(
             "epochs": EPOCHS,
             "ratio": ratio,
             "goal": GOAL,
-            "load": [load, os.getloadavg()[0]],
             "jobs": 1,
             **provenance([*TRAINING, *REMOVING, "src/lissom/curves", *recipe_files(RECIPE)]),
         }
-        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        keep(record, RESULT, load)
 
 
 def timed(*arguments: str) -> float:

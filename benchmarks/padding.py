@@ -11,8 +11,6 @@ up to the blocks in which ONNX Runtime computes them. Networks with ragged width
 shrunk are padded too. Where other work runs on the machine nothing is timed, unless --busy says so.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,7 +20,7 @@ from typing import Any
 
 import typer
 from latency import opened, session
-from provenance import REMOVING, ROOT, Busy, idle, provenance
+from provenance import REMOVING, ROOT, Busy, idle, keep, provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -79,11 +77,10 @@ def main(only: str = "", rounds: int = 9, busy: Busy = False, out: Path = RESULT
         "bound": BOUND,
         "block": BLOCK,
         "runs": runs,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime", "onnx", "torchvision", "timm")),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def shrunk(net: nn.Module, shape: tuple[int, ...], dead: float) -> nn.Module:

@@ -7,6 +7,7 @@ them whether the code has changed since. Comments, docstrings and empty lines do
 import ast
 import hashlib
 import io
+import json
 import os
 import platform
 import tokenize
@@ -77,6 +78,19 @@ def idle(busy: bool = False) -> float:
             f"it is at most {IDLE}, or give --busy, and the table will say so"
         )
     return load
+
+
+def keep(record: dict[str, Any], out: Path, load: float | None = None) -> None:
+    """Write a record.
+
+    Args:
+        record: what came out.
+        out: the file.
+        load: that of the machine before anything was timed; what it is now joins it.
+    """
+    loads = {} if load is None else {"load": [load, os.getloadavg()[0]]}
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps({**record, **loads}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def told(record: dict[str, Any], root: Path = ROOT) -> str:

@@ -20,7 +20,6 @@ and with an oracle that tries every family alone first and leaves out those that
 
 import copy
 import json
-import os
 import signal
 import sys
 import time
@@ -33,7 +32,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 from torch import Tensor, nn
 
 if find_spec("torch_pruning") is None:
@@ -97,8 +96,7 @@ def main(
         if only is None or only in entry.name:
             done[entry.name] = {"name": entry.name, **compare(entry)}
             record["networks"] = [done[e.name] for e in ZOO if e.name in done]
-            record["load"] = [load, os.getloadavg()[0]]
-            out.write_text(json.dumps(record, indent=1) + "\n")
+            keep(record, out, load)
 
 
 def compare(entry: Entry) -> Report:

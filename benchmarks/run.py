@@ -64,7 +64,9 @@ def main(
     except LissomError as error:
         raise SystemExit(str(error)) from None
     asked = plan(HERE / "studies.toml", "study", study)
-    entries = expand(asked)
+    entries = [
+        {**entry, "settings": settings_of(entry["recipe"], entry["set"])} for entry in expand(asked)
+    ]
     todo = [(entry, seed) for seed in range(seeds or asked["seeds"]) for entry in entries]
     prepare(data_dir)
     record = Record(HERE / "results" / f"{study}.json", todo, again)
@@ -139,8 +141,7 @@ def expand(study: dict[str, Any]) -> list[dict[str, Any]]:
             if value is not None:
                 changes.append(f"{entry['vary']}={value}")
             named = {"recipe": entry["recipe"], "label": entry.get("label", entry["recipe"])}
-            settings = settings_of(entry["recipe"], changes)
-            expanded.append({**named, "value": value, "set": changes, "settings": settings})
+            expanded.append({**named, "value": value, "set": changes})
     return expanded
 
 

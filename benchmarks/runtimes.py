@@ -11,8 +11,6 @@ dense and without these units. Where other work runs on the machine nothing is t
 says so.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from copy import deepcopy
@@ -23,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
-from provenance import REMOVING, ROOT, Busy, idle, provenance
+from provenance import REMOVING, ROOT, Busy, idle, keep, provenance
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -72,11 +70,10 @@ def main(only: str = "", rounds: int = 9, busy: Busy = False, out: Path = RESULT
         "dead": DEAD,
         "weights": WEIGHTS,
         "runs": runs,
-        "load": [load, os.getloadavg()[0]],
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime", "openvino", "onnx", "torchvision", "timm")),
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
 
 
 def measured(

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import typer
-from provenance import TRAINING, Busy, idle, provenance
+from provenance import TRAINING, Busy, idle, keep, provenance
 from torch import distributed, nn
 from torch.nn import functional as F
 
@@ -61,13 +61,12 @@ def main(only: str = "", rounds: int = 3, save: bool = False, busy: Busy = False
             **others,
             "command": f"python benchmarks/scale.py --rounds {rounds}",
             **found,
-            "load": [before, os.getloadavg()[0]],
             "jobs": WORLD,
             **provenance(
                 [*TRAINING, "src/lissom/curves", "src/lissom/storage", "src/lissom/shards.py"]
             ),
         }
-        RESULT.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        keep(record, RESULT, before)
 
 
 def shards(rounds: int) -> dict[str, Any]:

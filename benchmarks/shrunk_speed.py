@@ -11,8 +11,6 @@ to benchmarks/results/STUDY-speed.json, STUDY being the last of them. Where othe
 machine nothing is timed, unless --busy says so.
 """
 
-import json
-import os
 import shlex
 from dataclasses import asdict
 from itertools import chain
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 import typer
 from plans import plan
-from provenance import REMOVING, Busy, idle, provenance
+from provenance import REMOVING, Busy, idle, keep, provenance
 from run import HERE, expand, name_of
 from torch import nn
 
@@ -65,12 +63,11 @@ def main(
         + (f" --seeds {seeds}" if seeds > 1 else ""),
         "networks": measured(networks, example_inputs, rounds),
         "missing": [own[0][0] for own in settings if not any(name in known for name, _ in own)],
-        "load": [load, os.getloadavg()[0]],
         "jobs": 1,
         **provenance(CODE, ("torch", "onnxruntime", "onnx")),
     }
     out = out or HERE / "results" / f"{studies[-1]}-speed.json"
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, out, load)
     print(f"{len(networks)} networks in {out}")
 
 

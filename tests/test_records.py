@@ -108,6 +108,17 @@ def test_nothing_is_timed_beside_other_work(monkeypatch: pytest.MonkeyPatch) -> 
     assert provenance.idle() == 0.1
 
 
+def test_a_record_is_kept_with_the_load_before_and_after(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+    out = tmp_path / "results" / "made.json"
+    provenance.keep({"said": "ℓ0"}, out, 0.25)
+    assert json.loads(out.read_text("utf-8")) == {"said": "ℓ0", "load": [0.25, 0.5]}
+    provenance.keep({"said": 1}, out)
+    assert json.loads(out.read_text("utf-8")) == {"said": 1}
+
+
 def test_every_table_says_where_it_comes_from() -> None:
     count = 0
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,11 @@ from lissom.errors import RecipeError
 from lissom.recipes import read_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+sys.path.insert(0, str(BENCHMARKS))
+
+import run  # noqa: E402
+
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
 
 
@@ -21,11 +27,8 @@ def _studies() -> dict[str, tuple[str, list[str]]]:
     """Recipe and changes of all entries, by a name of their own."""
     found = {}
     for study, plan in tomllib.loads((BENCHMARKS / "studies.toml").read_text("utf-8")).items():
-        for i, entry in enumerate(plan["runs"]):
-            for value in entry.get("values", [None]):
-                varied = [] if value is None else [f"{entry['vary']}={value}"]
-                changes = [*plan.get("set", []), *entry.get("set", []), *varied]
-                found[f"{study}-{i}-{value}"] = entry["recipe"], changes
+        for i, entry in enumerate(run.expand(plan)):
+            found[f"{study}-{i}"] = entry["recipe"], entry["set"]
     for study, plan in tomllib.loads((BENCHMARKS / "curves.toml").read_text("utf-8")).items():
         for i, entry in enumerate(plan["curves"]):
             changes = [*plan.get("set", []), *entry.get("set", [])]
@@ -53,25 +56,26 @@ def _commands(record: dict[str, Any]) -> list[str]:
     return [entry["command"] for entry in entries if "command" in entry]
 
 
+def _given(command: str) -> tuple[str, list[str]]:
+    """The recipe and the changes of a recorded command."""
+    lissom, verb, recipe, *options = shlex.split(command)
+    assert (lissom, verb in ("train", "path")) == ("lissom", True)
+    return recipe, [value for option, value in pairwise(options) if option == "--set"]
+
+
 @sampled(20)
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_recorded_commands_can_be_given_again(path: Path) -> None:
     for command in _commands(json.loads(path.read_text("utf-8"))):
-        lissom, verb, recipe, *options = shlex.split(command)
-        assert (lissom, verb in ("train", "path")) == ("lissom", True)
-        pairs = pairwise(options)
-        changes = [value for option, value in pairs if option == "--set"]
-        assert read_recipe(recipe, changes)
+        assert read_recipe(*_given(command))
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_recorded_settings_are_those_of_the_recorded_command(path: Path) -> None:
-    for run in json.loads(path.read_text("utf-8")).get("runs", []):
-        if "set" in run:
-            _, _, recipe, *options = shlex.split(run["command"])
-            pairs = pairwise(options)
-            changes = [value for option, value in pairs if option == "--set"]
-            assert (run["recipe"], run["set"]) == (recipe, changes)
+    for told in json.loads(path.read_text("utf-8")).get("runs", []):
+        if "set" in told:
+            recipe, changes = _given(told["command"])
+            assert (told["recipe"], told["set"]) == (recipe, changes)
 
 
 def test_none_takes_a_key_away() -> None:
