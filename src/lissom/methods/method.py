@@ -344,10 +344,9 @@ class Method(metaclass=_MadeFirst):
 
         It may be asked for as often as one likes, for printing too.
         """
-        term = self.loss_term() if self._active else None
-        if term is None:
-            return torch.zeros((), device=self.blocks()[0].parameters[0].device)
-        return self._noticed(term)
+        if self._active and (term := self.loss_term()) is not None:
+            return self._noticed(term)
+        return torch.zeros((), device=self.blocks()[0].parameters[0].device)
 
     @contextmanager
     def deployed(self) -> Iterator[None]:
@@ -383,9 +382,7 @@ class Method(metaclass=_MadeFirst):
         if self.finalized:
             return
         if self._deploying:
-            raise MethodError(
-                "finalize within deployed() would be undone at its end: call it later"
-            )
+            raise MethodError("finalize within deployed() is undone at its end: call it later")
         self._watch.look_at_start()
         self.write_()
         renew_gathered(self.blocks())
@@ -540,7 +537,8 @@ class Method(metaclass=_MadeFirst):
             self._watch.note_weights()
             return
         if self.step > self.options.start:
-            self._notice_missing_penalty()
+            if self.has_loss_term:
+                self._notice_missing_penalty()
             self.after_step()
             self._watch.look_at_layers_now_and_then()
         end = self.options.finalize_at
@@ -579,8 +577,6 @@ class Method(metaclass=_MadeFirst):
 
     def _notice_missing_penalty(self) -> None:
         """Tell a loop in which the penalty is missing."""
-        if not self.has_loss_term:
-            return
         self._steps_without = 0 if self._in_loss else self._steps_without + 1
         self._in_loss = False
         if self._steps_without >= FORGOTTEN:
