@@ -191,6 +191,8 @@ def trained(
     if not (out / "result.json").exists():
         known = json.loads(origins.read_text()) if origins.exists() else []
         now = provenance([*TRAINING, *recipe_files(entry["recipe"])], device=device)
+        if precision:
+            now["precision"] = precision
         known = [one for one in known if one["code"] != now["code"]]
         folder.mkdir(parents=True, exist_ok=True)
         origins.write_text(json.dumps([*known, {**now, "date": str(date.today())}]))

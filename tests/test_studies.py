@@ -75,7 +75,8 @@ def test_recorded_settings_are_those_of_the_recorded_command(path: Path) -> None
     for told in json.loads(path.read_text("utf-8")).get("runs", []):
         if "set" in told:
             recipe, changes = _given(told["command"])
-            assert (told["recipe"], told["set"]) == (recipe, changes)
+            other = [f"train.precision={told['precision']}"] if "precision" in told else []
+            assert (told["recipe"], [*told["set"], *other]) == (recipe, changes)
 
 
 def test_none_takes_a_key_away() -> None:
