@@ -277,6 +277,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "single": (lambda: nn.Linear(1, 1), (1,)),
     "a number": (lambda: Function(lambda x: 2 * x.squeeze(1), nn.Linear(3, 1)), (3,)),
     "from a number": (lambda: Function(lambda x: 3 - x), ()),
+    "clipped": (lambda: Function(lambda x: x.clip(-1, 1).clip_(max=0.5), nn.Linear(3, 4)), (3,)),
     "view": (lambda: Function(lambda x: F.relu(x.flip(2)).view(len(x), -1)), (2, 3, 4)),
     "in place": (lambda: Function(in_place, nn.Conv2d(3, 4, 1)), (3, 4, 4)),
 }

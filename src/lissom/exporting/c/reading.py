@@ -431,7 +431,10 @@ def _hardtanh(reader: Reader, x: View, low: float = -1.0, high: float = 1.0) -> 
     return _bounded(reader, x, low, high)
 
 
-@rule(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default)
+@rule(
+    *(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default),
+    *(aten.clip.default, aten.clip_.default),
+)
 def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
     return _bounded(reader, x, -inf if min is None else min, inf if max is None else max)
 
