@@ -158,7 +158,7 @@ MISTAKES: list[tuple[Any, str, str]] = [
                      (("train", 640), ("valid", 160), ("test", 160))}), "check kws.toml",
      r'and no labels: set \[task\] loss = "mse" for regression'),
     (lambda: data(train_x=np.full((640, 1, 25, 10), np.nan)), "check kws.toml",
-     r"NaN or infinite numbers in 640 of 640 examples, .*: leave them out"),
+     r"holds nan in row 0, .*: leave out such rows, 640 of 640"),
     (lambda: data(valid_x=None, valid_y=None), "check kws.toml",
      r"points of a path are chosen by held-out examples, .*: set data\.validation"),
     (lambda: edit("kws.toml", 'groups = "channels"', 'groups = "heads"'), "check kws.toml",
