@@ -75,13 +75,19 @@ def main(
     missing = [task for task in todo if name_of(*task) not in record.runs]
     if finished:
         missing = [task for task in missing if (folder / name_of(*task) / "result.json").exists()]
-    with ThreadPoolExecutor(jobs) as pool:
-        list(
-            pool.map(
-                lambda task: record.add(name_of(*task), train(folder, *task, device, precision)),
-                missing,
-            )
+
+    def add(task: tuple[dict[str, Any], int]) -> None:
+        name, result = name_of(*task), trained(folder, *task, device, precision)
+        total = result["nonzeros"]["total"]
+        print(
+            f"{name}: error {100 * result['test']['error']:.2f} %, "
+            f"non-zeros {total['nonzeros']:,} of {total['weights']:,}",
+            flush=True,
         )
+        record.add(name, result)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(add, missing))
     questions = afterwards(asked) if device == "cpu" else {}
     for name, run in record.runs.items():
         for key, function in questions.items():
@@ -159,24 +165,6 @@ def settings_of(recipe: str, changes: list[str]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def train(
-    folder: Path,
-    entry: dict[str, Any],
-    seed: int,
-    device: str = "cpu",
-    precision: str | None = None,
-) -> dict[str, Any]:
-    """One run, told with its test error."""
-    result = trained(folder, entry, seed, device, precision)
-    total = result["nonzeros"]["total"]
-    print(
-        f"{name_of(entry, seed)}: error {100 * result['test']['error']:.2f} %, "
-        f"non-zeros {total['nonzeros']:,} of {total['weights']:,}",
-        flush=True,
-    )
-    return result
-
-
 def trained(
     folder: Path,
     entry: dict[str, Any],
@@ -191,12 +179,13 @@ def trained(
     if not (out / "result.json").exists():
         known = json.loads(origins.read_text()) if origins.exists() else []
         now = provenance([*TRAINING, *recipe_files(entry["recipe"])], device=device)
+        asked = list(entry["set"])
         if precision:
             now["precision"] = precision
+            asked.append(f"train.precision={precision}")
         known = [one for one in known if one["code"] != now["code"]]
         folder.mkdir(parents=True, exist_ok=True)
         origins.write_text(json.dumps([*known, {**now, "date": str(date.today())}]))
-        asked = [*entry["set"], *([f"train.precision={precision}"] if precision else [])]
         changes = [option for change in asked for option in ("--set", change)]
         arguments = ["train", entry["recipe"], *changes, "--seed", str(seed), "--out", str(out)]
         if device != "cpu":

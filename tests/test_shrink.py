@@ -673,14 +673,28 @@ def test_grouped_query_attention(gqa: bool) -> None:
     check(net, example(5, WIDTH), removed=0)
 
 
+class Grouped(nn.Module):
+    """What two groups of two queries each are made with, and what reads their answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(16, 3)
+
+
+def check_groups(net: nn.Module) -> None:
+    """One of them goes."""
+    x = example(5, 8)
+    [block] = lissom.heads(net, x)
+    assert block.shape == (2,)
+    zero_heads_(net, x, 0)
+    small = check(net, x, removed=1)
+    assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
+
+
 @pytest.mark.parametrize("gqa", [True, False])
 def test_two_groups_of_queries(gqa: bool) -> None:
-    class Grouped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
-            self.out = nn.Linear(16, 3)
-
+    class Repeated(Grouped):
         def forward(self, x: Tensor) -> Tensor:
             q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k,
                                                                              self.v))  # fmt: skip
@@ -689,13 +703,7 @@ def test_two_groups_of_queries(gqa: bool) -> None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
             return self.out(y.transpose(1, 2).flatten(2))
 
-    net = drawn(Grouped())
-    x = example(5, 8)
-    [block] = lissom.heads(net, x)
-    assert block.shape == (2,)
-    zero_heads_(net, x, 0)
-    small = check(net, x, removed=1)
-    assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
+    check_groups(drawn(Repeated()))
 
 
 @pytest.mark.parametrize("pick", [lambda x, i: x[i], lambda x, i: x.index_select(0, i)])
@@ -724,11 +732,9 @@ def test_channels_that_are_shuffled(first: int, second: int) -> None:
 def test_keys_that_are_copied_for_their_queries(table: bool) -> None:
     """By expand and reshape, rotated by a table or not: heads may go, in groups."""
 
-    class Grouped(nn.Module):
+    class Expanded(Grouped):
         def __init__(self) -> None:
             super().__init__()
-            self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
-            self.out = nn.Linear(16, 3)
             self.register_buffer("table", torch.randn(20, 2) if table else None)
 
         def rotated(self, x: Tensor) -> Tensor:
@@ -749,13 +755,7 @@ def test_keys_that_are_copied_for_their_queries(table: bool) -> None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return self.out(y.transpose(1, 2).flatten(2))
 
-    net = drawn(Grouped())
-    x = example(5, 8)
-    [block] = lissom.heads(net, x)
-    assert block.shape == (2,)
-    zero_heads_(net, x, 0)
-    small = check(net, x, removed=1)
-    assert (small.q.out_features, small.k.out_features, small.out.in_features) == (8, 4, 8)
+    check_groups(drawn(Expanded()))
 
 
 def test_fused_attention_with_narrower_values() -> None:

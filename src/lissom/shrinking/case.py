@@ -119,7 +119,7 @@ class Case:
             surgery = plan(self.model, traced.coupler, decision, traced.constants, attributes)
             small = copied(self.model)
             operate(small, surgery)
-            found = self._checked(small, decision, surgery, bool(likely))
+            found = self._checked(small, decision, surgery, code=bool(likely))
             if found is not None:
                 works[tuple(attributes)] = found
             return self.outcome
@@ -192,6 +192,7 @@ class Case:
         small: nn.Module,
         decision: Decision,
         surgery: Surgery,
+        *,
         code: bool = False,
         sizes: Sequence[Any] = (),
     ) -> Found | None:

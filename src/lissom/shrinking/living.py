@@ -1,6 +1,6 @@
 """What can never matter again while a network trains on, since methods keep its zeros."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -121,15 +121,10 @@ class _Living(Case):
         return Decider(self.traced.coupler, constants, fold=True, into=into).decide().gone
 
     def _checked(
-        self,
-        small: nn.Module,
-        decision: Decision,
-        surgery: Surgery,
-        code: bool = False,
-        sizes: Sequence[Any] = (),
+        self, small: nn.Module, decision: Decision, surgery: Surgery, **how: Any
     ) -> Found | None:
         """The small network, if it computes what the large one does, now and when it is back."""
-        found = super()._checked(small, decision, surgery, code, sizes)
+        found = super()._checked(small, decision, surgery, **how)
         again = copied(self.model)
         fold_(again, surgery)
         cut = Cut(again, replace(surgery, biases={}))
