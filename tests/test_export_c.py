@@ -22,7 +22,7 @@ import lissom
 from lissom import LissomError
 from lissom.cli import app
 from lissom.exporting import c
-from lissom.exporting.c import reading
+from lissom.exporting.c import operators
 from lissom.exporting.c.writing import programmed, source
 from lissom.models.normalize import Normalize
 
@@ -110,6 +110,13 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + x.transpose(2, 3)).clamp(max=1.2)
+
+
+class Sums(nn.Module):
+    """The sum of each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum((2, 3))
 
 
 class Function(nn.Module):
@@ -260,6 +267,13 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             *(nn.MaxPool2d((2, 1), 1), nn.Flatten(), nn.Linear(3 * 12, 2)),
         ),
         (2, 9, 9),
+    ),
+    "last windows": (
+        lambda: sequence(
+            *(nn.Conv2d(2, 3, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
+            *(nn.MaxPool2d(2, 3, 1, ceil_mode=True), Sums()),
+        ),
+        (2, 9, 8),
     ),
     "mean pool": (
         lambda: sequence(
@@ -534,7 +548,7 @@ WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
     "outputs": (Two(), torch.rand(1, 3), "one input and one output; this one has 1 and 2"),
     "tokens": (nn.Linear(3, 2), torch.rand(1, 4, 3), r"reads \[4, 3\] of each example"),
     "volume": (nn.Conv3d(1, 2, 2), torch.rand(1, 1, 4, 4, 4), "channels, height and width"),
-    "ceil": (nn.MaxPool2d(2, ceil_mode=True), torch.rand(1, 1, 5, 5), "where whole windows give"),
+    "ceil": (nn.AvgPool2d(2, ceil_mode=True), torch.rand(1, 1, 5, 5), "where whole windows give"),
     "padding": (nn.AvgPool2d(3, 1, 1, count_include_pad=False), torch.rand(1, 1, 5, 5), "padding"),
     "nothing": (nn.Linear(3, 0), torch.rand(1, 3), "no outputs"),
     "adaptive": (nn.AdaptiveAvgPool2d(2), torch.rand(1, 1, 5, 5), "windows of many sizes"),
@@ -681,8 +695,8 @@ def test_c_that_computes_something_else_is_not_written(
 def test_integers_do_not_hide_what_was_misread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    relu = reading.RULES[torch.ops.aten.relu6.default]
-    monkeypatch.setitem(reading.RULES, torch.ops.aten.relu.default, relu)
+    relu = operators.RULES[torch.ops.aten.relu6.default]
+    monkeypatch.setitem(operators.RULES, torch.ops.aten.relu.default, relu)
     net, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), 8 * torch.ones(2, 3)
     nn.init.eye_(net[0].weight)
     with pytest.raises(LissomError, match="already in float32, so it was not written: by up to"):

@@ -1,6 +1,7 @@
 """Generated C beside its reference: under sanitizers, and on microcontrollers under qemu."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 from lissom.cli import app
 from lissom.data import Dataset, load, load_digits
 from lissom.exporting.c import reference
+from lissom.exporting.c.compiling import ARM, CORTEX_M4
+from lissom.exporting.c.costs import STACK_BYTES
 from lissom.exporting.c.writing import header, programmed, source
 from lissom.running import as_inputs
 
@@ -70,6 +73,30 @@ def test_random_networks_are_their_reference(batch: int, tmp_path: Path) -> None
             )
         else:
             np.testing.assert_array_equal(outputs, expected, err_msg=network.name)
+
+
+@pytest.mark.parametrize("seed", [13, 50, *few(range(0, 60, 6), keep=[])])
+def test_the_stack_takes_no_more_than_is_told(seed: int, tmp_path: Path) -> None:
+    board_or_skip("Cortex-M4")
+    net, calibration = random_device_network(seed)
+    network, _ = written(net, calibration[:2], tmp_path, "net", calibration)
+    assert 0 < deepest(network.sources[0]) <= STACK_BYTES
+
+
+def deepest(code: Path) -> int:
+    """Bytes of stack of the deepest chain of calls on a Cortex-M4, as gcc tells them."""
+    flags = [*CORTEX_M4.split(), "-Os", "-std=c99", "-ffreestanding", "-fcallgraph-info=su", "-c"]
+    subprocess.run([ARM, *flags, code.name], cwd=code.parent, check=True)
+    graph = code.with_suffix(".ci").read_text()
+    frames = re.findall(r'title: "([^"]+)" label: "[^"]*?(\d+) bytes', graph)
+    calls = re.findall(r'sourcename: "([^"]+)" targetname: "([^"]+)"', graph)
+    bytes_of = {name: int(size) for name, size in frames}
+
+    def depth(name: str) -> int:
+        called = [depth(there) for here, there in calls if here == name]
+        return bytes_of.get(name, 0) + max(called, default=0)
+
+    return max(depth(name) for name in bytes_of)
 
 
 LOOP = """

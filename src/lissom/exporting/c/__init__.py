@@ -14,7 +14,7 @@ from lissom.exporting.c.costs import Cost, LayerCost, cost_of
 from lissom.exporting.c.fusing import fused
 from lissom.exporting.c.integers import beyond, quantized, ranges_of
 from lissom.exporting.c.layers import Product
-from lissom.exporting.c.reading import read
+from lissom.exporting.c.operators import read
 from lissom.exporting.c.reference import Reference, maps
 from lissom.exporting.c.writing import header, programmed, source
 from lissom.exporting.checking import Written, allowed, compare, require_finite

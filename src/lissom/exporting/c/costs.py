@@ -10,7 +10,7 @@ from lissom.tables import table, text
 
 # Code on a Cortex-M4 by gcc -Os, in bytes: of a call with its arguments, and of what is around.
 CALL_BYTES, ENTRY_BYTES = 36, 100
-STACK_BYTES = 160
+STACK_BYTES = 256  # the deepest chain of calls, of gcc -Os, took up to 232 in 170 networks
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
         layers: what each takes.
         code: bytes of code, an estimate.
         arena: bytes that the caller gives.
-        stack: bytes of the stack, an estimate.
+        stack: bytes of the stack, no less than it takes.
         compiled: bytes of code and constants as arm-none-eabi-gcc -Os made them; None without it.
     """
 
@@ -82,7 +82,7 @@ class Cost:
         flash = f"{sum(x.flash for x in self.layers) + self.code:,} bytes, an estimate"
         if self.compiled is not None:
             flash = f"{self.compiled:,} bytes, compiled ({flash})"
-        ram = f"{self.ram:,} bytes: {self.arena:,} of arena and about {self.stack:,} of stack"
+        ram = f"{self.ram:,} bytes: {self.arena:,} of arena and up to {self.stack:,} of stack"
         grid = Table.grid()
         grid.add_row(layers)
         grid.add_row(table(["on a Cortex-M4", ""], [["flash", flash], ["RAM", ram]]))

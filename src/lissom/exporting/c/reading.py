@@ -1,8 +1,8 @@
-"""The traced graph of a network, read into layers."""
+"""The traced graph of a network, read node by node into layers."""
 
 import operator
-from collections.abc import Callable, Sequence
-from math import inf, prod
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -12,18 +12,9 @@ from torch.export.graph_signature import InputKind
 
 from lissom.errors import LissomError
 from lissom.exporting.c.layers import (
-    Add,
-    Bounds,
-    Concat,
     Gather,
     Layer,
-    MaxPool,
-    MeanPool,
     Network,
-    Pad,
-    Pair,
-    Product,
-    Scaled,
     Value,
     as_map,
 )
@@ -36,9 +27,7 @@ from lissom.exporting.c.views import (
     require_unread,
     views_in,
 )
-from lissom.exporting.checking import RANDOM, STEADY
 
-aten = torch.ops.aten
 SUPPORTED = (
     "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
     "average pooling, sums of branches, concatenation of channels, padding, and what only moves "
@@ -47,43 +36,29 @@ SUPPORTED = (
 
 
 Rule = Callable[..., View]
-RULES: dict[Any, Rule] = {}
-
-
-def rule(*operators: Any) -> Callable[[Rule], Rule]:
-    """Say how these operators are read."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
-
-
-def read(program: ExportedProgram) -> Network:
-    """The layers of a network with one input and one output, one for each operator.
-
-    Raises:
-        LissomError: naming the module and the operator that C knows nothing of.
-    """
-    return Reader(program).network()
 
 
 class Reader:
     """Reads the nodes of a graph one by one.
 
     Attributes:
+        rules: how operators are read.
         layers: what was read so far.
         name: of the module in which the node stands.
     """
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: ExportedProgram, rules: Mapping[Any, Rule]) -> None:
         self.program = program
+        self.rules = rules
         self.layers: list[Layer] = []
         self.name = ""
 
     def network(self) -> Network:
-        """All of the graph."""
+        """All of the graph.
+
+        Raises:
+            LissomError: naming the module and the operator that C knows nothing of.
+        """
         signature, graph = self.program.graph_signature, self.program.graph
         given = {spec.arg.name: spec for spec in signature.input_specs}
         constants = {**self.program.state_dict, **self.program.constants}
@@ -131,14 +106,14 @@ class Reader:
             require_unread(node, known)
             if node.target in MOVES:
                 return moved(node.target, args, kwargs)
-            if node.target in RULES:
+            if node.target in self.rules:
                 return self._layer(node, args, kwargs)
         except UnreadableError as error:
             raise LissomError(f"{self._where(node)} has no form in C: {error}") from None
         raise LissomError(f"{self._where(node)} has no form in C, which knows {SUPPORTED}")
 
     def _layer(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        found = RULES[node.target](self, *args, **kwargs)
+        found = self.rules[node.target](self, *args, **kwargs)
         made = node.meta["val"]
         several = isinstance(made, tuple)  # pooling gives positions as well, which nobody reads
         shape = (made[0] if several else made).shape[1:]
@@ -193,407 +168,3 @@ def _input(node: fx.Node, shape: tuple[int, ...]) -> View:
         raise LissomError("inputs have a first dim, the batch; this network reads a number")
     channels, height, width = as_map(shape)
     return View(Value((height, width, channels)), canonical(shape))
-
-
-def _pair(sizes: Any, rank: int, height: int = 1) -> Pair:
-    """An argument of one number, or one for each dim, as those along height and width."""
-    numbers = [sizes] if isinstance(sizes, int) else list(sizes)
-    if rank == 2:  # channels and one dim more
-        return height, numbers[-1]
-    return numbers[0], numbers[-1]
-
-
-def _window(size: int, window: int, stride: int, dilation: int) -> int:
-    """How often a window fits."""
-    return (size - dilation * (window - 1) - 1) // stride + 1
-
-
-def _padded(
-    reader: Reader, value: Value, border: tuple[int, int, int, int], number: float
-) -> Value:
-    if not any(border):
-        return value
-    height, width, channels = value.shape
-    above, below, left, right = border
-    shape = (channels, height + above + below, width + left + right)
-    filled = torch.full([channels], number)
-    return reader.add(Pad, [value], shape, border=border, value=filled).value
-
-
-def _shape(rank: int, channels: int, height: int, width: int) -> tuple[int, ...]:
-    return (channels, width) if rank == 2 else (channels, height, width)
-
-
-@rule(aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding)
-def _conv(
-    reader: Reader,
-    x: View,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> View:
-    rank = x.order.ndim
-    if weight.ndim != rank + 1:
-        raise UnreadableError("it reads one example without a batch")
-    if rank == 2:
-        weight = weight[:, :, None]
-    stride, dilation = _pair(stride, rank), _pair(dilation, rank)
-    kernel = tuple(weight.shape[2:])
-    spread = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
-        above, left = (total // 2 for total in spread)
-        border = (above, spread[0] - above, left, spread[1] - left)
-    else:
-        vertical, horizontal = _pair(padding, rank, 0)
-        border = (vertical, vertical, horizontal, horizontal)
-    value = _padded(reader, reader.map(x), border, 0.0)
-    height, width, _ = value.shape
-    sizes = [
-        _window(n, k, s, d)
-        for n, k, s, d in zip((height, width), kernel, stride, dilation, strict=True)
-    ]
-    return reader.add(
-        Product,
-        [value],
-        _shape(rank, len(weight), *sizes),
-        weight=weight.permute(0, 2, 3, 1).contiguous(),
-        bias=weight.new_zeros(len(weight)) if bias is None else bias,
-        stride=stride,
-        dilation=dilation,
-        groups=groups,
-    )
-
-
-@rule(aten.pad.default, aten.constant_pad_nd.default)
-def _pad(
-    reader: Reader,
-    x: View,
-    sizes: Sequence[int],
-    mode: str = "constant",
-    number: float | None = None,
-) -> View:
-    if mode != "constant":  # copies of entries, for which torch has floats only
-        repeated = aten.pad.default(x.order[None].double(), sizes, mode)[0]
-        return View(x.value, repeated.long())
-    if len(sizes) > 2 * x.order.ndim:
-        raise UnreadableError("it pads the batch")
-    inner = aten.constant_pad_nd.default(x.order[None], [min(size, 0) for size in sizes])[0]
-    outer = [max(size, 0) for size in sizes] + [0] * (2 * inner.ndim - len(sizes))
-    *pixels, channels = zip(outer[::2], outer[1::2], strict=True)  # from the last dim to the first
-    (left, right), (above, below) = [*pixels, (0, 0), (0, 0)][:2]
-    filled = float(number or 0.0)
-    if not filled < inf:
-        raise UnreadableError(f"it pads with {filled}")
-    x = _with_channels(reader, View(x.value, inner), *channels, filled)
-    value = _padded(reader, reader.map(x), (above, below, left, right), filled)
-    sides = zip(x.order.shape[1:], reversed(pixels), strict=True)
-    shape = (len(x.order), *(side + sum(border) for side, border in sides))
-    return View(value, canonical(shape))
-
-
-def _with_channels(reader: Reader, x: View, before: int, after: int, number: float) -> View:
-    """More channels, of a constant, around those that are there: a 1×1 convolution."""
-    count = len(x.order)
-    if not before and not after:
-        return x
-    there = slice(before, before + count)
-    weight, bias = torch.zeros(before + count + after, 1, 1, count), torch.tensor([number])
-    bias = bias.repeat(len(weight))
-    weight[there, 0, 0], bias[there] = torch.eye(count), 0.0
-    shape = (len(weight), *x.order.shape[1:])
-    return reader.add(Product, [reader.map(x)], shape, weight=weight, bias=bias)
-
-
-@rule(aten.linear.default)
-def _linear(reader: Reader, x: View, weight: Tensor, bias: Tensor | None = None) -> View:
-    if x.order.ndim != 1:
-        raise UnreadableError(
-            f"dense layers read vectors, and this one reads {list(x.order.shape)} of each example"
-        )
-    columns: Tensor | None = None
-    order, entries = x.order, x.value.entries
-    if torch.equal(order.sort().values, torch.arange(entries)):
-        placed = torch.empty_like(weight)
-        placed[:, order] = weight
-        weight = placed
-    else:
-        columns, by_position = order.sort()
-        weight = weight[:, by_position]
-    return reader.add(
-        Product,
-        [x.value],
-        (len(weight),),
-        weight=weight[:, None, None, :].contiguous(),
-        bias=weight.new_zeros(len(weight)) if bias is None else bias,
-        columns=columns,
-    )
-
-
-@rule(aten.batch_norm.default)
-def _batch_norm(
-    reader: Reader,
-    x: View,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn: bool,
-) -> View:
-    if training or mean is None or variance is None:
-        raise UnreadableError(
-            "BatchNorm without running statistics computes with those of the batch"
-        )
-    scale = (variance.double() + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    sizes = [-1, *[1] * (x.order.ndim - 1)]
-    return _affine(reader, x, scale.reshape(sizes), shift.reshape(sizes))
-
-
-def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
-    """scale·x + shift, which broadcast to the shape of x: a 1×1 convolution of each channel."""
-    one = (1, *x.order.shape)  # as constants see the activations: with a batch
-    if not torch.equal(x.order.flatten().sort().values, torch.arange(x.value.entries)):
-        value = reader.map(x)
-        x = View(value, canonical(x.order.shape))
-    height, width, channels = x.value.shape
-    both = []
-    for numbers in (scale, shift):
-        if torch.broadcast_shapes(numbers.shape, one) != one:
-            raise UnreadableError(
-                f"a constant of shape {list(numbers.shape)} makes activations of {list(one)} larger"
-            )
-        placed = torch.empty(x.value.entries)
-        spread = numbers.float().broadcast_to(one)
-        placed[x.order.flatten()] = spread.flatten()
-        both.append(placed.reshape(height * width, channels))
-    value = x.value
-    if not all(torch.equal(numbers, numbers[:1].expand_as(numbers)) for numbers in both):
-        raise UnreadableError("numbers that differ by pixel")
-    weight, bias = (numbers[0] for numbers in both)
-    added = reader.add(
-        Product,
-        [value],
-        (channels, height, width),
-        weight=weight[:, None, None, None].contiguous(),
-        bias=bias.contiguous(),
-        groups=channels,
-    )
-    return View(added.value, x.order)
-
-
-def _bounded(reader: Reader, x: View, low: float, high: float) -> View:
-    height, width, channels = x.value.shape
-    added = reader.add(
-        Product,
-        [x.value],
-        (channels, height, width),
-        weight=torch.ones(channels, 1, 1, 1),
-        bias=torch.zeros(channels),
-        finish=Bounds(low, high),
-        groups=channels,
-    )
-    return View(added.value, x.order)
-
-
-@rule(
-    *(aten.dropout.default, aten.alpha_dropout.default, aten.dropout_.default),
-    *(aten.feature_dropout.default, aten.feature_alpha_dropout.default),
-    *(aten.alpha_dropout_.default, aten.feature_dropout_.default),
-    aten.feature_alpha_dropout_.default,
-)
-def _dropout(reader: Reader, x: View, p: float, train: bool) -> View:
-    if train and p:
-        raise UnreadableError(f"{RANDOM}. {STEADY}")
-    return x
-
-
-@rule(aten.relu.default, aten.relu_.default)
-def _relu(reader: Reader, x: View) -> View:
-    return _bounded(reader, x, 0.0, inf)
-
-
-@rule(aten.relu6.default, aten.relu6_.default)
-def _relu6(reader: Reader, x: View) -> View:
-    return _bounded(reader, x, 0.0, 6.0)
-
-
-@rule(aten.hardtanh.default, aten.hardtanh_.default)
-def _hardtanh(reader: Reader, x: View, low: float = -1.0, high: float = 1.0) -> View:
-    return _bounded(reader, x, low, high)
-
-
-@rule(
-    *(aten.clamp.default, aten.clamp_.default, aten.clamp_min.default, aten.clamp_max.default),
-    *(aten.clip.default, aten.clip_.default),
-)
-def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
-    return _bounded(reader, x, -inf if min is None else min, inf if max is None else max)
-
-
-@rule(aten.max_pool2d.default, aten.max_pool1d.default)
-def _max_pool(
-    reader: Reader,
-    x: View,
-    window: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> View:
-    return _pool(reader, x, MaxPool, window, stride, padding, -inf, dilation=dilation)
-
-
-@rule(aten.avg_pool2d.default, aten.avg_pool1d.default)
-def _mean_pool(
-    reader: Reader,
-    x: View,
-    window: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor: int | None = None,
-) -> View:
-    rank = x.order.ndim
-    size = prod(_pair(window, rank))
-    if any(_pair(padding, rank, 0)) and not count_include_pad:
-        raise UnreadableError("average pooling that does not count its padding")
-    finish = Scaled(torch.tensor([1 / (divisor or size)]))
-    return _pool(reader, x, MeanPool, window, stride, padding, 0.0, finish=finish)
-
-
-def _pool(
-    reader: Reader,
-    x: View,
-    kind: type[Layer],
-    window: Any,
-    stride: Any,
-    padding: Any,
-    number: float,
-    dilation: Any = None,
-    **more: Any,
-) -> View:
-    rank = x.order.ndim
-    sizes = _pair(window, rank)
-    strides = _pair(stride, rank) if stride not in ((), [], None) else sizes
-    dilations = (1, 1) if dilation is None else _pair(dilation, rank)
-    vertical, horizontal = _pair(padding, rank, 0)
-    border = (vertical, vertical, horizontal, horizontal)
-    value = _padded(reader, reader.map(x), border, number)
-    height, width, channels = value.shape
-    counts = [
-        _window(n, k, s, d)
-        for n, k, s, d in zip((height, width), sizes, strides, dilations, strict=True)
-    ]
-    if kind is MaxPool:
-        more["dilation"] = dilations
-    shape = _shape(rank, channels, *counts)
-    return reader.add(kind, [value], shape, window=sizes, stride=strides, **more)
-
-
-@rule(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default)
-def _adaptive_mean(reader: Reader, x: View, size: Any) -> View:
-    return _mean_pool(reader, x, *_divided(x, size))
-
-
-@rule(aten.adaptive_max_pool2d.default, aten.adaptive_max_pool1d.default)
-def _adaptive_max(reader: Reader, x: View, size: Any) -> View:
-    return _max_pool(reader, x, *_divided(x, size))
-
-
-def _divided(x: View, size: Any) -> tuple[list[int], list[int]]:
-    """The window, and stride, that makes pixels of this number."""
-    sizes = [size] if isinstance(size, int) else list(size)
-    sides = list(x.order.shape[1:])
-    if len(sides) != len(sizes):
-        raise UnreadableError("it reads one example without a batch")
-    if any(side % count for side, count in zip(sides, sizes, strict=True)):
-        raise UnreadableError(
-            f"adaptive pooling of {sides} to {sizes}, which has windows of many sizes"
-        )
-    window = [side // count for side, count in zip(sides, sizes, strict=True)]
-    return window, window
-
-
-@rule(aten.mean.dim)
-def _mean(
-    reader: Reader, x: View, dims: Sequence[int], keepdim: bool = False, dtype: Any = None
-) -> View:
-    rank = x.order.ndim
-    if sorted(d % (rank + 1) for d in dims) != list(range(2, rank + 1)):
-        raise UnreadableError("means are over all pixels of a channel")
-    found = _mean_pool(reader, x, list(x.order.shape[1:]))
-    return found if keepdim else View(found.value, found.order.flatten())
-
-
-@rule(aten.add.Tensor, aten.add_.Tensor)
-def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
-    if not (isinstance(x, View) and isinstance(y, View)):
-        if isinstance(y, View):
-            if alpha != 1:
-                return _affine(reader, y, torch.tensor(alpha), torch.as_tensor(x))
-            x, y = y, x
-        return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y) * alpha)
-    if alpha != 1 or x.order.shape != y.order.shape:
-        raise UnreadableError("sums are of two tensors of one shape")
-    if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
-        shape = x.order.shape
-        x, y = (View(reader.map(view), canonical(shape)) for view in (x, y))
-    height, width, channels = x.value.shape
-    added = reader.add(Add, [x.value, y.value], (channels, height, width))
-    return View(added.value, x.order)
-
-
-@rule(aten.sub.Tensor, aten.sub_.Tensor)
-def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
-    if isinstance(x, View) and isinstance(y, View):
-        raise UnreadableError("a difference of two branches")
-    if isinstance(x, View):
-        return _affine(reader, x, torch.tensor(1.0), -alpha * torch.as_tensor(y))
-    return _affine(reader, y, torch.tensor(-float(alpha)), torch.as_tensor(x))
-
-
-@rule(aten.rsub.Scalar, aten.rsub.Tensor)
-def _rsub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
-    return _sub(reader, y, x, alpha)
-
-
-@rule(aten.mul.Tensor, aten.mul_.Tensor)
-def _mul(reader: Reader, x: Any, y: Any) -> View:
-    if isinstance(x, View) and isinstance(y, View):
-        raise UnreadableError("a product of two branches")
-    view, number = (x, y) if isinstance(x, View) else (y, x)
-    return _affine(reader, view, torch.as_tensor(number), torch.tensor(0.0))
-
-
-@rule(aten.div.Tensor, aten.div_.Tensor)
-def _div(reader: Reader, x: Any, y: Any) -> View:
-    if isinstance(y, View):
-        raise UnreadableError("a division by activations")
-    return _affine(reader, x, 1 / torch.as_tensor(y).double(), torch.tensor(0.0))
-
-
-@rule(aten.neg.default)
-def _neg(reader: Reader, x: View) -> View:
-    return _affine(reader, x, torch.tensor(-1.0), torch.tensor(0.0))
-
-
-@rule(aten.cat.default)
-def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
-    if len(views_in(views)) != len(views):
-        raise UnreadableError("constants beside activations")
-    if dim % (views[0].order.ndim + 1) != 1:
-        raise UnreadableError(f"concatenation along dim {dim}, and not along channels")
-    values = [reader.map(view) for view in views]
-    shape = (sum(view.order.shape[0] for view in views), *views[0].order.shape[1:])
-    n = len(values)
-    return reader.add(Concat, values, shape, multipliers=(1,) * n, biases=(0,) * n)
