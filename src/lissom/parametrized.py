@@ -122,6 +122,11 @@ def clean(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
+def full_name(path: str, name: str) -> str:
+    """What a model calls a tensor of its module at this path, which is "" for the model itself."""
+    return f"{path}.{name}" if path else name
+
+
 def owner_of(name: str) -> tuple[str, str]:
     """The path of the layer that a parameter belongs to, and what the layer calls the tensor."""
     layer, below, rest = name.rpartition(BELOW)

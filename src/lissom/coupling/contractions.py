@@ -11,6 +11,7 @@ from lissom.coupling.ops import Call
 from lissom.coupling.records import layers, macs
 from lissom.coupling.sites import Contraction
 from lissom.groups import Role
+from lissom.parametrized import full_name
 
 NONE: Axis = np.zeros(0, np.int64)
 
@@ -119,4 +120,4 @@ def _bias_for_constants(c: Coupler, site: Contraction) -> str | None:
         return c.trace.names[site.bias] if own else None
     path, kind = c.trace.module(site.node)
     adds = any(kind == f"{layer.__module__}.{layer.__qualname__}" for layer in layers())
-    return f"{path}.bias".lstrip(".") if adds else None
+    return full_name(path, "bias") if adds else None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lissom.coupling.units import Family
 from lissom.groups import Member, Role
-from lissom.parametrized import Computed, computed, vanishing
+from lissom.parametrized import Computed, computed, full_name, vanishing
 
 
 def of_parameters(found: list[Family], model: nn.Module) -> list[Family]:
@@ -21,7 +21,7 @@ def of_parameters(found: list[Family], model: nn.Module) -> list[Family]:
     for path, module in model.named_modules():
         here = list(computed(module))
         if any(tensor.norm for tensor in here):  # which is what `plain` takes off
-            made |= {f"{path}.{tensor.name}".lstrip("."): (path, module, tensor) for tensor in here}
+            made |= {full_name(path, tensor.name): (path, module, tensor) for tensor in here}
     modules = dict(model.named_modules())
     families = []
     for family in found:
@@ -55,7 +55,7 @@ def _of_one(member: Member, path: str, module: nn.Module, made: Computed) -> Ite
     """The slices of parameters for one of a computed tensor; none if they cannot stand for it."""
 
     def of(name: str, role: Role) -> Member:
-        full = f"{path}.{name}".lstrip(".")
+        full = full_name(path, name)
         # What is computed is no column that could be scaled alone.
         reads = member.reads or role is Role.CUT
         return replace(member, name=full, tensor=module.get_parameter(name), role=role, reads=reads)

@@ -10,7 +10,7 @@ from lissom.errors import GroupError, nearest
 from lissom.groups.choosing import Groups
 from lissom.groups.members import Member
 from lissom.groups.partitions import Partition
-from lissom.parametrized import clean, computed, owner_of
+from lissom.parametrized import clean, computed, full_name, owner_of
 
 WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -184,7 +184,9 @@ def _cut(
     for name, parameter in model.named_parameters():
         path, last = owner_of(name)
         wanted = parameter.ndim >= least or (biases and "bias" in last)
-        if any(name == f"{path}.{made.gain}".lstrip(".") for made in computed(modules[path])):
+        if any(
+            made.gain and name == full_name(path, made.gain) for made in computed(modules[path])
+        ):
             continue  # of a weight norm, whose direction is shaped like the weight
         if wanted and isinstance(modules[path], owners):
             made = member(clean(name), parameter)

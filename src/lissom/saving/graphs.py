@@ -31,6 +31,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree
 
 from lissom.errors import RunError
+from lissom.parametrized import full_name
 from lissom.running import named_tensors
 from lissom.saving.parts import take_inputs
 from lissom.saving.reports import ReportRecord
@@ -157,7 +158,7 @@ def graph_of(
             module = _module(root, at)
             graph = _graph(told.graphs[at], None if at else told.signature)
             read = {str(node.target) for node in graph.find_nodes(op="get_attr")}
-            if odd := {f"{at}.{name}".lstrip(".") for name in read} - names:
+            if odd := {full_name(at, name) for name in read} - names:
                 raise ValueError(f"it reads {', '.join(sorted(odd))}, which the file has not")
             made_graph = ShrunkGraph(module, graph, class_name="Shrunk")
             for name in read:  # what the class of graphs has under that name comes first

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lissom.coupling.records import layers
 from lissom.errors import RunError
-from lissom.parametrized import plain
+from lissom.parametrized import full_name, plain
 from lissom.running import named_tensors
 from lissom.saving.parts import as_indices, take_inputs
 from lissom.saving.reports import ReportRecord
@@ -75,7 +75,7 @@ def module_of(
             attention=told.attention,
             inputs=inputs,
             biases={name: torch.zeros_like(tensors[name]) for name in told.biases},
-            reads={at: as_indices(at, tensors[f"{at}.{READS}".lstrip(".")]) for at in told.reads},
+            reads={at: as_indices(at, tensors[full_name(at, READS)]) for at in told.reads},
         )
         _refit(net, tensors)
         operate(net, surgery)
@@ -124,7 +124,7 @@ def _refit(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     for path, module in net.named_modules(remove_duplicate=False):
         for table in (module._parameters, module._buffers):
             for name, old in table.items():
-                saved = tensors.get(f"{path}.{name}".lstrip("."))
+                saved = tensors.get(full_name(path, name))
                 if old is None or saved is None or saved.shape == old.shape:
                     continue
                 if saved.ndim != old.ndim or any(

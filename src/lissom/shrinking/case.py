@@ -13,7 +13,7 @@ from lissom.coupling import Coupler, Family, Trace, couple, families, pins, trac
 from lissom.coupling.constants import Constants
 from lissom.coupling.labels import Axis
 from lissom.errors import GroupError, LissomError
-from lissom.parametrized import plain
+from lissom.parametrized import full_name, plain
 from lissom.running import ExampleInputs, Inputs, as_inputs, copied
 from lissom.shrinking.attributes import fewest
 from lissom.shrinking.decision import Decider, Decision, Mask
@@ -267,7 +267,7 @@ class Case:
 
     def _attributes(self, surgery: Surgery) -> dict[str, tuple[int, int]]:
         return {
-            f"{path}.{name}".lstrip("."): (
+            full_name(path, name): (
                 get_size(self.model.get_submodule(path), name),
                 surgery.sizes[path][name],
             )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lissom.coupling.records import layers
+from lissom.parametrized import full_name
 from lissom.shrinking.surgery import READS, Surgery, sliced
 
 
@@ -38,7 +39,7 @@ def reading_less(
         assert isinstance(weight, Tensor)
         if READS in module._buffers or sum(p is weight for p in every) != 1:
             continue  # it does so already, or its weight is tied and another owner reads all
-        name = f"{path}.weight".lstrip(".")
+        name = full_name(path, "weight")
         if masks is not None:
             if name not in masks:
                 continue

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from lissom.coupling.records import layers
 from lissom.errors import MethodError, OptimizerError
 from lissom.methods import methods_on
+from lissom.parametrized import full_name
 from lissom.shrinking.report import Shrinkage
 from lissom.shrinking.surgery import Surgery, operate, resize_, sliced
 
@@ -188,11 +189,11 @@ class Cut:
         modules = dict(self.model.named_modules(remove_duplicate=False))
         for path, module in modules.items():
             for name, parameter in module._parameters.items():
-                if parameter is not None and (dims := surgery.keep.get(_join(path, name))):
+                if parameter is not None and (dims := surgery.keep.get(full_name(path, name))):
                     back.append(partial(_grow_parameter, parameter, dims, parameter.shape))
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    dims = surgery.keep.get(_join(path, name), {})
+                    dims = surgery.keep.get(full_name(path, name), {})
                     back.append(partial(_grow_buffer, module, name, buffer, dims))
         for path, sizes in surgery.sizes.items():
             for first in {name.partition(".")[0].partition("[")[0] for name in sizes}:
@@ -283,7 +284,3 @@ def _read(dim: int, indices: Tensor, module: nn.Module, args: tuple[Any, ...]) -
     """What a layer reads of its input."""
     x, *others = args
     return (x.index_select(dim, indices), *others)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}".lstrip(".")

@@ -15,6 +15,7 @@ from lissom.coupling.labels import varying
 from lissom.coupling.records import layers
 from lissom.coupling.resizing import NEW, entries
 from lissom.coupling.sites import Contraction
+from lissom.parametrized import full_name
 from lissom.shrinking.attention import FewerHeads
 from lissom.shrinking.decision import Decision
 from lissom.shrinking.sizes import Attribute, Sizes, known_sizes, set_size
@@ -176,7 +177,7 @@ def operate(model: nn.Module, surgery: Surgery, *, in_place: bool = False) -> No
     for path, module in modules.items():
         for table in (module._parameters, module._buffers):
             for name, old in list(table.items()):
-                full = f"{path}.{name}".lstrip(".")
+                full = full_name(path, name)
                 if old is None or (full not in surgery.keep and old not in done):
                     continue
                 if old not in done:
