@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,6 +184,22 @@ def test_copies_of_a_graph_refuse_what_it_refuses(verify: bool) -> None:
         with pytest.raises(LissomError, match="takes an input of any×1×8×8, got 2×1×9×8"):
             twin(torch.randn(2, 1, 9, 8))
         assert str(twin.shrinkage) == str(small.shrinkage)
+
+
+def test_a_graph_is_not_pickled_into_what_cannot_be_read(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    small = lissom.shrink(net, torch.randn(2, 3), as_graph=True)
+    with pytest.raises(LissomError, match=r"lissom\.save\(net, path\)"):
+        torch.save(small, tmp_path / "small.pt")
+    copy.copy(small)
+
+
+def test_a_graph_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lissom.shrinking.case.Case.by_graph", lambda self: None)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with pytest.warns(UserWarning, match="as_graph=True asks for the traced graph of Sequential"):
+        small = lissom.shrink(net, torch.randn(2, 3), as_graph=True)
+    assert isinstance(small, nn.Sequential) and not small.shrinkage.as_graph
 
 
 def test_a_loop_over_time_becomes_a_graph_of_one_length() -> None:

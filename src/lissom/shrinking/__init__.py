@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from lissom.arguments import as_annotated, whole
 from lissom.coupling import Trace
-from lissom.errors import LissomError
+from lissom.errors import LissomError, warn
 from lissom.methods import require_plain
 from lissom.methods.optimizers import stepping_optimizer
 from lissom.parametrized import has_norms
@@ -87,6 +87,11 @@ def shrink(
     if select and not found.as_graph:
         found = case.reading_less(found)
     result, report = found.small, case.report(found)
+    if as_graph and not found.as_graph:
+        warn(
+            f"as_graph=True asks for the traced graph of {type(case.model).__name__}, which cut "
+            "gives other outputs: the result is of its own class"
+        )
     if not found.as_graph:
         warn_of_methods(case.model, found.small, case.likely, case.chosen)
     if in_place:

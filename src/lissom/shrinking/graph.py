@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -63,6 +63,13 @@ class ShrunkGraph(fx.GraphModule):
             if name in self.__dict__:
                 object.__setattr__(twin, name, copy.deepcopy(self.__dict__[name], memo))
         return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise LissomError(
+            "this network is a traced graph, which pickle, and so torch.save(net), could write but "
+            "not read again: lissom.save(net, path) and lissom.load(path) can, and "
+            "torch.save(net.state_dict()) writes its weights"
+        )
 
 
 class OpenSizes:
