@@ -216,6 +216,7 @@ def test_numbers_that_are_none_are_told_by_the_row_of_the_file(
         ("a,b\n1,2\n", None, r"say which column is to be predicted: target = …, of a, b"),
         ("a,b\n1,2\n", "c", r"has no column 'c'"),
         ("a,b\n", "b", r"needs a line with the names"),
+        ("a;b\n1,5;2\n", "b", r"t\.csv has ';' between its columns: write the table with commas"),
         ("a,b\n1,2\n3\n", "b", r"line 3: 1 values where 2 columns are named"),
         ("a,b\n1,2\nx,2\n", "b", r"line 3: a is 'x', which is no number: leave the line out"),
         ("b\n1\n", "b", r"has no column beside b"),

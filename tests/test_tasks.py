@@ -383,6 +383,10 @@ FIRST_DAY: dict[str, tuple[Any, str]] = {
         lambda: trainer(task=Task(nn.CrossEntropyLoss(reduction="none"))),
         r"the loss CrossEntropyLoss is to give a scalar tensor.*got float32 \[2\]; take its \.mean",
     ),
+    "a loss of several terms": (
+        lambda: trainer(task=Task(lambda z, y: {"a": z.mean(), "b": z.norm()})),
+        r"the loss <lambda> is to give a scalar tensor.* got .*; add its terms up",
+    ),
     "targets of the wrong type": (
         lambda: Trainer(
             dense(), SGD(dense().parameters(), 1),

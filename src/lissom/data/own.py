@@ -166,6 +166,9 @@ def _read_csv(path: Path, wanted: Columns) -> Parts:
     if len(lines) < 2:
         raise DataError(f"{path} needs a line with the names of its columns, and examples under it")
     names = [name.strip() for name in lines[0][1]]
+    other = next((mark for mark in (";", "\t", "|") if mark in names[0]), None)
+    if other and len(names) == 1:
+        raise DataError(f"{path} has {other!r} between its columns: write the table with commas")
     inputs, target = wanted.of(path, names, last_is_target=False)
     for number, row in lines[1:]:
         if len(row) != len(names):
