@@ -28,10 +28,10 @@ def best(records: Iterable[Record]) -> Table:
     return ["method", "weights left", "test error, %", "seeds, or source", "helped by"], rows
 
 
-def poster(record: Record) -> Table:
+def poster(*records: Record) -> Table:
     """The poster's rows and ours: error, weights, and neurons that are left."""
     rows = []
-    for label, found in by_label(record).items():
+    for label, found in (row for record in records for row in by_label(record).items()):
         theirs = published.PUBLISHED["poster"].get(label, {})
         part = statistics.mean(100 * left(run) / total(run) for run in found)
         rows.append(

@@ -280,7 +280,7 @@ def selected(run: Path) -> dict[str, Any]:
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
     if isinstance(first, nn.Linear):  # how many weights read each input
         left["connections"] = " ".join(map(str, first.weight.count_nonzero(0).tolist()))
-    told = [(e["epoch"], e["method"]["curves"]) for e in events if "method" in e]
+    told = [(e["epoch"], e["method"].get("curves", {})) for e in events if "method" in e]
     left["history"] = [(n, c["expected size"]) for n, c in told if "expected size" in c]
     return left
 

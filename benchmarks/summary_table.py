@@ -114,7 +114,7 @@ def lost(load: Load) -> Table:
     sparse_vd = published.row("weights", "LeNet-5", "sparse variational dropout")
     [small] = by_label(load("topk-lenet5")).values()
     ranks = "select ranks, α = 1e-6"
-    poster = by_label(load("lc-poster"))["ℓ0 + ℓ2"]
+    [poster] = by_label(load("lc-published")).values()
     layer, decayed = load("curves-lenet300-first-layer"), load("modrec-dense")
     henrikson = by_label(load("henrikson"))
     rows = [

@@ -382,7 +382,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "curves-modrec-nested": lambda: exact_table("curves-modrec-nested", curve_tables.settings),
     "modrec-dense": lambda: plain_table("modrec-dense"),
     "ensembles-modrec": lambda: exact_table("ensembles-modrec", ahmed_tables.ensembles),
-    "lc-poster": lambda: exact_table("lc-poster", lc_tables.poster),
+    "lc-poster": lambda: markdown(*lc_tables.poster(load("lc-poster"), load("lc-published"))),
     "lc-toolkit": lambda: exact_table("lc-toolkit", lc_tables.toolkit),
     "c-steps": lambda: exact_table("lc-cost", lc_tables.c_steps),
     "cortex-m4": lambda: exact_table("microcontrollers", device_tables.on_cortex_m4),
