@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-MOST = 3  # cases of a test that make test runs
-ONE_IN = 5  # of the exhaustive cases of a test, those that make test-all runs
+MOST = 2  # cases of a test that make test runs
+# What make test-all runs: of the other cases of a test, and of its exhaustive ones.
+ONE_OF_OTHERS, ONE_OF_EXHAUSTIVE = 2, 5
 
 exhaustive = pytest.mark.exhaustive
 sampled = pytest.mark.sampled  # a number of cases
@@ -62,19 +63,20 @@ def mark_rest_of_products(items: Iterable[pytest.Function]) -> None:
 
 
 def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
-    """The exhaustive cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
+    """The cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
     if os.environ.get("LISSOM_ALL"):
         return set()
-    tests = by_test(
-        item
-        for item in items
-        if item.get_closest_marker("exhaustive") and not item.get_closest_marker("unlike")
-    )
-    return {item for cases in tests for item in cases[-(-len(cases) // ONE_IN) :]}
+    left = set[pytest.Function]()
+    for cases in by_test(item for item in items if not item.get_closest_marker("unlike")):
+        rare = [item for item in cases if item.get_closest_marker("exhaustive")]
+        others = [item for item in cases if item not in rare][MOST:]
+        left.update(rare[-(-len(rare) // ONE_OF_EXHAUSTIVE) :])
+        left.update(others[-(-len(others) // ONE_OF_OTHERS) :])
+    return left
 
 
 def beyond_most(items: Iterable[pytest.Function]) -> set[pytest.Function]:
-    """The cases that make test leaves to make test-all, which runs all of them."""
+    """The cases that make test leaves to make test-all."""
     tests = by_test(item for item in items if not item.get_closest_marker("exhaustive"))
     return {item for cases in tests for item in cases[MOST:]}
 
