@@ -365,9 +365,9 @@ def _pool(
 
 def _lacking(size: int, border: int, window: int, stride: int, dilation: int) -> int:
     """What a last window that begins within the input, or before it, reaches beyond the border."""
-    rest = (size + 2 * border - dilation * (window - 1) - 1) % stride
-    begins = size + 2 * border - dilation * (window - 1) - 1 - rest + stride
-    return stride - rest if rest and begins < size + border else 0
+    room = size + 2 * border - dilation * (window - 1) - 1
+    rest = room % stride
+    return stride - rest if rest and room - rest + stride < size + border else 0
 
 
 @rule(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default)

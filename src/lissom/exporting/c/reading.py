@@ -11,13 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lissom.errors import LissomError
-from lissom.exporting.c.layers import (
-    Gather,
-    Layer,
-    Network,
-    Value,
-    as_map,
-)
+from lissom.exporting.c.layers import Gather, Layer, Network, Value, as_map
 from lissom.exporting.c.views import (
     MOVES,
     UnreadableError,
@@ -33,7 +27,6 @@ SUPPORTED = (
     "average pooling, sums of branches, concatenation of channels, padding, and what only moves "
     "entries"
 )
-
 
 Rule = Callable[..., View]
 
