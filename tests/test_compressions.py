@@ -35,6 +35,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 generator = torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def the_same_draws() -> None:
+    """Whichever tests ran before."""
+    generator.manual_seed(0)
+
+
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
