@@ -355,7 +355,7 @@ def zeros_in_runtimes(load: Load, row: Row) -> Found:
 
 def poster(load: Load, row: Row) -> Found:
     """A row of the poster."""
-    runs = by_label(load(row.get("record", "lc-poster")))[row["label"]]
+    runs = by_label(load(row["record"]))[row["label"]]
     theirs = published.PUBLISHED["poster"][row["label"]]
     errors = [100 * run["test"]["error"] for run in runs]
     part = statistics.mean(100 * lc_tables.left(run) / lc_tables.total(run) for run in runs)

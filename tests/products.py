@@ -66,13 +66,14 @@ def left_out(items: Iterable[pytest.Function]) -> set[pytest.Function]:
     """The cases that `make test-all` does not run either, unless LISSOM_ALL is set."""
     if os.environ.get("LISSOM_ALL"):
         return set()
-    left = set[pytest.Function]()
-    for cases in by_test(item for item in items if not item.get_closest_marker("unlike")):
-        rare = [item for item in cases if item.get_closest_marker("exhaustive")]
-        others = [item for item in cases if item not in rare][MOST:]
-        left.update(rare[-(-len(rare) // ONE_OF_EXHAUSTIVE) :])
-        left.update(others[-(-len(others) // ONE_OF_OTHERS) :])
-    return left
+    alike = [item for item in items if not item.get_closest_marker("unlike")]
+    rare = [item for item in alike if item.get_closest_marker("exhaustive")]
+    return beyond(rare, ONE_OF_EXHAUSTIVE) | beyond(beyond_most(alike), ONE_OF_OTHERS)
+
+
+def beyond(items: Iterable[pytest.Function], one_of: int) -> set[pytest.Function]:
+    """All cases of each test but one of so many, and one at least."""
+    return {item for cases in by_test(items) for item in cases[-(-len(cases) // one_of) :]}
 
 
 def beyond_most(items: Iterable[pytest.Function]) -> set[pytest.Function]:

@@ -112,13 +112,6 @@ class Twice(nn.Module):
         return (x + x.transpose(2, 3)).clamp(max=1.2)
 
 
-class Sums(nn.Module):
-    """The sum of each channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.sum((2, 3))
-
-
 class Function(nn.Module):
     """A layer, and what a function makes of its output."""
 
@@ -271,7 +264,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "last windows": (
         lambda: sequence(
             *(nn.Conv2d(2, 3, 2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
-            *(nn.MaxPool2d(2, 3, 1, ceil_mode=True), Sums()),
+            *(nn.MaxPool2d(2, 3, 1, ceil_mode=True), Function(lambda x: x.sum((2, 3)))),
         ),
         (2, 9, 8),
     ),

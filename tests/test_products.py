@@ -111,9 +111,8 @@ def test_of_many_cases_test_all_runs_some(
     assert count("kinds", "-m", "exhaustive") == 8
     assert count("seeds", "-m", "") == 2 + 2
     assert count("many") == count("alone") == 2
-    assert (
-        2 < count("many", "-m", "") < 3 * 3 * 3
-    )  # of a cover of pairs half, and a fifth of the others
+    # Half of a cover of pairs, and a fifth of the others.
+    assert 2 < count("many", "-m", "") < 3 * 3 * 3
     monkeypatch.setenv("LISSOM_ALL", "1")
     assert count("alike", "-m", "exhaustive") == 30
 

@@ -87,12 +87,12 @@ def shrink(
     if select and not found.as_graph:
         found = case.reading_less(found)
     result, report = found.small, case.report(found)
-    if as_graph and not found.as_graph:
-        warn(
-            f"as_graph=True asks for the traced graph of {type(case.model).__name__}, which cut "
-            "gives other outputs: the result is of its own class"
-        )
     if not found.as_graph:
+        if as_graph:
+            warn(
+                f"as_graph=True asks for the traced graph of {type(case.model).__name__}, which "
+                "cannot be cut so that it computes the same: the result is of its own class"
+            )
         warn_of_methods(case.model, found.small, case.likely, case.chosen)
     if in_place:
         operate(model, found.surgery, in_place=True)

@@ -136,8 +136,7 @@ def plan(
         for path in attribute.paths:
             surgery.sizes.setdefault(path, {})[attribute.name] = attribute.new
     for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        cut = [surgery.keep.get(prefix + name, {}).get(0) for name in IN_PROJECTIONS]
+        cut = [surgery.keep.get(full_name(path, name), {}).get(0) for name in IN_PROJECTIONS]
         rows = next((rows for rows in cut if rows is not None), None)
         if path and isinstance(module, nn.MultiheadAttention) and rows is not None:
             stacked = 3 if module.in_proj_weight is not None else 1

@@ -208,8 +208,10 @@ class Own:
         loss = self.function(outputs, targets)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             name = getattr(self.function, "__name__", type(self.function).__name__)
-            remedy = "; take its .mean()" if isinstance(loss, Tensor) else ""
-            if isinstance(loss, dict | list | tuple):
+            remedy = ""
+            if isinstance(loss, Tensor):
+                remedy = "; take its .mean()"
+            elif isinstance(loss, dict | list | tuple):
                 remedy = "; add its terms up"
             raise RunError(
                 f"the loss {name} is to give a scalar tensor, the mean over a batch, got "

@@ -40,7 +40,7 @@ class Cost:
         layers: what each takes.
         code: bytes of code, an estimate.
         arena: bytes that the caller gives.
-        stack: bytes of the stack, no less than it takes.
+        stack: bytes of the stack, more than it took in any network that was looked at.
         compiled: bytes of code and constants as arm-none-eabi-gcc -Os made them; None without it.
     """
 
