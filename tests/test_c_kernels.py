@@ -285,3 +285,32 @@ def test_a_small_lenet_on_a_cortex_m4(tmp_path: Path) -> None:
     assert np.array_equal(found.outputs, expected.numpy())
     predicted = sum(run.cycles for runs in program.runs for run in runs)
     assert 0.75 < predicted / found.instructions < 1.25 and found.instructions < 480_000
+
+
+@needs_m4
+@exhaustive
+def test_what_has_no_weights_on_a_cortex_m4(tmp_path: Path) -> None:
+    """Tables and products: what one more of each takes."""
+
+    class Gated(nn.Module):
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.times = times
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(self.times):
+                x = x.sigmoid() * x
+            return x
+
+    x = (torch.rand(5, 1, 24, 24) * 255).round() / 255
+    taken, predicted = [], []
+    for times in (1, 2):
+        folder = tmp_path / str(times)
+        folder.mkdir()
+        program, expected = written(Gated(times), x, folder)
+        network = microcontrollers.Network("net", [folder / "net.c"], x.flatten(1).numpy(), 576)
+        found = microcontrollers.run(M4, network, folder / "m4")
+        assert np.array_equal(found.outputs, expected.flatten(1).numpy())
+        taken.append(found.instructions)
+        predicted.append(sum(run.cycles for runs in program.runs for run in runs))
+    assert 0.85 < (predicted[1] - predicted[0]) / (taken[1] - taken[0]) < 1.15

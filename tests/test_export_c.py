@@ -23,6 +23,7 @@ from lissom import LissomError
 from lissom.cli import app
 from lissom.exporting import c
 from lissom.exporting.c import operators
+from lissom.exporting.c.activations import FORMULAS
 from lissom.exporting.c.writing import programmed, source
 from lissom.models.normalize import Normalize
 
@@ -57,7 +58,7 @@ OF_BYTES = MAIN.replace("float input", "uint8_t input").replace("net_infer(", "n
 def computes(folder: Path, x: Tensor, main: str = MAIN) -> Tensor:
     """The outputs of net.c, compiled with all warnings and sanitizers, in a process of its own."""
     (folder / "main.c").write_text(main)
-    command = ["gcc", *STRICT, *SAFE, "net.c", "main.c", "-o", "net"]
+    command = ["gcc", *STRICT, *SAFE, "net.c", "main.c", "-o", "net", "-lm"]
     subprocess.run(command, cwd=folder, check=True)
     x.contiguous().numpy().tofile(folder / "x.bin")
     subprocess.run(["./net"], cwd=folder, check=True)
@@ -174,6 +175,28 @@ def huge_bias(net: nn.Linear) -> nn.Module:
     return nn.Sequential(net, nn.Linear(net.out_features, 2))
 
 
+class Slopes(nn.PReLU):
+    """Of both signs."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+
+class Squeezed(nn.Module):
+    """Squeeze and excitation, a gate for each entry, and the difference of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.down, self.up = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+        self.last = nn.Linear(4 * 9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.hardswish(self.first(x)), self.second(x)
+        excited = F.hardsigmoid(self.up(F.relu(self.down(a.mean((2, 3), keepdim=True)))))
+        return self.last((excited * a - 0.5 * (b * b.sigmoid())).flatten(1))
+
+
 KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (lambda: nn.Linear(7, 3), (7,)),
     "no bias": (lambda: nn.Linear(7, 3, bias=False), (7,)),
@@ -249,6 +272,15 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "norm alone": (lambda: sequence(nn.BatchNorm2d(3), nn.Hardtanh(-0.3, 0.4)), (3, 4, 4)),
     "residual": (Residual, (3, 6, 6)),
+    "squeezed": (Squeezed, (3, 3, 3)),
+    "differences": (
+        lambda: Function(lambda x: torch.sub(x.flip(2), x * x[:, :, :1, :1], alpha=0.3)),
+        (2, 3, 4),
+    ),
+    "prelu": (
+        lambda: sequence(nn.Conv2d(2, 3, 1), Slopes(3), nn.Flatten(), nn.Linear(27, 4), Slopes(1)),
+        (2, 3, 3),
+    ),
     "shuffled": (Shuffled, (4, 4, 4)),
     "columns": (lambda: Selects(0, [3, 1, 11, 7, 7], nn.Linear(5, 3)), (2, 2, 3)),
     "many columns": (lambda: Selects(0, list(range(0, 300, 7)), nn.Linear(43, 2)), (300,)),
@@ -328,6 +360,48 @@ def test_what_was_written_computes_the_same(
     else:
         assert torch.allclose(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max())))
         assert written.difference is not None and written.difference < 1e-5
+
+
+CURVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs": torch.abs,
+    "celu": lambda x: F.celu(x, 0.7),
+    "elu": lambda x: F.elu_(x.clone(), 0.8),
+    "exp": torch.exp,
+    "gelu_none": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "log": lambda x: (x.abs() + 0.1).log(),
+    "mish": F.mish,
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": lambda x: F.softplus(x, beta=2, threshold=3),
+    "sqrt": lambda x: x.abs().sqrt(),
+    "square": torch.square,
+    "tanh": lambda x: x.clone().tanh_(),
+}
+
+
+def test_all_formulas_are_compared() -> None:
+    assert set(CURVES) == set(FORMULAS)
+
+
+@sampled(2)
+@needs_gcc
+@pytest.mark.parametrize("int8", [True, False])
+@pytest.mark.parametrize("kind", CURVES)
+def test_activations_are_those_of_torch(kind: str, int8: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, seen = Function(CURVES[kind], nn.Linear(5, 40)), 3 * torch.randn(64, 5)
+    lissom.export(net, seen[:1], tmp_path / "net.c", int8=seen if int8 else None)
+    expected, found = net(seen).detach(), computes(tmp_path, seen)
+    if int8:
+        assert torch.equal(found, c.reference(net, seen[:1], seen)(seen))
+    steps = 0.02 if int8 else 1e-6  # of the range; a curve may be steep, as a root is at 0
+    error = (found - expected).abs()
+    assert float(error.mean()) <= steps * float(expected.max() - expected.min())
 
 
 @needs_gcc
@@ -449,11 +523,6 @@ def test_the_order_of_outputs_is_counted(int8: bool, tmp_path: Path) -> None:
     assert f"Flash: {constants:,} bytes of constants" in (tmp_path / "net.h").read_text()
 
 
-class Squares(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x
-
-
 class Constant(nn.Module):
     """A dense layer or convolution, and a constant behind it."""
 
@@ -532,11 +601,15 @@ def test_padding_is_that_of_the_network(kind: str, inputs: str, int8: bool, tmp_
 
 WITHOUT_C: dict[str, tuple[nn.Module, Tensor, str]] = {
     "operator": (
-        nn.Sequential(nn.Linear(3, 3), nn.Softplus()),
+        nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)),
         torch.rand(1, 3),
-        r"1 \(aten.softplus",
+        r"1 \(aten.softmax",
     ),
-    "product": (nn.Sequential(nn.Linear(3, 3), Squares()), torch.rand(1, 3), "a product of two"),
+    "product": (
+        Function(lambda x: x * x[:, :1]),
+        torch.rand(1, 3, 4, 4),
+        r"a product of \[3, 4, 4\] and \[1, 4, 4\], which are neither of one shape",
+    ),
     "layer": (nn.LSTM(3, 2, batch_first=True), torch.rand(1, 4, 3), "has no form in C"),
     "outputs": (Two(), torch.rand(1, 3), "one input and one output; this one has 1 and 2"),
     "tokens": (nn.Linear(3, 2), torch.rand(1, 4, 3), r"reads \[4, 3\] of each example"),

@@ -2,7 +2,18 @@
 
 from dataclasses import dataclass
 
-from lissom.exporting.c.layers import Add, Gather, Layer, MaxPool, MeanPool, Network, Pad, Value
+from lissom.exporting.c.layers import (
+    Activation,
+    Add,
+    Gather,
+    Layer,
+    MaxPool,
+    MeanPool,
+    Multiply,
+    Network,
+    Pad,
+    Value,
+)
 
 ALIGNMENT = 4  # bytes: of floats
 
@@ -80,4 +91,5 @@ def _lies_over(layer: Layer, value: Value, dies: bool) -> bool:
     if isinstance(layer, Pad):
         return dies
     smaller = layer.output.bytes <= value.bytes and layer.output.type == value.type
-    return isinstance(layer, Add | MaxPool | MeanPool) and smaller and dies
+    in_order = isinstance(layer, Activation | Add | Multiply | MaxPool | MeanPool)
+    return in_order and smaller and dies

@@ -31,7 +31,7 @@ def compiled(path: Path, arena_bytes: int, outputs: int) -> Callable[[Tensor], T
     """
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         library = Path(folder) / f"{path.stem}.so"
-        _called(compiler(), "-std=c99", "-O1", "-shared", "-fPIC", path, "-o", library)
+        _called(compiler(), "-std=c99", "-O1", "-shared", "-fPIC", path, "-o", library, "-lm")
         infer = getattr(ctypes.CDLL(str(library)), f"{path.stem}_infer")
     arena = (ctypes.c_double * (arena_bytes // 8 + 1))()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lissom.errors import LissomError
 from lissom.exporting.c.layers import (
+    Activation,
     Add,
     Bounds,
     Concat,
@@ -16,6 +17,7 @@ from lissom.exporting.c.layers import (
     Layer,
     MaxPool,
     MeanPool,
+    Multiply,
     Network,
     Pad,
     Product,
@@ -166,6 +168,14 @@ def _in_integers(
         return replace(layer, value=value), scales[0]
     if isinstance(layer, MaxPool | Gather):
         return layer, scales[0]
+    if isinstance(layer, Activation):
+        return _tabulated(layer, scales[0], found)
+    if isinstance(layer, Multiply):
+        assert isinstance(layer.finish, Bounds)
+        first, second = scales
+        products = torch.tensor([first.step * second.step])
+        rescaled, output = _rescaled(products, layer.finish, found)
+        return replace(layer, zeros=(first.zero, second.zero), finish=rescaled), output
     assert isinstance(layer, Add | Concat)
     scale = scale_of(*found, max(x.step for x in scales) / 2)
     multipliers = tuple(round(x.step / scale.step * 2**20) for x in scales)
@@ -177,6 +187,16 @@ def _in_integers(
     assert isinstance(layer.finish, Bounds)
     finish = Shifted(*_bounds(layer.finish, scale))
     return replace(layer, multipliers=multipliers, bias=sum(offsets) + half, finish=finish), scale
+
+
+def _tabulated(
+    layer: Activation, scale: Scale, found: tuple[float, float]
+) -> tuple[Activation, Scale]:
+    """What it makes of each of 256 numbers."""
+    output = scale_of(*found)
+    numbers = layer.curve.function((torch.arange(256) - scale.zero) * scale.step)
+    table = torch.tensor([output.integer(x) for x in numbers.tolist()], dtype=torch.uint8)
+    return replace(layer, table=table), output
 
 
 def _bounds(bounds: Bounds, scale: Scale) -> tuple[int, int]:

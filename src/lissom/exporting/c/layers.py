@@ -1,6 +1,6 @@
 """What the C knows of a network: a list of layers on maps [height, width, channels]."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -230,6 +230,54 @@ class Add(Layer):
     def compute(self, *inputs: Tensor) -> Tensor:
         terms = zip(inputs, self.multipliers, strict=True)
         return self.finish(sum((x * times for x, times in terms), torch.tensor(self.bias)))
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply(Layer):
+    """(x₀ − zero₀)·(x₁ − zero₁) of two maps, the second of which may have one pixel for all."""
+
+    zeros: Pair = (0, 0)
+    finish: Finish = field(default_factory=Bounds)
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        x, y = (x - zero for x, zero in zip(inputs, self.zeros, strict=True))
+        return self.finish(x * y)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of one number.
+
+    Attributes:
+        name: of torch's operator, with words that it is given.
+        function: f.
+        formula: of `x` and the names of numbers, an expression in C.
+        numbers: that it is given, by name.
+    """
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    formula: str
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Layer):
+    """f(x) of each entry, or what a table says of it.
+
+    Attributes:
+        curve: f.
+        table: [256], what each uint8 becomes; None for floats.
+    """
+
+    curve: Curve
+    table: Tensor | None = None
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        if self.table is None:
+            return self.curve.function(x)
+        return self.table[x.long()].to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """How the operators of a traced graph are read into layers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, prod
 from typing import Any
 
@@ -8,13 +9,16 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from lissom.exporting.c import activations
 from lissom.exporting.c.layers import (
+    Activation,
     Add,
     Bounds,
     Concat,
     Layer,
     MaxPool,
     MeanPool,
+    Multiply,
     Network,
     Pad,
     Pair,
@@ -293,6 +297,27 @@ def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
     return _bounded(reader, x, -inf if min is None else min, inf if max is None else max)
 
 
+def _activation(operator: Any, reader: Reader, x: View, *arguments: Any, **keywords: Any) -> View:
+    """A function of each number, wherever it stands."""
+    height, width, channels = x.value.shape
+    curve = activations.curve(operator, arguments, keywords)
+    added = reader.add(Activation, [x.value], (channels, height, width), curve=curve)
+    return View(added.value, x.order)
+
+
+for _given, _operator in activations.operators().items():
+    rule(_given)(partial(_activation, _operator))
+
+
+@rule(aten.prelu.default)
+def _prelu(reader: Reader, x: View, slopes: Tensor) -> View:
+    if slopes.numel() == 1:
+        return _activation(aten.leaky_relu.default, reader, x, float(slopes))
+    slopes = slopes.reshape([-1, *[1] * (x.order.ndim - 1)])
+    below = _affine(reader, _bounded(reader, x, -inf, 0.0), slopes, torch.tensor(0.0))
+    return _add(reader, _bounded(reader, x, 0.0, inf), below)
+
+
 @rule(aten.max_pool2d.default, aten.max_pool1d.default)
 def _max_pool(
     reader: Reader,
@@ -422,27 +447,27 @@ def _over_pixels(
 def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
     if not (isinstance(x, View) and isinstance(y, View)):
         if isinstance(y, View):
-            if alpha != 1:
-                return _affine(reader, y, torch.tensor(alpha), torch.as_tensor(x))
-            x, y = y, x
+            return _affine(reader, y, torch.tensor(float(alpha)), torch.as_tensor(x))
         return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y) * alpha)
-    if alpha != 1 or x.order.shape != y.order.shape:
+    if x.order.shape != y.order.shape:
         raise UnreadableError("sums are of two tensors of one shape")
+    if alpha != 1:
+        y = _affine(reader, y, torch.tensor(float(alpha)), torch.tensor(0.0))
+    return _of_two(reader, Add, x, y)
+
+
+def _of_two(reader: Reader, kind: type[Layer], x: View, y: View) -> View:
+    """A layer on the entries of two tensors of one shape."""
     if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
-        shape = x.order.shape
-        x, y = (View(reader.map(view), canonical(shape)) for view in (x, y))
+        x, y = (View(reader.map(view), canonical(view.order.shape)) for view in (x, y))
     height, width, channels = x.value.shape
-    added = reader.add(Add, [x.value, y.value], (channels, height, width))
+    added = reader.add(kind, [x.value, y.value], (channels, height, width))
     return View(added.value, x.order)
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
 def _sub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
-    if isinstance(x, View) and isinstance(y, View):
-        raise UnreadableError("a difference of two branches")
-    if isinstance(x, View):
-        return _affine(reader, x, torch.tensor(1.0), -alpha * torch.as_tensor(y))
-    return _affine(reader, y, torch.tensor(-float(alpha)), torch.as_tensor(x))
+    return _add(reader, x, y, -alpha)
 
 
 @rule(aten.rsub.Scalar, aten.rsub.Tensor)
@@ -453,9 +478,25 @@ def _rsub(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
 @rule(aten.mul.Tensor, aten.mul_.Tensor)
 def _mul(reader: Reader, x: Any, y: Any) -> View:
     if isinstance(x, View) and isinstance(y, View):
-        raise UnreadableError("a product of two branches")
+        return _multiplied(reader, x, y)
     view, number = (x, y) if isinstance(x, View) else (y, x)
     return _affine(reader, view, torch.as_tensor(number), torch.tensor(0.0))
+
+
+def _multiplied(reader: Reader, x: View, y: View) -> View:
+    """A product of two branches, one of which may have one number for each channel."""
+    if x.order.numel() < y.order.numel():
+        x, y = y, x
+    if x.order.shape == y.order.shape:
+        return _of_two(reader, Multiply, x, y)
+    by_channel = (len(x.order), *[1] * (x.order.ndim - 1))
+    if y.order.shape != by_channel:
+        raise UnreadableError(
+            f"a product of {list(x.order.shape)} and {list(y.order.shape)}, which are neither of "
+            "one shape nor a map and a number for each of its channels"
+        )
+    values = [reader.map(x), reader.map(y)]
+    return reader.add(Multiply, values, x.order.shape)
 
 
 @rule(aten.div.Tensor, aten.div_.Tensor)

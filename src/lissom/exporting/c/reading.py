@@ -24,8 +24,8 @@ from lissom.exporting.c.views import (
 
 SUPPORTED = (
     "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
-    "average pooling, sums of branches, concatenation of channels, padding, and what only moves "
-    "entries"
+    "average pooling, activations by entry, sums and products of branches, concatenation of "
+    "channels, padding, and what only moves entries"
 )
 
 Rule = Callable[..., View]

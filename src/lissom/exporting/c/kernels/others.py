@@ -1,5 +1,8 @@
 """Layers without weights, in int8 and float32."""
 
+import re
+from string import Template
+
 from lissom.exporting.c.kernels.arithmetic import (
     FLOATS,
     INTEGERS,
@@ -7,14 +10,16 @@ from lissom.exporting.c.kernels.arithmetic import (
     Arithmetic,
     arithmetic,
 )
-from lissom.exporting.c.kernels.running import Constant, Run, positions
+from lissom.exporting.c.kernels.running import Constant, Function, Run, positions
 from lissom.exporting.c.layers import (
+    Activation,
     Add,
     Concat,
     Gather,
     Layer,
     MaxPool,
     MeanPool,
+    Multiply,
     Pad,
     Rescaled,
     Scaled,
@@ -86,6 +91,39 @@ static void $name($S times, $S times1, $S bias, $parameters, int entries,
 }
 """
 
+MULTIPLY_C = """\
+/* A map times another, which begins anew after so many entries. */
+static void $name($S zero_x, $S zero_x1, $parameters, int times, int entries,
+    const $X *x, const $X *x1, $Y *y)
+{
+    for (int i = 0; i < times; i++)
+        for (int k = 0; k < entries; k++) {
+            $S sum = (*x++ - zero_x) * (x1[k] - zero_x1);
+            *y++ = $finish;
+        }
+}
+"""
+
+TABLE_C = """\
+/* What a table says of each entry. */
+static void table(const uint8_t *found, int entries, const uint8_t *x, uint8_t *y)
+{
+    for (int k = 0; k < entries; k++)
+        y[k] = found[x[k]];
+}
+"""
+
+ACTIVATION_C = Template("""\
+/* Of each entry. */
+static void $name(${parameters}int entries, const float *in, float *y)
+{
+    for (int k = 0; k < entries; k++) {
+        float x = in[k];
+        y[k] = $formula;
+    }
+}
+""")
+
 CONCAT_C = """\
 /* Channels of a map in another scale, between those of others. */
 static void $name($S times, $S bias, $parameters, int channels, int step, int pixels,
@@ -140,6 +178,17 @@ def other(layer: Layer) -> list[Run]:
         ends = arithmetic(layer.finish)
         arguments = (*layer.multipliers, layer.bias, *ends.arguments, entries, "{x}", "{x1}", "{y}")
         return [Run("add", ends.function("add", ADD_C, 60), arguments, cycles=12.0 * entries)]
+    if isinstance(layer, Multiply):
+        ends, period = arithmetic(layer.finish), layer.inputs[1].entries
+        zeros = layer.zeros if source.type == "uint8_t" else map(float, layer.zeros)
+        arguments = (
+            *(*zeros, *ends.arguments, entries // period, period),
+            *("{x}", "{x1}", "{y}"),
+        )
+        function = ends.function("multiply", MULTIPLY_C, 70)
+        return [Run("multiply", function, arguments, cycles=9.0 * entries)]
+    if isinstance(layer, Activation):
+        return [_activation(layer)]
     if isinstance(layer, Concat):
         ends = arithmetic(layer.finish)
         function, runs, before = ends.function("concat", CONCAT_C, 70), [], 0
@@ -161,6 +210,26 @@ def other(layer: Layer) -> list[Run]:
     name, template = f"gather{position.wide}", GATHER_C.replace("$I", position.type)
     function = plain.function(name, template, 30)
     return [Run("gather", function, arguments, {"position": position}, 6.0 * entries)]
+
+
+def _activation(layer: Activation) -> Run:
+    name, numbers, entries = layer.curve.name, layer.curve.numbers, layer.output.entries
+    if layer.table is not None:
+        found = {"table": Constant("uint8_t", layer.table)}
+        arguments = ("{table}", entries, "{x}", "{y}")
+        return Run(
+            f"{name} by table", Function("table", TABLE_C, 20), arguments, found, 5.0 * entries
+        )
+    text = ACTIVATION_C.substitute(
+        name=f"apply_{name}",
+        parameters="".join(f"float {number}, " for number in numbers),
+        formula=layer.curve.formula,
+    )
+    called = sorted(set(re.findall(r"\w+(?=\()", layer.curve.formula)))
+    needs = tuple(Function(f, f"float {f}(float x); /* of math.h */\n", 0) for f in called)
+    function = Function(f"apply_{name}", text, 40, needs)
+    cycles = 100.0 if called else 15.0
+    return Run(name, function, (*numbers.values(), entries, "{x}", "{y}"), cycles=cycles * entries)
 
 
 def _plain(value: Value) -> Arithmetic:
