@@ -13,6 +13,7 @@ from lissom.exporting.c.layers import (
     Bounds,
     Layer,
     MaxPool,
+    Multiply,
     Network,
     Pad,
     Product,
@@ -101,7 +102,7 @@ def _together(earlier: Layer, later: Layer, apart: Set[Value]) -> list[Layer] | 
     """What takes the place of two layers, the second of which alone reads the first; or None."""
     if isinstance(earlier, Product) and isinstance(later, MaxPool):
         return _pooled(earlier, later)
-    if _pointwise(later) and isinstance(earlier, Product | Add):
+    if _pointwise(later) and isinstance(earlier, Product | Add | Multiply):
         return _followed(earlier, later)
     if _pointwise(earlier) and earlier.finish == Bounds():
         if isinstance(later, Pad) and earlier.inputs[0] not in apart:
@@ -141,7 +142,7 @@ def _pooled(product: Product, pool: MaxPool) -> list[Layer] | None:
     return [replace(product, output=pool.output, pool=pool.window)]
 
 
-def _followed(earlier: Product | Add, later: Product) -> list[Layer] | None:
+def _followed(earlier: Product | Add | Multiply, later: Product) -> list[Layer] | None:
     """A layer and what scales its channels or keeps them within bounds."""
     finish = earlier.finish
     assert isinstance(finish, Bounds) and isinstance(later.finish, Bounds)
@@ -149,7 +150,7 @@ def _followed(earlier: Product | Add, later: Product) -> list[Layer] | None:
         both = _within(finish, later.finish)
         return [replace(earlier, output=later.output, finish=both)]
     scale, shift = later.weight.flatten(), later.bias
-    if isinstance(earlier, Add) or finish != Bounds():
+    if not isinstance(earlier, Product) or finish != Bounds():
         return None
     if earlier.pool != (1, 1) and not bool((scale > 0).all()):
         return None

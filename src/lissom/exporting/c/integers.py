@@ -173,12 +173,13 @@ def _in_integers(
     if isinstance(layer, Multiply):
         assert isinstance(layer.finish, Bounds)
         first, second = scales
-        products = torch.tensor([first.step * second.step])
+        products = torch.tensor([first.step * second.step], dtype=torch.float64)
         rescaled, output = _rescaled(products, layer.finish, found)
         return replace(layer, zeros=(first.zero, second.zero), finish=rescaled), output
     assert isinstance(layer, Add | Concat)
-    scale = scale_of(*found, max(x.step for x in scales) / 2)
-    multipliers = tuple(round(x.step / scale.step * 2**20) for x in scales)
+    steps = [times * x.step for times, x in zip(layer.multipliers, scales, strict=True)]
+    scale = scale_of(*found, max(map(abs, steps)) / 2)
+    multipliers = tuple(round(step / scale.step * 2**20) for step in steps)
     offsets = [-m * x.zero for m, x in zip(multipliers, scales, strict=True)]
     half = (scale.zero << 20) + (1 << 19)
     if isinstance(layer, Concat):
@@ -195,6 +196,7 @@ def _tabulated(
     """What it makes of each of 256 numbers."""
     output = scale_of(*found)
     numbers = layer.curve.function((torch.arange(256) - scale.zero) * scale.step)
+    numbers = numbers.nan_to_num(0.0)  # beyond what it was seen on, as roots of borders below 0
     table = torch.tensor([output.integer(x) for x in numbers.tolist()], dtype=torch.uint8)
     return replace(layer, table=table), output
 
@@ -264,7 +266,7 @@ def _in_16_bits(numbers: Tensor) -> Tensor:
 
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
-    scale = scale_of(*found, 2.0001 * float(sums.max()))
+    scale = scale_of(*found, max(1e-30, 2.0001 * float(sums.max())))
     multiplier = sums / scale.step * 2**32
     shift = max(0, math.floor(math.log2(float(multiplier.max()))) - 15)
     significant = (multiplier / 2**shift).round().clamp(1, 2**16 - 1).to(torch.int64)

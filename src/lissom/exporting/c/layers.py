@@ -1,5 +1,6 @@
 """What the C knows of a network: a list of layers on maps [height, width, channels]."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -214,16 +215,18 @@ class Pad(Layer):
     value: Tensor
 
     def compute(self, *inputs: Tensor) -> Tensor:
-        above, below, left, right = self.border
-        inner = F.pad(inputs[0], (0, 0, left, right, above, below), value=torch.nan)
-        return torch.where(inner.isnan(), self.value.to(inner.dtype), inner)
+        (x,) = inputs
+        above, _, left, _ = self.border
+        padded = self.value.to(x.dtype).expand(len(x), *self.output.shape).clone()
+        padded[:, above : above + x.shape[1], left : left + x.shape[2]] = x
+        return padded
 
 
 @dataclass(frozen=True, eq=False)
 class Add(Layer):
     """Σ multiplierᵢ·xᵢ + bias."""
 
-    multipliers: tuple[int, ...] = (1, 1)
+    multipliers: tuple[float, ...] = (1.0, 1.0)
     bias: int = 0
     finish: Finish = field(default_factory=Bounds)
 
@@ -259,6 +262,11 @@ class Curve:
     function: Callable[[Tensor], Tensor]
     formula: str
     numbers: Mapping[str, float]
+
+    @property
+    def calls(self) -> list[str]:
+        """Functions of the C library's math.h in the formula."""
+        return sorted(set(re.findall(r"\w+(?=\()", self.formula)))
 
 
 @dataclass(frozen=True, eq=False)

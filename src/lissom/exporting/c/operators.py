@@ -216,12 +216,21 @@ def _batch_norm(
     return _affine(reader, x, scale.reshape(sizes), shift.reshape(sizes))
 
 
+def _mapped(reader: Reader, x: View) -> View:
+    """The same on a map of its own shape."""
+    return View(reader.map(x), canonical(x.order.shape))
+
+
+def _all_of_a_map(reader: Reader, x: View) -> View:
+    """The same on a map of which it is all, so that nothing is computed that nobody reads."""
+    entries = torch.arange(x.value.entries)
+    return x if torch.equal(x.order.flatten().sort().values, entries) else _mapped(reader, x)
+
+
 def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
     """scale·x + shift, which broadcast to the shape of x: a 1×1 convolution of each channel."""
     one = (1, *x.order.shape)  # as constants see the activations: with a batch
-    if not torch.equal(x.order.flatten().sort().values, torch.arange(x.value.entries)):
-        value = reader.map(x)
-        x = View(value, canonical(x.order.shape))
+    x = _all_of_a_map(reader, x)
     height, width, channels = x.value.shape
     both = []
     for numbers in (scale, shift):
@@ -235,7 +244,10 @@ def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
         both.append(placed.reshape(height * width, channels))
     value = x.value
     if not all(torch.equal(numbers, numbers[:1].expand_as(numbers)) for numbers in both):
-        raise UnreadableError("numbers that differ by pixel")
+        mapped = _mapped(reader, x)
+        if mapped.value is value:
+            raise UnreadableError("numbers that differ by pixel")
+        return _affine(reader, mapped, scale, shift)  # channels that are pixels where they stand
     weight, bias = (numbers[0] for numbers in both)
     added = reader.add(
         Product,
@@ -249,6 +261,7 @@ def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
 
 
 def _bounded(reader: Reader, x: View, low: float, high: float) -> View:
+    x = _all_of_a_map(reader, x)
     height, width, channels = x.value.shape
     added = reader.add(
         Product,
@@ -297,25 +310,51 @@ def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
     return _bounded(reader, x, -inf if min is None else min, inf if max is None else max)
 
 
-def _activation(operator: Any, reader: Reader, x: View, *arguments: Any, **keywords: Any) -> View:
+def _activation(name: str, reader: Reader, x: View, *arguments: Any, **keywords: Any) -> View:
     """A function of each number, wherever it stands."""
+    x = _all_of_a_map(reader, x)
     height, width, channels = x.value.shape
-    curve = activations.curve(operator, arguments, keywords)
+    curve = activations.curve(name, arguments, keywords)
     added = reader.add(Activation, [x.value], (channels, height, width), curve=curve)
     return View(added.value, x.order)
 
 
-for _given, _operator in activations.operators().items():
-    rule(_given)(partial(_activation, _operator))
+for _operator, _name in activations.operators().items():
+    rule(_operator)(partial(_activation, _name))
+
+
+@rule(aten.pow.Tensor_Scalar)
+def _pow(reader: Reader, x: View, exponent: float) -> View:
+    names = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+    if exponent not in names:
+        raise UnreadableError(f"powers are of 2, 1/2, -1/2 or -1, and this is of {exponent}")
+    return _activation(names[exponent], reader, x)
 
 
 @rule(aten.prelu.default)
 def _prelu(reader: Reader, x: View, slopes: Tensor) -> View:
     if slopes.numel() == 1:
-        return _activation(aten.leaky_relu.default, reader, x, float(slopes))
-    slopes = slopes.reshape([-1, *[1] * (x.order.ndim - 1)])
-    below = _affine(reader, _bounded(reader, x, -inf, 0.0), slopes, torch.tensor(0.0))
-    return _add(reader, _bounded(reader, x, 0.0, inf), below)
+        return _activation("leaky_relu", reader, x, float(slopes))
+    below = slopes.reshape([-1, *[1] * (x.order.ndim - 1)]) - 1
+    return _add(
+        reader, x, _affine(reader, _bounded(reader, x, -inf, 0.0), below, torch.tensor(0.0))
+    )
+
+
+@rule(aten.glu.default)
+def _glu(reader: Reader, x: View, dim: int = -1) -> View:
+    dim %= x.order.ndim + 1
+    if not dim:
+        raise UnreadableError("it halves the batch")
+    half, other = (View(x.value, order) for order in x.order.chunk(2, dim - 1))
+    return _multiplied(reader, half, _activation("sigmoid", reader, other))
+
+
+@rule(aten.to.dtype, aten._to_copy.default)
+def _to(reader: Reader, x: View, dtype: torch.dtype | None = None, *_: Any, **__: Any) -> View:
+    if dtype is not None and not dtype.is_floating_point:
+        raise UnreadableError(f"activations are floats, and this makes them {dtype}")
+    return x
 
 
 @rule(aten.max_pool2d.default, aten.max_pool1d.default)
@@ -445,23 +484,27 @@ def _over_pixels(
 
 @rule(aten.add.Tensor, aten.add_.Tensor)
 def _add(reader: Reader, x: Any, y: Any, alpha: float = 1) -> View:
-    if not (isinstance(x, View) and isinstance(y, View)):
-        if isinstance(y, View):
-            return _affine(reader, y, torch.tensor(float(alpha)), torch.as_tensor(x))
-        return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y) * alpha)
-    if x.order.shape != y.order.shape:
-        raise UnreadableError("sums are of two tensors of one shape")
-    if alpha != 1:
-        y = _affine(reader, y, torch.tensor(float(alpha)), torch.tensor(0.0))
-    return _of_two(reader, Add, x, y)
+    if isinstance(x, View) and isinstance(y, View):
+        return _of_two(reader, Add, x, y, multipliers=(1.0, float(alpha)))
+    if isinstance(y, View):
+        return _affine(reader, y, torch.tensor(float(alpha)), torch.as_tensor(x))
+    return _affine(reader, x, torch.tensor(1.0), torch.as_tensor(y).double() * alpha)
 
 
-def _of_two(reader: Reader, kind: type[Layer], x: View, y: View) -> View:
-    """A layer on the entries of two tensors of one shape."""
+def _of_two(reader: Reader, kind: type[Layer], x: View, y: View, **more: Any) -> View:
+    """A layer on the entries of two tensors, of which each may have one entry for several."""
+    if x.order.ndim != y.order.ndim:
+        sizes = f"{list(x.order.shape)} and {list(y.order.shape)}"
+        raise UnreadableError(
+            f"two branches have as many dims as each other, and these are {sizes}"
+        )
+    orders = torch.broadcast_tensors(x.order, y.order)
+    x, y = (View(one.value, order) for one, order in zip((x, y), orders, strict=True))
+    x, y = (_all_of_a_map(reader, one) for one in (x, y))
     if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
-        x, y = (View(reader.map(view), canonical(view.order.shape)) for view in (x, y))
+        x, y = (_mapped(reader, one) for one in (x, y))
     height, width, channels = x.value.shape
-    added = reader.add(kind, [x.value, y.value], (channels, height, width))
+    added = reader.add(kind, [x.value, y.value], (channels, height, width), **more)
     return View(added.value, x.order)
 
 
@@ -484,29 +527,23 @@ def _mul(reader: Reader, x: Any, y: Any) -> View:
 
 
 def _multiplied(reader: Reader, x: View, y: View) -> View:
-    """A product of two branches, one of which may have one number for each channel."""
+    """A product of two branches; one that has a number for each channel stays as small."""
     if x.order.numel() < y.order.numel():
         x, y = y, x
-    if x.order.shape == y.order.shape:
-        return _of_two(reader, Multiply, x, y)
-    by_channel = (len(x.order), *[1] * (x.order.ndim - 1))
-    if y.order.shape != by_channel:
-        raise UnreadableError(
-            f"a product of {list(x.order.shape)} and {list(y.order.shape)}, which are neither of "
-            "one shape nor a map and a number for each of its channels"
-        )
-    values = [reader.map(x), reader.map(y)]
-    return reader.add(Multiply, values, x.order.shape)
+    shape = x.order.shape
+    if y.order.shape == (*shape[:1], *[1] * (len(shape) - 1)) != shape:
+        return reader.add(Multiply, [reader.map(x), reader.map(y)], shape)
+    return _of_two(reader, Multiply, x, y)
 
 
 @rule(aten.div.Tensor, aten.div_.Tensor)
 def _div(reader: Reader, x: Any, y: Any) -> View:
     if isinstance(y, View):
-        raise UnreadableError("a division by activations")
+        return _mul(reader, x, _activation("reciprocal", reader, y))
     return _affine(reader, x, 1 / torch.as_tensor(y).double(), torch.tensor(0.0))
 
 
-@rule(aten.neg.default)
+@rule(aten.neg.default, aten.neg_.default)
 def _neg(reader: Reader, x: View) -> View:
     return _affine(reader, x, torch.tensor(-1.0), torch.tensor(0.0))
 
@@ -515,9 +552,22 @@ def _neg(reader: Reader, x: View) -> View:
 def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
     if len(views_in(views)) != len(views):
         raise UnreadableError("constants beside activations")
-    if dim % (views[0].order.ndim + 1) != 1:
-        raise UnreadableError(f"concatenation along dim {dim}, and not along channels")
-    values = [reader.map(view) for view in views]
-    shape = (sum(view.order.shape[0] for view in views), *views[0].order.shape[1:])
+    place = dim % (views[0].order.ndim + 1) - 1
+    if place < 0:
+        raise UnreadableError("it puts examples beside one another")
+    first = [View(view.value, view.order.movedim(place, 0)) for view in views]
+    values = [reader.map(view) for view in first]
+    shape = (sum(len(view.order) for view in first), *first[0].order.shape[1:])
     n = len(values)
-    return reader.add(Concat, values, shape, multipliers=(1,) * n, biases=(0,) * n)
+    joined = reader.add(Concat, values, shape, multipliers=(1,) * n, biases=(0,) * n)
+    return View(joined.value, joined.order.movedim(0, place))
+
+
+@rule(aten.stack.default)
+def _stack(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
+    if len(views_in(views)) != len(views):
+        raise UnreadableError("constants beside activations")
+    dim %= views[0].order.ndim + 2
+    if not dim:
+        raise UnreadableError("it puts examples beside one another")
+    return _cat(reader, [View(view.value, view.order.unsqueeze(dim - 1)) for view in views], dim)

@@ -24,8 +24,8 @@ from lissom.exporting.c.views import (
 
 SUPPORTED = (
     "dense layers, convolutions in 1 or 2 dims, BatchNorm, ReLU and its bounded kin, max and "
-    "average pooling, activations by entry, sums and products of branches, concatenation of "
-    "channels, padding, and what only moves entries"
+    "average pooling, activations by entry, sums and products of branches, concatenation, "
+    "padding, and what only moves entries"
 )
 
 Rule = Callable[..., View]
@@ -95,6 +95,8 @@ class Reader:
         if node.target is operator.getitem or not views_in((args, kwargs)):
             target: Any = node.target  # computed from weights alone, or one of several outputs
             return target(*args, **kwargs)
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # of x.float()
+            return None
         try:
             require_unread(node, known)
             if node.target in MOVES:

@@ -63,11 +63,12 @@ def moved(operator: Any, args: Any, kwargs: Any) -> Any:
 MOVES = {
     *(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
     *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
-    *(aten.permute.default, aten.transpose.int, aten.movedim.int, aten.flip.default),
+    *(aten.permute.default, aten.transpose.int, aten.mT.default, aten.movedim.int),
+    *(aten.flip.default, aten.roll.default),
     *(aten.index_select.default, aten.index.Tensor, aten.slice.Tensor, aten.select.int),
-    *(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.narrow.default),
-    *(aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default),
-    *(aten.expand.default, aten.repeat.default),
+    *(aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int, aten.chunk.default),
+    *(aten.narrow.default, aten.contiguous.default, aten.clone.default, aten.alias.default),
+    *(aten.detach.default, aten.expand.default, aten.repeat.default),
     *(aten.channel_shuffle.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
 }
 
@@ -83,14 +84,22 @@ def require_unread(node: fx.Node, known: dict[fx.Node, Any]) -> None:
     written = [x for x, place in places if place.is_write and isinstance(x, fx.Node)]
     for view in (x for x in known if isinstance(known[x], View)):
         read_later = any(reader not in known and reader is not node for reader in view.users)
-        if read_later and any(_overlap(view, x, known) for x in written):
+        if read_later and any(_overlap(view, x) for x in written):
             raise UnreadableError(
                 f"it works in place on entries of {view.name}, which is read again later. Have it "
                 "give a new tensor"
             )
 
 
-def _overlap(one: fx.Node, other: fx.Node, known: dict[fx.Node, Any]) -> bool:
+def _overlap(*two: fx.Node) -> bool:
     """Whether two tensors of the graph have entries in one place of memory."""
-    memories = {x.meta["val"].untyped_storage()._cdata for x in (one, other)}
-    return len(memories) == 1 and bool(torch.isin(known[one].order, known[other].order).any())
+    one, other = (node.meta["val"] for node in two)
+    if one.untyped_storage()._cdata != other.untyped_storage()._cdata:
+        return False
+    return bool(torch.isin(_addresses(one), _addresses(other)).any())
+
+
+def _addresses(x: Tensor) -> Tensor:
+    """Where the entries of a tensor lie in its memory."""
+    memory = torch.arange(x.untyped_storage().nbytes() // x.element_size())
+    return memory.as_strided(x.shape, x.stride(), x.storage_offset())

@@ -1,4 +1,4 @@
-"""NAME.c and NAME.h: a network as C99 that needs nothing but <stdint.h>."""
+"""NAME.c and NAME.h: a network as C99 that includes nothing but <stdint.h>."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
 from lissom.exporting.c.kernels import Constant, Function, Run, cheapest, positions
-from lissom.exporting.c.layers import Gather, Layer, Network, Scale, Value, as_map
+from lissom.exporting.c.layers import Activation, Gather, Layer, Network, Scale, Value, as_map
 
 WIDTH = 100  # characters of a line
 
@@ -87,7 +87,8 @@ HEADER = Template("""\
 
 $layers
 
-   Flash: $flash bytes of constants, and code. RAM: ${NAME}_ARENA_BYTES, and some of the stack. */
+   Flash: $flash bytes of constants, and code. RAM: ${NAME}_ARENA_BYTES, and some of the
+   stack.$linked */
 
 #ifndef ${NAME}_H
 #define ${NAME}_H
@@ -123,6 +124,8 @@ void ${name}_infer_u8(const uint8_t *in, float *out, void *arena);
 def header(program: Program, name: str) -> str:
     """The text of NAME.h."""
     network, scale = program.network, program.network.scale
+    of_floats = [x for x in network.layers if isinstance(x, Activation) and x.table is None]
+    called = sorted({name for layer in of_floats for name in layer.curve.calls})
     integers = ""
     if scale is not None:
         meaning = (
@@ -143,6 +146,7 @@ def header(program: Program, name: str) -> str:
         output_shape=_by(network.shape),
         arena=max(program.arena.bytes, 1),
         integers=integers,
+        linked=f" Link with -lm: it calls {', '.join(called)}." if called else "",
     )
 
 

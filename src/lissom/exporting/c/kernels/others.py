@@ -1,6 +1,5 @@
 """Layers without weights, in int8 and float32."""
 
-import re
 from string import Template
 
 from lissom.exporting.c.kernels.arithmetic import (
@@ -225,10 +224,11 @@ def _activation(layer: Activation) -> Run:
         parameters="".join(f"float {number}, " for number in numbers),
         formula=layer.curve.formula,
     )
-    called = sorted(set(re.findall(r"\w+(?=\()", layer.curve.formula)))
-    needs = tuple(Function(f, f"float {f}(float x); /* of math.h */\n", 0) for f in called)
+    needs = tuple(
+        Function(f, f"float {f}(float x); /* of math.h */\n", 0) for f in layer.curve.calls
+    )
     function = Function(f"apply_{name}", text, 40, needs)
-    cycles = 100.0 if called else 15.0
+    cycles = 100.0 if needs else 15.0
     return Run(name, function, (*numbers.values(), entries, "{x}", "{y}"), cycles=cycles * entries)
 
 
