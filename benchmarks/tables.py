@@ -366,7 +366,11 @@ TABLES: dict[str, Callable[[], str]] = {
     **{study: partial(vgg_table, study) for study in (*vgg_tables.STUDIES[1:], "resnet20")},
     "vgg-bytes": vgg_bytes,
     "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
-    "vgg-nested": lambda: once_measured("curves-vgg-nested", curve_tables.shrunk),
+    **{
+        name: partial(once_measured, f"curves-{name}", curve_tables.shrunk)
+        for name in ("vgg-nested", "resnet20-nested", "modrec-nested-units")
+    },
+    "vgg-nested-weights": lambda: once_measured("curves-vgg-nested-weights", curve_tables.settings),
     **{
         f"{study}-speed": partial(once_measured, f"{study}-speed", runtime_table.shrunk)
         for study in ("vgg-modern", "vgg-full")
