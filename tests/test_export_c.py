@@ -138,25 +138,6 @@ def detected(x: Tensor) -> Tensor:
     return torch.cat([x[:, :2].sigmoid(), (0.2 * x[:, 2:4]).exp(), x[:, 4:].tanh()], dim=1)
 
 
-def test_logarithms_of_positive_numbers(tmp_path: Path) -> None:
-    """Answers to random numbers are not finite, those to the given ones are."""
-    torch.manual_seed(0)
-    x = torch.rand(16, 2, 6, 6) + 0.1
-    for later in (nn.Conv2d(2, 3, 3, padding=1), nn.MaxPool2d(2)):
-        net = Function(lambda x, later=later: later(x.log()))
-        assert lissom.export(net, x, tmp_path / "net.c").difference < 1e-5  # type: ignore[operator]
-        lissom.export(net, x, tmp_path / "net.c", int8=x, tolerance=0.03)
-
-
-@needs_gcc
-def test_the_header_says_what_is_linked(tmp_path: Path) -> None:
-    net, x = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.ELU()), torch.rand(5, 3)
-    lissom.export(net, x, tmp_path / "net.c")
-    assert "Link with -lm: it calls expm1f, tanhf." in (tmp_path / "net.h").read_text()
-    lissom.export(net, x, tmp_path / "net.c", int8=x)
-    assert "-lm" not in (tmp_path / "net.h").read_text()
-
-
 Case = tuple[nn.Module, tuple[int, ...]]
 KERNEL = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
 
@@ -480,6 +461,25 @@ def test_activations_are_those_of_torch(kind: str, int8: bool, tmp_path: Path) -
     steps = 0.02 if int8 else 1e-6  # of the range; a curve may be steep, as a root is at 0
     error = (found - expected).abs()
     assert float(error.mean()) <= steps * float(expected.max() - expected.min())
+
+
+def test_logarithms_of_positive_numbers(tmp_path: Path) -> None:
+    """Answers to random numbers are not finite, those to the given ones are."""
+    torch.manual_seed(0)
+    x = torch.rand(16, 2, 6, 6) + 0.1
+    for later in (nn.Conv2d(2, 3, 3, padding=1), nn.MaxPool2d(2)):
+        net = Function(lambda x, later=later: later(x.log()))
+        assert lissom.export(net, x, tmp_path / "net.c").difference < 1e-5  # type: ignore[operator]
+        lissom.export(net, x, tmp_path / "net.c", int8=x, tolerance=0.03)
+
+
+@needs_gcc
+def test_the_header_says_what_is_linked(tmp_path: Path) -> None:
+    net, x = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.ELU()), torch.rand(5, 3)
+    lissom.export(net, x, tmp_path / "net.c")
+    assert "Link with -lm: it calls expm1f, tanhf." in (tmp_path / "net.h").read_text()
+    lissom.export(net, x, tmp_path / "net.c", int8=x)
+    assert "-lm" not in (tmp_path / "net.h").read_text()
 
 
 @needs_gcc

@@ -45,7 +45,7 @@ FORMULAS: Mapping[str, str] = {
 GELU_BY_TANH = "0.5f * x * (1.0f + tanhf(0.797884561f * (x + 0.044715f * x * x * x)))"
 
 
-def curve(name: str, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] = {}) -> Curve:
+def curve(name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Curve:
     """What an operator of FORMULAS makes of each number, with its arguments behind the first."""
     operator = getattr(aten, name).default
     given = {x.name: x.default_value for x in operator._schema.arguments[1:]}

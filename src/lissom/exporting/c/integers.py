@@ -30,13 +30,14 @@ from lissom.exporting.c.layers import (
 )
 
 LARGEST_BIAS = 2**27  # of an int32, so that 2³¹ leaves 8 million steps of weights × 255
+TINY = 1e-30  # the finest step there is, also of what is always 0
 CODEBOOK = 16  # numbers, beside 0: codes of 4 bits
 
 
-def scale_of(low: float, high: float, least: float = 1e-30) -> Scale:
+def scale_of(low: float, high: float, least: float = 0.0) -> Scale:
     """The finest scale for numbers between low and high, and 0, with steps of at least `least`."""
     low, high = min(low, 0.0), max(high, 0.0)
-    step = max((high - low) / 255, least)
+    step = max((high - low) / 255, least, TINY)
     return Scale(step, min(round(-low / step), 255))
 
 
@@ -266,7 +267,7 @@ def _in_16_bits(numbers: Tensor) -> Tensor:
 
 def _rescaled(sums: Tensor, bounds: Bounds, found: tuple[float, float]) -> tuple[Rescaled, Scale]:
     """How sums in steps of their own become uint8; two of their steps are the finest there is."""
-    scale = scale_of(*found, max(1e-30, 2.0001 * float(sums.max())))
+    scale = scale_of(*found, 2.0001 * float(sums.max()))
     multiplier = sums / scale.step * 2**32
     shift = max(0, math.floor(math.log2(float(multiplier.max()))) - 15)
     significant = (multiplier / 2**shift).round().clamp(1, 2**16 - 1).to(torch.int64)

@@ -227,6 +227,14 @@ def _all_of_a_map(reader: Reader, x: View) -> View:
     return x if torch.equal(x.order.flatten().sort().values, entries) else _mapped(reader, x)
 
 
+def _by_entry(reader: Reader, kind: type[Layer], *views: View, **more: Any) -> View:
+    """A layer on entries that stand in one order in maps of one shape, and so do its outputs."""
+    height, width, channels = views[0].value.shape
+    values = [view.value for view in views]
+    added = reader.add(kind, values, (channels, height, width), **more)
+    return View(added.value, views[0].order)
+
+
 def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
     """scale·x + shift, which broadcast to the shape of x: a 1×1 convolution of each channel."""
     one = (1, *x.order.shape)  # as constants see the activations: with a batch
@@ -249,30 +257,28 @@ def _affine(reader: Reader, x: View, scale: Tensor, shift: Tensor) -> View:
             raise UnreadableError("numbers that differ by pixel")
         return _affine(reader, mapped, scale, shift)  # channels that are pixels where they stand
     weight, bias = (numbers[0] for numbers in both)
-    added = reader.add(
+    return _by_entry(
+        reader,
         Product,
-        [value],
-        (channels, height, width),
+        x,
         weight=weight[:, None, None, None].contiguous(),
         bias=bias.contiguous(),
         groups=channels,
     )
-    return View(added.value, x.order)
 
 
 def _bounded(reader: Reader, x: View, low: float, high: float) -> View:
     x = _all_of_a_map(reader, x)
-    height, width, channels = x.value.shape
-    added = reader.add(
+    channels = x.value.shape[2]
+    return _by_entry(
+        reader,
         Product,
-        [x.value],
-        (channels, height, width),
+        x,
         weight=torch.ones(channels, 1, 1, 1),
         bias=torch.zeros(channels),
         finish=Bounds(low, high),
         groups=channels,
     )
-    return View(added.value, x.order)
 
 
 @rule(
@@ -312,11 +318,8 @@ def _clamp(reader: Reader, x: View, min: Any = None, max: Any = None) -> View:
 
 def _activation(name: str, reader: Reader, x: View, *arguments: Any, **keywords: Any) -> View:
     """A function of each number, wherever it stands."""
-    x = _all_of_a_map(reader, x)
-    height, width, channels = x.value.shape
     curve = activations.curve(name, arguments, keywords)
-    added = reader.add(Activation, [x.value], (channels, height, width), curve=curve)
-    return View(added.value, x.order)
+    return _by_entry(reader, Activation, _all_of_a_map(reader, x), curve=curve)
 
 
 for _operator, _name in activations.operators().items():
@@ -503,9 +506,7 @@ def _of_two(reader: Reader, kind: type[Layer], x: View, y: View, **more: Any) ->
     x, y = (_all_of_a_map(reader, one) for one in (x, y))
     if not (torch.equal(x.order, y.order) and x.value.shape == y.value.shape):
         x, y = (_mapped(reader, one) for one in (x, y))
-    height, width, channels = x.value.shape
-    added = reader.add(kind, [x.value, y.value], (channels, height, width), **more)
-    return View(added.value, x.order)
+    return _by_entry(reader, kind, x, y, **more)
 
 
 @rule(aten.sub.Tensor, aten.sub_.Tensor)
@@ -550,8 +551,7 @@ def _neg(reader: Reader, x: View) -> View:
 
 @rule(aten.cat.default)
 def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
-    if len(views_in(views)) != len(views):
-        raise UnreadableError("constants beside activations")
+    _require_activations(views)
     place = dim % (views[0].order.ndim + 1) - 1
     if place < 0:
         raise UnreadableError("it puts examples beside one another")
@@ -565,9 +565,11 @@ def _cat(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
 
 @rule(aten.stack.default)
 def _stack(reader: Reader, views: Sequence[Any], dim: int = 0) -> View:
+    _require_activations(views)
+    dim %= views[0].order.ndim + 2
+    return _cat(reader, [View(view.value, view.order.unsqueeze(dim - 1)) for view in views], dim)
+
+
+def _require_activations(views: Sequence[Any]) -> None:
     if len(views_in(views)) != len(views):
         raise UnreadableError("constants beside activations")
-    dim %= views[0].order.ndim + 2
-    if not dim:
-        raise UnreadableError("it puts examples beside one another")
-    return _cat(reader, [View(view.value, view.order.unsqueeze(dim - 1)) for view in views], dim)
