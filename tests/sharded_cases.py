@@ -580,7 +580,7 @@ def saving_and_loading(mesh: Any, folder: Path) -> dict[Any, Any]:
 
 
 def saving_others(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
-    """LC and gates: trained on, and trained on from what was kept."""
+    """LC, also before its first L step, and gates: trained on, and on from what was kept."""
     import torch.distributed.checkpoint as dcp
 
     def made(name: str) -> Any:
@@ -592,10 +592,12 @@ def saving_others(mesh: Any, folder: Path) -> dict[Any, list[Tensor]]:
             return net, optimizer, lissom.gate(optimizer, net, {groups.of(net): L0(0.01)}, seed=1)
         chosen = {lissom.weights(net): TopK(fraction=0.1) + Codebook(2)}
         options = {"every": 2, "c_steps": 4, "metric": "adaptive"}
+        if name == "lc, not begun":
+            options |= {"start": 4, "mu": 1.0, "mu_factor": 1.1}
         return net, optimizer, lissom.lc(optimizer, chosen, **options)
 
     found = {}
-    for name in ("lc", "gates"):
+    for name in ("lc", "lc, not begun", "gates"):
         net, optimizer, method = made(name)
         steps(net, optimizer, 3)
         dcp.save(states(net, optimizer, method), checkpoint_id=folder / name)

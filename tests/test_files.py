@@ -4,10 +4,12 @@ import os
 import resource
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from path_cases import fit, path, same_weights, timeless
@@ -21,6 +23,8 @@ from lissom.report import write_curve_report
 from lissom.storage import (
     append_event,
     leftovers,
+    load_json,
+    load_state,
     load_tensors,
     read_events,
     replace,
@@ -233,6 +237,30 @@ def test_tensors_that_no_file_can_hold(tmp_path: Path, tensor: torch.Tensor, sai
     with pytest.raises(RunError, match=f"{file} cannot hold scale, a tensor {said}"):
         save_tensors({"scale": tensor}, file, "lissom test 1")
     assert not file.exists()
+
+
+class Own:
+    """What a user's optimizer may keep."""
+
+
+@pytest.mark.parametrize("bad", [Own(), Own, deque([1]), lambda: 0, {"x": [Own()]}])
+def test_states_that_could_not_be_read_again(tmp_path: Path, bad: object) -> None:
+    file = tmp_path / "file"
+    with pytest.raises(RunError, match=rf"{file} would hold what cannot be read again \(.+\)"):
+        save_state({"state": bad}, file, "lissom test 1")
+    assert not file.exists()
+
+
+def test_numbers_of_numpy_are_kept_as_numbers(tmp_path: Path) -> None:
+    given = {"lr": np.float32(0.5), "groups": [{"betas": (np.float64(0.9), np.int64(2))}]}
+    expected = {"lr": 0.5, "groups": [{"betas": (0.9, 2)}]}
+    save_state(given, tmp_path / "state", "lissom test 1")
+    found = load_state(tmp_path / "state", "lissom test 1")
+    save_json(given, tmp_path / "json", "lissom test 1")
+    as_lists = {"lr": 0.5, "groups": [{"betas": [0.9, 2]}]}
+    assert found == expected and load_json(tmp_path / "json", "lissom test 1").items() >= (
+        as_lists.items()
+    )
 
 
 def test_what_is_read_are_the_numbers_that_were_seen(tmp_path: Path) -> None:

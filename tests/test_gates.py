@@ -1172,6 +1172,8 @@ def test_draws_by_example_need_the_batch_first() -> None:
         net.fc(numbers(4, 6))
     with pytest.raises(GateError, match=r"drew for 4 examples.*first dim"):
         net(numbers(4, 3, 6))
+    with pytest.raises(GateError, match=r"for each example of a batch, .* without a tensor"):
+        net(torch.tensor(1.0))
     assert_clean(net)
 
 

@@ -96,6 +96,12 @@ def test_slope_is_the_difference_of_a_halving(
     assert slope(sizes, errors, at) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+def test_slope_between_nothing_and_a_single_weight() -> None:
+    """An empty network counts as half a weight: below 1 the last straight line goes on to it."""
+    slopes = [slope([100, 50, 0], [0.1, 0.2, 0.9], at) for at in (1, 0.5, 0.3, 0.1, 0)]
+    assert slopes == pytest.approx([slopes[0]] * 5)
+
+
 def test_slope_of_a_straight_line_is_the_same_everywhere() -> None:
     sizes, errors = [64, 16, 8, 1], [0.0, 0.2, 0.3, 0.6]  # 0.1 for each halving
     for at in (64, 40, 16, 9, 2, 1):

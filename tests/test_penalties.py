@@ -6,6 +6,7 @@ The objectives are written out here in NumPy, so that `value` is tested and not 
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -580,8 +581,11 @@ def test_impossible_numbers_are_quoted(
         ({"count": -1}, "TopK needs a count ≥ 0, got -1"),
         ({"count": -1.0}, r"TopK needs a count ≥ 0, got -1\.0"),
         ({"count": 0.02}, r"counts whole groups, got 0\.02; .* TopK\(fraction=0\.02\)"),
-        ({"count": math.inf}, "counts whole groups, got inf"),
-        ({"count": math.nan}, "counts whole groups, got nan"),
+        ({"count": np.float32(0.02)}, r"counts whole groups, got .*0\.02"),
+        ({"count": np.float16(2.5)}, r"counts whole groups, got .*2\.5"),
+        ({"count": Fraction(1, 2)}, r"counts whole groups, got Fraction\(1, 2\)"),
+        ({"count": math.inf}, "TopK needs a count ≥ 0, got inf"),
+        ({"count": math.nan}, "TopK needs a count ≥ 0, got nan"),
         ({"fraction": 1.5}, r"a fraction from 0 to 1, got 1\.5"),
     ],
 )

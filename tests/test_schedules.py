@@ -173,3 +173,4 @@ def test_a_schedule_can_be_pickled(shape: Shape) -> None:
     schedule = shape(1, 0.1, 10).then(shape(0.1, 1, 5))
     again = pickle.loads(pickle.dumps(schedule))
     assert [again(n) for n in range(16)] == [schedule(n) for n in range(16)]
+    assert again == schedule

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from products import pairwise, sampled
@@ -47,7 +48,7 @@ from lissom.groups import columns
 from lissom.methods import Method, Options, methods_on
 from lissom.models import henrikson
 from lissom.schedules import cubic, linear
-from lissom.training import Augment, Count, Evaluation, Part, loss_and_error
+from lissom.training import Augment, Count, Evaluation, Part, Score, Task, loss_and_error
 
 
 def test_learns_the_digits() -> None:
@@ -225,6 +226,21 @@ def test_early_stopping_takes_the_best_on_validation_data() -> None:
     assert len(events) == best + 1 + 4 < 60
     entropy, wrong = loss_and_error(made.model, data.valid_x, data.valid_y)
     assert (wrong, entropy) == keys[best]
+
+
+def test_a_score_that_is_no_number_at_first_is_none_to_be_beaten() -> None:
+    """As precision is where nothing is found yet."""
+    scores = iter([float("nan"), float("nan"), 0.4, 0.2, 0.3, 0.3, 0.3, 0.1])
+    data = blobs(noise=1.5, valid=30)
+    assert data.valid_y is not None
+    held_out = len(data.valid_y)
+
+    def score(outputs: Tensor, targets: Tensor) -> float:
+        return next(scores) if len(targets) == held_out else 0.5
+
+    task = Task(score=Score(score))
+    chosen, events, _ = early(data, epochs=8, patience=3, task=task)
+    assert (chosen.epoch, len(events)) == (4, 7)
 
 
 def test_the_test_set_decides_nothing() -> None:
@@ -848,6 +864,54 @@ def diverging(net: nn.Module, out: Path, at: int, epochs: int = 4) -> Trainer:
     factor = linear(1, 1, at).then(linear(1e38, 1e38, 1))
     optimizer = SGD(net.parameters(), lr=0.1)
     return trainer(net, optimizer=optimizer, epochs=epochs, out=out, lr_factor=factor)
+
+
+NUMPY: dict[str, Callable[[nn.Module], tuple[Optimizer, dict[str, Any]]]] = {
+    "learning rate": lambda net: (SGD(net.parameters(), lr=np.logspace(-1, 0, 3)[0]), {}),
+    "in 32 bits": lambda net: (SGD(net.parameters(), lr=np.float32(0.1)), {}),
+    "betas": lambda net: (Adam(net.parameters(), betas=(np.float64(0.8), np.float64(0.9))), {}),
+    "schedule": lambda net: (
+        SGD(net.parameters(), lr=0.1),
+        {"lr_factor": linear(np.float64(1), np.float64(0.1), 3 * STEPS)},
+    ),
+    "epochs": lambda net: (
+        SGD(net.parameters(), lr=0.1),
+        {"epochs": np.int64(3), "batch_size": np.int64(16), "patience": np.int64(3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_a_run_with_numbers_of_numpy_can_be_resumed(tmp_path: Path, name: str) -> None:
+    """A checkpoint with NumPy's numbers is one that torch would not read."""
+
+    def made(out: Path | None, **more: Any) -> tuple[nn.Module, Trainer]:
+        net = dense()
+        optimizer, options = NUMPY[name](net)
+        data = blobs(valid=8)
+        return net, trainer(net, data, optimizer=optimizer, out=out, **{**options, **more})
+
+    straight, one = made(None)
+    one.fit()
+    _, first = made(tmp_path, report=kill("evaluation", 2))
+    with pytest.raises(Killed):
+        first.fit()
+    resumed, again = made(tmp_path)
+    again.resume()
+    again.fit()
+    assert same(state(resumed), state(straight))
+
+
+def test_what_no_checkpoint_can_keep_is_told_at_the_first(tmp_path: Path) -> None:
+    net = dense()
+    optimizer = SGD([{"params": net.parameters(), "owner": Own()}], lr=0.1)
+    with pytest.raises(RunError, match=r"cannot be read again \(.*Own\): a state is made of"):
+        trainer(net, optimizer=optimizer, out=tmp_path).fit()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+class Own:
+    """What somebody keeps beside the options of an optimizer."""
 
 
 @pytest.mark.parametrize("at", [2 * STEPS, 3 * STEPS - 1], ids=["first step", "last step"])

@@ -6,7 +6,8 @@
     tiles(net, "4x4")  # GroupError: tiles: shape is 2 whole numbers, got '4x4'
 
 An annotation says what kind of thing is meant, and is written anyway; so the kind is checked, and
-put into words, here and nowhere else. What a number may be, or a text, the function knows.
+put into words, here and nowhere else. What a number may be, or a text, the function knows. It is
+given Python's numbers where the caller has NumPy's.
 """
 
 import inspect
@@ -22,6 +23,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    TypeGuard,
     TypeVar,
     Union,
     cast,
@@ -56,6 +58,8 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
         def checking(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():  # the tracer warns of what is cached here
                 return function(*args, **kwargs)
+            args = tuple(map(as_python, args))
+            kwargs = {name: as_python(value) for name, value in kwargs.items()}
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError:  # one too many or too few; Python says which
@@ -73,6 +77,11 @@ def as_annotated(error: type[LissomError], *own: str) -> Callable[[Function], Fu
         return cast(Function, checking)
 
     return decorate
+
+
+def as_python(value: Any) -> Any:
+    """A NumPy number as Python's, which torch and JSON take everywhere; all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_fields(made: Any, error: type[LissomError], of: type[Any] | None = None) -> None:
@@ -151,14 +160,19 @@ def fits(value: Any, hint: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)  # a Protocol is runtime_checkable
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number within a float's range, or NaN or infinite."""
+    return fits(value, float)
+
+
 def whole(value: object, *, least: int) -> bool:
     """Whether a value is a whole number, `least` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return is_number(value) and fits(value, int) and value >= least
 
 
 def positive(value: object) -> bool:
     """Whether a value is a finite number above 0."""
-    return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
+    return is_number(value) and 0 < value <= sys.float_info.max
 
 
 def _is_real(value: object) -> bool:

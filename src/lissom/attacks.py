@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated, whole
+from lissom.arguments import as_annotated, is_number, whole
 from lissom.errors import AttackError, nearest
 from lissom.running import Inputs, evaluating, run
 
@@ -268,7 +268,7 @@ def _check(x: Tensor, y: Tensor, radius: float, clip: Clip, batch_size: int) -> 
             f"y holds a class ≥ 0 for each of {len(x)} inputs, int64 [{len(x)}], got "
             f"{list(y.shape)} of {y.dtype}"
         )
-    if not isinstance(radius, int | float) or not 0 <= radius < math.inf:
+    if not is_number(radius) or not 0 <= radius < math.inf:
         raise AttackError(f"a radius is a number ≥ 0 in the units of x, got {radius!r}")
     if not whole(batch_size, least=1):
         raise AttackError(f"batch_size is a whole number ≥ 1, got {batch_size!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated, fits, shown, whole
+from lissom.arguments import as_annotated, fits, is_number, shown, whole
 from lissom.errors import EnsembleError
 from lissom.measuring import measure
 from lissom.running import Inputs, evaluating, run
@@ -127,7 +127,7 @@ def best_of(
     """
     members = Ensemble(networks)
     check_labelled(x, y, EnsembleError)
-    if not isinstance(strength, int | float) or not 0 <= strength < math.inf:
+    if not is_number(strength) or not 0 <= strength < math.inf:
         raise EnsembleError(f"strength is a number λ ≥ 0, got {strength!r}")
     costs = []
     for member in members.members:

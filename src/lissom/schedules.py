@@ -7,7 +7,6 @@ A schedule is a function of a step n = 0, 1, 2, …; every number of a penalty m
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 from lissom.arguments import as_annotated, check_fields, fits, shown
@@ -87,7 +86,7 @@ def exponential(start: float, end: float, steps: int) -> Schedule:
         )
     if start == end:
         return linear(start, end, steps)
-    return Schedule(start, end, steps, partial(_exponential, end / start))
+    return Schedule(start, end, steps, _Exponential(end / start))
 
 
 @as_annotated(LissomError, "steps")
@@ -121,7 +120,7 @@ def multistep(start: float, gamma: float, milestones: Sequence[int]) -> Schedule
     return schedule
 
 
-# Functions with names, so that what has a schedule can be pickled.
+# Shapes with names, so that what has a schedule can be pickled and compared.
 
 
 def _linear(x: float) -> float:
@@ -132,9 +131,13 @@ def _cubic(x: float) -> float:
     return 1 - (1 - x) ** 3
 
 
-def _exponential(ratio: float, x: float) -> float:
-    value: float = (ratio**x - 1) / (ratio - 1)
-    return value
+@dataclass(frozen=True)
+class _Exponential:
+    ratio: float
+
+    def __call__(self, x: float) -> float:
+        value: float = (self.ratio**x - 1) / (self.ratio - 1)
+        return value
 
 
 def _cosine(x: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lissom.arguments import as_annotated, shown, whole
+from lissom.arguments import as_annotated, is_number, shown, whole
 from lissom.compressions.compressions import Compression, require_finite
 from lissom.compressions.forms import Dense, Factors, Form
 from lissom.errors import CompressionError
@@ -118,7 +118,7 @@ class RankSelection(Factorization):
 
     def __post_init__(self) -> None:
         for name, number in (("alpha", self.alpha), ("cost", self.cost)):
-            if not isinstance(number, int | float) or not 0 <= number < math.inf:
+            if not is_number(number) or not 0 <= number < math.inf:
                 raise CompressionError(
                     f"RankSelection needs a finite {name} ≥ 0, got {shown(number)}"
                 )

@@ -190,7 +190,7 @@ class Constants:
         before = self.get(base)
         if value is None or before is None or places is None:
             return None
-        written, covered = torch.full((before.numel(),), NAN).to(value), before.new_zeros(())
+        written = torch.full((before.numel(),), NAN).to(value)
         covered = torch.zeros(before.numel(), dtype=torch.bool)
         covered[places], written[places] = True, value
         covered, written = covered.view(before.shape), written.view(before.shape)

@@ -146,8 +146,7 @@ def path(
     check_functions(fit=fit, make_model=make_model, error=error)
     if test is not None:
         check_functions(test=test)
-    check_counts(points=points, seeds=seeds, jobs=jobs)
-    check_counts(round_to=round_to)
+    check_counts(points=points, seeds=seeds, jobs=jobs, round_to=round_to)
     check_executor(executor, jobs, out)
     check_flags(inputs=inputs, cuts=cuts, retry_failed=retry_failed)
     runtime = check_latency(latency)

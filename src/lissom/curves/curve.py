@@ -13,7 +13,7 @@ from weakref import finalize
 
 from torch import Tensor, nn
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, is_number, shown
 from lissom.curves import front as fronts
 from lissom.curves.cutting import Whole, order_in
 from lissom.curves.placing import Plan
@@ -271,7 +271,7 @@ class Curve:
             seed: whose training it is cut from.
             batches: training inputs, where BatchNorm's running statistics have to be made anew:
                 those of the training are of networks of all sizes.
-            **budget: nonzeros, weights, macs, bytes or bits.
+            **budget: nonzeros, weights, macs, bytes, bits or coded.
 
         Raises:
             PathError: if the dense point left no order, no cut is so small, or what the networks
@@ -541,8 +541,8 @@ def _size(at: "Setting | Point | Knee | float", axis: str) -> float:
     raise PathError(f"a slope is asked for at a setting, a point or a size, got {at!r}")
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _is_number(value: object) -> TypeGuard[float]:
+    return is_number(value) and value == value
 
 
 def _listed(settings: Sequence[Setting]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 def halvings(size: float) -> float:
     """x = log₂ size: how many halvings leave a single weight; −1 for nothing at all."""
-    return math.log2(size) if size > 0 else -1.0
+    return math.log2(max(size, 0.5))
 
 
 def log2_errors(errors: Sequence[float], least: float | None = None) -> list[float]:

@@ -178,7 +178,6 @@ def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None,
     save(small, to / SMALL)
     try:
         save_state({"state": state}, to / STATE, STATE_KIND)
-        state_in(to)  # what cannot be read again must fail here, not at the next point
     except StorageError:
         raise
     except Exception as error:  # pickle and torch raise many types

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lissom.arguments import as_annotated
+from lissom.arguments import as_annotated, is_number
 from lissom.data.dataset import stratified_choice
 from lissom.data.files import ENVIRONMENT_VARIABLE, as_labels, check_folder, named_folder
 from lissom.data.rml import CLASSES, SAMPLES, Vectors, read_npz, read_vectors
@@ -114,13 +114,13 @@ def load_modrec(
 
 
 def _check_options(snr_min: object, am_ssb: object, split: object, test_fraction: object) -> None:
-    if not isinstance(snr_min, int | float) or not math.isfinite(snr_min):
+    if not is_number(snr_min) or not math.isfinite(snr_min):
         raise DataError(f"snr_min is a number of dB, such as -4, got {snr_min!r}")
     if am_ssb not in ("noise", "true"):
         raise DataError(f"am_ssb is 'noise', as published, or 'true', got {am_ssb!r}")
     if split not in (None, "run", "cell"):
         raise DataError(f"split is 'run', 'cell' or None, got {split!r}")
-    if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
+    if not is_number(test_fraction) or not 0 < test_fraction < 1:
         raise DataError(f"test_fraction is a number 0 < f < 1, got {test_fraction!r}")
 
 

@@ -51,7 +51,8 @@ class Groups:
     @as_annotated(GroupError, "choices")
     def without(self, *choices: Choice) -> "Groups":
         """The groups of the layers that match none of the choices (see `only`)."""
-        left = [block for block in self.blocks if block not in self._matched(choices)]
+        matched = self._matched(choices)
+        left = [block for block in self.blocks if block not in matched]
         if not left:
             raise GroupError(f"without({_quoted(choices)}) leaves no {self.kind} at all")
         return Groups(self.kind, left)

@@ -538,7 +538,7 @@ class Method(metaclass=_MadeFirst):
             return
         if self.step > self.options.start:
             if self.has_loss_term:
-                self._notice_missing_penalty()
+                self._require_penalty_in_loss()
             self.after_step()
             self._watch.look_at_layers_now_and_then()
         end = self.options.finalize_at
@@ -575,8 +575,8 @@ class Method(metaclass=_MadeFirst):
         self._in_loss = True
         self.penalty_was_in_the_loss()
 
-    def _notice_missing_penalty(self) -> None:
-        """Tell a loop in which the penalty is missing."""
+    def _require_penalty_in_loss(self) -> None:
+        """Refuse a loop in which the penalty is missing."""
         self._steps_without = 0 if self._in_loss else self._steps_without + 1
         self._in_loss = False
         if self._steps_without >= FORGOTTEN:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lissom.arguments import positive, shown, whole
+from lissom.arguments import is_number, positive, shown, whole
 from lissom.errors import MethodError
 from lissom.groups import Groups, Partition
 from lissom.methods.method import Method
@@ -408,7 +408,7 @@ def _check_trained(fraction: object, options: NestedOptions, what: str) -> None:
     Raises:
         MethodError: naming the smallest that some do.
     """
-    if isinstance(fraction, int | float) and fraction < options.smallest:
+    if is_number(fraction) and fraction < options.smallest:
         raise MethodError(
             f"sizes down to smallest={options.smallest:g} of the groups are trained, and "
             f"{what} is below it: train smaller ones too, or cut at a larger one"

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from lissom.arguments import as_annotated, fits, hints_of, misfit, shown, whole
+from lissom.arguments import as_annotated, as_python, fits, hints_of, misfit, shown, whole
 from lissom.errors import LissomError, MethodError, nearest
 
 STEPS = "optimizer steps"
@@ -105,7 +105,7 @@ def make_options(
     for name, field in known.items():
         if name not in given and field.default is field.default_factory is MISSING:
             raise error(f"option {name!r} has to be given", field=name)
-    return cls(**given)
+    return cls(**{name: as_python(value) for name, value in given.items()})
 
 
 def check_words(options: Any, error: type[LissomError] = MethodError) -> None:

@@ -39,8 +39,7 @@ def require_known_parts(blocks: Iterable[Partition], method: str, *, shards: boo
             raise MethodError(
                 f"{cut[0]} is sharded over processes, as by fully_shard or tensor parallelism, and "
                 f"method {method!r} would see one shard of it; 'proximal', 'lc', 'gates' and "
-                f"'subgradient' know shards. "
-                f"{WHAT_WORKS}"
+                f"'subgradient' know shards. {WHAT_WORKS}"
             )
         if block.run is not None and any(m.shard and m.shard.dims - {0} for m in block.members):
             raise MethodError(

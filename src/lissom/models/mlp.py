@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from lissom.arguments import shown, whole
+from lissom.arguments import is_number, shown, whole
 from lissom.errors import LissomError, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -40,7 +40,7 @@ def mlp(
             f"mlp needs at least two widths, each a whole number ≥ 1, from inputs to outputs, "
             f"such as [784, 300, 100, 10]; got {shown(widths)}"
         )
-    if not isinstance(input_dropout, int | float) or not 0 <= input_dropout < 1:
+    if not is_number(input_dropout) or not 0 <= input_dropout < 1:
         raise LissomError(f"input_dropout is a probability 0 ≤ p < 1, got {shown(input_dropout)}")
     if isinstance(activation, str) and activation not in ACTIVATIONS:
         what = f"activation is one of {', '.join(ACTIVATIONS)}, got {activation!r}."

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from lissom.arguments import shown, whole
+from lissom.arguments import is_number, shown, whole
 from lissom.errors import LissomError
 
 
@@ -69,7 +69,7 @@ def _radio(
     for key, size in sizes:
         if not whole(size, least=1):
             raise LissomError(f"{name} needs {key} as whole numbers ≥ 1, got {shown(size)}")
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    if not is_number(dropout) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     first, second = kernels
     layers: OrderedDict[str, nn.Module] = OrderedDict(

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, is_number, shown
 from lissom.errors import LissomError
 from lissom.models.residual import stages, start_as_he
 from lissom.models.sizes import require_whole
@@ -90,7 +90,7 @@ def resnet(
         raise LissomError(
             f"a residual network of this kind has a depth of 8, 14, 20, 26, …, got {shown(depth)}"
         )
-    if not isinstance(width, int | float) or not 0 < width < float("inf"):
+    if not is_number(width) or not 0 < width < float("inf"):
         raise LissomError(f"resnet needs a width > 0, such as 0.5, got {shown(width)}")
     first, *_ = widths = [max(1, round(width * size)) for size in STAGES]
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from lissom.arguments import as_annotated, shown
+from lissom.arguments import as_annotated, is_number, shown
 from lissom.errors import LissomError
 from lissom.models.sizes import require_whole
 
@@ -44,7 +44,7 @@ def vgg(
     Source: A. Formanek & D. Hadházi, section 4.
     """
     require_whole("vgg", classes=classes, channels=channels)
-    if not isinstance(width, int | float) or not 0 < width < float("inf"):
+    if not is_number(width) or not 0 < width < float("inf"):
         raise LissomError(f"vgg needs a width > 0, such as 0.5 for half of it, got {shown(width)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     convolutions = pools = 0

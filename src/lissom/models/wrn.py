@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lissom.arguments import as_annotated, shown, whole
+from lissom.arguments import as_annotated, is_number, shown, whole
 from lissom.errors import LissomError
 from lissom.models.normalize import Normalize
 from lissom.models.residual import stages, start_as_he
@@ -89,7 +89,7 @@ def wide_resnet(
         raise LissomError(
             f"a wide residual network has a depth of 10, 16, 22, 28, …, got {shown(depth)}"
         )
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    if not is_number(dropout) or not 0 <= dropout < 1:
         raise LissomError(f"dropout is a probability 0 ≤ p < 1, got {shown(dropout)}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if mean is not None and std is not None:

@@ -77,13 +77,13 @@ class TopK(Penalty):
                 f"TopK needs a count or a fraction: TopK(5000) or TopK(fraction=0.02); got "
                 f"count={self.count!r}, fraction={self.fraction!r}"
             )
-        if isinstance(self.count, float) and not self.count.is_integer():
-            raise PenaltyError(
-                f"TopK counts whole groups, got {self.count!r}; a fraction of them is "
-                f"TopK(fraction={self.count!r})"
-            )
         if not isinstance(self.count, Schedule | None):
             check_number("TopK needs a count ≥ 0", self.count, single=True)
+            if self.count % 1:
+                raise PenaltyError(
+                    f"TopK counts whole groups, got {self.count!r}; a fraction of them is "
+                    f"TopK(fraction={self.count!r})"
+                )
         if not isinstance(self.fraction, Schedule | None):
             check_number("TopK needs a fraction from 0 to 1", self.fraction, single=True)
             if self.fraction > 1:

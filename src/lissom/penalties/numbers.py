@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lissom.arguments import fits, shown, why_odd
+from lissom.arguments import fits, is_number, shown, why_odd
 from lissom.errors import PenaltyError
 from lissom.schedules import Schedule
 
@@ -42,7 +42,7 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
                     f"{list(tensor.shape)}, has negative, NaN or infinite ones"
                 )
         return
-    if not fits(number, float) or not 0 <= float(number) < math.inf:  # type: ignore[arg-type]
+    if not is_number(number) or not 0 <= float(number) < math.inf:
         raise PenaltyError(f"{name}, got {shown(number)}")
 
 

@@ -168,16 +168,16 @@ class RecipePath:
         if method is not None:
             method.warm_start(None if start.state is None else start.state["optimizer"])
         cut = method is not None and method.cuts and not untrained
-        if start.folder is not None and (start.folder / "checkpoint.pt").exists():
-            trainer.resume()
-        elif method is not None and cut and fine_tune:
-            method.finalize()
         if cut and not fine_tune:
             trainer.deliver()
             if start.folder is not None:  # as training would leave there
                 found = evaluate_all(net, self.data, 0, self.task)
                 save_events([found.to_dict()], start.folder / "events.jsonl")
         else:
+            if start.folder is not None and (start.folder / "checkpoint.pt").exists():
+                trainer.resume()
+            elif method is not None and cut:
+                method.finalize()
             trainer.fit()
         state = {"strength": strength, "optimizer": trainer.optimizer.state_dict()}
         if method is not None and method.cuts and strength is None:

@@ -72,8 +72,6 @@ def shrink(
         LissomError: if an option has an impossible value, or the model is random.
     """
     _check_options(model, round_to, in_place, as_graph)
-    if select not in (True, False):
-        raise LissomError(f"select is True or False, got {select!r}")
     if in_place:
         _check_in_place(model)
     if select and as_graph:
@@ -174,8 +172,6 @@ def _check_options(model: nn.Module, round_to: int, in_place: bool, as_graph: bo
         )
     if not whole(round_to, least=1):
         raise LissomError(f"round_to is a whole number of units, 1 or more; got {round_to!r}")
-    if as_graph not in (True, False, None):
-        raise LissomError(f"as_graph is True, False or None, got {as_graph!r}")
     if in_place and as_graph:
         raise LissomError(
             "in_place=True cuts the model itself and as_graph=True makes another module of it: "

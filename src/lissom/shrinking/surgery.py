@@ -63,7 +63,10 @@ class Surgery:
     reads: dict[str, Tensor] = field(default_factory=dict)
 
     def after(self, first: "Surgery | None") -> "Surgery":
-        """Both operations as one on the module before the first."""
+        """Both operations as one on the module before the first, for saving what they leave.
+
+        It says which shapes are left; numbers that the first added to biases are not in it.
+        """
         if first is None:
             return self
         keep = {name: dict(dims) for name, dims in first.keep.items()}

@@ -15,6 +15,7 @@ from zlib import crc32
 
 from pydantic import TypeAdapter, ValidationError
 
+from lissom.arguments import as_python
 from lissom.errors import RunError
 
 FORMAT, CHECKSUM = "format", "crc32"
@@ -24,8 +25,15 @@ T = TypeVar("T")
 
 def sealed(record: Mapping[str, Any], kind: str, start: int = 0) -> dict[str, Any]:
     """A record with what it is and its checksum, which goes on from that of the tensors."""
-    named = {FORMAT: kind, **record}
+    named = plain({FORMAT: kind, **record})
     return {**named, CHECKSUM: _checksum(named, start)}
+
+
+def plain(value: Any) -> Any:
+    """The same with Python's numbers for NumPy's, as those of a grid of learning rates are."""
+    if type(value) is dict:
+        return {as_python(key): plain(each) for key, each in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else as_python(value)
 
 
 def opened(record: Any, where: str, kinds: tuple[str, ...], start: int = 0) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Nested tensors and plain values, such as the state of an optimizer, in torch's own format."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,29 @@ from zlib import crc32
 import torch
 
 from lissom.errors import RunError
-from lissom.storage.formats import FORMAT, opened
+from lissom.storage.formats import FORMAT, opened, plain
 from lissom.storage.reading import content_of
 from lissom.storage.replacing import replace
 
 
 def save_state(state: dict[str, Any], path: Path, kind: str) -> None:
-    """Write a state of a kind such as "lissom checkpoint 1"."""
+    """Write a state of a kind such as "lissom checkpoint 1"; NumPy's numbers become Python's.
+
+    Raises:
+        RunError: for what `load_state` would not read, before anything is written.
+    """
     content = BytesIO()
-    torch.save({FORMAT: kind, **state}, content)
+    try:
+        torch.save({FORMAT: kind, **plain(state)}, content)
+        content.seek(0)
+        torch.load(content, map_location="meta", weights_only=True)  # which reads no tensors
+    except Exception as error:  # pickle and torch raise many types
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = found[1] if found else str(error).splitlines()[0]
+        raise RunError(
+            f"{path} would hold what cannot be read again ({why}): a state is made of tensors and "
+            "plain values, which are numbers, words, lists and dicts"
+        ) from error
     body = content.getvalue()[:-2] + len(_seal(b"")).to_bytes(2, "little")
     replace(path, body + _seal(body))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lissom.arguments import first_misfit
+from lissom.arguments import first_misfit, is_number
 from lissom.errors import RunError
 from lissom.methods import Method
 from lissom.storage import load_state, mismatch, save_state
@@ -205,7 +205,7 @@ def _alike(own: object, found: object) -> bool:
 def _is_number(value: object) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number(value)
 
 
 def _after_the_end(

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lissom.arguments import positive, whole
+from lissom.arguments import is_number, positive, whole
 from lissom.errors import MethodError, RunError
 from lissom.methods import Method, Options
 from lissom.methods.optimizers import stepping_optimizer
@@ -110,7 +110,7 @@ class TrainOptions:
                     field=name,
                 )
         decay = self.average_decay
-        if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 <= decay < 1:
+        if not is_number(decay) or not 0 <= decay < 1:
             what = f"average_decay is in [0, 1), got {self.average_decay!r}"
             raise RunError(what, field="average_decay")
         if self.lr_factor is not None and not callable(self.lr_factor):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.arguments import is_number
 from lissom.errors import RunError
 from lissom.training.augment import Augment
 from lissom.training.evaluation import logits_of
@@ -88,9 +89,9 @@ def check_distillation(alpha: object, temperature: object) -> None:
     Raises:
         RunError: quoting it.
     """
-    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+    if not is_number(alpha) or not 0 <= alpha <= 1:
         raise RunError(f"a teacher's alpha is in [0, 1], got {alpha!r}", field="alpha")
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+    if not is_number(temperature) or not 0 < temperature < float("inf"):
         what = f"a teacher's temperature is above 0, got {temperature!r}"
         raise RunError(what, field="temperature")
 

@@ -365,7 +365,8 @@ class Trainer:
 
     def _note_if_best(self, found: Evaluation, event: dict[str, Any]) -> None:
         assert found.valid is not None  # checked before
-        key = [found.valid.error, found.valid.loss]
+        judged = (found.valid.error, found.valid.loss)
+        key = [math.inf if math.isnan(x) else x for x in judged]  # NaN would be below nothing
         if self._best is None or key < self._best["key"]:
             model = copy.deepcopy(self.model.state_dict())
             self._best = {"key": key, "event": event, "model": model, "waited": 0}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.arena import Arena, planned
-from lissom.exporting.c.kernels import Constant, Function, Run, cheapest, positions
+from lissom.exporting.c.kernels import Constant, Function, Run, cheapest, in_few_bytes
 from lissom.exporting.c.layers import Activation, Gather, Layer, Network, Scale, Value, as_map
 
 WIDTH = 100  # characters of a line
@@ -36,7 +36,7 @@ class Program:
     @property
     def order(self) -> Constant | None:
         """Where each output stands in what the last layer writes, if that is another order."""
-        return None if self.writes_outputs else positions(self.network.order)
+        return None if self.writes_outputs else in_few_bytes(self.network.order)
 
     @property
     def bytes(self) -> int:

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from lissom.arguments import shown
+from lissom.arguments import is_number, shown
 from lissom.coupling import Family, couple, families, trace
 from lissom.coupling.labels import Axis
 from lissom.coupling.sites import Contraction
@@ -101,7 +101,7 @@ def _evenly(index: Tensor, groups: int) -> int:
 
 
 @dataclass(frozen=True)
-class Sized:
+class Costed:
     """A parameter whose size depends on gates.
 
     Attributes:
@@ -172,7 +172,7 @@ class Expected:
 
     def _costs(self, cost: Cost) -> Mapping[str, float]:
         if isinstance(cost, Mapping):
-            wrong = [each for each in cost.values() if not isinstance(each, int | float)]
+            wrong = [each for each in cost.values() if not is_number(each)]
             if wrong:
                 raise GateError(f"the cost of a weight is a number, got {shown(wrong[0])}")
             unknown = cost.keys() - {one.name for one in self.sized}
@@ -197,14 +197,14 @@ class Expected:
         return self._macs
 
 
-def _sized(model: nn.Module, blocks: Sequence[Partition]) -> list[Sized]:
+def _sized(model: nn.Module, blocks: Sequence[Partition]) -> list[Costed]:
     placed: dict[int, list[tuple[int, Spread]]] = {}
     for number, block in enumerate(blocks):
         for member in block.members:
             placed.setdefault(id(member.tensor), []).append((number, member.spread_of_all))
     counts = [block.shape.numel() for block in blocks]
     return [
-        Sized(name, p.itemsize, p.requires_grad, Box(p.shape, placed.get(id(p), []), counts))
+        Costed(name, p.itemsize, p.requires_grad, Box(p.shape, placed.get(id(p), []), counts))
         for name, p in model.named_parameters()
     ]
 

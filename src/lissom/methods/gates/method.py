@@ -110,6 +110,7 @@ class Gates(Method):
         self._noise = Noise(options.seed, pooled=options.noise == "pooled")
         self._blocks = self.blocks()
         self._shapes = [block.shape for block in self._blocks]
+        self._sizes = [shape.numel() for shape in self._shapes]
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
         self.drawn = 0
         self._costed: Any = ((), None, None)  # penalties, device, and what `_open_costs` found
@@ -119,7 +120,7 @@ class Gates(Method):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         mean = [math.log1p(-p) - math.log(p) for p in drops]
         start = torch.cat([
-            torch.full((n,), m, dtype=dtype) for n, m in zip(self._sizes(), mean, strict=True)
+            torch.full((n,), m, dtype=dtype) for n, m in zip(self._sizes, mean, strict=True)
         ])  # fmt: skip
         seed = options.seed
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -131,7 +132,7 @@ class Gates(Method):
                 options.budget, lambda cost: self._bounds(cost, log_alpha)
             )
             if (m := options.multiple_of) > 1:
-                least = [(torch.arange(n) < width(1, n, m)).double() for n in self._sizes()]
+                least = [(torch.arange(n) < width(1, n, m)).double() for n in self._sizes]
                 notice_narrow(self.constraints, m, lambda of: float(self._expected(least, of)))
         placing: type[Drawing] = OnWeights if options.draws == "batch" else OnInputs
         sharded = any(is_sharded(place.tensor) for place in self._places)
@@ -413,7 +414,7 @@ class Gates(Method):
             one.set(state["multipliers"][one.cost])
 
     def __len__(self) -> int:
-        return sum(self._sizes())
+        return sum(self._sizes)
 
     @torch.no_grad()
     def __str__(self) -> str:
@@ -471,10 +472,6 @@ class Gates(Method):
                 family.zero_()[first] = True
         return opened
 
-    def _sizes(self) -> list[int]:
-        """How many gates each block has."""
-        return [block.shape.numel() for block in self._blocks]
-
     def _open_costs(self) -> tuple[Weight, list[Weight]]:
         """λ₀·n_g of all gates, and λ₂ of each block, at this step."""
         now = [penalty.at(self.now) for penalty in self.penalties.values()]
@@ -503,7 +500,7 @@ class Gates(Method):
                 squares.append(number_of(of, of.open_square, self.log_alpha))
         if not any(isinstance(cost, Tensor) for cost in costs) and len(set(costs)) == 1:
             return costs[0], squares
-        sized = zip(costs, self._sizes(), strict=True)
+        sized = zip(costs, self._sizes, strict=True)
         return torch.cat([self.log_alpha.new_ones(n) * cost for cost, n in sized]), squares
 
     @torch.no_grad()

@@ -188,7 +188,12 @@ class OnInputs(Drawing):
         return [z.flatten(1) for z in gates]
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        examples = next(len(x) for x in leaves((args, kwargs)) if x.ndim)
+        examples = next((len(x) for x in leaves((args, kwargs)) if x.ndim), None)
+        if examples is None:
+            raise GateError(
+                "draws='example' draws gates for each example of a batch, and the network was "
+                "called without a tensor that has one"
+            )
         self._calls.append((module, self._call(module, examples)))
         self._read = [False] * len(self.places)
 

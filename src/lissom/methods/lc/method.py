@@ -373,8 +373,9 @@ class LC(Method):
         }
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
+        begun = math.isfinite(state["gap"])  # or forms are there only for torch to load into
         for task, kept in zip(self._tasks, state["tasks"], strict=True):
-            task.load_state_dict(kept)
+            task.load_state_dict(kept if begun else {**kept, "forms": []})
         self.number, self.gap, self._since = state["number"], state["gap"], state["since"]
         self._mu.load_state_dict(state["mu"])
 

@@ -7,11 +7,11 @@ from lissom.exporting.c.kernels.blocks import PATTERNS, blocks
 from lissom.exporting.c.kernels.codebooks import all_coded, coded, coded_pairs
 from lissom.exporting.c.kernels.dense import CONVOLUTIONS, DENSE
 from lissom.exporting.c.kernels.others import other
-from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, positions
+from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, in_few_bytes
 from lissom.exporting.c.kernels.sparse import sparse
 from lissom.exporting.c.layers import Layer, Product
 
-__all__ = ["KERNELS", "WORTH", "Constant", "Function", "Kernel", "Run", "cheapest", "positions"]
+__all__ = ["KERNELS", "WORTH", "Constant", "Function", "Kernel", "Run", "cheapest", "in_few_bytes"]
 
 KERNELS: tuple[Kernel, ...] = (
     *DENSE,

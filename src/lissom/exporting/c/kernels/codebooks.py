@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lissom.exporting.c.kernels.matrices import Rows
-from lissom.exporting.c.kernels.running import Constant, Function, Run
-from lissom.exporting.c.kernels.running import positions as smallest
+from lissom.exporting.c.kernels.running import Constant, Function, Run, in_few_bytes
 from lissom.exporting.c.kernels.simd import INLINED
 from lissom.exporting.c.kernels.sparse import entries
 from lissom.exporting.c.layers import Layer, Product
@@ -126,7 +125,7 @@ def coded_pairs(layer: Layer) -> Run | None:
     stored = {
         "pairs": Constant("uint8_t", pairs),
         "book": Constant("int8_t", book),
-        "counts": smallest(found.counts // 2),
+        "counts": in_few_bytes(found.counts // 2),
     }
     return PAIRS.run("sparse 4-bit codes", layer, stored, 16 * len(pairs))
 
@@ -142,7 +141,7 @@ def coded(bits: int, layer: Layer) -> Run | None:
     stored = {
         "weights": Constant("uint8_t", found.gaps << bits | codes),
         "book": Constant("int8_t", book),
-        "counts": smallest(found.counts),
+        "counts": in_few_bytes(found.counts),
     }
     name = f"sparse {bits}-bit codes in bytes"
     return ENTRIES[bits].run(name, layer, stored, 8 * len(codes))

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import torch
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
-from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, positions
+from lissom.exporting.c.kernels.running import Constant, Function, Kernel, Run, in_few_bytes
 from lissom.exporting.c.layers import Layer, Product
 
 DENSE_C = """\
@@ -172,7 +172,7 @@ def dense(layer: Layer) -> Run | None:
     if layer.columns is None:
         function = ends.function("dense", DENSE_C, 60)
         return _run(layer, function, sizes, rows * (_one_sum(layer, columns) + 20))
-    position = positions(layer.columns)
+    position = in_few_bytes(layer.columns)
     template = PICKED_C.replace("$I", position.type)
     function = ends.function(f"dense_of{position.wide}", template, 64)
     cycles = rows * (6.0 * columns + 20)

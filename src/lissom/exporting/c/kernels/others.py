@@ -9,7 +9,7 @@ from lissom.exporting.c.kernels.arithmetic import (
     Arithmetic,
     arithmetic,
 )
-from lissom.exporting.c.kernels.running import Constant, Function, Run, positions
+from lissom.exporting.c.kernels.running import Constant, Function, Run, in_few_bytes
 from lissom.exporting.c.layers import (
     Activation,
     Add,
@@ -204,7 +204,7 @@ def other(layer: Layer) -> list[Run]:
     assert isinstance(layer, Gather)
     if layer.moves_nothing:
         return []
-    position = positions(layer.positions)
+    position = in_few_bytes(layer.positions)
     arguments = ("{position}", entries, "{x}", "{y}")
     name, template = f"gather{position.wide}", GATHER_C.replace("$I", position.type)
     function = plain.function(name, template, 30)

@@ -54,8 +54,8 @@ class Constant:
         return {"uint16_t": "16", "uint32_t": "32"}.get(self.type, "")
 
 
-def positions(entries: Tensor) -> Constant:
-    """An array of positions, in as few bytes as they need."""
+def in_few_bytes(entries: Tensor) -> Constant:
+    """Numbers ≥ 0, such as positions, in as few bytes as they need."""
     most = int(entries.max())
     return Constant(
         "uint8_t" if most < 2**8 else "uint16_t" if most < 2**16 else "uint32_t", entries

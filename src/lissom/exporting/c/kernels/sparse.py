@@ -7,8 +7,7 @@ from torch import Tensor
 
 from lissom.exporting.c.kernels.arithmetic import arithmetic
 from lissom.exporting.c.kernels.matrices import Rows, positions, steps
-from lissom.exporting.c.kernels.running import Constant, Function, Run
-from lissom.exporting.c.kernels.running import positions as smallest
+from lissom.exporting.c.kernels.running import Constant, Function, Run, in_few_bytes
 from lissom.exporting.c.kernels.simd import INLINED, SIMD
 from lissom.exporting.c.layers import Layer, Product
 
@@ -135,7 +134,7 @@ def sparse(layer: Layer) -> Run | None:
         return None
     found = entries(layer, 255, 2)
     word = (found.values & 255) | found.gaps << 8
-    counts = smallest(found.counts // 2)
+    counts = in_few_bytes(found.counts // 2)
     words = word[::2] | word[1::2] << 16
     stored = {"pairs": Constant("uint32_t", words), "counts": counts}
     if layer.pool == (1, 1):
