@@ -1,5 +1,7 @@
 """Architectures of the zoo: a closed gate is the same as a unit that is removed."""
 
+from typing import Any
+
 import pytest
 import torch
 from gates_cases import delivered, gated, plain
@@ -56,6 +58,54 @@ def test_a_closed_gate_is_a_removed_unit(entry: Entry) -> None:
     macs = lissom.measure(small, example).macs
     assert macs is not None
     assert gates.expected("macs").item() == pytest.approx(macs, rel=1e-9)
+
+
+class Steps(nn.Module):
+    """A recurrent layer that reads units, and whose units are read."""
+
+    def __init__(self, kind: type[nn.RNNBase], width: int, **options: Any) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 4)
+        self.steps = kind(4, width, batch_first=True, **options)
+        directions = 2 if options.get("bidirectional") else 1
+        self.head = nn.Linear((options.get("proj_size") or width) * directions, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.steps(self.stem(x))[0][:, -1])
+
+
+RECURRENT: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
+    f"{kind.__name__}, {layers}, {directions}, {projected}": (
+        kind,
+        {
+            "num_layers": layers,
+            "bidirectional": directions == 2,
+            **({"proj_size": projected} if projected else {}),
+        },
+    )
+    for kind in (nn.RNN, nn.GRU, nn.LSTM)
+    for layers in (1, 2)
+    for directions in (1, 2)
+    for projected in ((0, 4) if kind is nn.LSTM else (0,))
+}
+
+
+@pytest.mark.parametrize("name", few(RECURRENT, ("GRU, 1, 1, 0", "LSTM, 2, 2, 4")))
+def test_costs_of_recurrent_layers(name: str) -> None:
+    """A weight that feeds back has both its dims in one unit, so that its cost is a square."""
+    torch.manual_seed(0)
+    kind, options = RECURRENT[name]
+    model, example = Steps(kind, 6, **options).double(), torch.rand(2, 7, 5, dtype=torch.float64)
+    gates = gated(model, {units(model, example): L0(1.0)}, example_inputs=example)
+    assert gates.expected("macs").item() <= gates.total("macs")
+    assert gates.total("macs") == lissom.measure(plain(gates), example).macs
+    parts = [torch.arange(block.shape.numel()) % 2 for block in gates.blocks()]
+    with torch.no_grad():
+        gates.log_alpha.copy_(torch.where(torch.cat(parts) == 0, OPEN, CLOSED))
+    small = lissom.shrink(delivered(gates), example)
+    assert gates.expected("macs").item() == pytest.approx(lissom.measure(small, example).macs)
+    left = sum(p.numel() for p in small.parameters())
+    assert gates.expected("weights").item() == pytest.approx(left)
 
 
 @sampled(1)

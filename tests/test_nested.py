@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 import lissom
 from lissom import L0, L1, TopK
@@ -57,6 +58,26 @@ GROUPS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Groups]]]
 }
 COUPLED = ("neurons", "pixels and neurons", "channels")
 each_groups = pytest.mark.parametrize("kind", GROUPS)
+
+
+class Again(nn.Module):
+    """A part that runs twice in each pass, and again in the backward pass."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reentrant = reentrant
+        self.stem, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+        self.part = nn.Sequential(nn.ReLU(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(2):
+            if self.reentrant is None:
+                x = self.part(x)
+            else:
+                x = checkpoint(self.part, x, use_reentrant=self.reentrant)
+        return self.head(x.relu())
 
 
 def batch(n: int) -> tuple[Tensor, Tensor]:
@@ -548,3 +569,15 @@ def test_a_curve_of_a_recipe(fine_tune: int, tmp_path: Path) -> None:
             assert not ((tensors[name] != 0) & (larger[name] == 0)).any()
         larger = tensors
     assert curve.points[0].error < 0.4
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_part_that_runs_again_has_the_same_size(reentrant: bool) -> None:
+    def trained(net: Again) -> list[Tensor]:
+        opt = AdamW(net.parameters(), lr=1e-2)
+        lissom.nested(opt, net, {lissom.weights(net): THIRD}, smallest=0.1, falls=1)
+        train(net, opt, range(8))
+        return [p.detach() for p in net.parameters()]
+
+    for one, other in zip(trained(Again(None)), trained(Again(reentrant)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

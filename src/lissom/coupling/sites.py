@@ -63,19 +63,24 @@ class MustVanish:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """Multiply–accumulates of activations with one another, such as Q Kᵀ.
+    """Multiply–accumulates that belong to no contraction.
+
+    Those of activations with one another, such as Q Kᵀ, and of weights with a state that no node
+    of the graph is, as that of a recurrent layer.
 
     Attributes:
         node: the operation.
         macs: for all of the example inputs.
-        dims: of the output, which may shrink.
+        dims: of the output, or of the weight, which may shrink.
         summed: labels of what is summed over, where that may shrink.
+        weight: that is multiplied; None for activations.
     """
 
     node: fx.Node
     macs: int
     dims: tuple[int, ...]
     summed: Axis | None = None
+    weight: fx.Node | None = None
 
 
 Site = Contraction | MustVanish

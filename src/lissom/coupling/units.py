@@ -188,7 +188,7 @@ def _macs(coupler: Coupler) -> np.ndarray:
             shared += [(labels, each) for labels in both if labels is not None]
     for product in coupler.products:
         read = [] if product.summed is None else [product.summed]
-        axes = [coupler.vector(product.node, dim) for dim in product.dims]
+        axes = [coupler.vector(product.weight or product.node, dim) for dim in product.dims]
         each = product.macs / examples_of(product.node)
         shared += [(axis, each) for axis in (*read, *axes) if axis is not None]
     for labels, total in shared:

@@ -10,6 +10,7 @@ Afterwards the groups are in an order, and a network of any size is a cut: the f
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -395,7 +396,37 @@ class Masked(OnWeights):
         if masks is None:
             return [place.parameter for place in self.places]
         factors = [masks[block] for block in self.blocks]
-        return [place.times(factors) for place in self.places]
+        return [_masked(place, factors) for place in self.places]
+
+
+def _masked(place: Place, masks: Sequence[Tensor]) -> Tensor:
+    """The parameter where all masks are 1, and 0 elsewhere."""
+    weight = place.parameter
+    laid = [spread(masks[block]).to(weight.dtype) for block, spread in place.factors]
+    kept: Tensor = _Kept.apply(weight, prod(laid[1:], start=laid[0]))  # type: ignore[no-untyped-call]
+    return kept
+
+
+class _Kept(torch.autograd.Function):
+    """w·m, of which torch keeps nothing for the backward pass, but the mask is at hand there.
+
+    What gradient checkpointing runs again has to keep as many tensors as before, and the products
+    are made outside of it in the forward pass, but within when it runs again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        _, ctx.mask = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.mask, None
 
 
 def _none() -> None:

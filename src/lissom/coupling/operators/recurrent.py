@@ -13,9 +13,9 @@ from lissom.coupling.contractions import NONE, record
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, Axis, placed
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Operator, Unsupported, macs, operator
+from lissom.coupling.records import Operator, Unsupported, operator, products
 from lissom.coupling.resizing import Cut
-from lissom.coupling.sites import Contraction, MustVanish
+from lissom.coupling.sites import Contraction, MustVanish, Product
 from lissom.groups import Role
 
 
@@ -62,7 +62,7 @@ class Recurrent(Operator):
     def couple(self, c: Coupler, call: Call) -> list[Axes]:
         x, directions, layers = call["input"], self.directions(call), self.layers_of(call)
         ndim, projects = len(c.trace.shape(x)), self.projects(call)
-        work = macs(call)
+        work = {weight: count for _, weight, count in products(call)}
         unit = None if c.vector(layers[0][0], 0) is None else c.labels.fresh([self.width(call)])
         given = c.vector(layers[0][-1], 0) if projects else unit
         for number, state in enumerate(self.states(call)):
@@ -92,12 +92,14 @@ class Recurrent(Operator):
             if number < directions:
                 read = c.tie(c.vector(x, -1), c.vector(first, 1))
                 rows = c.vector(first, 0)
-                site = Contraction(call.node, x, ndim - 1, NONE, first, (1, 0), rows, macs=work)
+                each = work.pop(first)
+                site = Contraction(call.node, x, ndim - 1, NONE, first, (1, 0), rows, macs=each)
                 record(c, site, read, rows)
-                work = 0
             else:
                 below = None if given is None else np.tile(given, directions)
                 c.tie(below, c.vector(first, 1))
+        for weight, each in work.items():
+            c.products.append(Product(call.node, each, (0, 1), weight=weight))
         every = None if given is None else np.tile(c.labels.find(given), directions)
         if every is not None:
             c.sites.append(MustVanish(call.node, call.node, ndim - 1, every, output=0))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lissom.arguments import is_number, shown
 from lissom.coupling import Family, couple, families, trace
@@ -232,20 +232,24 @@ def _work(
         sizes = [len(labels) for labels in sides]
         return Work(macs / prod(sizes), Box(sizes, placed, counts))
 
+    def add(macs: float, weight: fx.Node | None, *axes: Axis | None) -> None:
+        """To those of a parameter, or of what no single one stands for."""
+        if weight is None or weight not in traced.names:
+            rest.append(work(macs, *axes))
+            return
+        name, size = traced.names[weight], traced.tensors[weight].numel()
+        each[name] = each.get(name, 0.0) + macs / size
+
     for site in coupler.sites:
-        if not isinstance(site, Contraction) or not site.macs:
-            continue
-        name, macs = traced.names.get(site.other), site.macs / traced.examples_of(site.node)
-        if name is not None:
-            size = traced.tensors[site.other].numel()
-            each[name] = each.get(name, 0.0) + macs / size
-        else:
-            rest.append(work(macs, site.labels, site.rows))
+        if isinstance(site, Contraction) and site.macs:
+            macs = site.macs / traced.examples_of(site.node)
+            add(macs, site.other, site.labels, site.rows)
     for product in coupler.products:
         if coupler.alive(product.node):
-            dims = (coupler.vector(product.node, dim) for dim in product.dims)
             macs = product.macs / traced.examples_of(product.node)
-            rest.append(work(macs, product.summed, *dims))
+            of = product.weight or product.node
+            dims = [coupler.vector(of, dim) for dim in product.dims]
+            add(macs, product.weight, product.summed, *dims)
     return each, rest
 
 
