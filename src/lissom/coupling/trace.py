@@ -23,6 +23,7 @@ from lissom.coupling.ops import (
     size_symbols,
 )
 from lissom.coupling.records import memory_of
+from lissom.coupling.regions import open_regions
 from lissom.errors import GroupError
 from lissom.running import (
     ExampleInputs,
@@ -164,6 +165,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> Trace:
         for node in list(module.graph.nodes):
             if node.op == "call_module" and not node.users:  # the check of the inputs' shapes
                 module.graph.erase_node(node)
+        open_regions(module, {tensor.device.type for _, tensor in named_tensors(model)})
         program = fx.GraphModule(module, module.graph)
     own = {_key(tensor): name for name, tensor in reversed(named_tensors(model))}
     tensors, names = {}, {}

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree
 
@@ -55,6 +56,8 @@ _OPERATORS = (
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{f"{found.__module__.strip('_')}.{found.__name__}": found for found in _OPERATORS},
     "set_grad_enabled": torch.ops.higher_order.wrap_with_set_grad_enabled,
+    "enter_autocast": _enter_autocast,
+    "exit_autocast": _exit_autocast,
 }
 NAMES = {id(function): name for name, function in FUNCTIONS.items()}
 
