@@ -1359,3 +1359,51 @@ def test_gates_of_zero_groups_can_be_closed(how: str) -> None:
     assert (gates.log_alpha == torch.tensor([before[0], -10, before[2]])).all()
     gates.finalize()
     assert net[0].weight[1].count_nonzero() == 0 and net[0].weight[0].all()
+
+
+class Branches(nn.Module):
+    """Two branches beside a stream, of which one is narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(10, 8), nn.Linear(8, 2)
+        self.wide = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 8))
+        self.narrow = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.wide(x)
+        return self.head(x + self.narrow(x))
+
+
+@pytest.mark.parametrize("cost", ["macs", "weights"])
+def test_a_budget_counts_the_unit_that_stays_of_an_empty_family(cost: str) -> None:
+    """No tensor can be empty, so that `shrink` leaves one unit of it."""
+    torch.manual_seed(0)
+    net, x = Branches(), torch.randn(2, 10)
+    units, whole = neurons(net, x), getattr(lissom.measure(net, x), cost)
+    gates = gated(net, {units: L0(0.0)}, budget=Budget(**{cost: 0.25}), example_inputs=x)
+    sizes = [norms.numel() for norms in units.norms()]
+    with torch.no_grad():
+        ramps = [torch.full((4,), -5.0) if n == 4 else torch.linspace(1, 5, n) for n in sizes]
+        gates.log_alpha.copy_(torch.cat(ramps))
+    small = lissom.shrink(delivered(gates), x)
+    assert small.narrow[0].out_features == 1
+    assert 0.7 * 0.25 * whole < getattr(lissom.measure(small, x), cost) <= 0.25 * whole
+
+
+@pytest.mark.parametrize("options", [{"seed": 0}, {"seed": 0, "noise": "pooled"}], ids=str)
+def test_compiled_with_a_seed_it_is_not_compiled_at_each_step(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    net, x = drawn(Mlp()).train(), numbers(4, 6)
+    opt = SGD(net.parameters(), lr=0.1)
+    gates = lissom.gate(opt, net, {columns(net): L0(1e-3)}, **options)
+    counter = CompileCounterWithBackend("eager")
+    fast, losses = torch.compile(net, backend=counter), []
+    for _ in range(6):
+        opt.zero_grad()
+        loss = fast(x).square().mean() + gates.penalty()
+        loss.backward()
+        losses.append(float(loss))
+    assert counter.frame_count <= 3  # a pool is made in the first call
+    assert len(set(losses)) == 6  # another draw at each call

@@ -35,8 +35,8 @@ class Noise:
         self.seed, self.pooled = seed, pooled
         self._pool: Tensor | None = None
 
-    def __call__(self, like: Tensor, draw: int) -> Tensor:
-        """Noise in the shape of `like`, for the draw of that number."""
+    def __call__(self, like: Tensor, draw: Tensor) -> Tensor:
+        """Noise in the shape of `like`, for the draw of that number, a tensor on the CPU."""
         like = like.detach()
         if self.pooled and 2 * like.numel() <= POOL:
             seed = -1 if self.seed is None else self.seed
@@ -44,12 +44,12 @@ class Noise:
             if torch.compiler.is_compiling():
                 taken: Tensor = window(pool, n, seed, draw)
                 return taken.view(like.shape)
-            start = _start(pool, n, seed, draw)
+            start = _start(pool, n, seed, int(draw))
             return pool[start : start + n].view(like.shape)  # no copy
         if self.seed is None:
             return logistic(like)
         if not torch.compiler.is_compiling():
-            return _seeded(like, self.seed, draw)
+            return _seeded(like, self.seed, int(draw))
         drawn: Tensor = seeded(like, self.seed, draw)
         return drawn
 
@@ -57,7 +57,7 @@ class Noise:
         if self._pool is None or self._pool.device != like.device or self._pool.dtype != like.dtype:
             with torch.inference_mode(False):  # the next call may want a gradient
                 empty = torch.empty(POOL, dtype=like.dtype, device=like.device)
-                self._pool = seeded(empty, self.seed or 0, -1)
+                self._pool = seeded(empty, self.seed or 0, torch.tensor(-1))
         return self._pool
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,25 +68,25 @@ class Noise:
 
 
 @torch.library.custom_op("lissom::seeded", mutates_args=())
-def seeded(like: Tensor, seed: int, draw: int) -> Tensor:
+def seeded(like: Tensor, seed: int, draw: Tensor) -> Tensor:
     """Logistic noise that depends on (seed, draw) alone."""
-    return _seeded(like, seed, draw)
+    return _seeded(like, seed, int(draw))
 
 
 @torch.library.custom_op("lissom::window", mutates_args=())
-def window(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
+def window(pool: Tensor, n: int, seed: int, draw: Tensor) -> Tensor:
     """`n` neighbours from a random place of a pool; seed −1 stands for the global generator."""
-    start = _start(pool, n, seed, draw)
+    start = _start(pool, n, seed, int(draw))
     return pool[start : start + n].clone()
 
 
 @seeded.register_fake
-def _(like: Tensor, seed: int, draw: int) -> Tensor:
+def _(like: Tensor, seed: int, draw: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 @window.register_fake
-def _(pool: Tensor, n: int, seed: int, draw: int) -> Tensor:
+def _(pool: Tensor, n: int, seed: int, draw: Tensor) -> Tensor:
     return pool.new_empty(n)
 
 

@@ -18,6 +18,7 @@ from lissom.hard_concrete import HardConcrete, logistic
 from lissom.methods.gates.budget import Constraint, allowed, constraints, notice_narrow
 from lissom.methods.gates.drawing import Noise, Weight, by_block, draw, expected_sum
 from lissom.methods.gates.expected import Cost, Expected
+from lissom.methods.gates.opening import first, left
 from lissom.methods.gates.options import GateOptions, check_seed
 from lissom.methods.gates.placing import (
     LOG_ALPHA,
@@ -112,7 +113,7 @@ class Gates(Method):
         self._shapes = [block.shape for block in self._blocks]
         self._sizes = [shape.numel() for shape in self._shapes]
         self._set_aside: nn.Parameter | None = None  # log α, while the model is as deployed
-        self.drawn = 0
+        self.drawn = torch.tensor(0)  # a graph is compiled for one number, but not for one tensor
         self._costed: Any = ((), None, None)  # penalties, device, and what `_open_costs` found
         self._places = places(model, self._blocks, GateError)
         self._expected = Expected(model, self._blocks, example_inputs)
@@ -403,13 +404,16 @@ class Gates(Method):
             yield mine.model
 
     def own_state(self) -> dict[str, Any]:
-        return {"drawn": self.drawn, "multipliers": {c.cost: c.value() for c in self.constraints}}
+        return {
+            "drawn": int(self.drawn),
+            "multipliers": {c.cost: c.value() for c in self.constraints},
+        }
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         saved, here = list(state["multipliers"]), [one.cost for one in self.constraints]
         if saved != here:
             raise GateError(f"the saved state has budgets of {saved}, these gates of {here}")
-        self.drawn = int(state["drawn"])
+        self.drawn = torch.tensor(int(state["drawn"]))
         for one in self.constraints:
             one.set(state["multipliers"][one.cost])
 
@@ -438,7 +442,8 @@ class Gates(Method):
             like.register_hook(waiting.mark_over)
         like = like if examples is None else like.expand(examples, -1)
         noise = self._noise(like, self.drawn)
-        self.drawn += self._noise.seed is not None
+        if self._noise.seed is not None:
+            self.drawn = self.drawn + 1
         return draw(self.law, like, noise, self._shapes)
 
     def _by_block(self, flat: Tensor) -> list[Tensor]:
@@ -451,26 +456,17 @@ class Gates(Method):
         gates = self.law.test_gate(self.log_alpha, self.test)
         order = self.log_alpha.argsort(descending=True, stable=True)
 
+        def opened(count: int) -> Tensor:
+            return first(order, count, self._sizes, self.options.multiple_of)
+
         def cost(count: int, of: str) -> float:
-            return float(self._expected(self._by_block(self._first(order, count).double()), of))
+            return float(self._expected(self._by_block(left(opened(count), self._blocks)), of))
 
         count = int(gates.count_nonzero())
         if self.constraints:
             count = allowed(self.constraints, self.now, cost, len(self))
         gates = torch.where(gates == 0, self.law.mean(self.log_alpha), gates)
-        return self._by_block(torch.where(self._first(order, count), gates, 0))
-
-    def _first(self, order: Tensor, count: int) -> Tensor:
-        """So many gates in an order, or the widths nearest to what each family has of them."""
-        opened = torch.zeros(len(self), dtype=torch.bool, device=order.device)
-        opened[order[:count]] = True
-        if (m := self.options.multiple_of) > 1:
-            rank = torch.empty_like(order)
-            rank[order] = torch.arange(len(order), device=order.device)
-            for family, place in zip(self._by_block(opened), self._by_block(rank), strict=True):
-                first = place.argsort()[: width(int(family.sum()), len(family), m)]
-                family.zero_()[first] = True
-        return opened
+        return self._by_block(torch.where(opened(count), gates, 0))
 
     def _open_costs(self) -> tuple[Weight, list[Weight]]:
         """λ₀·n_g of all gates, and λ₂ of each block, at this step."""
@@ -530,9 +526,10 @@ class Gates(Method):
 
     @torch.no_grad()
     def _bounds(self, cost: Cost, log_alpha: Tensor) -> tuple[float, float]:
-        """The cost with every gate closed, and with every gate open."""
-        one = torch.ones(len(self), dtype=torch.float64, device=log_alpha.device)
-        least, most = (self._expected(self._by_block(p), cost) for p in (0 * one, one))
+        """The cost of what is left with every gate closed, and with every gate open."""
+        opened = torch.ones(len(self), dtype=torch.bool, device=log_alpha.device)
+        parts = (left(one, self._blocks) for one in (~opened, opened))
+        least, most = (self._expected(self._by_block(p), cost) for p in parts)
         return float(least), float(most)
 
 
