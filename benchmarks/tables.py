@@ -302,6 +302,8 @@ def once_measured(name: str, make: Callable[[dict[str, Any]], exact_tables.Table
     return exact_table(name, make) if (RESULTS / f"{name}.json").exists() else vgg_tables.NOT_YET
 
 
+RESNETS = ("resnet20", "resnet20-gates-short")
+
 TABLES: dict[str, Callable[[], str]] = {
     "before-and-after": lambda: markdown(
         *device_tables.before_and_after(load("microcontrollers"), load("curves-lenet5-units"))
@@ -363,14 +365,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "claims": claims_table,
     "claims-records": lambda: markdown(*claims.records(load)),
     "vgg-dense": lambda: markdown(*vgg_tables.dense_table(load)),
-    **{study: partial(vgg_table, study) for study in (*vgg_tables.STUDIES[1:], "resnet20")},
+    **{study: partial(vgg_table, study) for study in (*vgg_tables.STUDIES[1:], *RESNETS)},
     "vgg-bytes": vgg_bytes,
     "vgg-claims": lambda: markdown(*formanek_claims.table(load)),
     **{
         name: partial(once_measured, f"curves-{name}", curve_tables.shrunk)
         for name in ("vgg-nested", "resnet20-nested", "modrec-nested-units")
     },
-    "vgg-nested-weights": lambda: once_measured("curves-vgg-nested-weights", curve_tables.settings),
+    **{
+        name: partial(once_measured, f"curves-{name}", curve_tables.settings)
+        for name in ("vgg-nested-weights", "resnet20-nested-weights")
+    },
     **{
         f"{study}-speed": partial(once_measured, f"{study}-speed", runtime_table.shrunk)
         for study in ("vgg-modern", "vgg-full")

@@ -582,6 +582,15 @@ def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:
         ({"fit": 3}, "fit is a function, got 3"),
         ({"make_model": nn.Linear(2, 2)}, r"make_model\(seed\) makes .* got the network Linear"),
         ({"make_model": lambda seed: seed}, r"make_model\(0\) gives a torch.nn.Module, got 0"),
+        (
+            {"make_model": lambda: nn.Linear(2, 2)},
+            r"make_model is called as make_model\(seed\), and it takes \(\): too many positional",
+        ),
+        (
+            {"fit": lambda net, strength: None},
+            r"fit is called as fit\(net, strength, start\), and it takes \(net, strength\)",
+        ),
+        ({"error": lambda net, part: 0.5}, r"error is called as error\(net\).* argument: 'part'"),
         ({"error": None}, "error is a function, got None"),
         ({"test": 0.5}, "test is a function, got 0.5"),
         ({"points": 2}, "points=2.*at least points=3"),

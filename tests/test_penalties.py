@@ -501,13 +501,14 @@ def test_a_scheduled_count_is_rounded() -> None:
     assert TopK(cosine(9, 1, 3)).at(1) == TopK(7)
 
 
-def test_a_schedule_that_leaves_the_range_is_refused_at_that_step() -> None:
-    penalty = L0(linear(1, -1, 10))
+def test_a_schedule_that_leaves_the_range_between_its_ends_is_refused_at_that_step() -> None:
+    """What a shape of somebody's own gives is not known before."""
+    penalty = L0(Schedule(1, 0, 10, lambda x: 2 * x))
     assert penalty.at(5) == L0(0)
-    with pytest.raises(PenaltyError, match="L0 needs a finite strength λ ≥ 0, got -1"):
-        penalty.at(10)
-    with pytest.raises(PenaltyError, match=r"a fraction from 0 to 1, got 2\b"):
-        TopK(fraction=linear(0, 2, 10)).at(10)
+    with pytest.raises(PenaltyError, match="L0 needs a finite strength λ ≥ 0, got -0.8"):
+        penalty.at(9)
+    with pytest.raises(PenaltyError, match=r"a fraction from 0 to 1, got 1\.8\b"):
+        TopK(fraction=Schedule(0, 1, 10, lambda x: 2 * x)).at(9)
 
 
 def test_what_is_joint_and_what_holds_per_layer() -> None:
@@ -587,6 +588,9 @@ def test_impossible_numbers_are_quoted(
         ({"count": math.inf}, "TopK needs a count ≥ 0, got inf"),
         ({"count": math.nan}, "TopK needs a count ≥ 0, got nan"),
         ({"fraction": 1.5}, r"a fraction from 0 to 1, got 1\.5"),
+        ({"fraction": cubic(1, -0.2, 9)}, r"a fraction from 0 to 1 at every step, got 1→-0\.2"),
+        ({"fraction": linear(2, 0.1, 9)}, r"a fraction from 0 to 1, got 2→0\.1 over 9 steps"),
+        ({"count": linear(9, 1, 3).then(linear(1, -1, 3))}, "a count ≥ 0 at every step, got 9→1"),
     ],
 )
 def test_impossible_counts_are_quoted(arguments: dict[str, float], message: str) -> None:

@@ -241,6 +241,9 @@ def test_a_score_that_is_no_number_at_first_is_none_to_be_beaten() -> None:
     task = Task(score=Score(score))
     chosen, events, _ = early(data, epochs=8, patience=3, task=task)
     assert (chosen.epoch, len(events)) == (4, 7)
+    never = Task(score=Score(lambda outputs, targets: float("nan"), name="recall"))
+    with pytest.warns(UserWarning, match="recall on the held-out examples was NaN after every"):
+        early(data, epochs=3, patience=3, task=never)
 
 
 def test_the_test_set_decides_nothing() -> None:

@@ -56,6 +56,11 @@ class Schedule:
         last = self.next.then(after) if self.next else after
         return Schedule(self.start, self.end, self.steps, self.shape, last)
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """Where it begins and ends, and so of all that follows: no shape of ours goes beyond."""
+        return (self.start, self.end, *(self.next.ends if self.next else ()))
+
     def __repr__(self) -> str:
         part = f"{self.start:g}→{self.end:g} over {self.steps} steps"
         return f"{part}, {self.next}" if self.next else part

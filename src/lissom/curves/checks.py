@@ -1,5 +1,6 @@
 """What `lissom.path` is given, checked before anything is trained."""
 
+import inspect
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -26,8 +27,12 @@ class ContractError(PathError):
     """A function gives or leaves what it must not: told at once, and no failure of a point."""
 
 
+GIVEN = {"fit": ("net", "strength", "start"), "make_model": ("seed",)}
+"""What the functions of a path are called with; all others with the network."""
+
+
 def check_functions(**functions: object) -> None:
-    """Refuse what cannot be called."""
+    """Refuse what cannot be called as it will be."""
     for name, function in functions.items():
         if not callable(function):
             raise PathError(f"{name} is a function, got {function!r}")
@@ -36,6 +41,17 @@ def check_functions(**functions: object) -> None:
                 "make_model(seed) makes an untrained network, such as `def make_model(seed): "
                 f"return MyNet()`; got the network {function}"
             )
+        given = GIVEN.get(name, ("net",))
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # of code that is not Python
+            continue
+        try:
+            signature.bind(*given)
+        except TypeError as error:
+            raise PathError(
+                f"{name} is called as {name}({', '.join(given)}), and it takes {signature}: {error}"
+            ) from error
 
 
 def check_counts(**counts: object) -> None:

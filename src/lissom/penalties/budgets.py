@@ -77,16 +77,17 @@ class TopK(Penalty):
                 f"TopK needs a count or a fraction: TopK(5000) or TopK(fraction=0.02); got "
                 f"count={self.count!r}, fraction={self.fraction!r}"
             )
-        if not isinstance(self.count, Schedule | None):
+        if self.count is not None:
             check_number("TopK needs a count ≥ 0", self.count, single=True)
-            if self.count % 1:
+            if not isinstance(self.count, Schedule) and self.count % 1:
                 raise PenaltyError(
                     f"TopK counts whole groups, got {self.count!r}; a fraction of them is "
                     f"TopK(fraction={self.count!r})"
                 )
-        if not isinstance(self.fraction, Schedule | None):
+        if self.fraction is not None:
             check_number("TopK needs a fraction from 0 to 1", self.fraction, single=True)
-            if self.fraction > 1:
+            fraction = self.fraction
+            if max(fraction.ends if isinstance(fraction, Schedule) else (fraction,)) > 1:
                 raise PenaltyError(f"TopK needs a fraction from 0 to 1, got {self.fraction!r}")
         check_per(self, "all", "layer", "block")
         check_multiple(self.multiple_of, PenaltyError)

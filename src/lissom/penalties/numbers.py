@@ -17,7 +17,7 @@ Numbers = Number | Tensor | Sequence[Tensor]
 
 
 def check_number(name: str, number: object, *, single: bool = False) -> None:
-    """Refuse what is no finite number ≥ 0, no schedule and no tensors of such numbers.
+    """Refuse what is no finite number ≥ 0, no schedule of such and no tensors of them.
 
     Args:
         name: what it is and has to be: "L0 needs a finite strength λ ≥ 0".
@@ -28,6 +28,8 @@ def check_number(name: str, number: object, *, single: bool = False) -> None:
         PenaltyError: quoting it.
     """
     if isinstance(number, Schedule):
+        if min(number.ends) < 0:
+            raise PenaltyError(f"{name} at every step, got {number}")
         return
     if not single and (tensors := per_block(number)) is not None:
         for i, tensor in enumerate(tensors):

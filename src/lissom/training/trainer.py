@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lissom.arguments import as_annotated
 from lissom.data import Dataset, Loaders
 from lissom.data.loaders import moved
-from lissom.errors import LissomError, RunError, machine_failed
+from lissom.errors import LissomError, RunError, machine_failed, warn
 from lissom.methods import Method, make_options
 from lissom.methods.options import takes
 from lissom.methods.statistics import keeps_statistics, renew_statistics
@@ -192,6 +192,12 @@ class Trainer:
         self.deliver()
         chosen = self._last if self._best is None else Evaluation.from_dict(self._best["event"])
         assert chosen is not None  # the last epoch is always evaluated
+        if self._best is not None and self._best["key"][0] == math.inf:
+            warn(
+                f"{self.task.error_name} on the held-out examples was NaN after every epoch, so "
+                f"that patience had nothing to choose by: the network is that of epoch "
+                f"{chosen.epoch}"
+            )
         self._call("on_fit_end", chosen)
         return chosen
 
