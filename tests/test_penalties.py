@@ -505,7 +505,7 @@ def test_a_schedule_that_leaves_the_range_between_its_ends_is_refused_at_that_st
     """What a shape of somebody's own gives is not known before."""
     penalty = L0(Schedule(1, 0, 10, lambda x: 2 * x))
     assert penalty.at(5) == L0(0)
-    with pytest.raises(PenaltyError, match="L0 needs a finite strength λ ≥ 0, got -0.8"):
+    with pytest.raises(PenaltyError, match=r"L0 needs a finite strength λ ≥ 0, got -0\.8"):
         penalty.at(9)
     with pytest.raises(PenaltyError, match=r"a fraction from 0 to 1, got 1\.8\b"):
         TopK(fraction=Schedule(0, 1, 10, lambda x: 2 * x)).at(9)
