@@ -9,7 +9,7 @@ import path, and its numbers are the fields of that class.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import reduce
 from operator import add
 from typing import Annotated, Any, Literal, Self
@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from lissom import compressions, penalties
+from lissom.arguments import is_number
 from lissom.compressions import Additive, Compression
 from lissom.errors import LissomError, RecipeError, nearest
 from lissom.importing import imported
 from lissom.penalties import Abilities, Penalty
 from lissom.recipes.options import defaults_of, options_of
 from lissom.recipes.strict import Spec, Whole, complaint, keys
-from lissom.schedules import Schedule, linear
 from lissom.strength import Strength
 
 NAMED: Mapping[str, type[Abilities]] = {
@@ -164,8 +164,8 @@ def _made(name: str, value: Any, epoch: float) -> Any:
     else:
         raise RecipeError(f"{name} has no number: write {name} = {{}}; got {value!r}")
     try:
+        _check_ends(kind, table, name)
         made = options_of(kind, table, epoch, who=name)
-        _check_ends(made, table)
     except LissomError as error:
         at = error.field if table is value else (error.field or "").partition(".")[2]
         raise type(error)(str(error), field=at or None) from error
@@ -174,16 +174,24 @@ def _made(name: str, value: Any, epoch: float) -> Any:
     return made
 
 
-def _check_ends(made: Any, table: Mapping[str, Any]) -> None:
-    """Refuse a schedule that leaves the range of its number."""
-    for name, pieces in table.items():
-        if not isinstance(getattr(made, name), Schedule):
+def _check_ends(kind: type[Any], table: Mapping[str, Any], name: str) -> None:
+    """Refuse a schedule that leaves the range of its number, at the end where it does.
+
+    Where all ends are refused, it is something else that is wrong.
+    """
+    wrong: list[LissomError] = []
+    ends = 0
+    for field, pieces in table.items():
+        if not isinstance(pieces, list) or not all(isinstance(x, Mapping) for x in pieces):
             continue
         for i, piece in enumerate(pieces):
             for key in ("start", "end"):
-                if (end := piece.get(key)) is None:
+                if not is_number(end := piece.get(key)):
                     continue
+                ends += 1
                 try:
-                    replace(made, **{name: linear(end, end, 0)}).at(0)
+                    options_of(kind, {**table, field: end}, 1, who=name)
                 except LissomError as error:
-                    raise type(error)(str(error), field=f"{name}.{i}.{key}") from error
+                    wrong.append(type(error)(str(error), field=f"{field}.{i}.{key}"))
+    if wrong and len(wrong) < ends:
+        raise wrong[0]
