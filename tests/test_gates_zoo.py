@@ -90,6 +90,17 @@ RECURRENT: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
 }
 
 
+def test_costs_of_directions_that_share_their_weights() -> None:
+    """A weight that is used twice costs twice, and is counted once."""
+    model, example = Steps(nn.GRU, 6, bidirectional=True).double(), torch.rand(2, 7, 5).double()
+    steps = model.steps
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+        steps.register_parameter(f"{name}_reverse", getattr(steps, name))
+    gates = gated(model, {units(model, example): L0(1.0)}, example_inputs=example)
+    assert gates.total("macs") == lissom.measure(plain(gates), example).macs
+    assert gates.total("weights") == sum(p.numel() for p in plain(gates).parameters())
+
+
 @pytest.mark.parametrize("name", few(RECURRENT, ("GRU, 1, 1, 0", "LSTM, 2, 2, 4")))
 def test_costs_of_recurrent_layers(name: str) -> None:
     """A weight that feeds back has both its dims in one unit, so that its cost is a square."""

@@ -13,7 +13,7 @@ from lissom.coupling.contractions import NONE, record
 from lissom.coupling.coupler import Coupler
 from lissom.coupling.labels import Axes, Axis, placed
 from lissom.coupling.ops import Call, concrete, shape
-from lissom.coupling.records import Operator, Unsupported, operator, products
+from lissom.coupling.records import Operator, Unsupported, operator
 from lissom.coupling.resizing import Cut
 from lissom.coupling.sites import Contraction, MustVanish, Product
 from lissom.groups import Role
@@ -62,7 +62,6 @@ class Recurrent(Operator):
     def couple(self, c: Coupler, call: Call) -> list[Axes]:
         x, directions, layers = call["input"], self.directions(call), self.layers_of(call)
         ndim, projects = len(c.trace.shape(x)), self.projects(call)
-        work = {weight: count for _, weight, count in products(call)}
         unit = None if c.vector(layers[0][0], 0) is None else c.labels.fresh([self.width(call)])
         given = c.vector(layers[0][-1], 0) if projects else unit
         for number, state in enumerate(self.states(call)):
@@ -92,14 +91,18 @@ class Recurrent(Operator):
             if number < directions:
                 read = c.tie(c.vector(x, -1), c.vector(first, 1))
                 rows = c.vector(first, 0)
-                each = work.pop(first)
-                site = Contraction(call.node, x, ndim - 1, NONE, first, (1, 0), rows, macs=each)
+                work = self.work(call, first)
+                site = Contraction(call.node, x, ndim - 1, NONE, first, (1, 0), rows, macs=work)
                 record(c, site, read, rows)
+                inner = [second, projection]
             else:
+                inner = [first, second, projection]
                 below = None if given is None else np.tile(given, directions)
                 c.tie(below, c.vector(first, 1))
-        for weight, each in work.items():
-            c.products.append(Product(call.node, each, (0, 1), weight=weight))
+            for weight in inner:
+                if weight is not None:
+                    work = self.work(call, weight)
+                    c.products.append(Product(call.node, work, (0, 1), weight=weight))
         every = None if given is None else np.tile(c.labels.find(given), directions)
         if every is not None:
             c.sites.append(MustVanish(call.node, call.node, ndim - 1, every, output=0))
@@ -160,12 +163,15 @@ class Recurrent(Operator):
         if twins != [cut.twin(state) for state in self.states(cut.call)]:
             cut.set("hx", twins if isinstance(cut.call["hx"], list | tuple) else twins[0])
 
+    def work(self, call: Call, weight: Any) -> int:
+        """Multiply–accumulates of a matrix: all of it in every step."""
+        steps = shape(call["data"] if call["input"] is None else call["input"])[:-1]
+        return prod(steps) * prod(shape(weight))
+
     def macs(self, call: Call) -> Iterator[tuple[Any, Any, int]]:
-        """Every matrix once in every step."""
-        steps = prod(shape(call["data"] if call["input"] is None else call["input"])[:-1])
         for weight in call["params"]:
             if len(shape(weight)) == 2:
-                yield None, weight, steps * prod(shape(weight))
+                yield None, weight, self.work(call, weight)
 
 
 def tie_gates(c: Coupler, weight: fx.Node, unit: Axis | None, gates: int) -> Axis | None:
