@@ -251,6 +251,19 @@ def test_states_that_could_not_be_read_again(tmp_path: Path, bad: object) -> Non
     assert not file.exists()
 
 
+class Large:
+    """What there is no memory for when it is written."""
+
+    def __reduce__(self) -> str:
+        raise MemoryError
+
+
+def test_a_machine_that_fails_says_nothing_of_the_state(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError):
+        save_state({"state": Large()}, tmp_path / "file", "lissom test 1")
+    assert not (tmp_path / "file").exists()
+
+
 def test_numbers_of_numpy_are_kept_as_numbers(tmp_path: Path) -> None:
     given = {"lr": np.float32(0.5), "groups": [{"betas": (np.float64(0.9), np.int64(2))}]}
     expected = {"lr": 0.5, "groups": [{"betas": (0.9, 2)}]}

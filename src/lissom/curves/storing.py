@@ -180,7 +180,7 @@ def save_network(net: nn.Module, small: nn.Module, state: dict[str, Any] | None,
         save_state({"state": state}, to / STATE, STATE_KIND)
     except StorageError:
         raise
-    except Exception as error:  # pickle and torch raise many types
+    except RunError as error:
         raise ContractError(
             "fit returns None or a dict of tensors and plain values (numbers, words, lists, "
             f"dicts), and what it returned cannot be kept: {str(error).splitlines()[0]}"

@@ -10,7 +10,6 @@ Afterwards the groups are in an order, and a network of any size is a cut: the f
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -396,15 +395,7 @@ class Masked(OnWeights):
         if masks is None:
             return [place.parameter for place in self.places]
         factors = [masks[block] for block in self.blocks]
-        return [_masked(place, factors) for place in self.places]
-
-
-def _masked(place: Place, masks: Sequence[Tensor]) -> Tensor:
-    """The parameter where all masks are 1, and 0 elsewhere."""
-    weight = place.parameter
-    laid = [spread(masks[block]).to(weight.dtype) for block, spread in place.factors]
-    kept: Tensor = _Kept.apply(weight, prod(laid[1:], start=laid[0]))  # type: ignore[no-untyped-call]
-    return kept
+        return [place.times(factors, _Kept.apply) for place in self.places]
 
 
 class _Kept(torch.autograd.Function):

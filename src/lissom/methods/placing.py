@@ -7,7 +7,7 @@ before the parameter, and a hook after the call takes it out.
 import sys
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,8 @@ HOOKS = (  # where a module has those that act in its calls
     "_forward_hooks",
     "_forward_hooks_always_called",
 )
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -57,11 +59,11 @@ class Place:
         assert parameter is not None
         return parameter
 
-    def times(self, factors: Sequence[Tensor]) -> Tensor:
+    def times(self, factors: Sequence[Tensor], multiply: Multiply = torch.mul) -> Tensor:
         """The parameter times the factors of each block."""
         weight = self.parameter
         for block, spread in self.factors:
-            weight = weight * spread(factors[block]).to(weight.dtype)
+            weight = multiply(weight, spread(factors[block]).to(weight.dtype))
         return weight
 
 

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import torch
 
-from lissom.errors import RunError
+from lissom.errors import RunError, machine_failed
 from lissom.storage.formats import FORMAT, opened, plain
 from lissom.storage.reading import content_of
 from lissom.storage.replacing import replace
@@ -29,6 +29,8 @@ def save_state(state: dict[str, Any], path: Path, kind: str) -> None:
         with suppress(RuntimeError):  # of a layout that meta does not know
             torch.load(content, map_location="meta", weights_only=True)  # which reads no tensors
     except Exception as error:  # pickle and torch raise many types
+        if machine_failed(error):
+            raise
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         why = found[1] if found else str(error).splitlines()[0]
         raise RunError(
